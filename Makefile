@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install format lint types docs test check bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: install  ## train the tiny GPT-2 and read a story that it writes
+	$(BIN)/llmkit pretrain recipes/tiny/gpt2.toml
+	$(BIN)/llmkit generate "Once upon a time" --seed 1
+
+install: .venv/installed  ## make .venv with llmkit and its tools
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+format: install  ## rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install  ## style and imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install  ## the type checker, strict
+	$(BIN)/mypy
+
+docs: install  ## the README's references agree with the code
+	$(BIN)/python docs/reference.py --check
+
+test: install  ## the tests, without a network
+	$(BIN)/python -m pytest
+
+check: lint types docs test  ## all that CI runs
+
+bench: install  ## a recipe beside a plain PyTorch loop
+	$(BIN)/python benchmarks/shakespeare.py
+
+clean:  ## remove what the targets above made (not runs/)
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

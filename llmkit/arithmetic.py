@@ -1,0 +1,39 @@
+"""What a recipe comes to, before anything is trained: parameters, tokens a step, steps, warm-up."""
+
+from llmkit import model as models
+from llmkit import tasks
+from llmkit.errors import say
+from llmkit.recipe.schema import Recipe
+
+
+def explain(recipe: Recipe, processes: int | None) -> None:
+    """Print the arithmetic of `recipe` to stderr, on a model without memory; raises UserError as the run would."""
+    from llmkit.launch import default_processes
+
+    config, notes = models.load_config(recipe.model)
+    trained = recipe.tokenizer.type is not None
+    if trained and "vocab_size" not in recipe.model.config:
+        config.vocab_size = recipe.tokenizer.vocab_size
+    block_size = models.choose_block_size(recipe.data.block_size, config)
+    settings = recipe.trainer
+    world = processes if processes is not None else default_processes()
+    batch = settings.get("per_device_train_batch_size", 8)
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    tokens = batch * accumulated * world * block_size
+    count = models.num_parameters(recipe.model, config, tasks.module(recipe.task).MODEL_CLASS)
+    lines = [
+        f"parameters     {count:,}"
+        + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else ""),
+        f"tokens a step  {batch} blocks x {accumulated} accumulated x {world} processes x {block_size} = {tokens:,}",
+    ]
+    steps = settings.get("max_steps", -1)
+    if steps > 0:
+        lines.append(f"steps          {steps:,}, {steps * tokens:,} tokens in all")
+    else:
+        lines.append(f"steps          as many as {settings.get('num_train_epochs', 3):g} epochs of the data have")
+    warmup = settings.get("warmup_steps", 0)
+    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else f"{warmup:,} steps"
+    peak = settings.get("learning_rate", 5e-5)
+    lines.append(f"learning rate  up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
+    lines += [f"note           {note}" for note in (*recipe.notes, *notes)]
+    say("\n".join(lines))

@@ -1,0 +1,174 @@
+"""The command line: parses argv, prints errors, picks exit codes. Heavy imports live inside the functions."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from llmkit import __version__
+from llmkit.errors import UserError, say
+
+app = typer.Typer(
+    help="Pretrain, fine-tune and use language models: one recipe, one command.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # Rich costs 0.3 s of every --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[TABLE.KEY=VALUE]...", help="Settings that win over the recipe's.", show_default=False),
+]
+OutputDir = Annotated[
+    str | None, typer.Option("--output-dir", help="The run directory.  [default: runs/NAME, NAME-2, ...]")
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="How many processes train.  [default: one a GPU]")
+]
+AccelerateConfig = Annotated[
+    Path | None, typer.Option("--accelerate-config", help="An Accelerate file: FSDP, DeepSpeed, several machines.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this name.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")],
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Pretrain a language model, causal or masked, from a recipe."""
+
+    def act() -> int:
+        from llmkit import launch
+        from llmkit.recipe import load
+
+        launch.join()
+        loaded = load(recipe, overrides or [], output_dir)
+        if dry_run:
+            print(loaded.to_toml(comments=True), end="", flush=True)  # noqa: T201
+            from llmkit import arithmetic
+
+            arithmetic.explain(loaded, processes)
+            return 0
+        return launch.start(loaded, processes, accelerate_config, resume)
+
+    _do(act)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="The text to go on from; - reads stdin.", show_default=False),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Fields of GenerationConfig.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A run, a folder or a Hub id.  [default: the newest finished run]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
+) -> None:
+    """Go on writing from a prompt."""
+
+    def act() -> int:
+        from llmkit import generate as generation
+
+        settings = generation.settings(options or [])
+        generation.generate(generation.read_prompt(prompt), model, settings, seed)
+        return 0
+
+    _do(act)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the bundled recipes, a line each."""
+    from llmkit.recipe import bundled
+
+    names = bundled()
+    width = max(map(len, names))
+    for name, path in names.items():
+        first = path.read_text().partition("\n")[0].removeprefix("#").strip()
+        print(f"{name:{width}}  {first}")  # noqa: T201
+
+
+@recipes_app.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")]) -> None:
+    """Print a bundled recipe."""
+
+    def act() -> int:
+        from llmkit.recipe import find
+
+        print(find(name).read_text(), end="")  # noqa: T201
+        return 0
+
+    _do(act)
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
+    to: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to.", show_default=False)] = None,
+) -> None:
+    """Copy a bundled recipe here, to change it."""
+
+    def act() -> int:
+        from llmkit.recipe import copy
+
+        print(copy(name, to))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"llmkit {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version  # the callback has answered
+
+
+def _do(act: Callable[[], int]) -> NoReturn:
+    """Run a command's work and leave with its exit code: 2 for a user's mistake, 130 for Ctrl-C."""
+    from llmkit import launch
+
+    try:
+        code = act()
+    except UserError as mistake:
+        say(str(mistake))
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    raise typer.Exit(launch.leave(code))

@@ -1,0 +1,249 @@
+"""One process or many: in this process where one is enough, else through `accelerate launch`, with llmkit as parent.
+
+The launcher turns every exit code of a rank into 1, under dozens of lines of its own, and kills ranks 30 s after a
+signal. So the parent stays: it forwards signals to the ranks themselves, keeps the launcher's output in `launch.log`,
+passes on what rank 0 says, and takes the exit code from a file that rank 0 writes.
+"""
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from llmkit import run as runs
+from llmkit.errors import UserError, say
+from llmkit.recipe.schema import Recipe
+
+LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
+LOG_FILE = "launch.log"
+
+
+def start(recipe: Recipe, processes: int | None, accelerate_config: Path | None, resume: bool) -> int:
+    """Train `recipe` on as many processes as were asked for; the exit code."""
+    if LAUNCH in os.environ:
+        from llmkit import train
+
+        return train.run(recipe, Path(os.environ[DIRECTORY]), resume)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "llmkit was started by a launcher; it starts its processes itself",
+            "llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
+        )
+    if accelerate_config is not None and not accelerate_config.is_file():
+        raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "make one: accelerate config")
+    directory = find_directory(recipe, resume, machine_rank=_machine_rank(accelerate_config))
+    if directory is None:
+        return 0
+    try:
+        count = processes if processes is not None else default_processes()
+        if count == 1 and accelerate_config is None:
+            return _alone(recipe, directory, resume)
+        return _with_accelerate(directory, count, processes is not None, accelerate_config)
+    finally:
+        runs.release(directory)
+
+
+def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0) -> Path | None:
+    """Where the run goes; None when the run to resume is finished already."""
+    if machine_rank:  # the first machine has claimed it, on storage that all share
+        if recipe.output_dir is None:
+            raise UserError("several machines need one directory", "name it: --output-dir on storage that all share")
+        return Path(recipe.output_dir)
+    if resume:
+        found = Path(recipe.output_dir) if recipe.output_dir is not None else runs.newest(recipe.name)
+        if found is not None and runs.is_run(found):
+            if runs.is_finished(found):
+                say(f"`{found}` is finished: nothing to resume")
+                return None
+            return found
+        say("nothing to resume: starting anew")
+    return runs.claim(recipe.name, recipe.output_dir)
+
+
+def default_processes() -> int:
+    """One for each visible GPU; one where there is none."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _alone(recipe: Recipe, directory: Path, resume: bool) -> int:
+    import torch
+
+    if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    from llmkit import train
+
+    return train.run(recipe, directory, resume)
+
+
+# ---- the parent ----------------------------------------------------------------------------------------------------
+
+
+def _with_accelerate(directory: Path, count: int, counted: bool, config: Path | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="llmkit-") as name:
+        meeting = Path(name)  # the ranks' process ids, the pipe for what rank 0 says, its exit code
+        os.mkfifo(meeting / "stderr")
+        pipe = os.open(meeting / "stderr", os.O_RDWR)  # open for writing too: no end of file between two writers
+        with (directory / LOG_FILE).open("ab") as log:
+            child = subprocess.Popen(
+                launch_command(meeting, count, counted, config),
+                env=environment(meeting, directory, count),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # the terminal's Ctrl-C reaches the ranks once, through us
+            )
+        ended = threading.Event()
+        voice = threading.Thread(target=_pass_on, args=(pipe, ended))
+        voice.start()
+        received: list[int] = []
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            _signal_ranks(meeting, child, number, at_once=len(received) > 1)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            ended.set()
+            voice.join()
+            os.close(pipe)
+        status = meeting / "status"
+        if status.is_file():
+            return int(status.read_text())
+    if received:
+        return 128 + received[0]
+    _say_why(directory / LOG_FILE)
+    return 1
+
+
+def launch_command(meeting: Path, count: int, counted: bool, config: Path | None) -> list[str]:
+    """`accelerate launch` with a config file always: without one it reads the user's default_config.yaml unasked."""
+    if config is None:
+        config = meeting / "accelerate.json"
+        settings = {
+            "compute_environment": "LOCAL_MACHINE",
+            "distributed_type": "MULTI_GPU",  # also on a CPU: `--cpu --num_processes 2` starts one (accelerate#2741)
+            "num_processes": count,
+            "num_machines": 1,
+            "machine_rank": 0,
+            "gpu_ids": "all",
+            "main_process_port": _free_port(),
+            "mixed_precision": "no",  # TrainingArguments decides
+            "use_cpu": False,
+            "debug": False,
+        }
+        config.write_text(json.dumps(settings))
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    if counted:
+        words += ["--num_processes", str(count)]
+    return [*words, "-m", "llmkit", *sys.argv[1:]]
+
+
+def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
+    """What the ranks find in their environment."""
+    import torch
+
+    found = {**os.environ, LAUNCH: str(meeting), DIRECTORY: str(directory)}
+    if not torch.cuda.is_available():
+        found["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
+        found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    if sys.stderr.isatty():
+        found[TERMINAL] = str(shutil.get_terminal_size().columns)
+    return found
+
+
+def _machine_rank(config: Path | None) -> int:
+    if config is None:
+        return 0
+    import yaml
+
+    try:
+        settings = yaml.safe_load(config.read_text())
+        return int(settings.get("machine_rank") or 0)
+    except (yaml.YAMLError, AttributeError, ValueError) as problem:
+        raise UserError(
+            f"--accelerate-config: `{config}` is no Accelerate configuration", "make one: accelerate config"
+        ) from problem
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _pass_on(pipe: int, ended: threading.Event) -> None:
+    """Copy what rank 0 says to our stderr until the launcher has ended and nothing is left."""
+    while True:
+        ready, _, _ = select.select([pipe], [], [], 0.2)
+        if ready:
+            os.write(2, os.read(pipe, 1 << 16))
+        elif ended.is_set():
+            return
+
+
+def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_once: bool) -> None:
+    ranks = [int(file.name.removeprefix("rank-")) for file in meeting.glob("rank-*")]
+    if at_once or not ranks:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        ranks = ranks if at_once else []
+        number = signal.SIGKILL
+    for process in ranks:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def _say_why(log: Path) -> None:
+    """No rank left word: show the end of what was written where the user can find the rest."""
+    lines = log.read_text(errors="replace").splitlines()
+    cause = next(
+        (i for i in range(len(lines) - 1, -1, -1) if "Error" in lines[i] and "ChildFailed" not in lines[i]), None
+    )
+    shown = lines[-5:] if cause is None else lines[max(0, cause - 4) : cause + 1]
+    say("\n".join([*shown, f"error: a process of this run failed; all it said is in {log}"]))
+
+
+# ---- a rank --------------------------------------------------------------------------------------------------------
+
+
+def join() -> None:
+    """Called first in every process: a rank of a launch leaves its process id, and rank 0 speaks through the parent."""
+    if LAUNCH not in os.environ:
+        return
+    meeting = Path(os.environ[LAUNCH])
+    (meeting / f"rank-{os.getpid()}").touch()
+    if os.environ.get("RANK", "0") == "0":
+        os.dup2(os.open(meeting / "stderr", os.O_WRONLY), 2)
+
+
+def is_rank() -> bool:
+    """This process was started by a parent that is llmkit."""
+    return LAUNCH in os.environ
+
+
+def leave(code: int) -> int:
+    """Leave the exit code for the parent, from rank 0; what this process itself should exit with.
+
+    A rank that was stopped leaves with 0: the launcher would kill the others, which are saving.
+    """
+    if LAUNCH not in os.environ:
+        return code
+    if os.environ.get("RANK", "0") == "0":
+        (Path(os.environ[LAUNCH]) / "status").write_text(str(code))
+    return 0 if code in (75, 130) else code

@@ -1,0 +1,152 @@
+"""The model of a run: from scratch or from pretrained weights, with or without an adapter."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig, set_seed
+
+from llmkit import hub
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Model
+
+ATTENTION_DROPOUT = ("attn_pdrop", "attention_probs_dropout_prob", "attention_dropout")
+# These number their positions from the padding index on, and so have two fewer than their config says.
+POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
+LONGEST_DEFAULT_BLOCK = 1024  # as in run_clm.py: a model with 128k positions is not trained on 128k unless asked
+
+
+def load_config(table: Model) -> tuple[Any, list[str]]:
+    """The architecture that `[model]` names with its overrides, and notes on what was chosen for the user.
+
+    Raises UserError for a config key that the architecture does not have (transformers would swallow it silently).
+    """
+    overrides = dict(table.config)
+    if table.name is None:
+        model_type = overrides.pop("model_type")
+        try:
+            config = AutoConfig.for_model(model_type)
+        except ValueError as problem:
+            from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+            near = get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "for example gpt2, llama, bert, modernbert"
+            raise UserError(f"model.config.model_type: transformers knows no `{model_type}`", hint) from problem
+        name = str(model_type)
+    else:
+        name = table.name
+        if not Path(name).exists():
+            hub.check(name, "model", table.revision)
+        with hub.loading(name, "model"):
+            config = AutoConfig.from_pretrained(
+                name, revision=table.revision, trust_remote_code=table.trust_remote_code
+            )
+    known = set(config.to_dict()) | set(config.attribute_map) | {"pruned_heads"}
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} unknown key{'s' * (len(unknown) > 1)} in model.config",
+            f"`{name}` is configured by transformers' {type(config).__name__}",
+            tuple(
+                f"model.config.{key}: not in {type(config).__name__}"
+                + "".join(f", did you mean `{near}`?" for near in get_close_matches(key, known, 1))
+                for key in unknown
+            ),
+        )
+    notes = []
+    for key in ATTENTION_DROPOUT:
+        if getattr(config, key, 0) and key not in overrides:
+            notes.append(f"{key} = 0 in place of {getattr(config, key)}: set model.config.{key} for another")
+            overrides[key] = 0.0
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    return config, notes
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens one input can have; None where the architecture sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in POSITIONS_AFTER_PADDING:
+        return int(limit) - (config.pad_token_id or 0) - 1
+    return int(limit) if limit and limit > 0 else None
+
+
+def choose_block_size(wanted: int | None, config: Any) -> int:
+    """`data.block_size`, or as many tokens as the model has positions; raises UserError where they do not fit."""
+    limit = positions(config)
+    if wanted is None:
+        return min(limit or LONGEST_DEFAULT_BLOCK, LONGEST_DEFAULT_BLOCK)
+    if limit is not None and wanted > limit:
+        raise UserError(
+            f"data.block_size is {wanted} and the model has {limit} positions",
+            "make the block smaller, or give a model from scratch more positions in model.config",
+        )
+    return wanted
+
+
+def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: bool) -> None:
+    """Give a model from scratch the tokenizer's vocabulary and special tokens; refuse sizes that do not fit.
+
+    `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`.
+    """
+    if table.init == "scratch":
+        if own_tokenizer and "vocab_size" not in table.config:
+            config.vocab_size = len(tokenizer)
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if token not in table.config and (own_tokenizer or getattr(config, token, None) is None):
+                setattr(config, token, getattr(tokenizer, token))
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {config.vocab_size:,}",
+            "remove model.config.vocab_size, or use the tokenizer that belongs to the model",
+        )
+
+
+def create(
+    table: Model,
+    config: Any,
+    model_class: Any,
+    seed: int,
+    lora: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> Any:
+    """The model in fp32, its weights drawn from `seed` or read from `model.name`, with `[lora]` on top if given."""
+    attention = {} if table.attn_implementation is None else {"attn_implementation": table.attn_implementation}
+    set_seed(seed)
+    try:
+        if table.init == "scratch":
+            model = model_class.from_config(config, dtype=torch.float32, **attention)
+        else:
+            assert table.name is not None  # the recipe's check: pretrained weights have a name
+            with hub.loading(table.name, "model"):
+                model = model_class.from_pretrained(
+                    table.name,
+                    config=config,
+                    revision=table.revision,
+                    trust_remote_code=table.trust_remote_code,
+                    dtype=torch.float32,
+                    **attention,
+                )
+    except ValueError as problem:  # sizes that do not divide, an architecture without this head
+        raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem
+    if generation is not None:
+        tokens = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**{**tokens, **generation})
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        try:
+            adapter = LoraConfig(**{"task_type": "CAUSAL_LM" if generation is not None else None, **lora})
+            model = get_peft_model(model, adapter)
+        except (TypeError, ValueError) as problem:
+            raise UserError(f"[lora]: {str(problem).splitlines()[0]}") from problem
+    return model
+
+
+def num_parameters(table: Model, config: Any, model_class: Any) -> int:
+    """Parameters of this architecture, tied ones once, counted without memory for them."""
+    with torch.device("meta"):
+        model = model_class.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())

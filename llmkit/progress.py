@@ -1,0 +1,176 @@
+"""What a run says while it trains: a live bar in a terminal, plain lines in a log, `metrics.jsonl` on the disk."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmkit.errors import say
+from llmkit.run import METRICS_FILE
+
+AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
+
+
+def is_terminal() -> bool:
+    """A terminal is at the other end of stderr (or of the launcher's, which passes our bytes on)."""
+    return "LLMKIT_TERMINAL" in os.environ or sys.stderr.isatty()
+
+
+class Progress(TrainerCallback):
+    """The bar or the lines, from the main process alone."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self.tokens_per_step = tokens_per_step
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if is_terminal():
+            columns = os.environ.get("LLMKIT_TERMINAL")
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                file=sys.stderr,
+                ncols=int(columns) if columns else None,
+                dynamic_ncols=not columns,
+                unit="step",
+                leave=False,
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            )
+        self._mark(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        seconds = time.monotonic() - self.since
+        steps = state.global_step - self.from_step
+        speed = steps / seconds if seconds > 0 else 0.0
+        rate = f"{speed * self.tokens_per_step:,.0f} tokens/s"
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate}", refresh=False)
+        else:
+            left = clock((state.max_steps - state.global_step) / speed) if speed else "?"
+            self._say(
+                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
+                f"lr {logs.get('learning_rate', 0):.2e}  {rate}  {left} left"
+            )
+        self._mark(state)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        quiet = ("_runtime", "_per_second", "_preparation_time")
+        shown = {k: v for k, v in (metrics or {}).items() if not k.endswith(quiet)}
+        shown.pop("epoch", None)
+        self._say(f"step {state.global_step}/{state.max_steps}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+        self._mark(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._mark(state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _mark(self, state: TrainerState) -> None:
+        """Speed is measured from here: evaluation and saving do not count as training."""
+        self.since = time.monotonic()
+        self.from_step = state.global_step
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            say(line)
+
+
+class MetricsFile(TrainerCallback):
+    """Each log event as one line of JSON."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / METRICS_FILE
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with self.path.open("a") as lines:
+            lines.write(json.dumps({"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}) + "\n")
+
+
+class Epochs(TrainerCallback):
+    """Tells the data which epoch it is: under several processes accelerate tells only the sampler."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        dataset = kwargs["train_dataloader"].dataset
+        while hasattr(dataset, "dataset"):  # accelerate's shard around a stream
+            dataset = dataset.dataset
+        dataset.set_epoch(int(state.epoch or 0))
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal leaves at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            if args.device.type != "cpu" and state.global_step % AGREE_EVERY:
+                return
+            agreed = torch.tensor(self.signal, device=args.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            self.signal = int(agreed)
+        if self.signal:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,78 @@
+"""Paths in a recipe: relative to the recipe, on the command line to the working directory; absolute once resolved."""
+
+import glob
+import os.path
+from pathlib import Path
+from typing import Any
+
+from llmkit.recipe.draft import COMMAND_LINE, Draft
+from llmkit.recipe.tomltext import Key, dotted
+
+# What ends so, or starts so, is a path and not a Hub id.
+SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst")
+STARTS = ("./", "../", "/", "~")
+
+
+def resolve_paths(draft: Draft) -> None:
+    """Replace every path in the draft by its absolute form; report those that are clearly paths and do not exist."""
+    for key in (("model", "name"), ("tokenizer", "name"), ("data", "path")):
+        if isinstance(value := draft.get(*key), str):
+            draft.values[key[0]][key[1]] = _resolve(draft, key, value, [_base(draft, key)])
+    files, data = draft.get("data", "data_files"), draft.get("data", "path")
+    if files is not None and isinstance(data, str) and not _on_the_hub(data):
+        key = ("data", "data_files")
+        inside = [Path(data)] if Path(data).is_dir() else []  # load_dataset looks into the folder
+        draft.values["data"]["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
+
+
+def _base(draft: Draft, key: Key) -> Path:
+    return Path.cwd() if draft.origin(key) == COMMAND_LINE else draft.source.parent
+
+
+def _on_the_hub(path: str) -> bool:
+    """A repository on the Hub or on another server: `data_files` are names there."""
+    return "://" in path or (path.count("/") == 1 and not path.startswith("/"))
+
+
+def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
+    if isinstance(value, str):
+        return _resolve(draft, key, value, bases)
+    if isinstance(value, list):
+        return [_resolve_each(draft, key, each, bases) for each in value]
+    if isinstance(value, dict):
+        return {name: _resolve_each(draft, (*key, name), each, bases) for name, each in value.items()}
+    draft.problem(key, "must be a path or an array of paths")
+    return value
+
+
+def _resolve(draft: Draft, key: Key, text: str, bases: list[Path]) -> str:
+    if not text or "://" in text:
+        return text
+    home = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises where there is no such user
+    pattern = glob.has_magic(text)
+    for base in bases:
+        plain = os.path.normpath(base / home)  # not resolved: what a link points to may have another suffix
+        if _exists(plain):
+            return plain
+        magic = os.path.normpath(Path(glob.escape(str(base))) / home)
+        if pattern and next(glob.iglob(magic, recursive=True), None):  # noqa: PTH207 - Path.glob is for relative ones
+            return magic
+    relative = not Path(home).is_absolute()
+    on_command_line = draft.origin(key) == COMMAND_LINE
+    if pattern or text.lower().endswith(SUFFIXES) or text.startswith(STARTS) or text.count("/") > 1:
+        what = "no file matches" if pattern else "there is no file or folder"
+        taken = ", taken relative to the " + ("working directory" if on_command_line else "recipe") if relative else ""
+        draft.problem(key, f"{what} {os.path.normpath(bases[0] / home)}{taken}")
+    elif not on_command_line and _exists(home):
+        draft.notes.append(
+            f"{dotted(key)}: `{text}` is taken as a Hub id; what bears that name in the working directory is not used, "
+            "for a path in a recipe is relative to the recipe"
+        )
+    return text
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name too long, a folder that cannot be entered
+        return False

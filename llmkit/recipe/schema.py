@@ -1,0 +1,258 @@
+"""The tables of a recipe: llmkit's own, field by field, and upstream's as they are."""
+
+from __future__ import annotations
+
+import codecs
+import copy
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SerializeAsAny, field_validator
+from pydantic_core import CoreSchema, core_schema
+
+from llmkit.recipe.keytype import Type, read_annotation
+from llmkit.recipe.tomltext import dotted, leaves, toml_value
+
+Task = Literal["causal-lm", "masked-lm"]
+TASKS: tuple[str, ...] = get_args(Task)
+# Every task that llmkit is to have; those that are not yet built get a message of their own.
+KNOWN_TASKS = (
+    *("causal-lm", "masked-lm", "denoising", "replaced-token-detection"),
+    *("text-classification", "question-answering", "token-classification", "multiple-choice", "seq2seq", "chat"),
+)
+
+# Where a pretraining run wants another default than TrainingArguments has.
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "logging_first_step": True,
+    "logging_steps": 10,
+    "save_total_limit": 2,  # upstream keeps every checkpoint until the disk is full
+}
+
+# What a causal language model is saved with: text that can be read, not greedy repetition.
+GENERATION_DEFAULTS: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 200}
+
+T = TypeVar("T")
+
+
+class ReadOnly(Mapping[str, T], Generic[T]):
+    """A table whose keys are not ours to fix. It cannot be changed: what it hands out is a plain copy."""
+
+    def __init__(self, values: Mapping[str, T] | None = None) -> None:
+        self._values = copy.deepcopy(dict(values or {}))
+
+    def __getitem__(self, key: str) -> T:
+        return copy.deepcopy(self._values[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"ReadOnly({self._values!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validated, serialization=core_schema.plain_serializer_function_ser_schema(dict)
+        )
+
+    @classmethod
+    def _validated(cls, value: Any) -> ReadOnly[T]:
+        if not isinstance(value, Mapping):
+            raise ValueError("must be a table")
+        return value if isinstance(value, cls) else cls(value)
+
+
+class Table(BaseModel):
+    """A table that takes the fields it names and no others, never converts a type and never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Table):
+    """What is trained."""
+
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A Hub id, or the path of a model, a run or a checkpoint directory. Without it, "
+        "`config.model_type` names an architecture.",
+    )
+    init: Literal["pretrained", "scratch"] = Field(
+        default="pretrained", description="Where the weights come from: from `name`, or from the seed."
+    )
+    config: ReadOnly[Any] = Field(
+        default=ReadOnly(),
+        description="Keys of the model's configuration that replace those of `name`. With `model_type` and without "
+        "`name` they are the whole architecture, trained from scratch.",
+    )
+    revision: str | None = Field(default=None, description="The branch, tag or commit of `name` on the Hub.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with `name` on the Hub.")
+    attn_implementation: str | None = Field(
+        default=None,
+        description="The attention kernel, such as `sdpa` or `flash_attention_2`; by default the best there is.",
+    )
+
+
+class Tokenizer(Table):
+    """How text becomes tokens: a tokenizer that exists (`name`), or one that the run trains (`type`)."""
+
+    name: str | None = Field(
+        default=None, min_length=1, description="A Hub id or the path of a tokenizer; by default that of the model."
+    )
+    type: Literal["byte-bpe", "wordpiece", "unigram", "characters"] | None = Field(
+        default=None, description="Train a tokenizer of this type on the training text."
+    )
+    vocab_size: int = Field(default=32_000, ge=1, description="With `type`: entries in the vocabulary, at most.")
+    min_frequency: int | None = Field(
+        default=None,
+        ge=0,
+        description="With `type`: how often a pair must occur to be a token; by default 2, for characters 1.",
+    )
+    lowercase: bool = Field(default=False, description="With `type`: lower-case the text first.")
+    special_tokens: ReadOnly[str] | None = Field(
+        default=None,
+        description='With `type`: such as `{ eos_token = "<|endoftext|>" }`; by default, what `type` needs.',
+    )
+
+
+# The fields of Tokenizer that mean something only where the run trains it, and transformers' names of special tokens.
+TRAINED_TOKENIZER = ("vocab_size", "min_frequency", "lowercase", "special_tokens")
+SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+
+
+class Data(Table):
+    """What it is trained on."""
+
+    path: str = Field(min_length=1, description="A Hub id, a file, a folder or a glob; the suffix decides the format.")
+    name: str | None = Field(default=None, description="The configuration of a data set on the Hub.")
+    revision: str | None = Field(default=None, description="The branch, tag or commit of a data set on the Hub.")
+    data_files: str | tuple[str, ...] | ReadOnly[Any] | None = Field(
+        default=None, description="Which files of `path` to read: one, several, or a table from split to files."
+    )
+    split: str = Field(default="train", min_length=1, description="The split to train on, such as `train[:4000]`.")
+    streaming: bool = Field(default=False, description="Download while training; needs `trainer.max_steps`.")
+    validation_split: str | None = Field(
+        default=None, description="The split to evaluate on; by default `validation` where the data has one."
+    )
+    validation_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="What to hold out for evaluation where the data has no validation split.",
+    )
+    validation_from: Literal["documents", "end"] = Field(
+        default="documents",
+        description="What `validation_fraction` holds out: documents drawn by the seed, or the text's end.",
+    )
+    text_column: str | None = Field(
+        default=None, description="The column with the text; by default `text`, or the only one."
+    )
+    sample_by: Literal["document", "paragraph", "line"] = Field(
+        default="document", description="What one document of a text file is: the file, a paragraph or a line."
+    )
+    encoding: str = Field(default="utf-8", description="The encoding of text files.")
+    block_size: int | None = Field(
+        default=None, ge=2, description="Tokens in a training sequence; by default as many as the model has positions."
+    )
+    max_train_samples: int | None = Field(default=None, ge=1, description="Train on at most this many sequences.")
+    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on at most this many sequences.")
+
+    @field_validator("data_files", mode="before")
+    @classmethod
+    def _unchangeable(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f'Python knows no encoding "{value}"') from None
+        return value
+
+
+class MaskedData(Data):
+    """What a masked language model is trained on."""
+
+    mlm_probability: float = Field(default=0.15, gt=0, le=1, description="The share of tokens that the model predicts.")
+    mask_replace_prob: float = Field(
+        default=0.8, ge=0, le=1, description="The share of those that become the mask token."
+    )
+    random_replace_prob: float = Field(
+        default=0.1, ge=0, le=1, description="The share of those that become a random one."
+    )
+
+
+class EarlyStopping(Table):
+    """transformers.EarlyStoppingCallback, field for field."""
+
+    early_stopping_patience: int = Field(default=1, ge=1, description="Stop after so many evaluations without gain.")
+    early_stopping_threshold: float = Field(default=0.0, ge=0, description="The least gain in the metric that counts.")
+
+
+class Recipe(Table):
+    """Everything a run needs to know. Two recipes are equal when their tables are, wherever they were read from."""
+
+    task: Task = Field(description="What is learned.")
+    output_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The run directory, relative to the working directory; by default `runs/` and the recipe's name.",
+    )
+    model: Model = Field(description="What is trained.")
+    tokenizer: Tokenizer = Field(default=Tokenizer(), description="How text becomes tokens.")
+    data: SerializeAsAny[Data] = Field(description="What it is trained on.")
+    trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
+    lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
+    generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
+    early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
+
+    # What the loader adds: nothing that a recipe can say.
+    source: Path | None = Field(default=None, exclude=True)
+    name: str = Field(default="run", exclude=True)
+    origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
+    notes: tuple[str, ...] = Field(default=(), exclude=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    def to_toml(self, comments: bool = False) -> str:
+        """The resolved recipe, which loads again from anywhere; with `comments`, each value's origin behind it."""
+        tables = self.model_dump(exclude_none=True)
+        if self.tokenizer.type is None:
+            tables["tokenizer"] = {key: tables["tokenizer"][key] for key in tables["tokenizer"] if key == "name"}
+        lines = [f"# resolved from {toml_value(str(self.source))}"] if comments and self.source else []
+        scalars = {key: value for key, value in tables.items() if not isinstance(value, Mapping)}
+        for table, content in {"": scalars, **{key: tables[key] for key in tables if key not in scalars}}.items():
+            if not content and table != "lora":  # an empty [lora] asks for an adapter, any other says nothing
+                continue
+            lines += ["", f"[{table}]"] if table else []
+            for path, value in leaves(content).items():
+                origin = self.origins.get(dotted((table, *path) if table else path), "default")
+                lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
+        return "\n".join(lines) + "\n"
+
+
+UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "generation": "GenerationConfig"}
+DATA_OF_TASK: dict[str, type[Data]] = {"causal-lm": Data, "masked-lm": MaskedData}
+
+
+def own_tables(task: object) -> dict[str, type[Table]]:
+    """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
+    data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
+    return {"model": Model, "tokenizer": Tokenizer, "data": data, "early_stopping": EarlyStopping}
+
+
+@cache
+def field_types(table: type[Table]) -> dict[str, Type]:
+    """What each field of one of our tables may hold."""
+    written = {
+        name: text for base in reversed(table.__mro__) for name, text in vars(base).get("__annotations__", {}).items()
+    }
+    return {name: read_annotation(written[name]) for name in table.model_fields}
