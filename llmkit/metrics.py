@@ -13,7 +13,10 @@ def mean_loss(sums: np.ndarray) -> float:
 
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where a float cannot hold it."""
-    return math.exp(loss) if loss < 700 else math.inf
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def bits_per_byte(loss: float, num_tokens: int, num_bytes: int) -> float:

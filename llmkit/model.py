@@ -1,5 +1,6 @@
 """The model of a run: from scratch or from pretrained weights, with or without an adapter."""
 
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, GenerationConfig, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from llmkit import hub
 from llmkit.errors import UserError
@@ -138,8 +140,12 @@ def create(
         from peft import LoraConfig, get_peft_model
 
         try:
-            adapter = LoraConfig(**{"task_type": "CAUSAL_LM" if generation is not None else None, **lora})
-            model = get_peft_model(model, adapter)
+            transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's layers
+            task_type = "CAUSAL_LM" if generation is not None else None
+            adapter = LoraConfig(**{"task_type": task_type, "fan_in_fan_out": transposed, **lora})
+            with warnings.catch_warnings():  # peft 0.21 still asks by transformers' old name
+                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+                model = get_peft_model(model, adapter)
         except (TypeError, ValueError) as problem:
             raise UserError(f"[lora]: {str(problem).splitlines()[0]}") from problem
     return model

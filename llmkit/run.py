@@ -60,8 +60,9 @@ def release(directory: Path) -> None:
     if read_record(directory).get("status") == "preparing":
         for name in (RECORD_FILE, RECIPE_FILE):
             (directory / name).unlink(missing_ok=True)
-        with suppress(OSError):
+        with suppress(OSError):  # it is not empty, or was there before
             directory.rmdir()
+            ROOT.rmdir()
 
 
 def newest(name: str) -> Path | None:

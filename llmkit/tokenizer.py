@@ -1,7 +1,7 @@
 """The tokenizer of a run: from the Hub, from a folder, or trained on the run's own text."""
 
-import itertools
-from collections.abc import Iterator
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,17 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     key = xxhash.xxh3_128_hexdigest(repr((1, documents.fingerprint, table.model_dump(), task, max_length)).encode())
     folder = cache_dir() / f"tokenizer-{key}"
     if not folder.exists():
+        if next(iter(documents), None) is None:
+            raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
         tokens = {**(CAUSAL_TOKENS if task == "causal-lm" else MASKED_TOKENS), **(table.special_tokens or {})}
         if table.type in ("characters", "wordpiece", "unigram"):
             tokens.setdefault("unk_token", "<unk>" if task == "causal-lm" else "[UNK]")
-        texts = iter(documents)
-        first = next(texts, None)
-        if first is None:
-            raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
-        backend = _train(table, itertools.chain([first], texts), tokens)
+        backend = _train(table, documents, tokens)
         if "cls_token" in tokens and "sep_token" in tokens:
             begin, end = tokens["cls_token"], tokens["sep_token"]
             backend.post_processor = processors.TemplateProcessing(
-                single=f"{begin} $A {end}",
-                pair=f"{begin} $A {end} $B:1 {end}:1",
+                single=[begin, "$A", end],
+                pair=[begin, "$A", end, "$B:1", f"{end}:1"],
                 special_tokens=[(token, backend.token_to_id(token)) for token in (begin, end)],
             )
         limit = {} if max_length is None else {"model_max_length": max_length}
@@ -72,7 +70,8 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _train(table: Table, texts: Iterator[str], tokens: dict[str, str]) -> Tokenizer:
+def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokenizer:
+    """The same text gives the same tokenizer: on another machine, too, which may train beside this one."""
     special = list(dict.fromkeys(tokens.values()))
     common: dict[str, Any] = {"vocab_size": table.vocab_size, "special_tokens": special, "show_progress": False}
     often = table.min_frequency if table.min_frequency is not None else 1 if table.type == "characters" else 2
@@ -90,7 +89,12 @@ def _train(table: Table, texts: Iterator[str], tokens: dict[str, str]) -> Tokeni
         backend.normalizer = normalizers.BertNormalizer(lowercase=table.lowercase)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(min_frequency=often, **common)
+        alphabet, inside = _wordpiece_alphabet(backend, documents, table.vocab_size // 4)
+        # The trainer numbers the letters inside words in the order of a hash map, unless it is told all of them.
+        common["special_tokens"] = special + inside
+        trainer = trainers.WordPieceTrainer(
+            min_frequency=often, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **common
+        )
     elif table.type == "unigram":
         backend = Tokenizer(models.Unigram())
         backend.normalizer = normalizers.Sequence([normalizers.NFKC(), *lowercase])
@@ -103,5 +107,51 @@ def _train(table: Table, texts: Iterator[str], tokens: dict[str, str]) -> Tokeni
         backend.pre_tokenizer = pre_tokenizers.Split(ANY_CHARACTER, "isolated")
         backend.decoder = decoders.Fuse()
         trainer = trainers.WordLevelTrainer(min_frequency=often, **common)
-    backend.train_from_iterator(texts, trainer)
+    try:
+        backend.train_from_iterator(documents, trainer)
+        size = backend.get_vocab_size()
+    except Exception as problem:  # of no class of its own
+        if "not large enough" not in str(problem):
+            raise
+        size = None
+    if size is None or size > table.vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size = {table.vocab_size} is too small: the special tokens and the single characters of "
+            + (f"{documents.source} alone are more" if size is None else f"a {table.type} tokenizer alone are {size}"),
+            "make it larger" if table.type == "byte-bpe" else 'make it larger, or use tokenizer.type = "byte-bpe"',
+        )
+    if table.type == "wordpiece":
+        trained, backend = backend, Tokenizer(backend.model)
+        backend.normalizer, backend.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+        backend.decoder = trained.decoder
+        backend.add_special_tokens(special)  # and not the letters inside words
+    elif table.type == "unigram":
+        backend.model = _settled(json.loads(backend.to_str())["model"], len(special))
     return backend
+
+
+def _wordpiece_alphabet(backend: Tokenizer, documents: Documents, limit: int) -> tuple[list[str], list[str]]:
+    """The `limit` most frequent characters, and the pieces (`##a`) of those that can stand inside a word."""
+    counts: Counter[str] = Counter()
+    for text in documents:
+        counts.update(backend.normalizer.normalize_str(text))
+    often = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:limit]
+
+    def stands_inside(c: str) -> bool:
+        text = backend.normalizer.normalize_str(f"a{c}")
+        return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == [f"a{c}"]
+
+    return often, [f"##{c}" for c in often if stands_inside(c)]
+
+
+def _settled(model: dict[str, Any], num_special: int) -> models.Unigram:
+    """Scores without the noise of summing in the order of a hash map, ties in the order of the pieces.
+
+    Characters that the trainer had pruned come back to it in that order, each 0.0001 above the last: here all alike.
+    """
+    special, pieces = model["vocab"][:num_special], model["vocab"][num_special:]
+    low = min((score for _, score in pieces), default=0.0)
+    high = low + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
+    settled = [(p, round(low if len(p) == 1 and score <= high else score, 6)) for p, score in pieces]
+    settled.sort(key=lambda pair: (-pair[1], pair[0]))
+    return models.Unigram([*map(tuple, special), *settled], model["unk_id"])

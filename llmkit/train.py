@@ -25,6 +25,8 @@ from llmkit.recipe.schema import Recipe
 from llmkit.trainer import Trainer, token_metrics
 
 FINISHED, STOPPED = 0, 75
+# Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
+FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
 
 
@@ -86,8 +88,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
         if resume:
             say(f"going on from {checkpoint}" if checkpoint else "no checkpoint to go on from: starting anew")
     set_seed(args.seed)
-    stop.install()
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with stop.watching():
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.signal:
         if main:
             runs.update_record(directory, status="stopped", seconds=round(time.monotonic() - started, 1))
@@ -136,7 +138,7 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
         )
     try:
         args = TrainingArguments(
-            **{"dataloader_pin_memory": torch.accelerator.is_available(), **settings},
+            **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available(), **settings},
             output_dir=str(directory),
             remove_unused_columns=False,
             logging_nan_inf_filter=False,

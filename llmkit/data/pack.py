@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,18 +47,31 @@ class TokenRow:
 
 def tokenize(documents: Documents, tokenizer: Any, separator: list[int]) -> TokenRow:
     """Tokenize once, with `separator` after each document; the same documents and tokenizer are read from the cache."""
-    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+    rules = _backend(tokenizer).to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
     key = xxhash.xxh3_128_hexdigest(repr((1, documents.fingerprint, rules, separator)).encode())
     folder = cache_dir() / key
-    if not (folder / "tokens.json").is_file():
+    row = _cached(folder)
+    if row is None:
+        shutil.rmtree(folder, ignore_errors=True)  # if it is there, it is damaged
         with new_cache_entry(folder) as draft:
             _write(documents, tokenizer, separator, draft)
-    about = json.loads((folder / "tokens.json").read_text())
-    ids = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r") if about["num_tokens"] else np.empty(0, int)
-    if len(ids) != about["num_tokens"]:
-        shutil.rmtree(folder)  # cut short on the disk: made anew
-        return tokenize(documents, tokenizer, separator)
-    return TokenRow(ids, about["num_documents"], about["num_bytes"])
+        row = _cached(folder)
+    if row is None:
+        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+    return row
+
+
+def _cached(folder: Path) -> TokenRow | None:
+    """What was written before, or None where it is not there or not whole."""
+    try:
+        about = json.loads((folder / "tokens.json").read_text())
+        dtype, num_tokens = np.dtype(about["dtype"]), about["num_tokens"]
+        if (folder / "tokens.bin").stat().st_size != num_tokens * dtype.itemsize:
+            return None
+        ids = np.memmap(folder / "tokens.bin", dtype, mode="r") if num_tokens else np.empty(0, dtype)
+        return TokenRow(ids, about["num_documents"], about["num_bytes"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def cache_dir() -> Path:
@@ -82,19 +96,19 @@ class new_cache_entry:
         return self.draft
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and not self.folder.exists():
-            self.draft.rename(self.folder)
-        else:
-            shutil.rmtree(self.draft, ignore_errors=True)
+        if kind is None:
+            with suppress(OSError):  # another process was first: what it wrote is the same
+                self.draft.rename(self.folder)
+        shutil.rmtree(self.draft, ignore_errors=True)
 
 
 def _write(documents: Documents, tokenizer: Any, separator: list[int], folder: Path) -> None:
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
     num_tokens = num_documents = num_bytes = 0
     with (folder / "tokens.bin").open("wb") as out:
         for texts in _batches(documents):
             for ids in encode(tokenizer, texts):
-                np.asarray([*ids, *separator], dtype).tofile(out)
+                out.write(np.asarray([*ids, *separator], dtype).tobytes())
                 num_tokens += len(ids) + len(separator)
             num_documents += len(texts)
             num_bytes += sum(len(text.encode()) for text in texts)
@@ -107,9 +121,17 @@ def _write(documents: Documents, tokenizer: Any, separator: list[int], folder: P
 def encode(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
     """The token ids of each text, without special tokens; fast tokenizers use every core."""
     if tokenizer.is_fast:
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
         return (encoding.ids for encoding in encodings)
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _backend(tokenizer: Any) -> Any:
+    """Many a `tokenizer.json` says that texts are to be cut off and padded: not where every token counts."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _batches(documents: Iterable[str], num_texts: int = 1000) -> Iterator[list[str]]:
@@ -122,7 +144,7 @@ class Blocks(Dataset[Window]):
     """The row cut into windows of `length` tokens, one every `stride`: block i is the same whoever asks for it.
 
     `length = stride + 1` lets a block end in the token that the next one begins with, so that every token but the very
-    first is predicted once. What is left at the end is `tail` tokens, fewer than a block.
+    first is predicted once. `tail` tokens at the end are in no block: fewer than a block, unless `limit` cuts more off.
     """
 
     def __init__(self, row: TokenRow, length: int, stride: int, limit: int | None, *, evaluation: bool = False) -> None:
@@ -131,7 +153,7 @@ class Blocks(Dataset[Window]):
         self.stride = stride
         available = max(0, (len(row.ids) - length) // stride + 1)
         self.num_blocks = min(available, limit) if limit else available
-        self.tail = len(row.ids) - (self.num_blocks * stride + length - stride) if available == self.num_blocks else 0
+        self.tail = len(row.ids) - (self.num_blocks * stride + length - stride if self.num_blocks else 0)
         self.evaluation = evaluation
         # In shared memory: data workers that outlive an epoch must see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -144,6 +166,8 @@ class Blocks(Dataset[Window]):
         return self.num_blocks
 
     def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < self.num_blocks:
+            raise IndexError(f"block {index} of {self.num_blocks}")
         start = index * self.stride
         ids = self.row.ids[start : start + self.length].astype(np.int64)
         return Window(ids, index, EVALUATION if self.evaluation else int(self._epoch))

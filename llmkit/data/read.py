@@ -8,10 +8,15 @@ the same second.
 import csv
 import glob
 import gzip
+import io
 import itertools
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -62,6 +67,8 @@ def corpus(data: Data, seed: int) -> Corpus:
         train, validation, revision = *_local(data), None
     else:
         train, validation, revision = _from_hub(data)
+    if next(iter(train), None) is None:
+        raise UserError(f"{train.source}: there is no text in it", "is it empty, or a header with no rows?")
     if validation is not None:
         unasked = data.validation_fraction and not data.validation_split
         note = ("validation_fraction is ignored: the data has a validation split",) if unasked else ()
@@ -89,7 +96,7 @@ def _by_hash(documents: Documents, fraction: float, seed: int) -> tuple[Document
 def _from_end(documents: Documents, fraction: float, seed: int) -> tuple[Documents, Documents]:
     """The last `fraction` of all characters is held out, the document in which it begins cut in two (nanoGPT's way)."""
     total = sum(len(text) for text in documents)
-    cut = int(total * (1 - fraction))
+    cut = int(total * (1 - Fraction(str(fraction))))  # as written in the recipe: 1 - 0.9 is less than 0.1 in floats
 
     def read(wanted: bool) -> Iterator[str]:
         position = 0
@@ -138,12 +145,15 @@ def _from_hub(data: Data) -> tuple[Documents, Documents | None, str | None]:
         rows = load(split)
         columns = rows.column_names or list(next(iter(rows), {}))
         column = _text_column(columns, data.text_column, f"`{data.path}` (split {split})")
+        rows = rows.select_columns([column])
 
         def read() -> Iterator[str]:
             for index, row in enumerate(rows):
                 yield _text(row[column], f"`{data.path}` (split {split})", f"row {index + 1}", column)
 
-        content = getattr(rows, "_fingerprint", None) or _digest(data.path, data.name, revision, split)
+        content = getattr(rows, "_fingerprint", None) or _digest(
+            data.path, data.name, _plain_files(data.data_files), revision, split
+        )
         return Documents(read, _digest(content, column), f"`{data.path}`")
 
     return documents(data.split), _validation_split(data, documents), revision
@@ -198,9 +208,12 @@ def _files_of(data: Data, patterns: str | Sequence[str] | None, split: str | Non
         files = _expand(data.path)
     else:
         base = root if root.is_dir() else Path()
-        files = [
-            file for p in ([patterns] if isinstance(patterns, str) else patterns) for file in _expand(str(base / p))
-        ]
+        files = []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            found = _expand(str(base / pattern))
+            if not found:
+                raise UserError(f"data.data_files: no file matches `{base / pattern}`")
+            files += found
     if not files:
         raise UserError(
             f"data.path `{data.path}`: no text files there",
@@ -208,7 +221,7 @@ def _files_of(data: Data, patterns: str | Sequence[str] | None, split: str | Non
         )
     content = xxhash.xxh64()
     for file in files:
-        with file.open("rb") as stream:
+        with _reading(file), file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
                 content.update(chunk)
         content.update(b"\0")
@@ -225,7 +238,8 @@ def _expand(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(f for f in path.rglob("*") if f.is_file() and _suffix(f) in SUFFIXES)
+        visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
+        return sorted(f for f in visible if f.is_file() and _suffix(f) in SUFFIXES)
     return sorted(Path(f) for f in glob.glob(pattern, recursive=True) if Path(f).is_file())  # noqa: PTH207
 
 
@@ -244,7 +258,7 @@ def _texts(file: Path, data: Data) -> Iterator[str]:
     elif suffix in (".csv", ".tsv"):
         rows = _csv(file, data.encoding)
     elif suffix == ".parquet":
-        rows = _parquet(file)
+        rows = _parquet(file, data.text_column)
     else:
         raise UserError(f"`{file}`: llmkit does not read `{suffix}` files", f"it reads {' '.join(SUFFIXES)}")
     return _column(rows, file, data.text_column)
@@ -283,12 +297,20 @@ def _text(value: Any, source: str, place: str, column: str) -> str:
             f"{source}, {place}: column `{column}` holds {type(value).__name__}, not text",
             "set data.text_column to the column with the text",
         )
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as problem:  # JSON can write it, and nothing can tokenize it
+            raise UserError(
+                f"{source}, {place}: `{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
+                "characters beyond U+FFFF are two \\u escapes in JSON; mend the row or take it out",
+            ) from problem
     return value
 
 
 def _plain(file: Path, data: Data) -> Iterator[str]:
     if data.sample_by == "document":
-        with _open(file) as stream:
+        with _reading(file), _open(file) as stream:
             yield _decode(stream.read(), file, 1, data.encoding)
         return
     paragraph: list[str] = []
@@ -308,11 +330,10 @@ def _json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.strip())
         except ValueError as problem:
-            raise UserError(
-                f"`{file}`, line {number}: not JSON ({problem})", "one object a line is expected"
-            ) from problem
+            what = str(problem).replace("line 1 column", "column")  # of this line, whose number in the file we know
+            raise UserError(f"`{file}`, line {number}: not JSON ({what})", "one object a line is expected") from problem
         if not isinstance(row, dict):
             raise UserError(f"`{file}`, line {number}: an object is expected, this is a {type(row).__name__}")
         yield f"line {number}", row
@@ -320,7 +341,7 @@ def _json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]
 
 def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A list of objects; a file of JSON lines that is called .json is read as such."""
-    with _open(file) as stream:
+    with _reading(file), _open(file) as stream:
         text = _decode(stream.read(), file, 1, encoding)
     if text.lstrip().startswith("{"):
         yield from _json_lines(file, encoding)
@@ -338,37 +359,53 @@ def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = _lines(file, encoding)
     first = next(lines, (0, ""))[1]
     # The comma where none of these occurs: one column.
-    delimiter = "\t" if _suffix(file) == ".tsv" else max(",;\t|", key=first.count)
+    unquoted = re.sub('"[^"]*"', "", first)
+    delimiter = "\t" if _suffix(file) == ".tsv" else max(",;\t|", key=unquoted.count)
     reader = csv.reader(
         itertools.chain([first], (line for _, line in lines)),
         delimiter=delimiter,
         strict=True,
     )
+    begins = 1  # the line on which a row begins; quoted line breaks let it go on for many
     try:
         header = next(reader, [])
+        begins = reader.line_num + 1
         for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
+            if row and len(row) != len(header):
                 raise UserError(
-                    f"`{file}`, line {reader.line_num}: {len(row)} fields where the header has {len(header)}",
+                    f"`{file}`, line {begins}: {len(row)} fields where the header has {len(header)}",
                     f"the delimiter read from the header is {delimiter!r}; quote fields that contain it",
                 )
-            yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
+            if row:
+                yield f"line {begins}", dict(zip(header, row, strict=True))
+            begins = reader.line_num + 1
     except csv.Error as problem:
-        raise UserError(f"`{file}`, line {reader.line_num}: {problem}") from problem
+        raise UserError(
+            f"`{file}`, line {begins}: {problem}",
+            'a field that begins with a quote ends with one, and a quote inside it is doubled ("")',
+        ) from problem
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(file: Path, wanted: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(1000))
-        yield from ((f"row {index + 1}", row) for index, row in enumerate(rows))
-    except pyarrow.ArrowException as problem:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            column = _text_column(table.schema_arrow.names, wanted, f"`{file}`")
+            batches = table.iter_batches(1000, columns=[column])
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from ((f"row {index + 1}", row) for index, row in enumerate(rows))
+    except (pyarrow.ArrowException, OSError) as problem:
         raise UserError(f"`{file}`: not a whole Parquet file ({str(problem).splitlines()[0]})") from problem
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as problem:  # the last two, and an OSError, from a damaged .gz
+        raise UserError(f"`{file}` cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -378,10 +415,12 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
-    with _open(file) as stream:
+    with _reading(file), _open(file) as stream:
+        if not "\n\n".encode(encoding).endswith(b"\n\n"):  # UTF-16 and the like: bytes cannot be cut into lines
+            yield from enumerate(io.StringIO(_decode(stream.read(), file, 1, encoding), newline="\n"), 1)
+            return
         for number, raw in enumerate(stream, 1):
-            line = _decode(raw, file, number, encoding)
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
+            yield number, _decode(raw, file, number, encoding)
 
 
 def _decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:

@@ -32,7 +32,8 @@ def window(block_size: int) -> tuple[int, int]:
 def collator(data: MaskedData, tokenizer: Any, seed: int) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
     """Windows -> `input_ids`, `attention_mask` and `labels`, all [B, T]; labels are -100 where nothing is hidden.
 
-    Every draw comes from (seed, epoch, block): the same whatever the batch, the workers or the processes.
+    Special tokens in the text, such as `[UNK]`, are neither hidden nor drawn as random ones. Every draw comes from
+    (seed, epoch, block): the same whatever the batch, the workers or the processes.
     """
     wanted = {"mask_token": "to hide tokens", "cls_token": "to begin a block", "sep_token": "to end one"}
     missing = [name for name in wanted if getattr(tokenizer, name) is None]
@@ -41,8 +42,8 @@ def collator(data: MaskedData, tokenizer: Any, seed: int) -> Callable[[list[Wind
             f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as masked-lm needs",
             "use a tokenizer of a masked language model, or train one with [tokenizer]",
         )
-    special = set(tokenizer.all_special_ids)
-    ordinary = np.array([i for i in range(len(tokenizer)) if i not in special], np.int64)
+    special = tokenizer.all_special_ids
+    ordinary = np.setdiff1d(list(tokenizer.get_vocab().values()), special)
     mask_below = data.mask_replace_prob
     random_below = data.mask_replace_prob + data.random_replace_prob
 
@@ -53,11 +54,12 @@ def collator(data: MaskedData, tokenizer: Any, seed: int) -> Callable[[list[Wind
         input_ids[:, 0], input_ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
         for b, window in enumerate(windows):
             ids = window.ids
-            draw = np.random.Generator(np.random.Philox(key=[seed * 2**32 + window.epoch, window.index]))
-            num_hidden = max(1, round(data.mlm_probability * len(ids)))
-            hidden = draw.permutation(len(ids))[:num_hidden]
-            kind = draw.random(num_hidden)
-            strangers = ordinary[draw.integers(len(ordinary), size=num_hidden)]
+            key = np.array([seed % 2**32 * 2**32 + window.epoch, window.index], np.uint64)
+            draw = np.random.Generator(np.random.Philox(key=key))
+            candidates = np.flatnonzero(np.isin(ids, special, invert=True))
+            hidden = draw.permutation(candidates)[: max(1, round(data.mlm_probability * len(candidates)))]
+            kind = draw.random(len(hidden))
+            strangers = ordinary[draw.integers(len(ordinary), size=len(hidden))]
             labels[b, 1 + hidden] = ids[hidden]
             shown = np.where(kind < random_below, strangers, ids[hidden])
             input_ids[b, 1:-1] = ids

@@ -1,0 +1,121 @@
+"""What the tests share: no network, caches of their own, a command that runs in this process, tiny recipes."""
+
+import os
+import socket
+import tempfile
+
+# Before any Hugging Face library is imported: they read these once.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="llmkit-tests-")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.pop("HF_TOKEN", None)
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+ROOT = Path(__file__).parents[1]
+
+# Small enough to train in a second, with everything that a real recipe has.
+CAUSAL = """
+task = "causal-lm"
+[model.config]
+model_type = "gpt2"
+n_layer = 2
+n_head = 2
+n_embd = 32
+n_positions = 32
+embd_pdrop = 0.0
+resid_pdrop = 0.0
+[tokenizer]
+type = "byte-bpe"
+vocab_size = 300
+[data]
+path = "corpus.txt"
+sample_by = "line"
+validation_fraction = 0.2
+block_size = 16
+[trainer]
+max_steps = 6
+per_device_train_batch_size = 8
+learning_rate = 1e-2
+logging_steps = 1
+"""
+MASKED = """
+task = "masked-lm"
+[model.config]
+model_type = "bert"
+num_hidden_layers = 2
+num_attention_heads = 2
+hidden_size = 32
+intermediate_size = 64
+max_position_embeddings = 32
+hidden_dropout_prob = 0.0
+[tokenizer]
+type = "wordpiece"
+vocab_size = 300
+[data]
+path = "corpus.txt"
+sample_by = "line"
+validation_fraction = 0.2
+block_size = 16
+[trainer]
+max_steps = 6
+per_device_train_batch_size = 8
+learning_rate = 1e-2
+logging_steps = 1
+"""
+
+
+def corpus(lines: int = 200) -> str:
+    """Text with something to learn and no two lines alike."""
+    animals = ("fox", "hen", "owl", "cat", "dog")
+    deeds = ("saw", "fed", "led", "met")
+    return "".join(
+        f"the {animals[i % 5]} {deeds[i % 4]} {i % 7} of the {animals[(i // 5) % 5]}s at {i}\n" for i in range(lines)
+    )
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with two small recipes and the text that they learn from."""
+    (tmp_path / "causal.toml").write_text(CAUSAL)
+    (tmp_path / "masked.toml").write_text(MASKED)
+    (tmp_path / "corpus.txt").write_text(corpus())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def llmkit() -> Callable[..., Result]:
+    """The command, run in this process: `llmkit("pretrain", "causal.toml")`; crashes are not swallowed."""
+    from llmkit.cli import app
+
+    def call(*words: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, words, input=stdin, catch_exceptions=False, prog_name="llmkit")
+
+    return call
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every attempt to reach another machine (or to find its address) fails and is noted in the list."""
+    attempts: list[Any] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        attempts.append(args[1:] or args)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return attempts
+
+
+def losses(run: Path) -> list[float]:
+    """The training losses that a run logged, in order."""
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in entries if "loss" in entry]

@@ -1,0 +1,136 @@
+"""The command line: its options are frozen, it answers at once, and nothing heavy is imported for it."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+from llmkit import __version__
+from llmkit.cli import app
+
+# A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
+OPTIONS = {
+    "pretrain": ["recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--resume", "--dry-run"],
+    "generate": ["prompt", "options", "--model", "--seed"],
+    "recipes": [],
+    "recipes list": [],
+    "recipes show": ["name"],
+    "recipes copy": ["name", "to"],
+}
+
+
+def commands(group, prefix=""):
+    for name, command in group.commands.items():
+        yield prefix + name, command
+        if hasattr(command, "commands"):
+            yield from commands(command, prefix + name + " ")
+
+
+def test_the_option_list_is_frozen():
+    found = {
+        name: [p.opts[0] if p.param_type_name == "option" else p.name for p in command.params]
+        for name, command in commands(typer.main.get_command(app))
+    }
+    assert found == OPTIONS
+
+
+def seconds(*code: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *code], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def test_help_answers_within_twice_the_time_of_importing_typer():
+    pairs = [(seconds("-m", "llmkit", "--help"), seconds("-c", "import typer")) for _ in range(7)]
+    assert statistics.median(ours / typer_alone for ours, typer_alone in pairs) < 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["recipes"], ["pretrain", "x.toml", "a.b=1"]])
+def test_nothing_heavy_is_imported(words, tmp_path):
+    code = (
+        "import sys; from llmkit.cli import app\n"
+        f"try: app({words!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'peft', 'accelerate'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mistake", ["data.blok_size=3", "trainer.lerning_rate=1"])
+def test_a_misspelt_key_is_answered_in_half_a_second(mistake, workplace):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", mistake], capture_output=True, text=True
+        )
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 2
+        assert "did you mean" in done.stderr
+        assert done.stdout == ""
+    assert min(times) < 0.5  # the least of five: other processes on the machine only ever add
+    assert sorted(p.name for p in workplace.iterdir()) == ["causal.toml", "corpus.txt", "masked.toml"]
+
+
+def test_version(llmkit):
+    assert llmkit("--version").stdout == f"llmkit {__version__}\n"
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert version("llmkit") == __version__
+
+
+def test_no_words_are_answered_with_help(llmkit):
+    done = llmkit()
+    assert "pretrain" in done.output
+    assert "generate" in done.output
+
+
+def test_an_unknown_option_is_the_users_mistake(llmkit):
+    done = llmkit("pretrain", "causal.toml", "--outputdir", "x")
+    assert done.exit_code == 2
+
+
+def test_python_m_llmkit_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "llmkit", "recipes", "list"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "tiny/gpt2" in done.stdout
+
+
+def test_recipes_are_listed_shown_and_copied(llmkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = llmkit("recipes").stdout
+    assert listed == llmkit("recipes", "list").stdout
+    assert {line.split()[0] for line in listed.splitlines()} >= {"gpt2-small", "bert-base", "shakespeare-char"}
+    shown = llmkit("recipes", "show", "tiny/gpt2").stdout
+    assert llmkit("recipes", "copy", "tiny/gpt2", "mine.toml").stdout == "mine.toml\n"
+    assert (tmp_path / "mine.toml").read_text() == shown
+    assert (tmp_path / "stories.txt").exists()  # what the recipe learns from comes along
+    assert llmkit("pretrain", "mine.toml", "--dry-run").exit_code == 0
+    again = llmkit("recipes", "copy", "tiny/gpt2", "mine.toml")
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_an_unknown_recipe_names_the_nearest(llmkit):
+    done = llmkit("recipes", "show", "gpt2-smal")
+    assert done.exit_code == 2
+    assert "gpt2-small" in done.stderr
+
+
+def test_dry_run_prints_toml_on_stdout_and_arithmetic_on_stderr(llmkit, workplace):
+    done = llmkit("pretrain", "causal.toml", "trainer.max_steps=40", "--processes", "2", "--dry-run")
+    assert done.exit_code == 0
+    (workplace / "again.toml").write_text(done.stdout)
+    assert llmkit("pretrain", "again.toml", "--dry-run", "--processes", "2").stdout.splitlines()[1:] != []
+    assert "max_steps = 40  # command line" in done.stdout
+    assert "8 blocks x 1 accumulated x 2 processes x 16 = 256" in done.stderr
+    assert "40, 10,240 tokens in all" in done.stderr
+    assert not (workplace / "runs").exists()

@@ -1,0 +1,226 @@
+"""The story of a run: what it leaves, what it refuses, how it stops and goes on."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from conftest import losses
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from llmkit import train
+from llmkit.recipe import load
+
+
+def record(run):
+    return json.loads((run / "run.json").read_text())
+
+
+def test_a_run_directory_explains_itself(workplace, llmkit):
+    done = llmkit("pretrain", "causal.toml", "trainer.save_steps=3")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == ""
+    run = workplace / "runs/causal"
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"recipe.toml", "run.json", "metrics.jsonl", "model.safetensors", "config.json", "README.md"}
+    assert names >= {"tokenizer.json", "generation_config.json", "checkpoint-3", "checkpoint-6"}
+    facts = record(run)
+    assert facts["status"] == "finished"
+    assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(run).num_parameters()
+    assert facts["precision"] == "fp32"
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["metrics"]["eval_loss"] > 0
+    assert facts["data"]["train"]["documents"] + facts["data"]["validation"]["documents"] == 200
+    assert load(str(run / "recipe.toml")) == load("causal.toml", ["trainer.save_steps=3"])
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert AutoTokenizer.from_pretrained(run)("the fox").input_ids
+    assert "eval_loss" in (run / "README.md").read_text()
+    assert not [path for path in run.rglob("*") if str(workplace) in path.name]
+
+
+def test_a_masked_run_loads_in_plain_transformers(workplace, llmkit):
+    assert llmkit("pretrain", "masked.toml").exit_code == 0
+    model = AutoModelForMaskedLM.from_pretrained("runs/masked")
+    tokenizer = AutoTokenizer.from_pretrained("runs/masked")
+    logits = model(**tokenizer(f"the {tokenizer.mask_token} saw", return_tensors="pt")).logits
+    assert logits.shape[-1] == len(tokenizer)
+    assert not (workplace / "runs/masked/generation_config.json").exists()
+
+
+def test_the_same_line_twice_makes_two_runs(workplace, llmkit):
+    for _ in range(2):
+        assert llmkit("pretrain", "causal.toml", "trainer.max_steps=2").exit_code == 0
+    assert sorted(path.name for path in (workplace / "runs").iterdir()) == ["causal", "causal-2"]
+    assert losses(workplace / "runs/causal") == losses(workplace / "runs/causal-2")
+
+
+def test_resuming_a_finished_run_says_so(workplace, llmkit):
+    llmkit("pretrain", "causal.toml", "trainer.max_steps=2")
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")}
+    done = llmkit("pretrain", "causal.toml", "trainer.max_steps=2", "--resume")
+    assert done.exit_code == 0
+    assert "is finished" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")} == before
+
+
+def test_resume_with_nothing_to_resume_starts(workplace, llmkit):
+    done = llmkit("pretrain", "causal.toml", "trainer.max_steps=2", "--resume")
+    assert done.exit_code == 0
+    assert "starting anew" in done.stderr
+    assert record(workplace / "runs/causal")["status"] == "finished"
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_run_goes_on_to_the_same_weights(kind, number, code, workplace, llmkit):
+    """20 steps of 8 blocks go over the data twice: the stop falls into an epoch or between two, wherever it comes."""
+    words = ("pretrain", f"{kind}.toml", "trainer.max_steps=40")
+    assert llmkit(*words, "--output-dir", "whole").exit_code == 0
+
+    def stop():
+        while not (workplace / "parts/metrics.jsonl").exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    watcher = threading.Thread(target=stop)
+    watcher.start()
+    done = llmkit(*words, "--output-dir", "parts")
+    watcher.join()
+    assert done.exit_code == code, done.stderr
+    assert record(workplace / "parts")["status"] == "stopped"
+    assert not (workplace / "parts/model.safetensors").exists()
+    assert llmkit(*words, "--output-dir", "parts", "--resume").exit_code == 0
+    assert record(workplace / "parts")["status"] == "finished"
+    for name in ("model.safetensors",):
+        assert (workplace / "parts" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+
+
+def test_early_stopping_and_the_best_checkpoint_by_key(workplace, llmkit):
+    """A learning rate that ruins the model: the second evaluation is worse, and the first one's weights are kept."""
+    done = llmkit(
+        *("pretrain", "causal.toml", "trainer.max_steps=40", "trainer.learning_rate=3.0", "--output-dir", "run"),
+        *("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.save_steps=2", "trainer.save_total_limit=1"),
+        *("trainer.load_best_model_at_end=true", "early_stopping.early_stopping_patience=2"),
+        "trainer.lr_scheduler_type=constant",
+    )
+    assert done.exit_code == 0, done.stderr
+    entries = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
+    evaluated = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
+    assert max(entry["step"] for entry in entries) < 40
+    assert record(workplace / "run")["metrics"]["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)
+
+
+def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    assert llmkit("pretrain", "causal.toml", "--output-dir", "base").exit_code == 0
+    words = ("pretrain", "causal.toml", "model.config=", "tokenizer=", "model.name=base", "model.init=pretrained")
+    done = llmkit(*words, "lora.r=4", "--output-dir", "adapted")
+    assert done.exit_code == 0, done.stderr
+    assert not (workplace / "adapted/model.safetensors").exists()
+    facts = record(workplace / "adapted")
+    assert 0 < facts["trainable_parameters"] < facts["parameters"]
+    base = AutoModelForCausalLM.from_pretrained("base")
+    adapted = PeftModel.from_pretrained(base, "adapted")
+    weights = load_file("base/model.safetensors")
+    inside = adapted.base_model.model.state_dict()
+    for name, tensor in weights.items():
+        kept = inside.get(name, inside.get(name.replace("c_attn.", "c_attn.base_layer.")))
+        assert torch.equal(kept, tensor), name
+    done = llmkit("generate", "the fox", "max_new_tokens=3", "--model", "adapted")
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.block_size=64"], "data.block_size is 64 and the model has 32 positions"),
+        (["model.config.n_lay=3"], "model.config.n_lay: not in GPT2Config, did you mean `n_layer`?"),
+        (["model.config.vocab_size=100"], "embeddings for 100"),
+        (["model.config.n_head=3"], "[model]:"),
+        (['model.config.model_type="gpt22"'], "transformers knows no `gpt22`"),
+        (["data.text_column=story", "data.path=rows.csv"], "has no column `story`"),
+        (["data.path=empty.txt"], "is empty"),
+        (["data.path=short.txt", "data.validation_fraction="], "less than one block"),
+        (["data.path=latin.txt"], "line 2: byte 0xe9 is not utf-8"),
+        (["trainer.eval_strategy=steps", "data.validation_fraction="], "there is no validation data"),
+        (["trainer.train_sampling_strategy=group_by_length"], "nothing to group"),
+        (["trainer.logging_steps=0"], "[trainer]:"),
+        (["trainer.report_to=comet_ml"], "[trainer]:"),
+        (["tokenizer=", "model.config=", "model.name=nowhere/at-all"], "`nowhere/at-all`"),
+        (["--output-dir", "full"], "holds other files"),
+        (["--output-dir", "corpus.txt/run"], "cannot be written"),
+        (["--accelerate-config", "none.yaml"], "there is no file `none.yaml`"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(words, said, workplace, llmkit, no_network):
+    (workplace / "rows.csv").write_text("text,label\na,1\n")
+    (workplace / "empty.txt").write_text("")
+    (workplace / "short.txt").write_text("a b\n")
+    (workplace / "latin.txt").write_bytes(b"good\ncaf\xe9\n")
+    (workplace / "full").mkdir()
+    (workplace / "full/notes.txt").write_text("mine")
+    before = sorted(workplace.rglob("*"))
+    done = llmkit("pretrain", "causal.toml", *words)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_another_run_is_never_overwritten(workplace, llmkit):
+    assert llmkit("pretrain", "causal.toml", "trainer.max_steps=1", "--output-dir", "run").exit_code == 0
+    weights = (workplace / "run/model.safetensors").read_bytes()
+    done = llmkit("pretrain", "causal.toml", "trainer.max_steps=2", "--output-dir", "run")
+    assert done.exit_code == 2
+    assert "holds another run" in done.stderr
+    assert (workplace / "run/model.safetensors").read_bytes() == weights
+
+
+def test_output_dir_on_the_command_line_wins(workplace, llmkit):
+    llmkit("pretrain", "causal.toml", "trainer.max_steps=1", "output_dir=here", "--output-dir", "there")
+    assert (workplace / "there/run.json").exists()
+    assert not (workplace / "here").exists()
+
+
+def test_a_stream_trains_like_the_file(workplace, llmkit):
+    done = llmkit("pretrain", "causal.toml", "data.streaming=true", "data.max_eval_samples=4", "--output-dir", "stream")
+    assert done.exit_code == 0, done.stderr
+    assert record(workplace / "stream")["metrics"]["eval_loss"] > 0
+    assert len(losses(workplace / "stream")) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuda", "fast", "expected"),
+    [
+        ({}, False, True, {}),
+        ({}, True, True, {"bf16": True}),
+        ({}, True, False, {}),
+        ({"bf16": True}, False, True, {"bf16": True, "use_cpu": True}),
+        ({"bf16": True}, False, False, {"bf16": False, "fp16": False}),
+        ({"fp16": True}, False, True, {"bf16": False, "fp16": False}),
+        ({"bf16": False}, True, True, {"bf16": False}),
+    ],
+)
+def test_half_precision_only_where_it_is_fast(settings, cuda, fast, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast)
+    monkeypatch.setattr(train, "has_fast_bf16", lambda: fast)
+    chosen, why = train.choose_precision(dict(settings))
+    assert chosen == expected
+    assert why
+
+
+def test_progress_is_plain_lines_in_a_log(workplace, llmkit):
+    done = llmkit("pretrain", "causal.toml")
+    steps = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert len(steps) == 7  # six of training, one of evaluation
+    assert "tokens/s" in steps[0]
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
