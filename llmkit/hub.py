@@ -115,11 +115,12 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
         or (_offline() and isinstance(problem, OSError))
     ):
-        why = f"the Hub at {_endpoint()} {_trouble}" if _trouble or not _offline() else "HF_HUB_OFFLINE is set"
+        trouble = _trouble or ("" if _offline() else "cannot be reached")
+        why = f"the Hub at {_endpoint()} {trouble}" if trouble else "HF_HUB_OFFLINE is set"
         others = cached(kind, besides=repo_id)
         return UserError(
-            f"{why or 'no network'}, and the {what} is not (or not wholly) in the cache",
-            f"in the cache: {others or 'nothing else'}; or name a folder on this machine",
+            f"{why}, and the {what} is not (or not wholly) in the cache",
+            f"{f'in the cache: {others}' if others else 'nothing else is there'}; or name a folder on this machine",
         )
     refused = caused_by(errors.HfHubHTTPError)
     if isinstance(refused, errors.HfHubHTTPError) and not isinstance(refused, errors.EntryNotFoundError):
@@ -149,11 +150,11 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
 
 def cached(kind: Kind, besides: str = "") -> str:
     """The ids of this kind in the Hub's cache, the last used ten, as one line."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return ""
     fitting = [repo for repo in repos if repo.repo_type == kind and repo.repo_id != besides]
@@ -183,6 +184,7 @@ def _quiet() -> None:
 
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_is_wait)
+        handler.setFormatter(logging.Formatter("the Hub is not well: %(message)s"))
     logging.getLogger("datasets").setLevel(logging.ERROR)
 
 

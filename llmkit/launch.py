@@ -25,7 +25,6 @@ from llmkit.errors import UserError, say
 from llmkit.recipe.schema import Recipe
 
 LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
-LOG_FILE = "launch.log"
 
 
 def start(recipe: Recipe, processes: int | None, accelerate_config: Path | None, resume: bool) -> int:
@@ -95,7 +94,7 @@ def _with_accelerate(directory: Path, count: int, counted: bool, config: Path | 
         meeting = Path(name)  # the ranks' process ids, the pipe for what rank 0 says, its exit code
         os.mkfifo(meeting / "stderr")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # open for writing too: no end of file between two writers
-        with (directory / LOG_FILE).open("ab") as log:
+        with (directory / runs.LAUNCH_LOG).open("ab") as log:
             child = subprocess.Popen(
                 launch_command(meeting, count, counted, config),
                 env=environment(meeting, directory, count),
@@ -127,7 +126,7 @@ def _with_accelerate(directory: Path, count: int, counted: bool, config: Path | 
             return int(status.read_text())
     if received:
         return 128 + received[0]
-    _say_why(directory / LOG_FILE)
+    _say_why(directory / runs.LAUNCH_LOG)
     return 1
 
 

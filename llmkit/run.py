@@ -17,6 +17,7 @@ ROOT = Path("runs")
 RECORD_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
+LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 # What a checkpoint needs for training to go on exactly; Trainer writes trainer_state.json last.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
@@ -58,7 +59,7 @@ def claim(name: str, output_dir: str | None) -> Path:
 def release(directory: Path) -> None:
     """Take back a claimed directory in which nothing was trained."""
     if read_record(directory).get("status") == "preparing":
-        for name in (RECORD_FILE, RECIPE_FILE):
+        for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG):
             (directory / name).unlink(missing_ok=True)
         with suppress(OSError):  # it is not empty, or was there before
             directory.rmdir()

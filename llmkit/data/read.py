@@ -222,7 +222,7 @@ def _files_of(data: Data, patterns: str | Sequence[str] | None, split: str | Non
     content = xxhash.xxh64()
     for file in files:
         with _reading(file), file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
+            while chunk := stream.read(1 << 20):
                 content.update(chunk)
         content.update(b"\0")
     names = [_suffix(file) for file in files]

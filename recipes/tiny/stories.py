@@ -44,7 +44,6 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "name": BOYS + GIRLS,
     "he": ("he", "she"),
     "his": ("his", "her"),
-    "him": ("him", "her"),
     "nature": ("a little", "a shy", "a brave", "a cheerful", "a young", "a gentle", "a clever", "a curious"),
     "kind": ("boy", "girl", "fox", "rabbit", "mouse", "cat", "bear", "duck", "frog", "squirrel", "hedgehog", "puppy"),
     "home": tuple(PLACES.values()),
@@ -56,7 +55,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "craft": ("boat", "chair", "cart", "sled"),
     "plant": ("rose", "sunflower", "pumpkin", "melon"),
     "age": ("an old", "a kind", "a wise", "a friendly", "a strong", "a cheerful"),
-    "helper": ("badger", "goat", "donkey", "beaver", "pony", "farmer", "baker", "sailor", "gardener", "shepherd"),
+    "helper": ("badger", "goat", "donkey", "beaver", "pony", "farmer", "baker", "sailor"),
 }
 THINGS = ("toy", "cake", "craft", "plant")  # the four kinds of wishes
 SLOTS["thing"] = tuple(thing for wish in THINGS for thing in SLOTS[wish])
@@ -99,7 +98,7 @@ class Turn(NamedTuple):
 
 
 class Obstacle(NamedTuple):
-    """What is in the way of a wish (`answer` is the part of the sentence that says it) and what may be done about it."""
+    """What is in the way of a wish (`answer`: the words that say it) and what may be done about it."""
 
     wish: str
     sentence: str
@@ -110,7 +109,8 @@ class Obstacle(NamedTuple):
 
 _SEEN = "[At last|Later|Then] {he} saw the {thing} "
 OBSTACLES = [
-    Obstacle("toy", _SEEN + "high up in an old tree near the {place}.", "high up in an old tree", "climb the tree", (
+    Obstacle("toy", _SEEN + "high up in an old tree near the {place}.",
+             "high up in an old tree", "climb the tree", (
         Turn("The {helper} put a long ladder on the tree.",
              "{name} climbed up and took the {thing} from the branch.",
              "The ladder was too short, and the {thing} stayed on the branch."),
@@ -121,7 +121,8 @@ OBSTACLES = [
              "The branch bent down, and {name} took the {thing}.",
              "The rope broke, and the {thing} flew away in the wind."),
     )),
-    Obstacle("toy", _SEEN + "at the bottom of a deep pond near the {place}.", "at the bottom of a deep pond", "swim so deep", (
+    Obstacle("toy", _SEEN + "at the bottom of a deep pond near the {place}.",
+             "at the bottom of a deep pond", "swim so deep", (
         Turn("The {helper} pulled a big net through the water.",
              "Up came the net, and the {thing} was in it.",
              "Up came the net, but the {thing} was not in it."),
@@ -132,7 +133,8 @@ OBSTACLES = [
              "Up came the {helper} with the {thing}.",
              "Up came the {helper} without the {thing}."),
     )),
-    Obstacle("toy", _SEEN + "on the far side of a wide river near the {place}.", "on the far side of a wide river", "cross the river", (
+    Obstacle("toy", _SEEN + "on the far side of a wide river near the {place}.",
+             "on the far side of a wide river", "cross the river", (
         Turn("The {helper} made a raft and pushed it into the river.",
              "The raft held, and {name} took the {thing}.",
              "The raft broke, and the river took the {thing} away."),
@@ -143,7 +145,8 @@ OBSTACLES = [
              "{name} jumped from rock to rock and took the {thing}.",
              "The rocks sank, and nobody could get the {thing}."),
     )),
-    Obstacle("toy", _SEEN + "under a heavy stone near the {place}.", "under a heavy stone", "lift the stone", (
+    Obstacle("toy", _SEEN + "under a heavy stone near the {place}.",
+             "under a heavy stone", "lift the stone", (
         Turn("The {helper} pushed a strong pole under the stone.",
              "The stone rolled away, and {name} picked up the {thing}.",
              "The pole broke, and the stone fell on the {thing}."),
@@ -154,7 +157,8 @@ OBSTACLES = [
              "The stone moved, and {name} picked up the {thing}.",
              "The stone did not move, and the {thing} stayed under it."),
     )),
-    Obstacle("toy", _SEEN + "deep inside a dark cave near the {place}.", "deep inside a dark cave", "see in the dark", (
+    Obstacle("toy", _SEEN + "deep inside a dark cave near the {place}.",
+             "deep inside a dark cave", "see in the dark", (
         Turn("The {helper} lit a lamp and went into the cave.",
              "In the light {name} found the {thing}.",
              "The lamp went out, and {name} never found the {thing}."),
@@ -165,7 +169,8 @@ OBSTACLES = [
              "The bats found the {thing} and gave it to {name}.",
              "The bats were asleep, and nobody brought the {thing}."),
     )),
-    Obstacle("toy", _SEEN + "in the middle of a thorny bush near the {place}.", "in the middle of a thorny bush", "reach so far", (
+    Obstacle("toy", _SEEN + "in the middle of a thorny bush near the {place}.",
+             "in the middle of a thorny bush", "reach so far", (
         Turn("The {helper} held back the thorns with a stick.",
              "{name} reached into the bush and took the {thing}.",
              "The stick broke, and the thorns closed over the {thing}."),
@@ -176,7 +181,8 @@ OBSTACLES = [
              "Out came the {thing}, and it was safe.",
              "The gloves tore, and the {thing} stayed in the thorns."),
     )),
-    Obstacle("cake", "But the oven in the {place} was cold, and there was no dry wood.", "there was no dry wood", "light the fire", (
+    Obstacle("cake", "But the oven at the {place} was cold, and there was no dry wood.",
+             "there was no dry wood", "light the fire", (
         Turn("The {helper} brought a bag of dry wood.",
              "The fire burned bright, and the {thing} came out warm and sweet.",
              "The rain put out the fire, and the {thing} was never baked."),
@@ -184,7 +190,8 @@ OBSTACLES = [
              "They waited, and the {thing} came out warm and sweet.",
              "They waited too long, and the {thing} burned black."),
     )),
-    Obstacle("cake", "But there was no flour in the {place}.", "there was no flour", "find any flour", (
+    Obstacle("cake", "But there was no flour at the {place}.",
+             "there was no flour", "find any flour", (
         Turn("The {helper} gave {name} a new bag of flour.",
              "They baked all day, and the {thing} came out warm and sweet.",
              "The bag had a hole, and there was no flour for the {thing}."),
@@ -192,7 +199,8 @@ OBSTACLES = [
              "Each house gave a cup, and it was enough for the {thing}.",
              "The doors stayed closed, and there was no flour for the {thing}."),
     )),
-    Obstacle("craft", "But there were no nails in the {place}.", "there were no nails", "join the boards", (
+    Obstacle("craft", "But there were no nails at the {place}.",
+             "there were no nails", "join the boards", (
         Turn("The {helper} found a few old nails.",
              "{name} used them all, and the {thing} was strong and fine.",
              "The nails were bent, and the {thing} fell to pieces."),
@@ -200,7 +208,8 @@ OBSTACLES = [
              "The knots held, and the {thing} was strong and fine.",
              "The knots came loose, and the {thing} fell to pieces."),
     )),
-    Obstacle("craft", "There was wood in the {place}, but the boards were too long.", "the boards were too long", "cut the boards", (
+    Obstacle("craft", "There was wood at the {place}, but the boards were too long.",
+             "the boards were too long", "cut the boards", (
         Turn("The {helper} brought a sharp saw.",
              "They worked all day, and the {thing} was strong and fine.",
              "The saw broke in two, and the {thing} was never made."),
@@ -208,7 +217,8 @@ OBSTACLES = [
              "They worked bit by bit, and the {thing} was strong and fine.",
              "The knife cut too much, and the {thing} fell to pieces."),
     )),
-    Obstacle("plant", "But no rain came to the {place}, and the ground was dry.", "no rain came", "find any water", (
+    Obstacle("plant", "But no rain came to the {place}, and the ground was dry.",
+             "no rain came", "find any water", (
         Turn("The {helper} carried water from the well.",
              "The seed drank it, and the {thing} grew day by day.",
              "The well ran dry, and the {thing} did not grow."),
@@ -216,7 +226,8 @@ OBSTACLES = [
              "It rained all week, and the {thing} grew day by day.",
              "The clouds flew away, and the {thing} did not grow."),
     )),
-    Obstacle("plant", "But near the {place} the ground was full of stones.", "the ground was full of stones", "dig the ground", (
+    Obstacle("plant", "But near the {place} the ground was full of stones.",
+             "the ground was full of stones", "dig the ground", (
         Turn("The {helper} pulled a plow through the ground.",
              "The ground was soft now, and the {thing} grew day by day.",
              "The plow broke, and the {thing} did not grow."),
@@ -241,10 +252,10 @@ CLOSING = {
             Option("{name} thanked the {helper} and carried the {thing} home to the {place}."),
             Option("{name} hugged the {helper} and went home to the {place} with the {thing}."),
             Option("The {helper} was glad, and {name} went home to the {place} with the {thing}."),
-            Option("{name} cried with joy and did not go home to the {place} without the {thing}."),
+            Option("{name} danced with the {helper} and had the {thing} to carry home to the {place}."),
         ],
         [
-            Option("{His} mother heard the story, and {name} slept well that night."),
+            Option("{His} mother thanked the {helper}, and {name} slept well that night."),
             Option("{His} mother smiled, and {name} never forgot the {helper}."),
             Option("From that day on {name} and the {helper} were friends."),
             Option("{name} was happy and showed the {thing} to {his} mother."),
@@ -255,12 +266,12 @@ CLOSING = {
             Option("{name} thanked the {helper} and went home to the {place} without the {thing}."),
             Option("{name} hugged the {helper} and carried nothing home to the {place}."),
             Option("The {helper} was sorry, and {name} went home to the {place} without the {thing}."),
-            Option("{name} cried and had no {thing} to carry home to the {place}."),
+            Option("{name} cried with the {helper} and had no {thing} to carry home to the {place}."),
         ],
         [
-            Option("{His} mother heard the story, and {name} did not sleep that night."),
+            Option("{His} mother thanked the {helper}, but {name} did not sleep that night."),
             Option("{His} mother was kind, but {name} never forgot the {thing}."),
-            Option("{name} and {his} mother were sad about the {thing} for days."),
+            Option("That night {name} and the {helper} were sad about the {thing}."),
             Option("{name} was not happy and had no {thing} to show to {his} mother."),
         ],
     ),
@@ -276,15 +287,13 @@ OUTCOME = {
     for turn in o.turns
 }
 SLOTS["cannot"] = tuple(o.cannot for o in OBSTACLES)
-SLOTS["obstacle"] = tuple(DEED)
-SLOTS["turn"] = tuple(OUTCOME)
 
 
 def _implied(slot: str, value: str) -> dict[str, str]:
     """What a value settles about other slots: a name its pronouns, a home its place, a toy the thing that is wished."""
     if slot == "name" or (slot == "kind" and value in ("boy", "girl")):
         male = value in BOYS or value == "boy"
-        return {"he": "he", "his": "his", "him": "him"} if male else {"he": "she", "his": "her", "him": "her"}
+        return {"he": "he", "his": "his"} if male else {"he": "she", "his": "her"}
     if slot == "home":
         return {"place": next(place for place, home in PLACES.items() if home == value)}
     return {"thing": value, "wish": slot} if slot in THINGS else {}

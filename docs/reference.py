@@ -1,0 +1,100 @@
+"""Write the README's reference from the code, between its markers; with --check, fail where the two differ.
+
+python docs/reference.py [--check]
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from llmkit.cli import app
+from llmkit.recipe import bundled, schema
+
+README = Path(__file__).parents[1] / "README.md"
+TABLES = {
+    "model": schema.Model,
+    "tokenizer": schema.Tokenizer,
+    "data": schema.Data,
+    "early_stopping": schema.EarlyStopping,
+}
+
+
+def commands() -> str:
+    """Each command with its arguments and options, as `--help` has them."""
+    lines = []
+    for name, command in walk(typer.main.get_command(app)):
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        usage = " ".join(["llmkit", name, *(p.metavar for p in arguments)])
+        lines += [f"**`{usage}`**: {command.help}", ""]
+        lines += [f"- `{p.opts[0]}`: {' '.join(p.help.split())}" for p in options]
+        lines += [""] if options else []
+    return "\n".join(lines).strip()
+
+
+def walk(group: Any, prefix: str = "") -> Any:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from walk(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
+def recipe() -> str:
+    """Every key of llmkit's own tables."""
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for key in ("task", "output_dir"):
+        field = schema.Recipe.model_fields[key]
+        lines.append(f"| `{key}` | {shown(field)} | {cell(field.description)} |")
+    masked = set(schema.MaskedData.model_fields) - set(schema.Data.model_fields)
+    for table, model in TABLES.items():
+        lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in model.model_fields.items()]
+        if table == "data":
+            fields = schema.MaskedData.model_fields
+            lines += [
+                f"| `data.{k}` | {shown(fields[k])} | masked-lm: {cell(fields[k].description)} |"
+                for k in fields
+                if k in masked
+            ]
+    return "\n".join(lines)
+
+
+def shown(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default
+    return "" if value is None or value == {} else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def recipes() -> str:
+    """The bundled recipes, by their first lines."""
+    rows = [
+        f"| `{name}` | {path.read_text().partition(chr(10))[0].removeprefix('# ')} |"
+        for name, path in bundled().items()
+    ]
+    return "\n".join(["| recipe | what it trains |", "| --- | --- |", *rows])
+
+
+def main() -> None:
+    text = README.read_text()
+    made = text
+    for name, write in (("commands", commands), ("recipe", recipe), ("recipes", recipes)):
+        begin, end = f"<!-- {name}: generated -->\n", f"<!-- /{name} -->"
+        before, rest = made.split(begin)
+        _, after = rest.split(end)
+        made = f"{before}{begin}\n{write()}\n\n{end}{after}"
+    if "--check" in sys.argv[1:]:
+        if made != text:
+            sys.exit("README.md differs from the code: run `python docs/reference.py`")
+    else:
+        README.write_text(made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Several processes: the same losses as one, signals and exit codes that come through the launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import corpus, losses
+
+from llmkit import launch
+
+BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "llmkit", "pretrain", *words]
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit):
+    (workplace / "corpus.txt").write_text(corpus(400))
+    words = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")
+    assert llmkit(*words, "--output-dir", "one").exit_code == 0
+    done = subprocess.run(command(*words[1:], *BATCH_OF_TWO, "--output-dir", "two"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "4 blocks x 2 processes x 16 = 128 tokens" in done.stderr
+    assert done.stderr.count("finished in") == 1
+    one, two = losses(workplace / "one"), losses(workplace / "two")
+    assert len(one) == 20
+    assert two == pytest.approx(one, rel=1e-5)
+    metrics = [json.loads((workplace / run / "run.json").read_text())["metrics"] for run in ("one", "two")]
+    assert metrics[1]["eval_loss"] == pytest.approx(metrics[0]["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, workplace):
+    """The launcher alone would turn every exit code into 1."""
+    words = ("causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
+    process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
+    wait_for(workplace / "runs/causal/metrics.jsonl", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    run = workplace / "runs/causal"
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    checkpoint = next(run.glob("checkpoint-*"))
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert f"stopped at step {step}" in said
+    done = subprocess.run(
+        command(*words[:1], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO, "--resume"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on from runs/causal/checkpoint-{step}" in done.stderr
+
+
+def test_a_mistake_found_by_the_ranks_is_said_once_with_exit_code_2(workplace):
+    done = subprocess.run(command("causal.toml", "data.block_size=64", *BATCH_OF_TWO), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "the model has 32 positions" in done.stderr
+    assert not (workplace / "runs").exists()
+
+
+def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
+    """Rank 1 dies of what only it sees: the user reads why, and not the launcher's forty lines."""
+    (workplace / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import llmkit.run\n"
+        "    def broken(): raise RuntimeError('the disk of rank 1 is on fire')\n"
+        "    llmkit.run.surroundings = broken\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(workplace)}
+    done = subprocess.run(command("causal.toml", *BATCH_OF_TWO), capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    end = done.stderr.splitlines()[-6:]
+    assert any("the disk of rank 1 is on fire" in line for line in end)
+    assert end[-1].startswith("error: a process of this run failed")
+
+
+def test_the_users_default_config_is_not_read(tmp_path):
+    words = launch.launch_command(tmp_path, count=4, counted=True, config=None)
+    settings = json.loads(Path(words[words.index("--config_file") + 1]).read_text())
+    assert settings["num_processes"] == 4
+    assert settings["mixed_precision"] == "no"
+    assert words[words.index("--num_processes") + 1] == "4"
+    mine = tmp_path / "mine.yaml"
+    words = launch.launch_command(tmp_path, count=4, counted=False, config=mine)
+    assert words[words.index("--config_file") + 1] == str(mine)
+    assert "--num_processes" not in words
+
+
+def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = launch.environment(tmp_path, Path("runs/x"), count=2)
+    assert found["ACCELERATE_USE_CPU"] == "true"
+    assert found["OMP_NUM_THREADS"] == "4"
+    assert found[launch.DIRECTORY] == "runs/x"
+
+
+def test_started_by_a_launcher_llmkit_says_how_to_start_it(workplace, llmkit, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = llmkit("pretrain", "causal.toml")
+    assert done.exit_code == 2
+    assert "--processes" in done.stderr
+
+
+def test_a_rank_that_does_not_see_the_others_stops(workplace, monkeypatch):
+    from llmkit import train
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState.__init__", lambda self, *a, **k: None, raising=True)
+    monkeypatch.setattr("accelerate.PartialState.num_processes", 1, raising=False)
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda self: 1))
+    monkeypatch.setattr("transformers.TrainingArguments.device", property(lambda self: None))
+    with pytest.raises(RuntimeError, match="2 processes and this one sees 1"):
+        train.training_arguments({}, workplace)
+
+
+def test_several_machines_need_one_directory(workplace, llmkit):
+    (workplace / "second.yaml").write_text("machine_rank: 1\nnum_machines: 2\nnum_processes: 2\n")
+    done = llmkit("pretrain", "causal.toml", "--accelerate-config", "second.yaml")
+    assert done.exit_code == 2
+    assert "--output-dir" in done.stderr
+    (workplace / "broken.yaml").write_text("[1, 2]")
+    done = llmkit("pretrain", "causal.toml", "--accelerate-config", "broken.yaml")
+    assert done.exit_code == 2
+    assert "is no Accelerate configuration" in done.stderr
+
+
+def test_an_accelerate_file_decides_the_number_of_processes(workplace):
+    (workplace / "two.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 1\n"
+        "machine_rank: 0\ngpu_ids: all\nmain_process_port: 0\n"
+    )
+    words = ("causal.toml", "trainer.max_steps=2", "--accelerate-config", "two.yaml")
+    done = subprocess.run(command(*words), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + (workplace / "runs/causal/launch.log").read_text()
+    assert json.loads((workplace / "runs/causal/run.json").read_text())["processes"] == 2

@@ -1,0 +1,457 @@
+"""Texts come out of files as they went in, and what is wrong with a file is said with its name and line."""
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from huggingface_hub import constants
+
+from llmkit.data import read
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Data, ReadOnly
+
+ODD = ["NA", "null", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\td | e", "line\nbreak", "é日😀"]
+
+
+def corpus(path, seed=1, **keys):
+    return read.corpus(Data(path=str(path), **keys), seed)
+
+
+def texts(path, **keys):
+    return list(corpus(path, **keys).train)
+
+
+def mistake(path, **keys):
+    with pytest.raises(UserError) as caught:
+        texts(path, **keys)
+    return caught.value
+
+
+def write_csv(file, rows, delimiter=","):
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(rows)
+    return file
+
+
+def write_lines(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def write_parquet(file, **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def test_plain_text_as_document_paragraphs_or_lines(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\n two\n\n \nthree\r\n\r\n\nfour".encode())
+    assert texts(file) == ["one\n two\n\n \nthree\r\n\r\n\nfour"]
+    assert texts(file, sample_by="paragraph") == ["one\n two", "three", "four"]
+    assert texts(file, sample_by="line") == ["one", " two", " ", "three", "four"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
+def test_a_text_is_what_was_written(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        write_parquet(file, n=list(range(len(ODD))), text=ODD)
+    elif suffix in (".csv", ".tsv"):
+        write_csv(file, [("n", "text"), *enumerate(ODD)], "," if suffix == ".csv" else "\t")
+    elif suffix == ".json":
+        file.write_text(json.dumps([{"n": n, "text": text} for n, text in enumerate(ODD)]))
+    else:
+        write_lines(file, [{"n": n, "text": text} for n, text in enumerate(ODD)])
+    assert texts(file) == [text for text in ODD if text]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_csv_file_is_found_in_its_header(tmp_path, delimiter):
+    file = write_csv(tmp_path / "a.csv", [("id, name", "text"), *enumerate(ODD)], delimiter)
+    if delimiter != ",":
+        file.write_text(file.read_text().replace("id, name", '"id, name"', 1))
+    assert texts(file) == [text for text in ODD if text]
+
+
+def test_a_null_and_a_blank_line_are_no_documents(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": null}\n\n{"text": "a"}\n   \n{"text": ""}\n')
+    assert texts(file) == ["a"]
+    assert texts(write_parquet(tmp_path / "a.parquet", text=[None, "a", ""])) == ["a"]
+
+
+def test_json_lines_that_are_called_json(tmp_path):
+    assert texts(write_lines(tmp_path / "a.json", [{"text": "a"}, {"text": "b"}])) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
+def test_gzip(tmp_path, name):
+    content = {"a.txt": "one", "a.jsonl": '{"text": "one"}\n', "a.json": '[{"text": "one"}]', "a.csv": "text\none\n"}
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content[name].encode()))
+    assert texts(tmp_path / f"{name}.gz") == ["one"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_other_encodings(tmp_path, encoding, name):
+    (tmp_path / name).write_bytes("text\nné\nzwei".encode(encoding))
+    found = texts(tmp_path / name, encoding=encoding, sample_by="line")
+    assert found == (["text"] if name == "a.txt" else []) + ["né", "zwei"]
+
+
+# --- which files, which column ----------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_all_its_text_files_in_order(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "b" / "2.txt").write_text("two")
+    (tmp_path / "c.jsonl").write_text('{"text": "three"}\n')
+    (tmp_path / "a.TXT").write_text("one")
+    (tmp_path / "picture.png").write_bytes(b"\xff")
+    (tmp_path / ".cache" / "a.txt").write_text("an editor's copy")
+    assert texts(tmp_path) == ["one", "two", "three"]
+
+
+def test_globs(tmp_path):
+    for name in ("x2.txt", "x1.txt", "y.txt", "x.md"):
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path / "x*.txt") == ["x1.txt", "x2.txt"]
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "z.txt").write_text("z")
+    assert texts(tmp_path / "**" / "*.txt") == ["z", "x1.txt", "x2.txt", "y.txt"]
+
+
+def test_a_file_whose_name_looks_like_a_glob(tmp_path):
+    (tmp_path / "a[1].txt").write_text("bracketed")
+    assert texts(tmp_path / "a[1].txt") == ["bracketed"]
+
+
+def test_the_text_column_is_found_or_named(tmp_path):
+    assert texts(write_csv(tmp_path / "a.csv", [("story",), ("one",)])) == ["one"]
+    assert texts(write_csv(tmp_path / "b.csv", [("a", "text"), ("1", "one")])) == ["one"]
+    assert texts(write_csv(tmp_path / "c.csv", [("a", "b"), ("1", "one")]), text_column="b") == ["one"]
+    assert texts(write_csv(tmp_path / "d.csv", [("text", "b"), ("1", "one")]), text_column="b") == ["one"]
+    assert texts(write_parquet(tmp_path / "e.parquet", a=[1], b=["one"]), text_column="b") == ["one"]
+
+
+def test_of_a_parquet_file_only_the_text_is_read(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", big=[os.urandom(1000).hex() for _ in range(2000)], text=["one"] * 2000)
+    raw = bytearray(file.read_bytes())
+    at = pyarrow.parquet.ParquetFile(file).metadata.row_group(0).column(0).data_page_offset
+    raw[at : at + 1000] = b"\xff" * 1000  # the other column cannot be read any more
+    file.write_bytes(raw)
+    assert texts(file) == ["one"] * 2000
+
+
+def test_data_files_name_the_splits(tmp_path):
+    for name in ("a", "b", "v"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    files = ReadOnly({"train": ["b.txt", "a.txt"], "validation": "v.txt"})
+    found = corpus(tmp_path, data_files=files, validation_fraction=0.5)
+    assert (list(found.train), list(found.validation)) == (["b", "a"], ["v"])
+    assert found.notes == ("validation_fraction is ignored: the data has a validation split",)
+    files = ReadOnly({"train": "a.txt", "mine": "v.txt"})
+    assert list(corpus(tmp_path, data_files=files, validation_split="mine").validation) == ["v"]
+    assert corpus(tmp_path, data_files=files).validation is None
+    assert texts(tmp_path, data_files="?.txt") == ["a", "b", "v"]
+    assert texts(tmp_path, data_files=["v.txt", "a.txt"]) == ["v", "a"]
+
+
+def test_data_files_that_are_not_there(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    assert mistake(tmp_path, data_files=["a.txt", "b.txt"]).message == (
+        f"data.data_files: no file matches `{tmp_path / 'b.txt'}`"
+    )
+    only = ReadOnly({"train": "a.txt"})
+    assert mistake(tmp_path, data_files=only, split="test").message == "data.data_files has no `test`; it names train"
+    assert "no `dev`" in mistake(tmp_path, data_files=only, validation_split="dev").message
+
+
+def test_splits_and_names_belong_to_the_hub(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    assert "files make no splits" in mistake(tmp_path / "a.txt", split="test").message
+    assert "data.name belongs to a Hub data set" in mistake(tmp_path / "a.txt", name="x").message
+
+
+# --- again and again --------------------------------------------------------------------------------------------------
+
+
+def test_documents_can_be_read_again_even_at_the_same_time(tmp_path):
+    train = corpus(write_lines(tmp_path / "a.jsonl", [{"text": str(n)} for n in range(9)])).train
+    assert list(train) == list(train) == [str(n) for n in range(9)]
+    assert list(zip(train, train, strict=True)) == [(str(n), str(n)) for n in range(9)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.csv.gz"])
+def test_files_of_lines_are_read_in_constant_memory(tmp_path, name):
+    line = "all work and no play " * 20
+    row = {"a.txt": line, "a.jsonl": json.dumps({"text": line})}.get(name, line)
+    content = ("text\n" if "csv" in name else "") + f"{row}\n" * 20_000
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
+    tracemalloc.start()
+    number = sum(1 for _ in corpus(tmp_path / name, sample_by="line", validation_fraction=0.5).train)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 9_500 < number < 10_500
+    assert peak < 3_000_000  # of a file of 8 MB; two pieces of 1 MB are held while it is hashed
+
+
+def test_the_fingerprint_follows_the_content_and_the_way_of_reading(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo")
+    before, when = corpus(file).train.fingerprint, file.stat().st_mtime_ns
+    assert corpus(file).train.fingerprint == before
+    assert corpus(file, sample_by="line").train.fingerprint != before
+    (tmp_path / "same.txt").write_text("one\ntwo")
+    assert corpus(tmp_path / "same.txt").train.fingerprint == before
+    file.write_text("one\nTWO")
+    os.utime(file, ns=(when, when))
+    assert corpus(file).train.fingerprint != before
+
+
+def test_the_fingerprint_knows_where_one_file_ends(tmp_path):
+    found = set()
+    for name, parts in (("x", ("ab", "c")), ("y", ("a", "bc")), ("z", ("abc",))):
+        (tmp_path / name).mkdir()
+        for number, part in enumerate(parts):
+            (tmp_path / name / f"{number}.txt").write_text(part)
+        found.add(corpus(tmp_path / name).train.fingerprint)
+    assert len(found) == 3
+
+
+# --- what is held out -------------------------------------------------------------------------------------------------
+
+
+def lines_file(tmp_path, number=5000):
+    return write_lines(tmp_path / "lines.jsonl", [{"text": str(n)} for n in range(number)])
+
+
+def test_documents_are_held_out_by_seed_and_index(tmp_path):
+    file = lines_file(tmp_path)
+    one = corpus(file, validation_fraction=0.1)
+    train, held_out = list(one.train), list(one.validation)
+    assert sorted(train + held_out, key=int) == [str(n) for n in range(5000)]
+    assert len(held_out) == pytest.approx(500, abs=4 * 21.3)  # four standard deviations
+    assert list(corpus(file, validation_fraction=0.1).validation) == held_out
+    assert list(corpus(file, seed=2, validation_fraction=0.1).validation) != held_out
+    assert set(held_out) < set(corpus(file, validation_fraction=0.2).validation)
+    parts = {one.train.fingerprint, one.validation.fingerprint}
+    assert len(parts | {corpus(file, seed=2, validation_fraction=0.1).train.fingerprint}) == 3
+
+
+def test_what_is_held_out_hangs_on_no_order_of_reading_and_no_process(tmp_path):
+    file = lines_file(tmp_path, 500)
+    backwards = corpus(file, validation_fraction=0.1)
+    held_out = list(backwards.validation)  # before the training part is read
+    train = backwards.train
+    half_read = iter(train)
+    next(half_read)
+    assert not set(train) & set(held_out)
+    code = (
+        "import sys; from llmkit.data import read; from llmkit.recipe.schema import Data;"
+        "print(*read.corpus(Data(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert other.stdout.split() == held_out
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.05, 0.9, 1 / 3])
+@pytest.mark.parametrize("lengths", [(1000,), (10,), (3, 0, 400, 500, 7), (1,) * 90, (900, 100), (901, 99)])
+def test_the_texts_end_is_held_out_to_the_character(tmp_path, fraction, lengths):
+    letters = itertools.cycle("abcdefghijklmnopqrstuvwxyzé\n")
+    parts = ["".join(itertools.islice(letters, length)) for length in lengths]
+    file = write_lines(tmp_path / "a.jsonl", [{"text": part} for part in parts])
+    found = corpus(file, validation_fraction=fraction, validation_from="end")
+    train, held_out = "".join(found.train), "".join(found.validation)
+    assert train + held_out == "".join(parts)
+    assert "" not in [*found.train, *found.validation]
+    exact = sum(lengths) * fraction
+    assert exact - 1e-9 <= len(held_out) < exact + 1 - 1e-9
+
+
+def test_the_last_tenth_is_nanogpts(tmp_path):
+    text = "x" * 1_115_394  # as many characters as nanoGPT's Shakespeare has
+    (tmp_path / "a.txt").write_text(text)
+    found = corpus(tmp_path / "a.txt", validation_fraction=0.1, validation_from="end")
+    assert (len("".join(found.train)), len("".join(found.validation))) == (1_003_854, 111_540)
+
+
+def test_no_validation_data_is_said(tmp_path):
+    found = corpus(lines_file(tmp_path, 3))
+    assert found.validation is None
+    assert found.notes == ("no validation data: set data.validation_fraction to hold some out",)
+
+
+# --- what is wrong, and where -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample_by", ["document", "paragraph", "line"])
+def test_text_that_is_not_utf8(tmp_path, sample_by):
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\n\ncaf" + b"\xe9\nlast")
+    found = mistake(tmp_path / "a.txt", sample_by=sample_by)
+    assert found.message == f"`{tmp_path / 'a.txt'}`, line 4: byte 0xe9 is not utf-8"
+    assert "data.encoding" in found.hint
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.txt.gz"])
+def test_other_files_that_are_not_utf8(tmp_path, name):
+    content = b'["\n\xe9"]' if name == "a.json" else b'{"text": "a"}\n{"text": "\xe9"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert mistake(tmp_path / name).message == f"`{tmp_path / name}`, line 2: byte 0xe9 is not utf-8"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_column_that_is_not_there(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".csv":
+        write_csv(file, [("id", "story"), ("1", "one")])
+    elif suffix == ".jsonl":
+        write_lines(file, [{"id": 1, "story": "one"}])
+    else:
+        write_parquet(file, id=[1], story=["one"])
+    found = mistake(file, text_column="txt")
+    assert found.message == f"`{file}` has no column `txt`"
+    assert found.hint == "set data.text_column to one of: id, story"
+    assert mistake(file).message == f"`{file}`: which column is the text?"
+    assert mistake(file).hint == "set data.text_column to one of: id, story"
+
+
+def test_a_row_without_the_column(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"id": 1, "txt": "two"}])
+    assert mistake(file).message == f"`{file}`, line 2: no `text`; the row has id, txt"
+
+
+def test_a_ragged_csv_file(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('id;text\n1;"one\nand a half"\n\n2;two;three\n')
+    found = mistake(file)
+    assert found.message == f"`{file}`, line 5: 3 fields where the header has 2"
+    assert "';'" in found.hint
+    file.write_text("id,text\n1,one\n2\n")
+    assert mistake(file).message == f"`{file}`, line 3: 1 fields where the header has 2"
+
+
+def test_a_quote_that_is_never_closed_is_shown_where_it_opens(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text('id,text\n1,one\n2,"two\n3,three\n4,four\n')
+    assert mistake(file).message == f"`{file}`, line 3: unexpected end of data"
+
+
+def test_a_broken_json_line(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "one"}\n{"text": "two"\n')
+    found = mistake(file)
+    assert found.message.startswith(f"`{file}`, line 2: not JSON (Expecting ',' delimiter: column 15")
+    file.write_text('{"text": "one"}\n["two"]\n')
+    assert mistake(file).message == f"`{file}`, line 2: an object is expected, this is a list"
+
+
+def test_broken_json(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text('[{"text": "one"},\n {"text": }]')
+    assert mistake(file).message.startswith(f"`{file}`: not JSON (Expecting value: line 2 column 11")
+    file.write_text('["one"]')
+    assert "a list of objects is expected" in mistake(file).message
+
+
+def test_half_a_character(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "\\ud83d"}\n')
+    assert mistake(file).message == f"`{file}`, line 2: `text` holds half a character (\\ud83d)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", ""), ("a.txt", "\ufeff"), ("a.jsonl", "\n\n"), ("a.json", "[]"), ("a.csv", ""), ("a.csv", "id,text\n")],
+)
+def test_nothing_to_read(tmp_path, name, content):
+    file = tmp_path / name
+    file.write_text(content)
+    found = mistake(file)
+    assert found.message == f"`{file}`: there is no text in it"
+    assert found.hint == "is it empty, or a header with no rows?"
+
+
+def test_an_empty_parquet_file(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", text=pyarrow.array([], pyarrow.string()))
+    assert mistake(file).message == f"`{file}`: there is no text in it"
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    found = mistake(tmp_path)
+    assert found.message == f"data.path `{tmp_path}`: no text files there"
+    assert ".parquet" in found.hint
+    assert mistake(tmp_path / "*.txt").message == f"data.path `{tmp_path / '*.txt'}`: no text files there"
+    assert mistake(tmp_path / "a.png").message == f"`{tmp_path / 'a.png'}`: llmkit does not read `.png` files"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_of_something_else_than_text(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".jsonl":
+        write_lines(file, [{"text": "one"}, {"text": 2}])
+        place, kind = "line 2", "int"
+    else:
+        write_parquet(file, text=[b"one"])
+        place, kind = "row 1", "bytes"
+    found = mistake(file)
+    assert found.message == f"`{file}`, {place}: column `text` holds {kind}, not text"
+    assert found.hint == "set data.text_column to the column with the text"
+
+
+def test_a_broken_parquet_file(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", text=["one"] * 100)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    assert mistake(file).message.startswith(f"`{file}`: not a whole Parquet file")
+    file.write_bytes(b"\0" * 30 + whole[30:])
+    assert mistake(file).message.startswith(f"`{file}`: not a whole Parquet file")
+
+
+def test_a_broken_gzip_file(tmp_path):
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(gzip.compress(b"one" * 1000)[:-9])
+    assert mistake(file).message == (
+        f"`{file}` cannot be read: Compressed file ended before the end-of-stream marker was reached"
+    )
+    file.write_bytes(b"not gzip")
+    assert mistake(file).message.startswith(f"`{file}` cannot be read: Not a gzipped file")
+
+
+# --- data sets through the Hub's client -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_sets(tmp_path, monkeypatch, streaming):
+    """The road of a Hub data set, as far as it can be gone without the Hub: upstream's own Parquet builder."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    train = str(write_parquet(tmp_path / "t.parquet", id=[1, 2, 3], text=["one", "", "three"]))
+    held_out = str(write_parquet(tmp_path / "v.parquet", id=[1], text=["two"]))
+    files = ReadOnly({"train": train, "validation": held_out})
+    found = corpus("parquet", data_files=files, streaming=streaming)
+    assert list(found.train) == list(found.train) == ["one", "three"]
+    assert list(found.validation) == ["two"]
+    assert found.train.fingerprint == corpus("parquet", data_files=files, streaming=streaming).train.fingerprint
+    swapped = ReadOnly({"train": held_out, "validation": train})
+    other = corpus("parquet", data_files=swapped, streaming=streaming)
+    assert list(other.train) == ["two"]
+    assert other.train.fingerprint != found.train.fingerprint
+    found = mistake("parquet", data_files=files, streaming=streaming, text_column="txt")
+    assert found.message == "`parquet` (split train) has no column `txt`"
+    assert found.hint == "set data.text_column to one of: id, text"
+    found = mistake("parquet", data_files=files, streaming=streaming, text_column="id")
+    assert found.message == "`parquet` (split train), row 1: column `id` holds int, not text"

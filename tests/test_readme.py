@@ -1,0 +1,99 @@
+"""Every command in the README parses and validates; the tiny ones run."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+import typer
+from conftest import ROOT, corpus
+
+from llmkit import recipe
+from llmkit.cli import app
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+INLINE = re.findall(r"`(llmkit (?:pretrain|generate|recipes) [^`]*)`", README.partition("## The commands")[0])
+COMMANDS = [line.partition(" | ")[2] or line for line in LINES if "llmkit " in line] + INLINE
+
+
+def words(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[1:]
+
+
+def parse(command: str):
+    """The innermost command of a line and what Typer makes of its words; a line that does not parse raises."""
+    group = typer.main.get_command(app)
+    context = group.make_context("llmkit", words(command))
+    while hasattr(context.command, "commands") and context._protected_args + context.args:
+        name, found, rest = context.command.resolve_command(context, context._protected_args + context.args)
+        context = found.make_context(name, rest, parent=context)
+    return context
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) > 15
+    assert "llmkit generate" in " ".join(COMMANDS)
+    assert {line.split()[0] for line in LINES} <= {"llmkit", "make", "echo", "pip"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
+    for name in ("input.txt", "mine.toml"):
+        (tmp_path / name).write_text(corpus(5))
+    shutil.copy(recipe.bundled()["tiny/gpt2"], tmp_path / "mine.toml")
+    shutil.copy(ROOT / "recipes/tiny/stories.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    context = parse(command)
+    if context.command.name == "pretrain":
+        recipe.load(context.params["recipe"], context.params["overrides"] or [], context.params["output_dir"])
+    if context.command.name == "generate":
+        recipe.generation_options(context.params["options"] or [])
+    if context.command.name == "show":
+        recipe.find(context.params["name"])
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(LINES), re.MULTILINE))
+def test_a_make_target_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
+    """Those of the README that need nothing but what ships with llmkit, two steps each."""
+    monkeypatch.chdir(tmp_path)
+    tiny = [c for c in COMMANDS if "tiny/" in c and words(c)[0] == "pretrain" and "--processes" not in c]
+    assert len(tiny) >= 2
+    short = ("trainer.max_steps=2", "trainer.save_strategy=no", "data.max_eval_samples=2", "trainer.report_to=none")
+    for command in tiny:
+        done = llmkit(*words(command), *short)
+        assert done.exit_code == 0, done.stderr
+    for command in COMMANDS:
+        if words(command)[0] == "generate":
+            stdin = "Long ago" if " - " in f"{command} " else None
+            done = llmkit(*words(command), "max_new_tokens=5", stdin=stdin)
+            assert done.exit_code == 0, (command, done.stderr)
+            assert done.stdout.strip()
+    for command in COMMANDS:
+        if words(command)[0] == "recipes":
+            assert llmkit(*words(command)).exit_code == 0
+
+
+def test_the_error_that_the_readme_shows_is_the_one_that_comes(tmp_path, llmkit, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = re.search(r"```text\n(error: .*?)```", README, re.DOTALL)[1]
+    lines = [""] * 20
+    lines[0], lines[2], lines[3] = 'task = "causal-lm"', "[model]", 'name = "openai-community/gpt2"'
+    lines[6], lines[7], lines[8] = "[data]", 'path = "org/name"', "blok_size = 4"
+    lines[12], lines[13] = "[trainer]", "warmup_ratio = 0.03"
+    (tmp_path / "mine.toml").write_text("\n".join(lines))
+    assert llmkit("pretrain", "mine.toml").stderr == shown
+
+
+def test_the_tree_names_every_room():
+    tree = re.search(r"```text\nllmkit/\n(.*?)```", README, re.DOTALL)[1]
+    for file in (ROOT / "llmkit").rglob("*.py"):
+        inside = file.relative_to(ROOT / "llmkit")
+        room = inside.parts[0] + "/" if inside.parts[0] in ("tasks", "recipe") else inside.as_posix()
+        if not file.name.startswith("__"):
+            assert room in tree, room

@@ -1,0 +1,265 @@
+"""Tokenizers that a run trains: what goes in comes out, and the same text gives the same tokenizer."""
+
+import random
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llmkit import tokenizer
+from llmkit.data import pack
+from llmkit.data.read import Documents
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Model, ReadOnly, Tokenizer
+
+TYPES = ("byte-bpe", "wordpiece", "unigram", "characters")
+TASKS = ("causal-lm", "masked-lm")
+RARE = "ß"
+
+
+def story(seed=0, number=400):
+    """Lines with many ties in frequency, which is where an order that is not fixed shows."""
+    draw = random.Random(seed)
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(150)]
+    words += [word.capitalize() for word in words[:20]] + ["don't", "3.14", "(a)", "日本", "été"]
+    return [" ".join(draw.choices(words, k=12)) + "." for _ in range(number)] + [f"Once:\n\ttwo  spaces {RARE}"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own for every test."""
+    monkeypatch.setattr(tokenizer, "cache_dir", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def documents(texts, fingerprint="story"):
+    return Documents(lambda: iter(texts), fingerprint, "`stories.txt`")
+
+
+def train(kind, task="causal-lm", texts=None, fingerprint="story", max_length=64, vocab_size=600, **keys):
+    table = Tokenizer(type=kind, vocab_size=vocab_size, **keys)
+    texts = story() if texts is None else texts
+    return tokenizer.load(table, Model(config=ReadOnly()), task, documents(texts, fingerprint), max_length)
+
+
+def ids_of(words, text):
+    return words(text, add_special_tokens=False)["input_ids"]
+
+
+def round_trip(words, text):
+    return words.decode(ids_of(words, text))
+
+
+# --- what goes in comes out -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_byte_bpe_brings_back_any_text(task):
+    words = train("byte-bpe", task)
+    draw = random.Random(1)
+    any_text = [chr(n) for n in range(0x11000) if not 0xD800 <= n < 0xE000] + ["😀", "👩\u200d👧"]
+    for text in (*story(), " lead", "trail \n", "a  b", "don 't .", "\r\n\0", "[UNK", "e\u0301", "ﬁ"):
+        assert round_trip(words, text) == text
+    for _ in range(50):
+        text = "".join(draw.choices(any_text, k=50))
+        assert round_trip(words, text) == text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_characters_bring_back_any_text_of_known_characters(task):
+    words = train("characters", task)
+    known = sorted(set("".join(story())))
+    draw = random.Random(1)
+    for text in (*story(), " lead", "  \n\n\t  ", "don't .", *("".join(draw.choices(known, k=50)) for _ in range(50))):
+        assert round_trip(words, text) == text
+        assert len(ids_of(words, text)) == len(text)
+    assert ids_of(words, "aéa".replace("é", "😀"))[1] == words.unk_token_id
+
+
+def test_characters_keep_the_rare_ones():
+    words = train("characters")
+    assert RARE in words.get_vocab()
+    assert set("".join(story())) | {"<unk>", "<|endoftext|>", "<|pad|>"} == set(words.get_vocab())
+    assert RARE not in train("characters", min_frequency=2).get_vocab()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_unigram_brings_back_plain_text(task):
+    words = train("unigram", task)
+    for text in (*story()[:-1], "don't .", "a , b ?"):
+        assert round_trip(words, text) == text.replace(",", words.unk_token).replace("?", words.unk_token)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_wordpiece_brings_back_words(task):
+    words = train("wordpiece", task)
+    for text in story()[:-1]:
+        plain = "".join(c for c in text if (c.isalpha() and c.isascii()) or c == " ")
+        assert round_trip(words, " ".join(plain.split())) == " ".join(plain.split())
+
+
+# --- what it is -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("task", TASKS)
+def test_special_tokens(kind, task):
+    words = train(kind, task)
+    if task == "causal-lm":
+        expected = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+        if kind != "byte-bpe":
+            expected["unk_token"] = "<unk>"
+    else:
+        expected = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    assert dict(words.special_tokens_map) == expected
+    assert sorted(words.all_special_ids) == list(range(len(expected)))
+    found = words("ba da")["input_ids"]
+    if task == "masked-lm":
+        assert (found[0], found[-1]) == (words.cls_token_id, words.sep_token_id)
+        assert found[1:-1] == ids_of(words, "ba da")
+        pair = words("ba", "da")
+        one, two = ids_of(words, "ba"), ids_of(words, "da")
+        cls, sep = words.cls_token_id, words.sep_token_id
+        assert pair["input_ids"] == [cls, *one, sep, *two, sep]
+    else:
+        assert found == ids_of(words, "ba da")
+    marker = words.mask_token if task == "masked-lm" else words.eos_token
+    assert ids_of(words, f"ba{marker}").count(words.convert_tokens_to_ids(marker)) == 1
+    assert marker not in words.decode(words(f"ba{marker}")["input_ids"], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_saved_tokenizer_is_the_same_and_loads_without_llmkit(kind, tmp_path):
+    words = train(kind, "masked-lm", max_length=77)
+    words.save_pretrained(tmp_path / "saved")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert isinstance(loaded, PreTrainedTokenizerFast)
+    assert loaded.is_fast
+    assert loaded.backend_tokenizer.to_str() == words.backend_tokenizer.to_str()
+    assert loaded.special_tokens_map == words.special_tokens_map
+    assert loaded.model_max_length == words.model_max_length == 77
+    assert loaded.clean_up_tokenization_spaces is False
+    for text in story()[:20]:
+        assert loaded(text)["input_ids"] == words(text)["input_ids"]
+        assert loaded.decode(ids_of(loaded, text)) == round_trip(words, text)
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "unigram", "characters"])
+def test_spaces_before_punctuation_stay(kind):
+    texts = [*story(), "do n't ! a . b ? c , d 's"]
+    words = train(kind, texts=texts)
+    assert round_trip(words, "do n't ! a . b ? c , d 's") == "do n't ! a . b ? c , d 's"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_special_tokens_can_be_named(kind):
+    named = ReadOnly({"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<?>"})
+    words = train(kind, special_tokens=named)
+    assert (words.eos_token, words.bos_token, words.unk_token) == ("</s>", "<s>", "<?>")
+    assert words.pad_token == "<|pad|>"
+    assert "<|endoftext|>" not in words.get_vocab()
+    assert ids_of(words, "</s>") == [words.eos_token_id]
+    bert = train(kind, "masked-lm", special_tokens=ReadOnly({"cls_token": "<s>", "sep_token": "</s>"}))
+    assert bert.convert_ids_to_tokens(bert("ba")["input_ids"])[:: len(bert("ba")["input_ids"]) - 1] == ["<s>", "</s>"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_lower_case(kind):
+    texts = [*story(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrstuvwxyz"]
+    words = train(kind, texts=texts, lowercase=True)
+    assert ids_of(words, "BA Da") == ids_of(words, "ba da")
+    assert round_trip(words, "BA Da") == "ba da"
+    special = set(words.all_special_tokens)
+    inside = [token for token in words.get_vocab() if token not in special]
+    if kind != "byte-bpe":  # whose alphabet writes bytes as letters of either case
+        assert all(token == token.lower() for token in inside)
+    cased = train(kind, texts=texts)
+    assert ids_of(cased, "BA Da") != ids_of(cased, "ba da")
+
+
+# --- how large it is --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("size", [300, 400])
+def test_the_vocabulary_is_no_larger_than_asked(kind, size):
+    words = train(kind, vocab_size=size)
+    assert len(words) <= size
+    assert max(words.get_vocab().values()) == len(words) - 1
+    if kind in ("byte-bpe", "wordpiece"):
+        assert len(words) == size
+
+
+def test_wordpiece_gives_the_rarest_characters_up_and_not_the_limit():
+    many = [*story(), "".join(chr(n) for n in range(0x4E00, 0x4E00 + 500))]
+    words = train("wordpiece", texts=many, vocab_size=300)
+    assert len(words) == 300
+    assert {"a", "##a", "t"} <= set(words.get_vocab())
+    assert round_trip(words, "ba da \u4ff3") == "ba da <unk>"
+
+
+@pytest.mark.parametrize(("kind", "size"), [("byte-bpe", 257), ("unigram", 20)])
+def test_a_vocabulary_too_small_for_its_characters_is_refused(kind, size, cache):
+    with pytest.raises(UserError) as caught:
+        train(kind, vocab_size=size)
+    assert caught.value.message.startswith(f"tokenizer.vocab_size = {size} is too small")
+    assert "make it larger" in caught.value.hint
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_no_text_to_train_on(kind):
+    with pytest.raises(UserError, match=r"`stories.txt` is empty"):
+        train(kind, texts=["", ""])
+
+
+# --- the same again ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_same_text_gives_the_same_tokenizer(kind):
+    """Processes on two machines may each train it: another numbering would spoil the run."""
+    found = {train(kind, "masked-lm", fingerprint=str(n)).backend_tokenizer.to_str() for n in range(5)}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_second_time_it_comes_from_the_cache(kind, cache, monkeypatch):
+    first = train(kind)
+    (entry,) = cache.iterdir()
+    monkeypatch.setattr(tokenizer, "_train", None)
+    assert train(kind).backend_tokenizer.to_str() == first.backend_tokenizer.to_str()
+    monkeypatch.undo()
+    monkeypatch.setattr(tokenizer, "cache_dir", lambda: cache)
+    for changed in ({"fingerprint": "other"}, {"task": "masked-lm"}, {"vocab_size": 500}, {"max_length": 65}):
+        train(kind, **changed)
+    assert len(list(cache.iterdir())) == 5
+    assert entry in cache.iterdir()
+
+
+def test_a_trained_tokenizer_tokenizes_the_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "cache_dir", lambda: tmp_path / "tokens")
+    words = train("byte-bpe")
+    texts = story()
+    row = pack.tokenize(documents(texts), words, [words.eos_token_id])
+    assert words.decode(row.ids.tolist()) == "".join(f"{text}<|endoftext|>" for text in texts)
+
+
+# --- one that exists --------------------------------------------------------------------------------------------------
+
+
+def test_from_a_folder(tmp_path):
+    words = train("byte-bpe")
+    words.save_pretrained(tmp_path / "saved")
+    for table, model in (
+        (Tokenizer(name=str(tmp_path / "saved")), Model(config=ReadOnly())),
+        (Tokenizer(), Model(name=str(tmp_path / "saved"))),
+    ):
+        loaded = tokenizer.load(table, model, "causal-lm", documents([]), None)
+        assert loaded.backend_tokenizer.to_str() == words.backend_tokenizer.to_str()
+
+
+def test_none_at_all():
+    with pytest.raises(UserError, match="needs a tokenizer") as caught:
+        tokenizer.load(Tokenizer(), Model(config=ReadOnly()), "causal-lm", documents([]), None)
+    assert "tokenizer.type" in caught.value.hint
