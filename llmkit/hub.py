@@ -137,8 +137,9 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         )
     if not isinstance(problem, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
         return None
-    missing = caused_by(FileNotFoundError) if kind == "dataset" else None
-    said = _in_one_line(missing or problem)
+    said = _in_one_line(problem)
+    if said.startswith("Couldn't find cache") and not _offline():  # upstream's last resort where no file matches
+        said = f"it has no such data_files ({page}/tree/main lists them)"
     if kind == "dataset":
         hint = "data.name is its configuration, data.split its split, data.data_files its files"
     elif "model.safetensors" in said and "does not appear to have a file" in said:

@@ -123,13 +123,20 @@ def create(
         else:
             assert table.name is not None  # the recipe's check: pretrained weights have a name
             with hub.loading(table.name, "model"):
-                model = model_class.from_pretrained(
+                model, loaded = model_class.from_pretrained(
                     table.name,
                     config=config,
                     revision=table.revision,
                     trust_remote_code=table.trust_remote_code,
                     dtype=torch.float32,
+                    output_loading_info=True,
                     **attention,
+                )
+            if any(key.startswith(model.base_model_prefix) for key in loaded["missing_keys"]):
+                raise UserError(
+                    f"the weights of `{table.name}` lack {len(loaded['missing_keys'])} tensors of "
+                    f"{type(model).__name__}, such as {min(loaded['missing_keys'])}",
+                    "are they of this architecture, and saved whole? transformers would fill them with random numbers",
                 )
     except ValueError as problem:  # sizes that do not divide, an architecture without this head
         raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem

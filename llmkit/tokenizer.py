@@ -42,7 +42,10 @@ def load(table: Table, model: Model, task: str, documents: Documents, max_length
     if not Path(name).exists():
         hub.check(name, "model", revision)
     with hub.loading(name, "model"):
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
+        found = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
+    if len(found) <= len(found.all_special_tokens):  # what upstream makes up where there are no files
+        raise UserError(f"`{name}` has no tokenizer", "name another (tokenizer.name), or train one (tokenizer.type)")
+    return found
 
 
 def _trained(table: Table, task: str, documents: Documents, max_length: int | None) -> Any:

@@ -252,7 +252,9 @@ def build_trainer(
             args=args,
             train_dataset=assembly.train,
             eval_dataset=assembly.validation,
-            data_collator=assembly.task.collator(recipe.data, assembly.tokenizer, args.data_seed or args.seed),
+            data_collator=assembly.task.collator(
+                recipe.data, assembly.tokenizer, args.seed if args.data_seed is None else args.data_seed
+            ),
             processing_class=assembly.tokenizer,
             compute_metrics=token_metrics(lambda sums: assembly.task.metrics(sums, row)) if row is not None else None,
             callbacks=callbacks,

@@ -174,6 +174,7 @@ def test_a_local_folder_is_not_blamed_on_the_network(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "config.json").write_text("{")
     text = mistake(lambda: _load(str(tmp_path)))
     assert f"the model `{tmp_path}` could not be loaded" in text
     assert "cache" not in text

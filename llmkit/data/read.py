@@ -124,22 +124,14 @@ def _from_hub(data: Data) -> tuple[Documents, Documents | None, str | None]:
 
     def load(split: str) -> Any:
         with hub.loading(data.path, "dataset"):
-            try:
-                return datasets.load_dataset(
-                    data.path,
-                    name=data.name,
-                    data_files=_plain_files(data.data_files),
-                    split=split,
-                    revision=data.revision,
-                    streaming=data.streaming,
-                )
-            except datasets.exceptions.DatasetNotFoundError as problem:
-                raise UserError(
-                    f"the Hub knows no dataset `{data.path}`",
-                    "a path on this machine must exist; a Hub id reads org/name",
-                ) from problem
-            except ValueError as problem:  # an unknown configuration or split: upstream's message names those there are
-                raise UserError(f"data.path `{data.path}`: {str(problem).splitlines()[0]}") from problem
+            return datasets.load_dataset(
+                data.path,
+                name=data.name,
+                data_files=_plain_files(data.data_files),
+                split=split,
+                revision=data.revision,
+                streaming=data.streaming,
+            )
 
     def documents(split: str) -> Documents:
         rows = load(split)

@@ -87,7 +87,9 @@ def generation_options(pairs: Sequence[str]) -> dict[str, Any]:
     if mistakes:
         count = len(mistakes)
         raise UserError(
-            f"{count} problem{'s' if count > 1 else ''} in the generation settings", details=tuple(mistakes)
+            f"{count} problem{'s' if count > 1 else ''} in the generation settings",
+            "they are KEY=VALUE, with the keys of transformers' GenerationConfig",
+            tuple(mistakes),
         )
     return options
 
@@ -314,6 +316,8 @@ def _check_data(draft: Draft) -> None:
             problem(("data", "validation_from"), "the end of a stream is not known; hold out documents instead")
         elif not _given(draft, "data", "validation_fraction"):
             problem(("data", "validation_from"), "needs `data.validation_fraction`: how much of the end")
+    if get("data", "streaming") and (get("trainer", "dataloader_num_workers") or 0) > 1:
+        problem(("trainer", "dataloader_num_workers"), "a stream is read by one worker at most")
     steps = get("trainer", "max_steps")
     if get("data", "streaming") and (steps is None or steps <= 0) and not _refused(draft, "trainer", "max_steps"):
         problem(("data", "streaming"), "needs `trainer.max_steps`: the length of a stream is not known")

@@ -16,13 +16,15 @@ MODEL_CLASS = AutoModelForCausalLM
 
 
 def separator(tokenizer: Any) -> list[int]:
-    """What stands after each document: the token at which the model learns to stop."""
+    """What stands between documents: where the model learns to stop, and what its tokenizer begins a text with."""
     if tokenizer.eos_token_id is None:
         raise UserError(
             "the tokenizer has no end-of-text token to set documents apart",
             'use one that has, or train one: tokenizer.type = "byte-bpe"',
         )
-    return [tokenizer.eos_token_id]
+    begin = tokenizer.bos_token_id
+    begins = begin != tokenizer.eos_token_id and tokenizer("")["input_ids"][:1] == [begin]
+    return [tokenizer.eos_token_id, begin] if begins else [tokenizer.eos_token_id]
 
 
 def window(block_size: int) -> tuple[int, int]:
