@@ -37,8 +37,8 @@ test: install  ## the tests, without a network
 
 check: lint types docs test  ## all that CI runs
 
-bench: install  ## a recipe beside a plain PyTorch loop
-	$(BIN)/python benchmarks/shakespeare.py
+bench: install  ## a recipe beside a plain PyTorch loop: make bench TEXT=input.txt
+	$(BIN)/python benchmarks/shakespeare.py $(TEXT)
 
 clean:  ## remove what the targets above made (not runs/)
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

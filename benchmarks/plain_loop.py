@@ -1,6 +1,6 @@
 """The other side of `shakespeare.py`: the same model, steps and evaluation in a bare PyTorch loop, nanoGPT's way.
 
-    python benchmarks/plain_loop.py input.txt
+    python benchmarks/plain_loop.py input.txt VOCABULARY SEED
 
 Prints its parameters and validation loss as JSON.
 """
@@ -32,12 +32,13 @@ def main(path: str, vocabulary: int, seed: int) -> None:
     tokens = torch.tensor([ids[character] for character in text])
     cut = int(len(tokens) * 0.9)
     train, validation = tokens[:cut], tokens[cut:]
-    dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=vocabulary, n_layer=4, n_head=4, n_embd=128, n_positions=BLOCK, use_cache=False, **dropout
-        )
+    config = GPT2Config(
+        vocab_size=vocabulary, n_layer=4, n_head=4, n_embd=128, n_positions=BLOCK,
+        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, use_cache=False,
+        activation_function="gelu_pytorch_tanh", initializer_range=0.05,
+        bos_token_id=None, eos_token_id=None,
     )
+    model = GPT2LMHeadModel(config)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -68,4 +69,4 @@ def main(path: str, vocabulary: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], vocabulary=int(sys.argv[2]), seed=int(sys.argv[3]))

@@ -105,13 +105,18 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokeni
         backend.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(unk_token=tokens["unk_token"], **common)
     else:
-        backend = Tokenizer(models.WordLevel(unk_token=tokens["unk_token"]))
+        counts = Counter(character for text in documents for character in (text.lower() if table.lowercase else text))
+        often_enough = sorted((c for c in counts if counts[c] >= often), key=lambda c: (-counts[c], c))
+        kept = [*special, *often_enough[: max(0, table.vocab_size - len(special))]]
+        backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate(kept)}, unk_token=tokens["unk_token"]))
         backend.normalizer = normalizers.Sequence(lowercase) if lowercase else None
         backend.pre_tokenizer = pre_tokenizers.Split(ANY_CHARACTER, "isolated")
         backend.decoder = decoders.Fuse()
-        trainer = trainers.WordLevelTrainer(min_frequency=often, **common)
+        backend.add_special_tokens(special)
+        trainer = None
     try:
-        backend.train_from_iterator(documents, trainer)
+        if trainer is not None:
+            backend.train_from_iterator(documents, trainer)
         size = backend.get_vocab_size()
     except Exception as problem:  # of no class of its own
         if "not large enough" not in str(problem):

@@ -15,7 +15,7 @@ from llmkit import recipe as recipes
 from llmkit import train
 from llmkit.trainer import Trainer
 
-OVERRIDDEN = ("compute_loss", "prediction_step", "floating_point_ops", "save_model")
+OVERRIDDEN = ("compute_loss", "prediction_step", "floating_point_ops", "_clip_grad_norm", "save_model")
 
 
 @pytest.mark.parametrize("method", OVERRIDDEN)
@@ -135,6 +135,22 @@ def test_the_saved_model_keeps_its_cache_switched_on(workplace, llmkit):
     llmkit("pretrain", "causal.toml", "trainer.max_steps=1", "trainer.save_steps=1", "--output-dir", "run")
     for folder in ("run", "run/checkpoint-1"):
         assert json.loads((workplace / folder / "config.json").read_text())["use_cache"] is True
+
+
+def test_gradients_are_clipped_as_upstream_clips_them(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", "trainer.max_grad_norm=0.05", "--output-dir")
+    assert llmkit(*words, "ours").exit_code == 0
+    monkeypatch.delattr(Trainer, "_clip_grad_norm")
+    assert llmkit(*words, "theirs").exit_code == 0
+    logs = [
+        [json.loads(line) for line in (workplace / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("ours", "theirs")
+    ]
+    norms = [[entry["grad_norm"] for entry in log if "grad_norm" in entry] for log in logs]
+    assert len(norms[0]) == 6
+    assert min(norms[0]) > 0.05  # else nothing was clipped
+    assert norms[0] == norms[1]
+    assert losses(workplace / "ours") == losses(workplace / "theirs")
 
 
 def test_floating_point_operations_are_counted_as_upstream_counts_them(workplace, llmkit):
