@@ -33,10 +33,19 @@ def main(path: str, vocabulary: int, seed: int) -> None:
     cut = int(len(tokens) * 0.9)
     train, validation = tokens[:cut], tokens[cut:]
     config = GPT2Config(
-        vocab_size=vocabulary, n_layer=4, n_head=4, n_embd=128, n_positions=BLOCK,
-        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, use_cache=False,
-        activation_function="gelu_pytorch_tanh", initializer_range=0.05,
-        bos_token_id=None, eos_token_id=None,
+        vocab_size=vocabulary,
+        n_layer=4,
+        n_head=4,
+        n_embd=128,
+        n_positions=BLOCK,
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        use_cache=False,
+        activation_function="gelu_pytorch_tanh",
+        initializer_range=0.05,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     model = GPT2LMHeadModel(config)
     matrices = [p for p in model.parameters() if p.dim() >= 2]

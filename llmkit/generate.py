@@ -53,6 +53,7 @@ def generate(prompt: str, name: str | None, options: dict[str, Any], seed: int |
     import torch
     from transformers import TextStreamer, set_seed
 
+    runs.collect_from_here()
     if seed is not None:
         set_seed(seed)
     tokens = encode(prompt, tokenizer)
@@ -156,7 +157,7 @@ def load(name: str, why: str) -> tuple[Any, Any]:
 
 def _load(name: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, utils
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, utils
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -187,6 +188,9 @@ def _load(name: str) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(name if holds_tokenizer else base, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what upstream makes up where there are no files
         raise UserError(f"`{name}` has no tokenizer", "save it beside the model: tokenizer.save_pretrained(...)")
+    settings_of_adapter = Path(adapter).with_name("generation_config.json") if adapter else Path()
+    if settings_of_adapter.is_file():
+        model.generation_config = GenerationConfig.from_pretrained(settings_of_adapter.parent)
     return model.to(device).eval(), tokenizer
 
 

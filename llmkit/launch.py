@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from typing import Any
 
 from llmkit import run as runs
 from llmkit.errors import UserError, say
+from llmkit.recipe import load
 from llmkit.recipe.schema import Recipe
 
 LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
@@ -40,16 +42,23 @@ def start(recipe: Recipe, processes: int | None, accelerate_config: Path | None,
         )
     if accelerate_config is not None and not accelerate_config.is_file():
         raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "make one: accelerate config")
-    directory = find_directory(recipe, resume, machine_rank=_machine_rank(accelerate_config))
+    machine_rank = _machine_rank(accelerate_config)
+    count = processes if processes is not None else default_processes()
+    if accelerate_config is None and 1 < default_processes() < count:
+        raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
+    directory = find_directory(recipe, resume, machine_rank)
     if directory is None:
         return 0
+    before = signal.signal(signal.SIGTERM, _leave_early)
     try:
-        count = processes if processes is not None else default_processes()
         if count == 1 and accelerate_config is None:
             return _alone(recipe, directory, resume)
-        return _with_accelerate(directory, count, processes is not None, accelerate_config)
+        log = directory / (runs.LAUNCH_LOG if not machine_rank else f"launch-{machine_rank}.log")
+        return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
     finally:
-        runs.release(directory)
+        signal.signal(signal.SIGTERM, before)
+        if not machine_rank:
+            runs.release(directory)
 
 
 def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0) -> Path | None:
@@ -57,16 +66,44 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0) -> Path 
     if machine_rank:  # the first machine has claimed it, on storage that all share
         if recipe.output_dir is None:
             raise UserError("several machines need one directory", "name it: --output-dir on storage that all share")
-        return Path(recipe.output_dir)
+        shared = Path(recipe.output_dir).expanduser()
+        for _ in range(600):
+            if runs.is_run(shared):
+                return shared
+            time.sleep(1)
+        raise UserError(f"the first machine has not made `{shared}` in ten minutes", "is the storage shared?")
     if resume:
-        found = Path(recipe.output_dir) if recipe.output_dir is not None else runs.newest(recipe.name)
+        found = runs.newest(Path(recipe.output_dir).expanduser() if recipe.output_dir else runs.ROOT / recipe.name)
         if found is not None and runs.is_run(found):
             if runs.is_finished(found):
                 say(f"`{found}` is finished: nothing to resume")
                 return None
+            _check_same(recipe, found)
             return found
         say("nothing to resume: starting anew")
-    return runs.claim(recipe.name, recipe.output_dir)
+    named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME
+    return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
+
+
+def _check_same(recipe: Recipe, directory: Path) -> None:
+    """The run to go on with is one of this recipe: the same task, model, tokenizer and data."""
+    saved = directory / runs.RECIPE_FILE
+    if not saved.is_file():
+        return
+    earlier = load(str(saved))
+    other = [
+        table for table in ("task", "model", "tokenizer", "data") if getattr(recipe, table) != getattr(earlier, table)
+    ]
+    if other:
+        raise UserError(
+            f"`{directory}` is a run of another recipe: {', '.join(other)} differ{'s' if len(other) == 1 else ''}",
+            f"its own is {saved}; go on with that, or start a new run",
+        )
+
+
+def _leave_early(number: int, frame: FrameType | None) -> None:
+    """Before training there is nothing to save, and the directory to take back."""
+    sys.exit(128 + number)
 
 
 def default_processes() -> int:
@@ -89,31 +126,35 @@ def _alone(recipe: Recipe, directory: Path, resume: bool) -> int:
 # ---- the parent ----------------------------------------------------------------------------------------------------
 
 
-def _with_accelerate(directory: Path, count: int, counted: bool, config: Path | None) -> int:
+def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool, config: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="llmkit-") as name:
         meeting = Path(name)  # the ranks' process ids, the pipe for what rank 0 says, its exit code
         os.mkfifo(meeting / "stderr")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # open for writing too: no end of file between two writers
-        with (directory / runs.LAUNCH_LOG).open("ab") as log:
-            child = subprocess.Popen(
-                launch_command(meeting, count, counted, config),
-                env=environment(meeting, directory, count),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # the terminal's Ctrl-C reaches the ranks once, through us
-            )
-        ended = threading.Event()
-        voice = threading.Thread(target=_pass_on, args=(pipe, ended))
-        voice.start()
         received: list[int] = []
+        child: subprocess.Popen[bytes] | None = None
 
         def forward(number: int, frame: FrameType | None) -> None:
             received.append(number)
-            _signal_ranks(meeting, child, number, at_once=len(received) > 1)
+            if child is not None:
+                _signal_ranks(meeting, child, number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, forward) for number in runs.STOPPING}
+        ended = threading.Event()
+        voice = threading.Thread(target=_pass_on, args=(pipe, ended))
+        voice.start()
         try:
+            with log_file.open("ab") as log:
+                child = subprocess.Popen(
+                    launch_command(meeting, count, counted, config),
+                    env=environment(meeting, directory, count),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # the terminal's Ctrl-C reaches the ranks once, through us
+                )
+            if received:  # while the child was being started
+                _signal_ranks(meeting, child, received[0], at_once=True)
             child.wait()
         finally:
             for number, handler in before.items():
@@ -126,7 +167,9 @@ def _with_accelerate(directory: Path, count: int, counted: bool, config: Path | 
             return int(status.read_text())
     if received:
         return 128 + received[0]
-    _say_why(directory / runs.LAUNCH_LOG)
+    if child.returncode == 0:  # rank 0 is on another machine
+        return 0
+    _say_why(log_file)
     return 1
 
 
@@ -191,7 +234,9 @@ def _pass_on(pipe: int, ended: threading.Event) -> None:
     while True:
         ready, _, _ = select.select([pipe], [], [], 0.2)
         if ready:
-            os.write(2, os.read(pipe, 1 << 16))
+            said = os.read(pipe, 1 << 16)
+            with suppress(OSError):  # nobody listens any more: the ranks must not wait for a reader
+                os.write(2, said)
         elif ended.is_set():
             return
 
@@ -211,9 +256,8 @@ def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_o
 def _say_why(log: Path) -> None:
     """No rank left word: show the end of what was written where the user can find the rest."""
     lines = log.read_text(errors="replace").splitlines()
-    cause = next(
-        (i for i in range(len(lines) - 1, -1, -1) if "Error" in lines[i] and "ChildFailed" not in lines[i]), None
-    )
+    said = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
+    cause = said[-1] if said else None
     shown = lines[-5:] if cause is None else lines[max(0, cause - 4) : cause + 1]
     say("\n".join([*shown, f"error: a process of this run failed; all it said is in {log}"]))
 

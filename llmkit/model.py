@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, set_seed
 from transformers.pytorch_utils import Conv1D
 
@@ -63,7 +64,10 @@ def load_config(table: Model) -> tuple[Any, list[str]]:
             notes.append(f"{key} = 0 in place of {getattr(config, key)}: set model.config.{key} for another")
             overrides[key] = 0.0
     for key, value in overrides.items():
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except (StrictDataclassError, TypeError, ValueError) as problem:
+            raise UserError(f"model.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
     return config, notes
 
 
@@ -119,7 +123,7 @@ def create(
     set_seed(seed)
     try:
         if table.init == "scratch":
-            model = model_class.from_config(config, dtype=torch.float32, **attention)
+            model = _from_config(table, config, model_class, dtype=torch.float32, **attention)
         else:
             assert table.name is not None  # the recipe's check: pretrained weights have a name
             with hub.loading(table.name, "model"):
@@ -158,8 +162,18 @@ def create(
     return model
 
 
+def _from_config(table: Model, config: Any, model_class: Any, **options: Any) -> Any:
+    try:
+        return model_class.from_config(config, trust_remote_code=table.trust_remote_code, **options)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as problem:  # sizes that do not divide, ...
+        raise UserError(
+            f"[model]: {type(config).__name__} with these settings makes no model: {' '.join(str(problem).split())}",
+            "see model.config",
+        ) from problem
+
+
 def num_parameters(table: Model, config: Any, model_class: Any) -> int:
     """Parameters of this architecture, tied ones once, counted without memory for them."""
     with torch.device("meta"):
-        model = model_class.from_config(config)
+        model = _from_config(table, config, model_class)
     return sum(parameter.numel() for parameter in model.parameters())

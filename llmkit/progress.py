@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.errors import say
-from llmkit.run import METRICS_FILE
+from llmkit.run import METRICS_FILE, STOPPING
 
 AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
 
@@ -120,6 +120,14 @@ class MetricsFile(TrainerCallback):
     def __init__(self, directory: Path) -> None:
         self.path = directory / METRICS_FILE
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What an earlier start wrote beyond the checkpoint that this one goes on from comes again."""
+        if self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= state.global_step))
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -133,7 +141,12 @@ class MetricsFile(TrainerCallback):
 
 
 class Epochs(TrainerCallback):
-    """Tells the data which epoch it is: under several processes accelerate tells only the sampler."""
+    """Tells the data which epoch it is: under several processes accelerate tells only the sampler.
+
+    Counted here, for Trainer calls every pass over a stream the first one.
+    """
+
+    epoch: int | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -141,19 +154,21 @@ class Epochs(TrainerCallback):
         dataset = kwargs["train_dataloader"].dataset
         while hasattr(dataset, "dataset"):  # accelerate's shard around a stream
             dataset = dataset.dataset
-        dataset.set_epoch(int(state.epoch or 0))
+        self.epoch = int(state.epoch or 0) if self.epoch is None else self.epoch + 1
+        dataset.set_epoch(self.epoch)
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal leaves at once."""
+    """A signal to end: finish the step, save a checkpoint, stop. A second one leaves at once."""
 
     def __init__(self) -> None:
         self.signal = 0
+        self.stopped = False  # training was ended by it, before its last step
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Signals that come in here are noted; what they did before holds again afterwards."""
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._note) for number in STOPPING}
         try:
             yield
         finally:
@@ -172,7 +187,8 @@ class StopOnSignal(TrainerCallback):
             agreed = torch.tensor(self.signal, device=args.device)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
             self.signal = int(agreed)
-        if self.signal:
+        if self.signal and state.global_step < state.max_steps:
+            self.stopped = True
             control.should_save = True
             control.should_training_stop = True
 

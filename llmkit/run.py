@@ -1,8 +1,11 @@
 """The run directory: where a run lives, what it records of itself, and what counts as finished."""
 
+import gc
+import glob
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -21,56 +24,60 @@ LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 # What a checkpoint needs for training to go on exactly; Trainer writes trainer_state.json last.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+# Signals that end a run with a checkpoint; SIGUSR1 is what SLURM sends before its limit, SIGHUP a closed connection.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
-def claim(name: str, output_dir: str | None) -> Path:
-    """A new directory for a run: the one that was named, which must be empty, or `runs/<name>`, `-2`, `-3` and on."""
+def claim(path: str, named: bool) -> Path:
+    """A new directory for a run: `path` if the user `named` it, which must be empty then; else `path`, `-2`, `-3`..."""
+    first = directory = Path(path).expanduser()
+    created = True
     try:
-        if output_dir is not None:
-            directory = Path(output_dir)
+        if named:
             if directory.is_dir() and any(directory.iterdir()):
-                what = "another run" if (directory / RECORD_FILE).exists() else "other files"
+                another_run = is_run(directory)
                 raise UserError(
-                    f"the output directory `{directory}` holds {what}",
-                    "name another, or go on with that run: --resume"
-                    if what == "another run"
-                    else "name an empty or a new directory",
+                    f"the output directory `{path}` holds {'another run' if another_run else 'other files'}",
+                    "name another" + (", or go on with that run: --resume" if another_run else ", empty or new"),
                 )
+            created = not directory.exists()
             directory.mkdir(parents=True, exist_ok=True)
         else:
-            directory = ROOT / name
+            first.parent.mkdir(parents=True, exist_ok=True)
             number = 1
             while True:
                 with suppress(FileExistsError):
-                    directory.mkdir(parents=True)
+                    directory.mkdir()
                     break
                 number += 1
-                directory = ROOT / f"{name}-{number}"
-        write_json(directory / RECORD_FILE, {"status": "preparing"})
+                directory = first.with_name(f"{first.name}-{number}")
+        write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
     except OSError as problem:
+        why = problem.strerror or str(problem)
         raise UserError(
-            f"the output directory `{output_dir or ROOT / name}` cannot be written: {problem.strerror}",
-            "name another with --output-dir",
+            f"the output directory `{path}` cannot be written: {why}", "name another with --output-dir"
         ) from problem
     return directory
 
 
 def release(directory: Path) -> None:
     """Take back a claimed directory in which nothing was trained."""
-    if read_record(directory).get("status") == "preparing":
+    record = read_record(directory)
+    if record.get("status") == "preparing":
         for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG):
             (directory / name).unlink(missing_ok=True)
-        with suppress(OSError):  # it is not empty, or was there before
-            directory.rmdir()
-            ROOT.rmdir()
+        with suppress(OSError):  # not empty after all
+            if record.get("created"):
+                directory.rmdir()
+            if directory.parent == ROOT:
+                ROOT.rmdir()
 
 
-def newest(name: str) -> Path | None:
-    """The run of this name that was started last."""
-    if not ROOT.is_dir():
-        return None
-    mine = [d for d in ROOT.iterdir() if d.name == name or d.name.removeprefix(f"{name}-").isdigit()]
+def newest(first: Path) -> Path | None:
+    """Of the run directories `first`, `-2`, `-3` and on, the one that was started last."""
+    numbered = first.parent.glob(f"{glob.escape(first.name)}-*")
+    mine = [first, *(d for d in numbered if d.name.removeprefix(f"{first.name}-").isdigit())]
     return max((d for d in mine if "started" in read_record(d)), key=lambda d: read_record(d)["started"], default=None)
 
 
@@ -96,9 +103,14 @@ def is_run(directory: Path) -> bool:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the highest step that has all its files."""
+    """The checkpoint with the highest step that has all its files; UserError where there are some and none is whole."""
     steps = [d for d in directory.glob("checkpoint-*") if d.name.removeprefix("checkpoint-").isdigit()]
     whole = [d for d in steps if all((d / name).is_file() for name in CHECKPOINT_FILES)]
+    if steps and not whole:
+        raise UserError(
+            f"no checkpoint in `{directory}` is whole: each needs {', '.join(CHECKPOINT_FILES)}",
+            "start anew with another --output-dir, from their weights if you like: model.name=.../checkpoint-N",
+        )
     return max(whole, key=lambda d: int(d.name.removeprefix("checkpoint-")), default=None)
 
 
@@ -121,6 +133,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
     draft.replace(path)
+
+
+def collect_from_here() -> None:
+    """Switch the garbage collector on, if `llmkit` was started without, for what is made from now on."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def surroundings() -> dict[str, Any]:

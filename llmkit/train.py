@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from llmkit.recipe.schema import Recipe
 from llmkit.trainer import Trainer, token_metrics
 
 FINISHED, STOPPED = 0, 75
-# Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
-FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
+# Upstream lets DDP look for unused parameters at every step; our models use all of theirs. The other processes wait
+# while the first prepares the data: a day, not half an hour.
+FITTING_DEFAULTS = {"ddp_find_unused_parameters": False, "ddp_timeout": 86_400}
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
 
 
@@ -78,26 +80,37 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     }
     if main:
         introduce(recipe, assembly, facts, precision, args, directory)
-    preflight(trainer)
     checkpoint = runs.last_checkpoint(directory) if resume else None
+    preflight(trainer)
+    runs.collect_from_here()
     if main:
-        (directory / runs.RECIPE_FILE).write_text(recipe.to_toml(comments=True))
+        again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
+        (directory / runs.RECIPE_FILE).write_text(again.to_toml(comments=True))
         earlier = runs.read_record(directory)
         facts["started"] = earlier.get("started", facts["started"])
         runs.update_record(directory, **facts, status="running")
         if resume:
             say(f"going on from {checkpoint}" if checkpoint else "no checkpoint to go on from: starting anew")
     set_seed(args.seed)
-    with stop.watching():
-        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.signal:
+    try:
+        with stop.watching():
+            result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except Exception:
+        if main:
+            runs.update_record(directory, status="failed")
+        raise
+    if stop.stopped:
         if main:
             runs.update_record(directory, status="stopped", seconds=round(time.monotonic() - started, 1))
             say(f"stopped at step {trainer.state.global_step}; the same command with --resume goes on from there")
-        return STOPPED if stop.signal != 2 else 130
+        return 130 if stop.signal == signal.SIGINT else STOPPED
     metrics = {**result.metrics, **final_evaluation(trainer)}
     trainer.save_model(str(directory))
     if main:
+        if recipe.lora is not None and recipe.task == "causal-lm":
+            model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
+        if not any((directory / name).is_file() for name in runs.WEIGHTS):
+            raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")
         metrics["train_tokens_per_second"] = round(
             tokens_per_step(args, assembly.block_size) * result.metrics["train_steps_per_second"], 1
         )
@@ -107,16 +120,28 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
 
 
 def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """bf16 where the hardware is fast at it and the recipe does not say otherwise, else fp32; and why, in words."""
+    """bf16 where the hardware is fast at it and nobody says otherwise, else fp32; and why, in words.
+
+    The recipe comes first, then the user's Accelerate file, which the launcher hands on in the environment.
+    """
+    gpu = torch.cuda.is_available() and not settings.get("use_cpu")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched in ("bf16", "fp16") and not {"bf16", "fp16"} & settings.keys():
+        settings = {**settings, launched: True}
     if "bf16" in settings or "fp16" in settings:
-        if torch.cuda.is_available() or not (settings.get("bf16") or settings.get("fp16")):
-            return settings, "as the recipe says"
+        if gpu or not (settings.get("bf16") or settings.get("fp16")):
+            return settings, "as asked"
         if settings.get("bf16") and has_fast_bf16():
-            return {**settings, "use_cpu": True}, "bf16 on this CPU"
-        return {**settings, "bf16": False, "fp16": False}, "the recipe's half precision needs hardware that has it"
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+            return {**settings, "use_cpu": True}, "bf16 on this CPU, as asked"
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+        return {
+            **settings,
+            "bf16": False,
+            "fp16": False,
+        }, "half precision was asked for; this hardware is not fast at it"
+    if gpu and torch.cuda.is_bf16_supported(including_emulation=False):
         return {**settings, "bf16": True}, "this GPU is fast at bf16"
-    if torch.cuda.is_available():
+    if gpu:
         return settings, "this GPU has no bf16"
     fast = "this CPU is fast at bf16 too: trainer.bf16 = true" if has_fast_bf16() else "this CPU has no fast bf16"
     return settings, fast
@@ -266,7 +291,12 @@ def build_trainer(
 
 
 def preflight(trainer: Trainer) -> None:
-    """Two evaluation batches before step 1: a night's training does not end at its first evaluation."""
+    """Two evaluation batches before step 1: a night's training does not end at its first evaluation.
+
+    Not under FSDP and DeepSpeed, which place the model only when training begins.
+    """
+    if not trainer.place_model_on_device:
+        return
     loader = trainer.get_train_dataloader() if trainer.eval_dataset is None else trainer.get_eval_dataloader()
     trainer.model.eval()
     for _, inputs in zip(range(2), loader, strict=False):

@@ -20,6 +20,7 @@ class Trainer(UpstreamTrainer):
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
+        self.model_accepts_loss_kwargs = True  # so that upstream counts the tokens, which compute_loss divides by
         self._trained: list[torch.nn.Parameter] | None = None
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
 

@@ -21,7 +21,7 @@ def command(*words: str) -> list[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if path.exists():
             return
         assert process.poll() is None, process.communicate()
@@ -51,9 +51,14 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     """The launcher alone would turn every exit code into 1."""
     words = ("causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
-    wait_for(workplace / "runs/causal/metrics.jsonl", process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        wait_for(workplace / "runs/causal/metrics.jsonl", process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:  # the second signal ends the ranks at once
+            process.send_signal(number)
+            process.send_signal(number)
     assert process.returncode == code, said
     run = workplace / "runs/causal"
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import threading
-import time
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from llmkit import train
+from llmkit.progress import MetricsFile
 from llmkit.recipe import load
 
 
@@ -75,28 +74,31 @@ def test_resume_with_nothing_to_resume_starts(workplace, llmkit):
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_stopped_run_goes_on_to_the_same_weights(kind, number, code, workplace, llmkit):
-    """20 steps of 8 blocks go over the data twice: the stop falls into an epoch or between two, wherever it comes."""
+@pytest.mark.parametrize(
+    ("number", "code", "at"), [(signal.SIGTERM, 75, 3), (signal.SIGINT, 130, 13), (signal.SIGUSR1, 75, 21)]
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(kind, number, code, at, workplace, llmkit, monkeypatch):
+    """40 steps of 8 blocks go over the data several times: the stop comes in the first epoch or in a later one."""
     words = ("pretrain", f"{kind}.toml", "trainer.max_steps=40")
     assert llmkit(*words, "--output-dir", "whole").exit_code == 0
 
-    def stop():
-        while not (workplace / "parts/metrics.jsonl").exists():
-            time.sleep(0.001)
-        os.kill(os.getpid(), number)
+    logged = MetricsFile.on_log
 
-    watcher = threading.Thread(target=stop)
-    watcher.start()
-    done = llmkit(*words, "--output-dir", "parts")
-    watcher.join()
+    def stop(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == at:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_log", stop)
+        done = llmkit(*words, "--output-dir", "parts")
     assert done.exit_code == code, done.stderr
     assert record(workplace / "parts")["status"] == "stopped"
     assert not (workplace / "parts/model.safetensors").exists()
     assert llmkit(*words, "--output-dir", "parts", "--resume").exit_code == 0
     assert record(workplace / "parts")["status"] == "finished"
-    for name in ("model.safetensors",):
-        assert (workplace / "parts" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    assert losses(workplace / "parts") == losses(workplace / "whole")
 
 
 def test_early_stopping_and_the_best_checkpoint_by_key(workplace, llmkit):
@@ -143,6 +145,9 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
         (["model.config.n_lay=3"], "model.config.n_lay: not in GPT2Config, did you mean `n_layer`?"),
         (["model.config.vocab_size=100"], "embeddings for 100"),
         (["model.config.n_head=3"], "[model]:"),
+        (["model.config.n_head=0"], "[model]:"),
+        (['model.config.n_layer="three"'], "model.config.n_layer = 'three'"),
+        (['model.config.activation_function="geluu"'], "geluu"),
         (['model.config.model_type="gpt22"'], "transformers knows no `gpt22`"),
         (["data.text_column=story", "data.path=rows.csv"], "has no column `story`"),
         (["data.path=empty.txt"], "is empty"),
@@ -206,6 +211,7 @@ def test_a_stream_trains_like_the_file(workplace, llmkit):
         ({"bf16": True}, False, False, {"bf16": False, "fp16": False}),
         ({"fp16": True}, False, True, {"bf16": False, "fp16": False}),
         ({"bf16": False}, True, True, {"bf16": False}),
+        ({"use_cpu": True}, True, True, {"use_cpu": True}),
     ],
 )
 def test_half_precision_only_where_it_is_fast(settings, cuda, fast, expected, monkeypatch):

@@ -51,6 +51,8 @@ OWNED: dict[str, dict[str, str]] = {
         "`per_device_train_batch_size` and raise `gradient_accumulation_steps`",
         "enable_jit_checkpoint": "llmkit saves a checkpoint on signals itself",
         "logging_nan_inf_filter": "it hides NaN, so it is always off",
+        "average_tokens_across_devices": "losses are divided by the tokens of all processes, always",
+        "disable_tqdm": "there is a bar in a terminal and plain lines elsewhere",
         "ignore_data_skip": "resuming goes on at the next batch, always",
         "prediction_loss_only": _EVALUATION,
         "batch_eval_metrics": _EVALUATION,
