@@ -103,14 +103,9 @@ def is_run(directory: Path) -> bool:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the highest step that has all its files; UserError where there are some and none is whole."""
+    """The checkpoint with the highest step that has all its files."""
     steps = [d for d in directory.glob("checkpoint-*") if d.name.removeprefix("checkpoint-").isdigit()]
     whole = [d for d in steps if all((d / name).is_file() for name in CHECKPOINT_FILES)]
-    if steps and not whole:
-        raise UserError(
-            f"no checkpoint in `{directory}` is whole: each needs {', '.join(CHECKPOINT_FILES)}",
-            "start anew with another --output-dir, from their weights if you like: model.name=.../checkpoint-N",
-        )
     return max(whole, key=lambda d: int(d.name.removeprefix("checkpoint-")), default=None)
 
 

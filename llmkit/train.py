@@ -81,6 +81,11 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     if main:
         introduce(recipe, assembly, facts, precision, args, directory)
     checkpoint = runs.last_checkpoint(directory) if resume else None
+    if resume and checkpoint is None and any(directory.glob("checkpoint-*")):  # starting anew would rotate them away
+        raise UserError(
+            f"no checkpoint in `{directory}` is whole: each needs {', '.join(runs.CHECKPOINT_FILES)}",
+            "start a new run, from their weights if you like: model.name=.../checkpoint-N",
+        )
     preflight(trainer)
     runs.collect_from_here()
     if main:

@@ -101,6 +101,47 @@ def test_a_stopped_run_goes_on_to_the_same_weights(kind, number, code, at, workp
     assert losses(workplace / "parts") == losses(workplace / "whole")
 
 
+def test_a_half_checkpoint_is_not_resumed_from(workplace, llmkit):
+    words = ("pretrain", "causal.toml", "trainer.save_steps=2", "--output-dir", "run")
+    assert llmkit(*words).exit_code == 0
+    (workplace / "run/model.safetensors").unlink()  # as if it had been killed at step 6
+    (workplace / "run/checkpoint-6/trainer_state.json").unlink()
+    done = llmkit(*words, "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert "going on from run/checkpoint-4" in done.stderr
+    (workplace / "run/model.safetensors").unlink()
+    for checkpoint in (workplace / "run").glob("checkpoint-*"):
+        (checkpoint / "optimizer.pt").unlink()
+    done = llmkit(*words, "--resume")
+    assert done.exit_code == 2
+    assert "no checkpoint in `run` is whole" in done.stderr
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with(workplace, llmkit):
+    assert llmkit("pretrain", "causal.toml", "--output-dir", "run").exit_code == 0
+    (workplace / "run/model.safetensors").unlink()
+    done = llmkit("pretrain", "masked.toml", "--output-dir", "run", "--resume")
+    assert done.exit_code == 2
+    assert "is a run of another recipe" in done.stderr
+
+
+def test_a_run_that_fails_says_so_in_its_record(workplace, llmkit, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ConnectionError("the tracker has gone")
+
+    monkeypatch.setattr(MetricsFile, "on_log", broken)
+    with pytest.raises(ConnectionError):
+        llmkit("pretrain", "causal.toml")
+    assert record(workplace / "runs/causal")["status"] == "failed"
+
+
+def test_an_output_dir_in_the_recipe_is_numbered_too(workplace, llmkit):
+    (workplace / "causal.toml").write_text('output_dir = "out/mine"\n' + (workplace / "causal.toml").read_text())
+    for _ in range(2):
+        assert llmkit("pretrain", "causal.toml", "trainer.max_steps=1").exit_code == 0
+    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["mine", "mine-2"]
+
+
 def test_early_stopping_and_the_best_checkpoint_by_key(workplace, llmkit):
     """A learning rate that ruins the model: the second evaluation is worse, and the first one's weights are kept."""
     done = llmkit(
@@ -150,7 +191,7 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
         (['model.config.activation_function="geluu"'], "geluu"),
         (['model.config.model_type="gpt22"'], "transformers knows no `gpt22`"),
         (["data.text_column=story", "data.path=rows.csv"], "has no column `story`"),
-        (["data.path=empty.txt"], "is empty"),
+        (["data.path=empty.txt"], "there is no text in it"),
         (["data.path=short.txt", "data.validation_fraction="], "less than one block"),
         (["data.path=latin.txt"], "line 2: byte 0xe9 is not utf-8"),
         (["trainer.eval_strategy=steps", "data.validation_fraction="], "there is no validation data"),
