@@ -60,7 +60,13 @@ def test_causal_labels_are_the_next_tokens():
 
 
 def test_a_causal_model_learns_where_a_text_ends():
-    assert causal_lm.separator(SimpleNamespace(eos_token_id=7)) == [7]
+    class Words(SimpleNamespace):
+        def __call__(self, text):
+            return {"input_ids": self.first}
+
+    assert causal_lm.separator(Words(eos_token_id=7, bos_token_id=7, first=[])) == [7]  # GPT-2's
+    assert causal_lm.separator(Words(eos_token_id=2, bos_token_id=1, first=[])) == [2]
+    assert causal_lm.separator(Words(eos_token_id=2, bos_token_id=1, first=[1])) == [2, 1]  # Llama's
     with pytest.raises(UserError) as caught:
         causal_lm.separator(SimpleNamespace(eos_token_id=None))
     assert "no end-of-text token" in caught.value.message
