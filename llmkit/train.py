@@ -375,7 +375,7 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
         head.append(f"base_model: {recipe.model.name}")
     if hub_data:
         head.append(f"datasets: [{recipe.data.path}]")
-    auto_class = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}[recipe.task]
+    auto_class = tasks.module(recipe.task).MODEL_CLASS.__name__
     source = recipe.data.path if hub_data else Path(recipe.data.path).name
     rows = [f"| {key} | {value:.4f} |" for key, value in metrics.items() if key in METRICS_ON_CARD]
     text = f"""# {directory.name}

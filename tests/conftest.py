@@ -19,8 +19,20 @@ from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[1]
 
+REST = """[data]
+path = "corpus.txt"
+sample_by = "line"
+validation_fraction = 0.2
+block_size = 16
+[trainer]
+max_steps = 6
+per_device_train_batch_size = 8
+learning_rate = 1e-2
+logging_steps = 1
+"""
 # Small enough to train in a second, with everything that a real recipe has.
-CAUSAL = """
+CAUSAL = (
+    """
 task = "causal-lm"
 [model.config]
 model_type = "gpt2"
@@ -33,18 +45,11 @@ resid_pdrop = 0.0
 [tokenizer]
 type = "byte-bpe"
 vocab_size = 300
-[data]
-path = "corpus.txt"
-sample_by = "line"
-validation_fraction = 0.2
-block_size = 16
-[trainer]
-max_steps = 6
-per_device_train_batch_size = 8
-learning_rate = 1e-2
-logging_steps = 1
 """
-MASKED = """
+    + REST
+)
+MASKED = (
+    """
 task = "masked-lm"
 [model.config]
 model_type = "bert"
@@ -57,17 +62,9 @@ hidden_dropout_prob = 0.0
 [tokenizer]
 type = "wordpiece"
 vocab_size = 300
-[data]
-path = "corpus.txt"
-sample_by = "line"
-validation_fraction = 0.2
-block_size = 16
-[trainer]
-max_steps = 6
-per_device_train_batch_size = 8
-learning_rate = 1e-2
-logging_steps = 1
 """
+    + REST
+)
 
 
 def corpus(lines: int = 200) -> str:
