@@ -162,7 +162,8 @@ class StopOnSignal(TrainerCallback):
     """A signal to end: finish the step, save a checkpoint, stop. A second one leaves at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.received = 0  # by this process, at any moment: also while the ranks agree
+        self.signal = 0  # what they agreed on
         self.stopped = False  # training was ended by it, before its last step
 
     @contextmanager
@@ -176,15 +177,16 @@ class StopOnSignal(TrainerCallback):
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if self.received:
             os._exit(128 + number)
-        self.signal = number
+        self.received = number
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.signal = self.received
         if args.world_size > 1:
             if args.device.type != "cpu" and state.global_step % AGREE_EVERY:
                 return
-            agreed = torch.tensor(self.signal, device=args.device)
+            agreed = torch.tensor(self.received, device=args.device)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
             self.signal = int(agreed)
         if self.signal and state.global_step < state.max_steps:

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import corpus, losses
+from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
+from llmkit.progress import StopOnSignal
 
 BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
 
@@ -70,6 +74,24 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     )
     assert done.returncode == 0, done.stderr
     assert f"going on from runs/causal/checkpoint-{step}" in done.stderr
+
+
+def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch):
+    """A rank waits for the others most of its time inside that exchange, and Python's handlers run when it returns."""
+    stop, control = StopOnSignal(), TrainerControl()
+    args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    arrivals = iter([signal.SIGTERM])
+
+    def exchange(agreed, operation):
+        for number in arrivals:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", exchange)
+    with stop.watching():
+        for step in (1, 2):
+            stop.on_step_end(args, TrainerState(global_step=step, max_steps=9), control)
+            assert control.should_training_stop == (step == 2)
+    assert stop.signal == signal.SIGTERM
 
 
 def test_a_mistake_found_by_the_ranks_is_said_once_with_exit_code_2(workplace):
