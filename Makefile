@@ -1,5 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Not one of the 4,000 that the demo learns from.
+STORY := Once upon a time there was a young cat named Pip. Pip lived in a sunny barn. One day Pip lost his red ball. \
+Pip looked for the ball with a kind owl. They never found it, and Pip went home and cried.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install format lint types docs test check bench clean
@@ -7,9 +10,12 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: install  ## train the tiny GPT-2 and read a story that it writes
+demo: install  ## a tiny GPT-2 writes a story; a tiny BERT learns to tell how stories end
 	$(BIN)/llmkit pretrain recipes/tiny/gpt2.toml
 	$(BIN)/llmkit generate "Once upon a time" --seed 1
+	$(BIN)/llmkit pretrain recipes/tiny/bert.toml
+	$(BIN)/llmkit finetune recipes/tiny/ending.toml model.name=runs/bert
+	$(BIN)/llmkit predict runs/ending "$(STORY)"
 
 install: .venv/installed  ## make .venv with llmkit and its tools
 

@@ -17,7 +17,16 @@ TABLES = {
     "model": schema.Model,
     "tokenizer": schema.Tokenizer,
     "data": schema.Data,
+    "evaluation": schema.Evaluation,
     "early_stopping": schema.EarlyStopping,
+}
+# The keys of [data] that only some tasks have, under the words that the table shows.
+OWN_DATA = {
+    "pretraining": schema.TextData,
+    "masked-lm": schema.MaskedData,
+    "fine-tuning": schema.RowData,
+    "text-classification": schema.ClassificationData,
+    "question-answering": schema.AnsweringData,
 }
 
 
@@ -48,16 +57,16 @@ def recipe() -> str:
     for key in ("task", "output_dir"):
         field = schema.Recipe.model_fields[key]
         lines.append(f"| `{key}` | {shown(field)} | {cell(field.description)} |")
-    masked = set(schema.MaskedData.model_fields) - set(schema.Data.model_fields)
     for table, model in TABLES.items():
         lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in model.model_fields.items()]
         if table == "data":
-            fields = schema.MaskedData.model_fields
-            lines += [
-                f"| `data.{k}` | {shown(fields[k])} | masked-lm: {cell(fields[k].description)} |"
-                for k in fields
-                if k in masked
-            ]
+            for owner, own in OWN_DATA.items():
+                shared = model.model_fields if owner != "masked-lm" else schema.TextData.model_fields
+                lines += [
+                    f"| `data.{key}` | {shown(f)} | {owner}: {cell(f.description)} |"
+                    for key, f in own.model_fields.items()
+                    if key not in shared and (owner in ("pretraining", "fine-tuning") or key not in schema.RowData.model_fields)
+                ]
     return "\n".join(lines)
 
 

@@ -3,32 +3,38 @@
 from llmkit import model as models
 from llmkit import tasks
 from llmkit.errors import say
-from llmkit.recipe.schema import Recipe
+from llmkit.recipe.schema import PRETRAINING, Recipe, TextData
 
 
 def explain(recipe: Recipe, processes: int | None) -> None:
     """Print the arithmetic of `recipe` to stderr, on a model without memory; raises UserError as the run would."""
     from llmkit.launch import default_processes
 
-    config, notes = models.load_config(recipe.model)
+    rows = recipe.task not in PRETRAINING
+    config, notes = models.load_config(recipe.model, finetuning=rows)
     trained = recipe.tokenizer.type is not None
     if trained and "vocab_size" not in recipe.model.config:
         config.vocab_size = recipe.tokenizer.vocab_size
-    block_size = models.choose_block_size(recipe.data.block_size, config)
     settings = recipe.trainer
     world = processes if processes is not None else default_processes()
     batch = settings.get("per_device_train_batch_size", 8)
     accumulated = settings.get("gradient_accumulation_steps", 1)
-    tokens = batch * accumulated * world * block_size
+    unit, length = "examples", 1
+    if isinstance(recipe.data, TextData):
+        unit, length = "blocks", models.choose_block_size(recipe.data.block_size, config)
+    total = batch * accumulated * world * length
+    what = "examples" if rows else "tokens"
     count = models.num_parameters(recipe.model, config, tasks.module(recipe.task).MODEL_CLASS)
     lines = [
         f"parameters     {count:,}"
-        + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else ""),
-        f"tokens a step  {batch} blocks x {accumulated} accumulated x {world} processes x {block_size} = {tokens:,}",
+        + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else "")
+        + (", with a head of two outputs" if rows else ""),
+        f"{what + ' a step':14} {batch} {unit} x {accumulated} accumulated x {world} processes"
+        + (f" = {total:,}" if rows else f" x {length} = {total:,}"),
     ]
     steps = settings.get("max_steps", -1)
     if steps > 0:
-        lines.append(f"steps          {steps:,}, {steps * tokens:,} tokens in all")
+        lines.append(f"steps          {steps:,}, {steps * total:,} {what} in all")
     else:
         lines.append(f"steps          as many as {settings.get('num_train_epochs', 3):g} epochs of the data have")
     warmup = settings.get("warmup_steps", 0)

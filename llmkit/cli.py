@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from llmkit import __version__
 from llmkit.errors import UserError, say
+
+if TYPE_CHECKING:
+    from llmkit.recipe.schema import Recipe
 
 app = typer.Typer(
     help="Pretrain, fine-tune and use language models: one recipe, one command.",
@@ -39,6 +42,19 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest ru
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [TABLE.KEY=VALUE]...",
+        help="A recipe (a file, or the name of a bundled one), and settings that win over it.",
+        show_default=False,
+    ),
+]
+Task = Annotated[
+    str | None, typer.Option("--task", help="In place of a recipe: sst2, mrpc, squad_v2, text-classification, ...")
+]
+
+
 @app.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")],
@@ -56,16 +72,65 @@ def pretrain(
         from llmkit.recipe import load
 
         launch.join()
-        loaded = load(recipe, overrides or [], output_dir)
-        if dry_run:
-            print(loaded.to_toml(comments=True), end="", flush=True)  # noqa: T201
-            from llmkit import arithmetic
+        loaded = load(recipe, overrides or [], output_dir, verb="pretrain")
+        return _explain(loaded, processes) if dry_run else launch.start(loaded, processes, accelerate_config, resume)
 
-            arithmetic.explain(loaded, processes)
-            return 0
+    _do(act)
+
+
+@app.command()
+def finetune(
+    words: Words = None,
+    task: Task = None,
+    output_dir: OutputDir = None,
+    processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Repeat with so many seeds; mean and standard deviation.")
+    ] = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune a model on a task: classification, question answering."""
+
+    def act() -> int:
+        from llmkit import launch
+        from llmkit.recipe import load
+
+        launch.join()
+        recipe, overrides = _recipe_and_overrides(words or [], task)
+        loaded = load(recipe, overrides, output_dir, task, verb="finetune")
+        if dry_run:
+            return _explain(loaded, processes)
+        if seeds is not None:
+            from llmkit.repeat import repeat
+
+            again = [*(["--task", task] if task is not None else []), *(words or [])]
+            again += ["--processes", str(processes)] if processes is not None else []
+            again += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
+            return repeat(loaded, seeds, again, output_dir, resume)
         return launch.start(loaded, processes, accelerate_config, resume)
 
     _do(act)
+
+
+def _recipe_and_overrides(words: list[str], task: str | None) -> tuple[str | None, list[str]]:
+    """The words of a command line: a recipe first, unless `--task` names one, then overrides."""
+    named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    if task is not None and named:
+        raise UserError(f"`{words[0]}` and --task {task} are two recipes", "name one")
+    if task is None and not named:
+        raise UserError("which recipe?", "llmkit finetune RECIPE, or --task NAME such as sst2")
+    return (words[0], words[1:]) if named else (None, words)
+
+
+def _explain(recipe: "Recipe", processes: int | None) -> int:
+    """The resolved recipe on stdout, the arithmetic on stderr."""
+    print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
+    from llmkit import arithmetic
+
+    arithmetic.explain(recipe, processes)
+    return 0
 
 
 @app.command()
@@ -90,6 +155,69 @@ def generate(
 
         settings = generation.settings(options or [])
         generation.generate(generation.read_prompt(prompt), model, settings, seed)
+        return 0
+
+    _do(act)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, each an example.", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="A file of examples: JSON lines, CSV, TSV, Parquet, text.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]")
+    ] = None,
+) -> None:
+    """Label texts, answer questions, fill blanks."""
+
+    def act() -> int:
+        from llmkit import predict as prediction
+
+        prediction.predict(model, texts or [], source, output)
+        return 0
+
+    _do(act)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    words: Words = None,
+    task: Task = None,
+) -> None:
+    """Measure a finished model: on its own validation data, or on another recipe's."""
+
+    def act() -> int:
+        from llmkit import evaluate as evaluation
+        from llmkit import launch
+
+        recipe, overrides = None, list(words or [])
+        if task is not None or (overrides and "=" not in overrides[0]):
+            recipe, overrides = _recipe_and_overrides(overrides, task)
+        found = evaluation.find_recipe(model, recipe, task, overrides)
+        launch.one_gpu()
+        evaluation.evaluate(model, found)
+        return 0
+
+    _do(act)
+
+
+@app.command()
+def merge(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
+    output: Annotated[str, typer.Option("--output", help="A new folder for the whole model.")],
+) -> None:
+    """Merge an adapter into its base model; the outputs are compared."""
+
+    def act() -> int:
+        from llmkit import merge as merging
+
+        merging.merge(run, output)
         return 0
 
     _do(act)

@@ -92,7 +92,7 @@ def _check_same(recipe: Recipe, directory: Path) -> None:
         return
     earlier = load(str(saved))
     other = [
-        table for table in ("task", "model", "tokenizer", "data") if getattr(recipe, table) != getattr(earlier, table)
+        table for table in ("task", "model", "tokenizer", "data", "lora") if getattr(recipe, table) != getattr(earlier, table)
     ]
     if other:
         raise UserError(
@@ -113,11 +113,16 @@ def default_processes() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _alone(recipe: Recipe, directory: Path, resume: bool) -> int:
+def one_gpu() -> None:
+    """Show this process one GPU alone: of several, Trainer would wrap the model in nn.DataParallel."""
     import torch
 
-    if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
+    if torch.cuda.device_count() > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
+def _alone(recipe: Recipe, directory: Path, resume: bool) -> int:
+    one_gpu()
     from llmkit import train
 
     return train.run(recipe, directory, resume)

@@ -1,6 +1,10 @@
 """Figures that say how good a model is, in numpy."""
 
 import math
+import re
+import string
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -22,3 +26,154 @@ def perplexity(loss: float) -> float:
 def bits_per_byte(loss: float, num_tokens: int, num_bytes: int) -> float:
     """Loss in nats a token as bits for each UTF-8 byte of text: comparable between tokenizers."""
     return loss / math.log(2) * num_tokens / num_bytes
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Share of the predictions that are right, from class numbers [N]; nan for none."""
+    if _nothing_to_compare(predictions, references):
+        return math.nan
+    return float(np.mean(predictions == references))
+
+
+def f1(
+    predictions: np.ndarray, references: np.ndarray, average: Literal["binary", "macro", "micro"] = "binary"
+) -> float:
+    """F1 of class 1 ("binary"), the mean of each class's F1 ("macro") or F1 over all decisions ("micro", which is the
+    accuracy where each row has one class), from class numbers [N]; nan for none. The classes are those that occur on
+    either side, and a class 1 that occurs on neither scores 0, as in scikit-learn's f1_score(zero_division=0).
+    """
+    classes = np.array([1]) if average == "binary" else np.union1d(predictions, references)
+    predicted, actual = predictions[..., None] == classes, references[..., None] == classes
+    return multilabel_f1(predicted, actual, "micro" if average == "micro" else "macro")
+
+
+def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Correlation of two class assignments [N], -1..1, for any number of classes: the R_K of Gorodkin, "Comparing two
+    K-category assignments by a K-category correlation coefficient" (2004). It is 0 where one side has a single class,
+    as in scikit-learn's matthews_corrcoef, and nan for no rows.
+    """
+    if _nothing_to_compare(predictions, references):
+        return math.nan
+    num_rows = len(references)
+    classes, codes = np.unique(np.concatenate((predictions, references)), return_inverse=True)
+    predicted, actual = (np.bincount(side, minlength=len(classes)) for side in np.split(codes, 2))
+    covariance = int((predictions == references).sum()) * num_rows - int(predicted @ actual)
+    variances = (num_rows**2 - int(predicted @ predicted)) * (num_rows**2 - int(actual @ actual))
+    return covariance / math.sqrt(variances) if variances else 0.0  # Python's integers: N**4 does not fit in 64 bits
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear correlation of two series [N], -1..1; nan where one is constant, empty or not finite."""
+    if _nothing_to_compare(x, y):
+        return math.nan
+    return float(np.clip(_unit_deviation(x) @ _unit_deviation(y), -1.0, 1.0))
+
+
+def spearmanr(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of the ranks of two series [N], -1..1, ties sharing the mean of their ranks; nan where one is
+    constant, empty or has a nan.
+    """
+    return pearson(_ranks(x), _ranks(y))
+
+
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite in, is not finite out: no word needed
+def mean_squared_error(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of the squared differences of two series [N], in double precision; nan for none."""
+    if _nothing_to_compare(x, y):
+        return math.nan
+    return float(np.mean((x.astype(np.float64) - y.astype(np.float64)) ** 2))
+
+
+def multilabel_f1(predictions: np.ndarray, references: np.ndarray, average: Literal["micro", "macro"]) -> float:
+    """F1 over all decisions ("micro") or the mean of each label's F1 ("macro"), from bool [N, C]; nan for no rows. A
+    label that occurs on neither side scores 0, as in scikit-learn's f1_score(zero_division=0).
+    """
+    if _nothing_to_compare(predictions, references):
+        return math.nan
+    hits = (predictions & references).sum(axis=0)
+    marks = predictions.sum(axis=0) + references.sum(axis=0)
+    if average == "micro":
+        hits, marks = hits.sum(), marks.sum()
+    return float(np.mean(2 * hits / np.maximum(marks, 1)))  # without a mark there is no hit either: 0 / 1
+
+
+def subset_accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Share of the rows of which every label is right, from bool [N, C]; nan for no rows."""
+    if _nothing_to_compare(predictions, references):
+        return math.nan
+    return float(np.mean((predictions == references).all(axis=1)))
+
+
+def normalize_answer(text: str) -> str:
+    """An answer as SQuAD's scorers compare it: lower case, without ASCII punctuation, then without the words a, an and
+    the, and with one space between words. Punctuation joins what it stood between ("U.S." is "us"), as there.
+    """
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", text).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 where the prediction is one of the answers, both normalized, else 0; with no answers, "" is the right one."""
+    return float(normalize_answer(prediction) in _normalized_answers(answers))
+
+
+def answer_f1(prediction: str, answers: Sequence[str]) -> float:
+    """The best F1, 0..1, between the words of the prediction and of an answer, both normalized; with no answers, "" is
+    the right one. Nothing against nothing is 1, as in SQuAD 2.0's scorer; in 1.1's it is 0 (an answer such as "The").
+    """
+    predicted = normalize_answer(prediction).split()
+    return max(_word_f1(predicted, answer.split()) for answer in _normalized_answers(answers))
+
+
+def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact match and F1 in percent over all questions (nan for none) and, where some questions have answers and some
+    have none, over each kind, under the names of SQuAD 2.0's scorer. As there, a question has an answer if any was
+    given, whatever is left of it after normalizing.
+    """
+    scores = [(exact_match(*pair), answer_f1(*pair)) for pair in zip(predictions, answers, strict=True)]
+    answerable = np.array([len(golds) > 0 for golds in answers], dtype=bool)
+    kinds = {("exact_match", "f1"): np.ones_like(answerable)}
+    if answerable.any() and not answerable.all():
+        kinds |= {("HasAns_exact", "HasAns_f1"): answerable, ("NoAns_exact", "NoAns_f1"): ~answerable}
+    percent = 100 * np.array(scores).reshape(-1, 2)
+    return {
+        name: float(column.mean()) if len(column) else math.nan
+        for names, rows in kinds.items()
+        for name, column in zip(names, percent[rows].T, strict=True)
+    }
+
+
+def _nothing_to_compare(predictions: np.ndarray, references: np.ndarray) -> bool:
+    """Whether both are empty; unlike shapes are refused: [N, 1] beside [N] would become [N, N], and a wrong figure."""
+    if predictions.shape != references.shape:
+        raise ValueError(f"predictions have the shape {predictions.shape}, references {references.shape}")
+    return not references.size
+
+
+@np.errstate(invalid="ignore", over="ignore")  # a constant becomes 0 / 0, and that nan is the answer
+def _unit_deviation(x: np.ndarray) -> np.ndarray:
+    """The deviations of x [N] from its mean, scaled to the length 1; nan where x is constant or not finite."""
+    x = x.astype(np.float64)
+    x = x / np.abs(x).max()  # no square overflows, and a constant is ones, whose mean is exact as that of 0.1s is not
+    x = x - x.mean()
+    return x / np.linalg.norm(x)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks [N] from 1, ties sharing the mean of theirs; nan for nan."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return np.where(np.isnan(x), math.nan, ranks[inverse])
+
+
+def _normalized_answers(answers: Sequence[str]) -> list[str]:
+    """The normalized answers but those of which nothing is left; if that is all, "" as SQuAD 2.0's scorer has it."""
+    return [answer for answer in map(normalize_answer, answers) if answer] or [""]
+
+
+def _word_f1(predicted: list[str], answer: list[str]) -> float:
+    """F1 of two lists of words, a word counting as often as both have it; 1 for two empty lists."""
+    if not predicted and not answer:
+        return 1.0
+    common = sum(min(predicted.count(word), answer.count(word)) for word in set(answer))
+    return 2 * common / (len(predicted) + len(answer))

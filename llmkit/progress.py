@@ -29,8 +29,9 @@ def is_terminal() -> bool:
 class Progress(TrainerCallback):
     """The bar or the lines, from the main process alone."""
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self.tokens_per_step = tokens_per_step
+    def __init__(self, per_step: int, unit: str) -> None:
+        self.per_step = per_step  # tokens, or examples
+        self.unit = unit
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(
@@ -67,7 +68,7 @@ class Progress(TrainerCallback):
         seconds = time.monotonic() - self.since
         steps = state.global_step - self.from_step
         speed = steps / seconds if seconds > 0 else 0.0
-        rate = f"{speed * self.tokens_per_step:,.0f} tokens/s"
+        rate = f"{speed * self.per_step:,.0f} {self.unit}/s"
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate}", refresh=False)
         else:

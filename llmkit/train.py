@@ -5,45 +5,27 @@ import platform
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from llmkit import model as models
+from llmkit import report
 from llmkit import run as runs
-from llmkit import tasks, tokenizer
-from llmkit.data import pack, read
+from llmkit.assemble import Assembly, assemble
 from llmkit.errors import UserError, say
-from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal, clock
+from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
 from llmkit.recipe.schema import Recipe
-from llmkit.trainer import Trainer, token_metrics
+from llmkit.trainer import Trainer
 
 FINISHED, STOPPED = 0, 75
 # Upstream lets DDP look for unused parameters at every step; our models use all of theirs. The other processes wait
 # while the first prepares the data: a day, not half an hour.
 FITTING_DEFAULTS = {"ddp_find_unused_parameters": False, "ddp_timeout": 86_400}
-STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """What a recipe becomes before there is a model: all that every process must agree on."""
-
-    task: ModuleType
-    config: Any
-    tokenizer: Any
-    block_size: int
-    train: Dataset[pack.Window]
-    validation: pack.Blocks | None
-    notes: list[str]
-    record: dict[str, Any]
 
 
 def run(recipe: Recipe, directory: Path, resume: bool) -> int:
@@ -58,14 +40,16 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     main = args.process_index == 0
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
-    model = models.create(
+    model, made = models.create(
         recipe.model,
         assembly.config,
         assembly.task.MODEL_CLASS,
         args.seed,
-        recipe.lora,
-        recipe.generation if recipe.task == "causal-lm" else None,
+        lora=recipe.lora,
+        generation=recipe.generation if recipe.task == "causal-lm" else None,
+        task_type=getattr(assembly.task, "PEFT_TYPE", None),
     )
+    assembly.notes.extend(made)
     trainer, stop = build_trainer(recipe, assembly, model, args, directory)
     facts = {
         "task": recipe.task,
@@ -79,7 +63,7 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
         **assembly.record,
     }
     if main:
-        introduce(recipe, assembly, facts, precision, args, directory)
+        report.introduce(recipe, assembly, facts, precision, args, directory)
     checkpoint = runs.last_checkpoint(directory) if resume else None
     if resume and checkpoint is None and any(directory.glob("checkpoint-*")):  # starting anew would rotate them away
         raise UserError(
@@ -109,18 +93,20 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
             runs.update_record(directory, status="stopped", seconds=round(time.monotonic() - started, 1))
             say(f"stopped at step {trainer.state.global_step}; the same command with --resume goes on from there")
         return 130 if stop.signal == signal.SIGINT else STOPPED
-    metrics = {**result.metrics, **final_evaluation(trainer)}
+    metrics = {**result.metrics, **final_evaluation(trainer, assembly)}
     trainer.save_model(str(directory))
     if main:
-        if recipe.lora is not None and recipe.task == "causal-lm":
-            model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
+        if recipe.lora is not None:
+            models.save_config(model, directory)  # peft saves the adapter alone
+            if recipe.task == "causal-lm":
+                model.generation_config.save_pretrained(directory)
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
             raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")
-        metrics["train_tokens_per_second"] = round(
-            tokens_per_step(args, assembly.block_size) * result.metrics["train_steps_per_second"], 1
-        )
+        if assembly.length is not None:
+            tokens = batch_size(args) * assembly.length
+            metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
         metrics["peak_memory_bytes"] = peak_memory()
-        finish(recipe, directory, metrics, facts, time.monotonic() - started)
+        report.finish(recipe, directory, metrics, facts, time.monotonic() - started)
     return FINISHED
 
 
@@ -161,11 +147,6 @@ def has_fast_bf16() -> bool:
 
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
     """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
-    strategy = settings.get("train_sampling_strategy", "random")
-    if strategy not in ("random", "sequential"):
-        raise UserError(
-            f"trainer.train_sampling_strategy: blocks are all of one length, `{strategy}` has nothing to group"
-        )
     try:
         args = TrainingArguments(
             **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available(), **settings},
@@ -191,81 +172,17 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
     return args
 
 
-def assemble(recipe: Recipe, seed: int) -> Assembly:
-    """Architecture, tokenizer and blocks of tokens; raises UserError where their sizes do not agree."""
-    task = tasks.module(recipe.task)
-    data = recipe.data
-    config, notes = models.load_config(recipe.model)
-    block_size = models.choose_block_size(data.block_size, config)
-    corpus = read.corpus(data, seed)
-    words = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, corpus.train, models.positions(config))
-    own = recipe.tokenizer.type is not None or recipe.tokenizer.name is not None or recipe.model.name is None
-    models.fit_to_tokenizer(config, recipe.model, words, own)
-    separator = task.separator(words)
-    length, stride = task.window(block_size)
-    if stride < 1:
-        raise UserError(f"data.block_size = {block_size} leaves no room for text")
-    record: dict[str, Any] = {"block_size": block_size, "data": {"fingerprint": corpus.train.fingerprint}}
-    train: Dataset[pack.Window]
-    if data.streaming:
-        train = pack.StreamedBlocks(corpus.train, words, separator, length, stride, data.max_train_samples)
-        if next(iter(train), None) is None:
-            raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
-    else:
-        train = blocks(corpus.train, words, separator, length, stride, data.max_train_samples, record, "train")
-    validation = None
-    if corpus.validation is not None:
-        if data.streaming:
-            held_out = data.max_eval_samples or STREAMED_VALIDATION
-            stream = pack.StreamedBlocks(corpus.validation, words, separator, length, stride, held_out)
-            row = pack.materialize(stream, held_out)
-            validation = pack.Blocks(row, length, stride, held_out, evaluation=True)
-            if not len(validation):
-                raise UserError(f"{corpus.validation.source}: too little validation text for one block")
-        else:
-            validation = blocks(
-                corpus.validation, words, separator, length, stride, data.max_eval_samples, record, "validation"
-            )
-    record["data"]["revision"] = corpus.revision
-    return Assembly(task, config, words, block_size, train, validation, [*recipe.notes, *corpus.notes, *notes], record)
-
-
-def blocks(
-    documents: read.Documents,
-    words: Any,
-    separator: list[int],
-    length: int,
-    stride: int,
-    limit: int | None,
-    record: dict[str, Any],
-    part: str,
-) -> pack.Blocks:
-    """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
-    row = pack.tokenize(documents, words, separator)
-    cut = pack.Blocks(row, length, stride, limit, evaluation=part == "validation")
-    if not row.num_documents:
-        raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
-    if not len(cut):
-        raise UserError(
-            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of {length}",
-            "more text or a smaller data.block_size"
-            + (' (a single document: data.validation_from = "end")' if part == "validation" else ""),
-        )
-    record["data"][part] = {
-        "documents": row.num_documents,
-        "bytes": row.num_bytes,
-        "tokens": len(row.ids),
-        "blocks": len(cut),
-        "tail": cut.tail,
-    }
-    return cut
-
-
 def build_trainer(
     recipe: Recipe, assembly: Assembly, model: Any, args: TrainingArguments, directory: Path
 ) -> tuple[Trainer, StopOnSignal]:
     """The Trainer with our few callbacks in place of upstream's printing ones."""
-    if assembly.validation is None and args.eval_strategy != "no":
+    strategies = (
+        ("random", "sequential") if assembly.length is not None else ("random", "sequential", "group_by_length")
+    )
+    if args.train_sampling_strategy not in strategies:
+        why = "blocks are all of one length" if assembly.length is not None else "it has no seed upstream"
+        raise UserError(f"trainer.train_sampling_strategy: {why}; there are {', '.join(strategies)}")
+    if not assembly.validation and args.eval_strategy != "no":
         raise UserError(
             "trainer.eval_strategy asks for evaluation, and there is no validation data", "see data.validation_fraction"
         )
@@ -274,25 +191,31 @@ def build_trainer(
     if recipe.early_stopping is not None:
         callbacks.append(EarlyStoppingCallback(**recipe.early_stopping.model_dump()))
     if args.process_index == 0:
-        callbacks += [MetricsFile(directory), Progress(tokens_per_step(args, assembly.block_size))]
-    row = assembly.validation.row if assembly.validation is not None else None
+        shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
+        callbacks += [MetricsFile(directory), Progress(batch_size(args) * shown[0], shown[1])]
+    return make_trainer(assembly, model, args, callbacks), stop
+
+
+def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callbacks: list[Any]) -> Trainer:
+    """The Trainer over the assembly's data, which watches the first of its validation splits."""
+    watched = next(iter(assembly.validation.values()), None)
     try:
         trainer = Trainer(
             model=model,
             args=args,
             train_dataset=assembly.train,
-            eval_dataset=assembly.validation,
-            data_collator=assembly.task.collator(
-                recipe.data, assembly.tokenizer, args.seed if args.data_seed is None else args.data_seed
-            ),
+            losses=assembly.losses,
+            keep=assembly.keep,
+            eval_dataset=watched,
+            data_collator=assembly.collate,
             processing_class=assembly.tokenizer,
-            compute_metrics=token_metrics(lambda sums: assembly.task.metrics(sums, row)) if row is not None else None,
+            compute_metrics=None if watched is None else lambda found: assembly.metrics(found.predictions, watched),
             callbacks=callbacks,
         )
     except (ValueError, RuntimeError, ImportError) as problem:  # a tracker that is not installed, upstream's own checks
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     trainer.remove_callback(PrinterCallback)
-    return trainer, stop
+    return trainer
 
 
 def preflight(trainer: Trainer) -> None:
@@ -310,95 +233,33 @@ def preflight(trainer: Trainer) -> None:
             raise UserError("the loss of the untrained model is not finite", "check model.config and the precision")
 
 
-def final_evaluation(trainer: Trainer) -> dict[str, float]:
-    """The last metrics on the validation data, computed now unless the last step was just evaluated."""
-    if trainer.eval_dataset is None:
-        return {}
+def final_evaluation(trainer: Trainer, assembly: Assembly) -> dict[str, float]:
+    """The last metrics on the validation data, computed now unless the last step was just evaluated.
+
+    Of several validation splits the first gives `eval_...`, each other one `eval_SPLIT_...`.
+    """
+    found: dict[str, float] = {}
+    for number, (split, part) in enumerate(assembly.validation.items()):
+        if number == 0:
+            found |= just_evaluated(trainer) or trainer.evaluate()
+        else:
+            trainer.compute_metrics = lambda stats, part=part: assembly.metrics(stats.predictions, part)
+            found |= trainer.evaluate(part, metric_key_prefix=f"eval_{split}")
+    return found
+
+
+def just_evaluated(trainer: Trainer) -> dict[str, float]:
+    """What the last step's evaluation found, if it stands for the weights as they are."""
     if not trainer.args.load_best_model_at_end:
         for entry in reversed(trainer.state.log_history):
             if "eval_loss" in entry and entry["step"] == trainer.state.global_step:
                 return {key: value for key, value in entry.items() if key.startswith("eval_")}
-    return dict(trainer.evaluate())
+    return {}
 
 
-def tokens_per_step(args: TrainingArguments, block_size: int) -> int:
-    """Tokens that one optimizer step learns from, over all processes and accumulated micro-batches."""
-    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size * block_size
-
-
-def introduce(
-    recipe: Recipe, assembly: Assembly, facts: dict[str, Any], precision: str, args: TrainingArguments, directory: Path
-) -> None:
-    """What is about to happen, with the arithmetic, before step 1."""
-    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
-    say(f"run      {directory} ({recipe.task}, {facts['device']}, {processes})")
-    for part in ("train", "validation"):
-        if part in facts["data"]:
-            d = facts["data"][part]
-            say(
-                f"data     {part}: {d['documents']:,} documents, {d['tokens']:,} tokens, {d['blocks']:,} blocks of "
-                f"{assembly.block_size}, a tail of {d['tail']} tokens left out"
-            )
-    kind = type(assembly.config).__name__.removesuffix("Config")
-    trained = facts["trainable_parameters"]
-    part_of = "" if trained == facts["parameters"] else f", {trained:,} of them trained"
-    say(f"model    {kind}, {facts['parameters']:,} parameters{part_of}, {facts['precision']} ({precision})")
-    batch = f"{args.train_batch_size} blocks" + "".join(
-        f" x {number} {what}"
-        for number, what in ((args.gradient_accumulation_steps, "accumulated"), (args.world_size, "processes"))
-        if number > 1
-    )
-    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
-    tokens = tokens_per_step(args, assembly.block_size)
-    say(f"training {length} of {batch} x {assembly.block_size} = {tokens:,} tokens")
-    for note in assembly.notes:
-        say(f"note     {note}")
-
-
-def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any], seconds: float) -> None:
-    """Model card and record; only now is the run called finished."""
-    write_model_card(recipe, directory, metrics, facts)
-    runs.update_record(
-        directory, status="finished", finished=round(time.time(), 3), seconds=round(seconds, 1), metrics=metrics
-    )
-    shown = [f"{key} {metrics[key]:.4f}" for key in ("train_loss", "eval_loss", "eval_perplexity") if key in metrics]
-    say(f"finished in {clock(seconds)}: {', '.join(shown)}")
-    if recipe.task == "causal-lm":
-        say(f'try it: llmkit generate "Once upon a time" --model {directory}')
-
-
-def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
-    """`README.md` in the Hub's format: what the model is, what it learned from, how well, and how to load it."""
-    head = ["---", "library_name: transformers", "tags: [llmkit]"]
-    hub_data = facts["data"]["revision"] is not None
-    if recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists():
-        head.append(f"base_model: {recipe.model.name}")
-    if hub_data:
-        head.append(f"datasets: [{recipe.data.path}]")
-    auto_class = tasks.module(recipe.task).MODEL_CLASS.__name__
-    source = recipe.data.path if hub_data else Path(recipe.data.path).name
-    rows = [f"| {key} | {value:.4f} |" for key, value in metrics.items() if key in METRICS_ON_CARD]
-    text = f"""# {directory.name}
-
-A {recipe.task} model of {facts["parameters"]:,} parameters, trained on `{source}` with llmkit {facts["llmkit"]} in
-{facts["precision"]} on {facts["processes"]} process{"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the
-recipe and `run.json` the record: versions, machine, data, metrics.
-
-| metric | value |
-| --- | --- |
-{chr(10).join(rows)}
-
-```python
-from transformers import {auto_class}, AutoTokenizer
-
-model = {auto_class}.from_pretrained("{directory.name}")
-tokenizer = AutoTokenizer.from_pretrained("{directory.name}")
-```
-"""
-    (directory / "README.md").write_text("\n".join([*head, "---", "", text]))
-
-
-METRICS_ON_CARD = ("train_loss", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
+def batch_size(args: TrainingArguments) -> int:
+    """Blocks or examples that one optimizer step learns from, over all processes and accumulated micro-batches."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def peak_memory() -> int:

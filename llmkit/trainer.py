@@ -4,19 +4,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import DistributedType
+from torch.utils.data import SequentialSampler
 from transformers import Trainer as UpstreamTrainer
+
+from llmkit.data.examples import Examples, GroupedByLength, models_own
 
 
 class Trainer(UpstreamTrainer):
-    """Losses summed over tokens and divided once, evaluation that weighs by token, and steps without idle work."""
+    """Losses summed over labels and divided once, evaluation that weighs by label, and steps without idle work.
+
+    `losses(outputs, labels, training=, label_smoothing=)` is the task's, one loss a label; `keep(outputs, batch)`,
+    [B, K], is what its metrics need of the outputs, so that evaluation holds no logits.
+    """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
     # BertForMaskedLM, for one, takes the count and ignores it.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        losses: Callable[..., torch.Tensor],
+        keep: Callable[..., torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._losses = losses
+        self._keep = keep
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
@@ -31,21 +45,14 @@ class Trainer(UpstreamTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy of `labels` [B, T] (-100: none) and logits [B, T, V], summed, over the global token count."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        losses = F.cross_entropy(
-            outputs.logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=-100,
-            reduction="sum",
-            label_smoothing=self.args.label_smoothing_factor,
-        )
+        """The losses of `labels` (-100: none), summed, over the global count of labels."""
+        labels = inputs["labels"]
+        outputs = model(**models_own(inputs))
+        losses = self._losses(outputs, labels, training=True, label_smoothing=self.args.label_smoothing_factor)
         if num_items_in_batch is None:
             num_items_in_batch = labels.ne(-100).sum()
-        # DDP averages gradients over the processes, each of which has divided by the tokens of all.
-        loss = losses / num_items_in_batch * self.accelerator.num_processes
+        # DDP averages gradients over the processes, each of which has divided by the labels of all.
+        loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -55,18 +62,34 @@ class Trainer(UpstreamTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """(no mean, [B, 2] summed loss and token count of each row, a placeholder): the metrics weigh by token.
+        """(no mean, [B, 2 + K], a placeholder): each row's summed loss, its count of labels, and what the task keeps.
 
         Upstream averages over batches, which biases perplexity as soon as two batches differ in tokens.
         """
-        inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
+        batch = self._prepare_inputs(inputs)
+        labels = batch["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs).logits.float()
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-        counts = labels.ne(-100).sum(dim=1)
-        sums = torch.stack([losses.view(labels.shape).sum(dim=1), counts.float()], dim=1)
-        return None, sums, counts
+            outputs = model(**models_own(batch))
+        losses = self._losses(outputs, labels)
+        counts = labels.ne(-100).flatten(1).sum(dim=1) if labels.dim() > 1 else labels.ne(-100)
+        summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
+        stats = torch.stack([summed, counts.float()], dim=1)
+        if self._keep is not None:
+            stats = torch.cat([stats, self._keep(outputs, batch)], dim=1)
+        return None, stats, counts
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Examples of like length together, in an order that follows from seed and epoch alone; else upstream's."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Examples):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return GroupedByLength(dataset, batch, seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Evaluation goes through the data in its order; upstream draws another one where training groups by length."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 x parameters x tokens (Kaplan et al. 2020); upstream counts the parameters anew for every micro-batch."""
@@ -97,8 +120,3 @@ class Trainer(UpstreamTrainer):
             super().save_model(output_dir, _internal_call)
         finally:
             config.use_cache = in_training
-
-
-def token_metrics(compute: Callable[[Any], dict[str, float]]) -> Callable[[Any], dict[str, float]]:
-    """Hand a task's metrics the [N, 2] sums that `prediction_step` gathered."""
-    return lambda prediction: compute(prediction.predictions)

@@ -7,12 +7,15 @@ from conftest import ROOT
 
 # From the command down to the errors: a module imports only what stands further down.
 LINE = (
-    *("llmkit.__main__", "llmkit.cli", "llmkit.arithmetic", "llmkit.launch", "llmkit.train", "llmkit.generate"),
-    *("llmkit.trainer", "llmkit.progress", "llmkit.tasks", "llmkit.tasks.causal_lm", "llmkit.tasks.masked_lm"),
-    *("llmkit.tokenizer", "llmkit.model", "llmkit.data", "llmkit.data.pack", "llmkit.data.read", "llmkit.metrics"),
-    *("llmkit.hub", "llmkit.run", "llmkit.recipe", "llmkit.recipe.paths", "llmkit.recipe.draft"),
-    *("llmkit.recipe.schema", "llmkit.recipe.upstream", "llmkit.recipe.keytype", "llmkit.recipe.tomltext"),
-    *("llmkit.errors", "llmkit"),
+    *("llmkit.__main__", "llmkit.cli", "llmkit.arithmetic", "llmkit.repeat", "llmkit.launch", "llmkit.evaluate"),
+    *("llmkit.train", "llmkit.generate", "llmkit.predict", "llmkit.merge", "llmkit.report", "llmkit.assemble"),
+    *("llmkit.trainer", "llmkit.progress", "llmkit.tasks", "llmkit.tasks.masked_lm", "llmkit.tasks.causal_lm"),
+    *("llmkit.tasks.text_classification", "llmkit.tasks.question_answering"),
+    *("llmkit.tokenizer", "llmkit.model", "llmkit.data", "llmkit.data.look", "llmkit.data.examples"),
+    *("llmkit.data.pack", "llmkit.data.read", "llmkit.data.table", "llmkit.data.files", "llmkit.metrics"),
+    *("llmkit.hub", "llmkit.run", "llmkit.recipe", "llmkit.recipe.paths", "llmkit.recipe.named"),
+    *("llmkit.recipe.draft", "llmkit.recipe.schema", "llmkit.recipe.upstream", "llmkit.recipe.keytype"),
+    *("llmkit.recipe.tomltext", "llmkit.errors", "llmkit"),
 )
 
 

@@ -16,13 +16,13 @@ from huggingface_hub import constants
 
 from llmkit.data import read
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Data, ReadOnly
+from llmkit.recipe.schema import ReadOnly, TextData
 
 ODD = ["NA", "null", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\td | e", "line\nbreak", "é日😀"]
 
 
 def corpus(path, seed=1, **keys):
-    return read.corpus(Data(path=str(path), **keys), seed)
+    return read.corpus(TextData(path=str(path), **keys), seed)
 
 
 def texts(path, **keys):
@@ -76,30 +76,11 @@ def test_a_text_is_what_was_written(tmp_path, suffix):
     assert texts(file) == [text for text in ODD if text]
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_of_a_csv_file_is_found_in_its_header(tmp_path, delimiter):
-    file = write_csv(tmp_path / "a.csv", [("id, name", "text"), *enumerate(ODD)], delimiter)
-    if delimiter != ",":
-        file.write_text(file.read_text().replace("id, name", '"id, name"', 1))
-    assert texts(file) == [text for text in ODD if text]
-
-
 def test_a_null_and_a_blank_line_are_no_documents(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": null}\n\n{"text": "a"}\n   \n{"text": ""}\n')
     assert texts(file) == ["a"]
     assert texts(write_parquet(tmp_path / "a.parquet", text=[None, "a", ""])) == ["a"]
-
-
-def test_json_lines_that_are_called_json(tmp_path):
-    assert texts(write_lines(tmp_path / "a.json", [{"text": "a"}, {"text": "b"}])) == ["a", "b"]
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
-def test_gzip(tmp_path, name):
-    content = {"a.txt": "one", "a.jsonl": '{"text": "one"}\n', "a.json": '[{"text": "one"}]', "a.csv": "text\none\n"}
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content[name].encode()))
-    assert texts(tmp_path / f"{name}.gz") == ["one"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-8-sig"])
@@ -260,8 +241,8 @@ def test_what_is_held_out_hangs_on_no_order_of_reading_and_no_process(tmp_path):
     next(half_read)
     assert not set(train) & set(held_out)
     code = (
-        "import sys; from llmkit.data import read; from llmkit.recipe.schema import Data;"
-        "print(*read.corpus(Data(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
+        "import sys; from llmkit.data import read; from llmkit.recipe.schema import TextData;"
+        "print(*read.corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert other.stdout.split() == held_out
@@ -305,13 +286,6 @@ def test_text_that_is_not_utf8(tmp_path, sample_by):
     assert "data.encoding" in found.hint
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.txt.gz"])
-def test_other_files_that_are_not_utf8(tmp_path, name):
-    content = b'["\n\xe9"]' if name == "a.json" else b'{"text": "a"}\n{"text": "\xe9"}\n'
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    assert mistake(tmp_path / name).message == f"`{tmp_path / name}`, line 2: byte 0xe9 is not utf-8"
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_column_that_is_not_there(tmp_path, suffix):
     file = tmp_path / f"a{suffix}"
@@ -331,39 +305,6 @@ def test_a_column_that_is_not_there(tmp_path, suffix):
 def test_a_row_without_the_column(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"id": 1, "txt": "two"}])
     assert mistake(file).message == f"`{file}`, line 2: no `text`; the row has id, txt"
-
-
-def test_a_ragged_csv_file(tmp_path):
-    file = tmp_path / "a.csv"
-    file.write_text('id;text\n1;"one\nand a half"\n\n2;two;three\n')
-    found = mistake(file)
-    assert found.message == f"`{file}`, line 5: 3 fields where the header has 2"
-    assert "';'" in found.hint
-    file.write_text("id,text\n1,one\n2\n")
-    assert mistake(file).message == f"`{file}`, line 3: 1 fields where the header has 2"
-
-
-def test_a_quote_that_is_never_closed_is_shown_where_it_opens(tmp_path):
-    file = tmp_path / "a.csv"
-    file.write_text('id,text\n1,one\n2,"two\n3,three\n4,four\n')
-    assert mistake(file).message == f"`{file}`, line 3: unexpected end of data"
-
-
-def test_a_broken_json_line(tmp_path):
-    file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "one"}\n{"text": "two"\n')
-    found = mistake(file)
-    assert found.message.startswith(f"`{file}`, line 2: not JSON (Expecting ',' delimiter: column 15")
-    file.write_text('{"text": "one"}\n["two"]\n')
-    assert mistake(file).message == f"`{file}`, line 2: an object is expected, this is a list"
-
-
-def test_broken_json(tmp_path):
-    file = tmp_path / "a.json"
-    file.write_text('[{"text": "one"},\n {"text": }]')
-    assert mistake(file).message.startswith(f"`{file}`: not JSON (Expecting value: line 2 column 11")
-    file.write_text('["one"]')
-    assert "a list of objects is expected" in mistake(file).message
 
 
 def test_half_a_character(tmp_path):
@@ -410,25 +351,6 @@ def test_a_column_of_something_else_than_text(tmp_path, suffix):
     found = mistake(file)
     assert found.message == f"`{file}`, {place}: column `text` holds {kind}, not text"
     assert found.hint == "set data.text_column to the column with the text"
-
-
-def test_a_broken_parquet_file(tmp_path):
-    file = write_parquet(tmp_path / "a.parquet", text=["one"] * 100)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-20])
-    assert mistake(file).message.startswith(f"`{file}`: not a whole Parquet file")
-    file.write_bytes(b"\0" * 30 + whole[30:])
-    assert mistake(file).message.startswith(f"`{file}`: not a whole Parquet file")
-
-
-def test_a_broken_gzip_file(tmp_path):
-    file = tmp_path / "a.txt.gz"
-    file.write_bytes(gzip.compress(b"one" * 1000)[:-9])
-    assert mistake(file).message == (
-        f"`{file}` cannot be read: Compressed file ended before the end-of-stream marker was reached"
-    )
-    file.write_bytes(b"not gzip")
-    assert mistake(file).message.startswith(f"`{file}` cannot be read: Not a gzipped file")
 
 
 # --- data sets through the Hub's client -------------------------------------------------------------------------------

@@ -12,10 +12,13 @@ from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from llmkit import recipe as recipes
-from llmkit import train
+from llmkit.assemble import assemble
 from llmkit.trainer import Trainer
 
-OVERRIDDEN = ("compute_loss", "prediction_step", "floating_point_ops", "_clip_grad_norm", "save_model")
+OVERRIDDEN = (
+    *("compute_loss", "prediction_step", "floating_point_ops", "_clip_grad_norm", "save_model"),
+    *("_get_train_sampler", "_get_eval_sampler"),
+)
 
 
 @pytest.mark.parametrize("method", OVERRIDDEN)
@@ -76,9 +79,9 @@ def test_the_masked_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):
         llmkit("pretrain", "masked.toml", "trainer.per_device_eval_batch_size=3", "--output-dir", "run").exit_code == 0
     )
     loaded = recipes.load("masked.toml")
-    assembly = train.assemble(loaded, seed=42)
-    collate = assembly.task.collator(loaded.data, assembly.tokenizer, 42)
-    validation = assembly.validation
+    assembly = assemble(loaded, seed=42)
+    collate = assembly.collate
+    validation = assembly.validation["validation"]
     pairs = [collate([validation[i]]) for i in range(len(validation))]
     blocks = [(pair["input_ids"][0], pair["labels"][0]) for pair in pairs]
     model = AutoModelForMaskedLM.from_pretrained("run").eval()

@@ -12,6 +12,7 @@ from llmkit.errors import UserError
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.draft import TABLE, TEXT, Draft, apply_overrides, known_keys, read_value
 from llmkit.recipe.keytype import nearest
+from llmkit.recipe.named import NAMED
 from llmkit.recipe.paths import resolve_paths
 from llmkit.recipe.schema import ReadOnly, Recipe
 from llmkit.recipe.tomltext import dotted, key_lines, leaves
@@ -94,13 +95,48 @@ def generation_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def load(path_or_name: str, overrides: Sequence[str] = (), output_dir: str | None = None) -> Recipe:
-    """Read a recipe and lay the command line over it; a UserError holds every mistake in both."""
+def of_task(name: str) -> tuple[str, dict[str, Any]]:
+    """The recipe that `--task NAME` stands for, and the settings that make it that task."""
+    if name in NAMED:
+        return NAMED[name]
+    known = bundled()
+    for each in (name, f"tiny/{name}"):
+        if each in known:
+            return each, {}
+    near = nearest(name, [*NAMED, *known])
+    if not near and (Path(name).exists() or name.endswith(".toml")):
+        raise UserError(
+            f"--task takes a name, and `{name}` is a file", f"a recipe goes without: llmkit finetune {name}"
+        )
+    names = ", ".join(NAMED)
+    raise UserError(f"there is no task `{name}`", f"did you mean `{near}`?" if near else f"there are {names}")
+
+
+def load(
+    path_or_name: str | None,
+    overrides: Sequence[str] = (),
+    output_dir: str | None = None,
+    task: str | None = None,
+    verb: str | None = None,
+) -> Recipe:
+    """Read a recipe, or the one of a `--task`, and lay the command line over it; a UserError holds every mistake.
+
+    `verb` is the command that is to use it, pretrain or finetune, where only one of them can.
+    """
+    settings: dict[str, Any] = {}
+    if task is not None:
+        path_or_name, settings = of_task(task)
+    assert path_or_name is not None
     path = find(path_or_name)
     draft = _read(path)
+    for key, value in settings.items():
+        draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
+    other = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
+    if verb not in (None, other) and draft.task in schema.TASKS:
+        raise UserError(f"`{_shown(path)}` is for {draft.task}", f"llmkit {other} {path_or_name}")
     _check_keys(draft)
     resolve_paths(draft)
     if draft.get("model", "config", "model_type") and not _given(draft, "model", "name"):
@@ -111,7 +147,7 @@ def load(path_or_name: str, overrides: Sequence[str] = (), output_dir: str | Non
         count = len(draft.problems)
         shown = _shown(path)
         raise UserError(f"{count} problem{'s' if count > 1 else ''} in `{shown}`", details=draft.report())
-    return _build(draft, tables)
+    return _build(draft, tables, task)
 
 
 def _shown(path: Path) -> str:
@@ -153,8 +189,10 @@ def _check_keys(draft: Draft) -> None:
             mistakes = [message for _, message in TEXT.mistakes(content, (table,))]
         elif table not in own and table not in schema.UPSTREAM_TABLES:
             mistakes = [_unknown_table(table, content, draft)]
-        elif table == "generation" and draft.task == "masked-lm":
-            mistakes = ["masked language models do not generate"]
+        elif table == "generation" and draft.task in schema.TASKS and draft.task != "causal-lm":
+            mistakes = ["only causal language models generate"]
+        elif table == "evaluation" and draft.task in schema.PRETRAINING:
+            mistakes = [f"belongs to fine-tuning; {draft.task} reports loss and perplexity"]
         elif not isinstance(content, dict):
             mistakes = [message for _, message in TABLE.mistakes(content, (table,))]
         else:
@@ -166,7 +204,7 @@ def _check_keys(draft: Draft) -> None:
 
 
 def _check_task(draft: Draft) -> None:
-    task, built = draft.task, " and ".join(schema.TASKS)
+    task, built = draft.task, f"{', '.join(schema.TASKS[:-1])} and {schema.TASKS[-1]}"
     if not isinstance(task, str):
         draft.problem(("task",), f"required, one of {built}" if task is None else f"must be one of {built}")
     elif task not in schema.TASKS:
@@ -286,8 +324,20 @@ def _check_model(draft: Draft) -> None:
             problem(("model", "name"), "required; or `model.config.model_type` for an architecture of your own")
     elif not named and get("model", "init") == "pretrained":
         problem(("model", "init"), 'pretrained weights need `model.name`; without it `init` is "scratch"')
-    if get("model", "init") == "scratch" and "lora" in draft.values:
-        problem(("lora",), "an adapter needs pretrained weights, and `model.init` is scratch")
+    part = get("model", "train") or "all"
+    if get("model", "init") == "scratch":
+        if "lora" in draft.values:
+            problem(("lora",), "an adapter needs pretrained weights, and `model.init` is scratch")
+        if part != "all":
+            problem(("model", "train"), "a model from scratch has nothing to keep: all of it is trained")
+    if part != "all" and "lora" in draft.values:
+        problem(("model", "train"), "an adapter leaves all of the model as it is; take out `model.train` or [lora]")
+    if get("model", "load_in_4bit") and "lora" not in draft.values:
+        problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; they need an adapter: `lora.r = 16`")
+    if draft.task in schema.TASKS and draft.task not in schema.PRETRAINING:
+        for key in ("num_labels", "id2label", "label2id", "problem_type"):
+            if get("model", "config", key) is not None:
+                problem(("model", "config", key), "the data decides it; see data.label_names and data.problem_type")
     trained = get("tokenizer", "type")
     if trained and get("tokenizer", "name"):
         problem(("tokenizer", "type"), "`name` and `type` exclude one another: a tokenizer that exists, or a new one")
@@ -321,6 +371,13 @@ def _check_data(draft: Draft) -> None:
     steps = get("trainer", "max_steps")
     if get("data", "streaming") and (steps is None or steps <= 0) and not _refused(draft, "trainer", "max_steps"):
         problem(("data", "streaming"), "needs `trainer.max_steps`: the length of a stream is not known")
+    if get("data", "problem_type") == "regression":
+        for key in ("class_weights", "label_names"):
+            if get("data", key) is not None:
+                problem(("data", key), "a regression has no classes")
+    stride, length = get("data", "stride"), get("data", "max_length")
+    if stride is not None and length is not None and stride >= length // 2:
+        problem(("data", "stride"), f"must be below half of data.max_length ({length}): the question needs room too")
     masked, random = get("data", "mask_replace_prob"), get("data", "random_replace_prob")
     shares = (0.8 if masked is None else masked) + (0.1 if random is None else random)
     if draft.task == "masked-lm" and shares > 1 + 1e-9:
@@ -328,8 +385,8 @@ def _check_data(draft: Draft) -> None:
         problem(("data", key), f"mask_replace_prob and random_replace_prob add up to {shares:g}, more than 1")
 
 
-def _build(draft: Draft, tables: dict[str, Any]) -> Recipe:
-    stem = draft.source.parent.name if draft.source.stem == "recipe" else draft.source.stem  # runs/NAME/recipe.toml
+def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
+    stem = task if task is not None else _stem(draft)
     recipe = Recipe(
         task=draft.task,
         output_dir=draft.get("output_dir"),
@@ -343,6 +400,10 @@ def _build(draft: Draft, tables: dict[str, Any]) -> Recipe:
     )
     origins = {dotted(key): draft.origin(key) for key in leaves(recipe.model_dump())}
     return recipe.model_copy(update={"origins": ReadOnly(origins)})
+
+
+def _stem(draft: Draft) -> str:
+    return draft.source.parent.name if draft.source.stem == "recipe" else draft.source.stem  # runs/NAME/recipe.toml
 
 
 def _with_defaults(generation: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,16 @@ class Draft:
     def origin(self, key: Key) -> str:
         if key in self.given:
             return COMMAND_LINE
-        return f"recipe line {self.lines[key]}" if key in self.lines else "default"
+        if key in self.lines:
+            return f"recipe line {self.lines[key]}" if self.lines[key] else "--task"
+        return "default"
+
+    def adopt(self, key: Key, value: Any) -> None:
+        """Set what `--task` stands for, as if the recipe said so; None takes the recipe's own value out."""
+        self.unset(key)
+        if value is not None:
+            self.values.setdefault(key[0], {})[key[1]] = value
+            self.lines[key] = 0
 
     def set(self, key: Key, value: Any, override: int) -> None:
         self.forget(key)
@@ -134,6 +143,8 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
     if any(key == ("data", "path") and text for _, key, text in parsed):
         _drop_description(draft)
+    if any(key == ("model", "name") and text for _, key, text in parsed):
+        _drop_architecture(draft)
     for number, key, text in parsed:
         kind = key_type(key, task)
         if not text and (kind or len(key) == 1):
@@ -155,6 +166,17 @@ def _drop_description(draft: Draft) -> None:
     if dropped:
         names = ", ".join(f"data.{key}" for key in dropped)
         draft.notes.append(f"data.path is from the command line, so the recipe's {names} no longer counts")
+
+
+def _drop_architecture(draft: Draft) -> None:
+    """A model that is named brings its own architecture and tokenizer in place of those that the recipe builds."""
+    if draft.get("model", "config", "model_type") is None:
+        return
+    for key in (("model", "config"), ("model", "init"), ("tokenizer",)):
+        draft.unset(key)
+    draft.notes.append(
+        "model.name is from the command line, so the recipe's model.config and [tokenizer] no longer count"
+    )
 
 
 def read_value(text: str, kind: Type | None, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,9 @@ from pydantic_core import CoreSchema, core_schema
 from llmkit.recipe.keytype import Type, read_annotation
 from llmkit.recipe.tomltext import dotted, leaves, toml_value
 
-Task = Literal["causal-lm", "masked-lm"]
+Task = Literal["causal-lm", "masked-lm", "text-classification", "question-answering"]
 TASKS: tuple[str, ...] = get_args(Task)
+PRETRAINING = ("causal-lm", "masked-lm")  # the tasks that learn from running text; the others learn from rows
 # Every task that llmkit is to have; those that are not yet built get a message of their own.
 KNOWN_TASKS = (
     *("causal-lm", "masked-lm", "denoising", "replaced-token-detection"),
@@ -96,6 +98,20 @@ class Model(Table):
         default=None,
         description="The attention kernel, such as `sdpa` or `flash_attention_2`; by default the best there is.",
     )
+    train: str = Field(
+        default="all",
+        description='Which weights are trained: `"all"`, the `"head"` alone, or the head and the `"top-2"` layers.',
+    )
+    load_in_4bit: bool = Field(
+        default=False, description="With `[lora]`: hold the frozen weights in 4 bits (QLoRA; bitsandbytes and a GPU)."
+    )
+
+    @field_validator("train")
+    @classmethod
+    def _known_part(cls, value: str) -> str:
+        if not re.fullmatch(r"all|head|top-[1-9]\d*", value):
+            raise ValueError(f'must be "all", "head" or "top-K" with a number for K, not "{value}"')
+        return value
 
 
 class Tokenizer(Table):
@@ -135,32 +151,15 @@ class Data(Table):
         default=None, description="Which files of `path` to read: one, several, or a table from split to files."
     )
     split: str = Field(default="train", min_length=1, description="The split to train on, such as `train[:4000]`.")
-    streaming: bool = Field(default=False, description="Download while training; needs `trainer.max_steps`.")
-    validation_split: str | None = Field(
-        default=None, description="The split to evaluate on; by default `validation` where the data has one."
-    )
     validation_fraction: float | None = Field(
         default=None,
         ge=0,
         lt=1,
         description="What to hold out for evaluation where the data has no validation split.",
     )
-    validation_from: Literal["documents", "end"] = Field(
-        default="documents",
-        description="What `validation_fraction` holds out: documents drawn by the seed, or the text's end.",
-    )
-    text_column: str | None = Field(
-        default=None, description="The column with the text; by default `text`, or the only one."
-    )
-    sample_by: Literal["document", "paragraph", "line"] = Field(
-        default="document", description="What one document of a text file is: the file, a paragraph or a line."
-    )
     encoding: str = Field(default="utf-8", description="The encoding of text files.")
-    block_size: int | None = Field(
-        default=None, ge=2, description="Tokens in a training sequence; by default as many as the model has positions."
-    )
-    max_train_samples: int | None = Field(default=None, ge=1, description="Train on at most this many sequences.")
-    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on at most this many sequences.")
+    max_train_samples: int | None = Field(default=None, ge=1, description="Train on at most this many blocks, or rows.")
+    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on at most this many blocks, or rows.")
 
     @field_validator("data_files", mode="before")
     @classmethod
@@ -177,7 +176,29 @@ class Data(Table):
         return value
 
 
-class MaskedData(Data):
+class TextData(Data):
+    """What a language model is trained on."""
+
+    validation_split: str | None = Field(
+        default=None, description="The split to evaluate on; by default `validation` where the data has one."
+    )
+    streaming: bool = Field(default=False, description="Download while training; needs `trainer.max_steps`.")
+    validation_from: Literal["documents", "end"] = Field(
+        default="documents",
+        description="What `validation_fraction` holds out: documents drawn by the seed, or the text's end.",
+    )
+    text_column: str | None = Field(
+        default=None, description="The column with the text; by default `text`, or the only one."
+    )
+    sample_by: Literal["document", "paragraph", "line"] = Field(
+        default="document", description="What one document of a text file is: the file, a paragraph or a line."
+    )
+    block_size: int | None = Field(
+        default=None, ge=2, description="Tokens in a training sequence; by default as many as the model has positions."
+    )
+
+
+class MaskedData(TextData):
     """What a masked language model is trained on."""
 
     mlm_probability: float = Field(default=0.15, gt=0, le=1, description="The share of tokens that the model predicts.")
@@ -187,6 +208,90 @@ class MaskedData(Data):
     random_replace_prob: float = Field(
         default=0.1, ge=0, le=1, description="The share of those that become a random one."
     )
+
+
+class RowData(Data):
+    """What a model is fine-tuned on: rows, each with what is read and what is to be answered."""
+
+    validation_split: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="The split to evaluate on, or several, of which training watches the first; by default "
+        "`validation` where the data has one.",
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=4,
+        description="Tokens in an input; by default as many as the model has positions, 512 at most.",
+    )
+
+    @field_validator("validation_split", mode="before")
+    @classmethod
+    def _unchangeable_splits(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class ClassificationData(RowData):
+    """What a classifier is trained on."""
+
+    text_column: str | None = Field(
+        default=None, description="The column with the text; by default found by name, or the only one with text."
+    )
+    text_pair_column: str | None = Field(
+        default=None, description="The column with the second text; by default found by name beside the first."
+    )
+    label_column: str | None = Field(
+        default=None, description="The column with the label; by default `label` or `labels`."
+    )
+    label_names: tuple[str, ...] | None = Field(
+        default=None,
+        description="The classes, in the order of the model's outputs; by default those of the data, sorted.",
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = Field(
+        default=None,
+        description="By default multi-label where a row has a list of labels, else single-label.",
+    )
+    class_weights: Literal["balanced"] | ReadOnly[float] | None = Field(
+        default=None,
+        description='How much a class counts in the loss: `"balanced"` (rows / classes / its rows), or a table '
+        "from label to weight.",
+    )
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _unchangeable_names(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class AnsweringData(RowData):
+    """What an extractive question-answering model is trained on."""
+
+    question_column: str = Field(default="question", description="The column with the question.")
+    context_column: str = Field(default="context", description="The column with the text that holds the answer.")
+    answers_column: str | None = Field(
+        default=None, description="The column with the answers; by default `answers` or `answer`."
+    )
+    stride: int = Field(default=128, ge=0, description="Tokens that two windows of one long context share.")
+    n_best_size: int = Field(default=20, ge=1, description="How many starts and ends are combined to find the answer.")
+    max_answer_length: int = Field(default=30, ge=1, description="Tokens in an answer, at most.")
+    null_score_diff_threshold: float = Field(
+        default=0.0, description="How far the score of no answer must be above that of the best one to be given."
+    )
+
+
+class Evaluation(Table):
+    """What is measured."""
+
+    metrics: tuple[str, ...] | None = Field(
+        default=None,
+        description="Which metrics to report: names of the task's own (by default all of them), or further ones of the "
+        "package `evaluate`: a local path or a Hub id.",
+    )
+    trust_remote_code: bool = Field(default=False, description="Run the code of a metric that comes from the Hub.")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _unchangeable(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
 
 class EarlyStopping(Table):
@@ -208,6 +313,7 @@ class Recipe(Table):
     model: Model = Field(description="What is trained.")
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="How text becomes tokens.")
     data: SerializeAsAny[Data] = Field(description="What it is trained on.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="What is measured.")
     trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
@@ -224,7 +330,7 @@ class Recipe(Table):
 
     def to_toml(self, comments: bool = False) -> str:
         """The resolved recipe, which loads again from anywhere; with `comments`, each value's origin behind it."""
-        tables = self.model_dump(exclude_none=True)
+        tables = self.model_dump(exclude_none=True, exclude={"evaluation"} if self.task in PRETRAINING else None)
         if self.tokenizer.type is None:
             tables["tokenizer"] = {key: tables["tokenizer"][key] for key in tables["tokenizer"] if key == "name"}
         lines = [f"# resolved from {toml_value(str(self.source))}"] if comments and self.source else []
@@ -240,13 +346,24 @@ class Recipe(Table):
 
 
 UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "generation": "GenerationConfig"}
-DATA_OF_TASK: dict[str, type[Data]] = {"causal-lm": Data, "masked-lm": MaskedData}
+DATA_OF_TASK: dict[str, type[Data]] = {
+    "causal-lm": TextData,
+    "masked-lm": MaskedData,
+    "text-classification": ClassificationData,
+    "question-answering": AnsweringData,
+}
 
 
 def own_tables(task: object) -> dict[str, type[Table]]:
     """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
-    return {"model": Model, "tokenizer": Tokenizer, "data": data, "early_stopping": EarlyStopping}
+    return {
+        "model": Model,
+        "tokenizer": Tokenizer,
+        "data": data,
+        "evaluation": Evaluation,
+        "early_stopping": EarlyStopping,
+    }
 
 
 @cache

@@ -5,6 +5,6 @@ from types import ModuleType
 
 def module(task: str) -> ModuleType:
     """The file of a task: the one place where `task` becomes code."""
-    from llmkit.tasks import causal_lm, masked_lm
+    from importlib import import_module
 
-    return {"causal-lm": causal_lm, "masked-lm": masked_lm}[task]
+    return import_module(f"llmkit.tasks.{task.replace('-', '_')}")

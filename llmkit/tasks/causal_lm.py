@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
 from llmkit.data.pack import TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Data
+from llmkit.recipe.schema import TextData
 
 MODEL_CLASS = AutoModelForCausalLM
 
@@ -32,7 +33,7 @@ def window(block_size: int) -> tuple[int, int]:
     return block_size + 1, block_size
 
 
-def collator(data: Data, tokenizer: Any, seed: int) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
+def collator(data: TextData, tokenizer: Any, seed: int) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
     """Windows -> `input_ids` and `labels`, both [B, T]; `labels[b, t]` is the token after `input_ids[b, t]`."""
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
@@ -40,6 +41,14 @@ def collator(data: Data, tokenizer: Any, seed: int) -> Callable[[list[Window]], 
         return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
 
     return collate
+
+
+def losses(outputs: Any, labels: torch.Tensor, training: bool = False, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy (nats) of `labels` [B, T] under the logits [B, T, V]; 0 where a label is -100."""
+    smoothing = label_smoothing if training else 0.0
+    logits = outputs.logits.flatten(0, 1).float()
+    found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)
+    return found.view(labels.shape)
 
 
 def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:

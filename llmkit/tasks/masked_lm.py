@@ -15,6 +15,9 @@ from llmkit import metrics as measures
 from llmkit.data.pack import TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.schema import MaskedData
+from llmkit.tasks.causal_lm import losses
+
+__all__ = ["MODEL_CLASS", "collator", "losses", "metrics", "separator", "window"]
 
 MODEL_CLASS = AutoModelForMaskedLM
 

@@ -1,0 +1,379 @@
+"""Local files: which ones a recipe means, and the rows or the text in them.
+
+Local files are read here and not through `datasets`, whose readers turn "NA" into None, take a semicolon file for one
+column, name no file and line for a byte that is not UTF-8, and find the old content of a file that was changed within
+the same second.
+"""
+
+import csv
+import glob
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import xxhash
+
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Data, RowData, TextData
+
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
+
+csv.field_size_limit(1 << 30)
+
+# ---- which files ---------------------------------------------------------------------------------------------------
+
+
+def is_local(data: Data) -> bool:
+    """Whether `data.path` is on this machine; raises UserError for a local path with keys of a Hub data set."""
+    if not Path(data.path).exists() and not glob.has_magic(data.path):
+        return False
+    for key in ("name", "revision"):
+        if getattr(data, key):
+            raise UserError(
+                f"data.{key} belongs to a Hub data set, and data.path `{data.path}` is on this machine",
+                f"unset it: data.{key}=",
+            )
+    return True
+
+
+def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The local files of a split: what `data.data_files` names for it, else all of `data.path`, which is `train`."""
+    patterns: str | Sequence[str] | None
+    if isinstance(data.data_files, Mapping):
+        if split not in data.data_files:
+            raise UserError(f"data.data_files has no `{split}`; it names {', '.join(data.data_files)}")
+        patterns = data.data_files[split]
+    elif split == "train" and not data.validation_split:
+        patterns = data.data_files
+    else:
+        raise UserError(
+            f"data.path `{data.path}` is on this machine, where files make no splits by themselves",
+            'name them: data.data_files = { train = "a.jsonl", validation = "b.jsonl" }',
+        )
+    found = []
+    base = Path(data.path) if Path(data.path).is_dir() else Path()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
+        matching = expand(str(base / pattern), suffixes)
+        if not matching:
+            raise UserError(
+                f"data.data_files: no file matches `{base / pattern}`",
+                "the names in it are relative to data.path where that is a folder, else to the working directory",
+            )
+        found += matching
+    if patterns is None:
+        found = expand(data.path, suffixes)
+    if not found:
+        raise UserError(
+            f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
+            f"files that can be read end in {' '.join(suffixes)} (or the same with .gz)",
+        )
+    return found
+
+
+def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The files that a path, a glob or a folder means: those in it with one of `suffixes` that are not hidden."""
+    path = Path(pattern)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
+        return sorted(f for f in visible if f.is_file() and suffix(f) in suffixes)
+    return sorted(Path(f) for f in glob.glob(pattern, recursive=True) if Path(f).is_file())  # noqa: PTH207
+
+
+def suffix(file: Path) -> str:
+    """What decides the format of a file, in lower case: `.csv` of `A.CSV.gz`."""
+    return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
+
+
+def content_hash(files: Sequence[Path]) -> str:
+    """A hash of the bytes in the files and of where each ends, not of their names."""
+    content = xxhash.xxh64()
+    for file in files:
+        with reading(file), file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                content.update(chunk)
+        content.update(b"\0")
+    return content.hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """One fingerprint of all the parts, the same in every process."""
+    return xxhash.xxh3_128_hexdigest(repr(parts).encode())
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, each with its place in it: "line 3", "row 7", "item 2".
+
+    The suffix decides the format. Of a Parquet file nothing but `columns` is read, where they are given.
+    """
+    kind = suffix(file)
+    if kind in (".jsonl", ".ndjson"):
+        return _json_lines(file, encoding)
+    if kind == ".json":
+        return _json(file, encoding)
+    if kind in (".csv", ".tsv"):
+        return _csv(file, encoding)
+    if kind == ".parquet":
+        return _parquet(file, columns)
+    if kind in TEXT_SUFFIXES:
+        raise UserError(
+            f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"
+        )
+    raise UserError(f"`{file}`: llmkit does not read `{kind}` files", f"it reads {' '.join(SUFFIXES)}")
+
+
+def parquet_columns(file: Path) -> list[str]:
+    """The names of a Parquet file's columns; no row is read."""
+    import pyarrow.parquet
+
+    with _reading_parquet(file):
+        return pyarrow.parquet.read_schema(file).names
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key in [data]") -> str:
+    """The text in a column of a row, "" for None; raises UserError where it is missing or is no text that has tokens.
+
+    `where` says in which file and row it stands; `key` is the recipe's key that chose the column.
+    """
+    if column not in row:
+        raise UserError(f"{where}: no `{column}`; the row has {', '.join(row)}", "every row needs that column")
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where}: column `{column}` holds {type(value).__name__}, not text",
+            f"set {key} to the column with the text",
+        )
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as problem:  # JSON can write it, and nothing can tokenize it
+            raise UserError(
+                f"{where}: `{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
+                "characters beyond U+FFFF are two \\u escapes in JSON; mend the row or take it out",
+            ) from problem
+    return value
+
+
+def _json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in lines(file, encoding):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.strip())
+        except ValueError as problem:
+            what = str(problem).replace("line 1 column", "column")  # of this line, whose number in the file we know
+            raise UserError(f"`{file}`, line {number}: not JSON ({what})", "one object a line is expected") from problem
+        if not isinstance(row, dict):
+            raise UserError(
+                f"`{file}`, line {number}: an object is expected, this is a {type(row).__name__}",
+                'write a row as an object with its columns: {"text": "..."}',
+            )
+        yield f"line {number}", row
+
+
+def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A list of rows, an object whose `data` is one or holds SQuAD's articles, or JSON lines that are called .json."""
+    filled = (line.strip() for _, line in lines(file, encoding) if line.strip())
+    first, second = next(filled, ""), next(filled, "")
+    filled.close()
+    if not first:
+        return
+    if second and first.startswith("{") and _is_json(first):
+        yield from _json_lines(file, encoding)
+        return
+    try:
+        content = json.loads(whole(file, encoding))
+    except ValueError as problem:
+        # JSON lines of which the first is broken: where one object goes on over many lines, another can open on the
+        # second line only after a bracket.
+        if first.startswith("{") and second.startswith("{") and not first.endswith("["):
+            yield from _json_lines(file, encoding)
+            return
+        raise UserError(f"`{file}`: not JSON ({problem})", "mend it there, or write one object a line") from problem
+    items = content.get("data") if isinstance(content, dict) else content
+    if isinstance(content, dict) and not isinstance(items, list) and not second:
+        yield from _json_lines(file, encoding)  # of one line
+        return
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(
+            f"`{file}`: a list of objects is expected, or one object a line",
+            'such as [{"text": "..."}, ...], the same as {"data": [...]}, or SQuAD\'s format',
+        )
+    if isinstance(content, dict) and any("paragraphs" in item for item in items):
+        yield from _squad(items, file)
+    else:
+        yield from ((f"item {index + 1}", row) for index, row in enumerate(items))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One row a question, in the shape that the Hub gives SQuAD; a question that has no `answers` has none in its row.
+
+    The format is that of https://rajpurkar.github.io/SQuAD-explorer/ in its versions 1.1 and 2.0.
+    """
+
+    def member(of: Any, key: str, kind: type, words: str, place: str) -> Any:
+        if not isinstance(of, dict) or type(of.get(key)) is not kind:
+            raise UserError(
+                f"`{file}`, {place}: `{key}` is {'not ' + words if isinstance(of, dict) and key in of else 'missing'}",
+                "SQuAD's format is data > paragraphs > context, qas > id, question, answers > text, answer_start",
+            )
+        return of[key]
+
+    number = 0
+    for article_number, article in enumerate(articles, 1):
+        place = f"article {article_number}"
+        for paragraph_number, paragraph in enumerate(member(article, "paragraphs", list, "a list", place), 1):
+            place = f"article {article_number}, paragraph {paragraph_number}"
+            context = member(paragraph, "context", str, "text", place)
+            for asked in member(paragraph, "qas", list, "a list", place):
+                number += 1
+                name = str((isinstance(asked, dict) and asked.get("id")) or number)
+                here = f"{place}, question {name}"
+                question = member(asked, "question", str, "text", here)
+                row = {"id": name, "title": article.get("title", ""), "context": context, "question": question}
+                if "answers" in asked or asked.get("is_impossible"):
+                    found = [] if asked.get("is_impossible") else member(asked, "answers", list, "a list", here)
+                    row["answers"] = {
+                        "text": [member(answer, "text", str, "text", here) for answer in found],
+                        "answer_start": [
+                            member(answer, "answer_start", int, "a whole number", here) for answer in found
+                        ],
+                    }
+                yield f"question {name}", row
+
+
+def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    numbered = lines(file, encoding)
+    first = next(numbered, (0, ""))[1]
+    # The comma where none of these occurs: one column.
+    unquoted = re.sub('"[^"]*"', "", first)
+    delimiter = "\t" if suffix(file) == ".tsv" else max(",;\t|", key=unquoted.count)
+    reader = csv.reader(
+        itertools.chain([first], (line for _, line in numbered)),
+        delimiter=delimiter,
+        strict=True,
+    )
+    begins = 1  # the line on which a row begins; quoted line breaks let it go on for many
+    try:
+        header = next(reader, [])
+        for number, name in enumerate(header, 1):
+            if not name.strip():
+                raise UserError(
+                    f"`{file}`, line 1: column {number} has no name",
+                    "name it or take it out (pandas writes such a column unless it is told index=False)",
+                )
+            if Counter(header)[name] > 1:
+                raise UserError(
+                    f"`{file}`, line 1: {Counter(header)[name]} columns are called `{name}`",
+                    "give every column a name of its own",
+                )
+        begins = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                raise UserError(
+                    f"`{file}`, line {begins}: {len(row)} fields where the header has {len(header)}",
+                    f"the delimiter read from the header is {delimiter!r}; quote fields that contain it",
+                )
+            if row:
+                yield f"line {begins}", dict(zip(header, row, strict=True))
+            begins = reader.line_num + 1
+    except csv.Error as problem:
+        raise UserError(
+            f"`{file}`, line {begins}: {problem}",
+            'a field that begins with a quote ends with one, and a quote inside it is doubled ("")',
+        ) from problem
+
+
+def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet
+
+    with _reading_parquet(file), pyarrow.parquet.ParquetFile(file) as table:
+        batches = table.iter_batches(1000, columns=None if columns is None else list(columns))
+        every = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        yield from ((f"row {index + 1}", row) for index, row in enumerate(every))
+
+
+@contextmanager
+def _reading_parquet(file: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise UserError(
+            f"`{file}`: not a whole Parquet file ({str(problem).splitlines()[0]})", "copy or download it again"
+        ) from problem
+
+
+# ---- bytes and lines -----------------------------------------------------------------------------------------------
+
+
+def whole(file: Path, encoding: str) -> str:
+    """All the text of a file."""
+    with reading(file), _open(file) as stream:
+        return decode(stream.read(), file, 1, encoding)
+
+
+def lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, with their line breaks and their numbers from 1, in constant memory."""
+    with reading(file), _open(file) as stream:
+        if not "\n\n".encode(encoding).endswith(b"\n\n"):  # UTF-16 and the like: bytes cannot be cut into lines
+            yield from enumerate(io.StringIO(decode(stream.read(), file, 1, encoding), newline="\n"), 1)
+            return
+        for number, raw in enumerate(stream, 1):
+            yield number, decode(raw, file, number, encoding)
+
+
+def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
+    """Bytes of a file as text, without a byte order mark; an error counts its lines from `first_line`."""
+    try:
+        decoded = raw.decode(encoding)
+    except UnicodeDecodeError as problem:
+        line = first_line + raw.count(b"\n", 0, problem.start)
+        raise UserError(
+            f"`{file}`, line {line}: byte 0x{raw[problem.start]:02x} is not {encoding}",
+            "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
+        ) from problem
+    return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what a file that is not there, or is damaged, raises into a UserError that names it."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as problem:  # the last two, and an OSError, from a damaged .gz
+        raise UserError(
+            f"`{file}` cannot be read: {getattr(problem, 'strerror', None) or problem}",
+            "is it there, whole, and yours to read?",
+        ) from problem
+
+
+def _open(file: Path) -> IO[bytes]:
+    if file.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    return file.open("rb")

@@ -1,0 +1,238 @@
+"""Rows out of files, folders and Hub data sets, and which of them are for training and which for evaluation."""
+
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from llmkit import hub
+from llmkit.data import files
+from llmkit.data.files import digest
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Data, ReadOnly, RowData
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # in this order, as `datasets` knows them
+
+# A file or folder of a split: train.csv, dev-v2.0.json, test_2.csv, train-00000-of-00001.parquet; not training.csv.
+_SPLIT = re.compile(rf"(train|{'|'.join(VALIDATION_NAMES)}|test)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that can be read again and again, in the same order, in constant memory.
+
+    `read` gives each row with where it stands, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split
+    train), row 3". `fingerprint` changes when the content or the choice of rows changes; `source` is for messages.
+    """
+
+    read: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+    columns: tuple[str, ...]
+    class_names: Mapping[str, tuple[str, ...]]  # of the Hub's columns of classes; local files have none
+    fingerprint: str
+    source: str
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return self.read()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows to learn from, those to evaluate on by split, the first of which training watches, and remarks."""
+
+    train: Rows | None
+    validation: Mapping[str, Rows]
+    notes: tuple[str, ...] = ()
+    revision: str | None = None  # the commit of a Hub data set
+
+
+def tables(data: RowData, seed: int, train: bool = True) -> Tables:
+    """Open `data` and settle what is for training and what for evaluation.
+
+    A validation split wins; else the rows whose hash of seed and index falls below `validation_fraction` are held out.
+    Without `train` nothing is trained on: the training split is opened only where there is no validation split, to hold
+    rows out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there are no rows.
+    """
+    notes: list[str] = []
+    revision, open_split = None, _from_files
+    if files.is_local(data):
+        data, notes = _splits_by_name(data)
+    else:
+        revision, open_split = hub.check(data.path, "dataset", data.revision), _from_hub
+    names = _names(data.validation_split or default_validation(data))
+    training, validation = None, {name: open_split(data, name) for name in names}
+    if validation:
+        if data.validation_fraction and not data.validation_split:
+            notes.append("validation_fraction is ignored: the data has a validation split")
+        training = open_split(data, data.split) if train else None
+    elif data.validation_fraction:
+        training, held = _hold_out(open_split(data, data.split), data.validation_fraction, seed)
+        validation = {"validation": held}
+    elif train:
+        training = open_split(data, data.split)
+        notes.append("no validation data: set data.validation_fraction to hold some out")
+    else:
+        validation = {data.split: open_split(data, data.split)}
+    return Tables(
+        _first(training, data.max_train_samples) if training and train else None,
+        {name: _first(rows, data.max_eval_samples) for name, rows in validation.items()},
+        tuple(notes),
+        revision,
+    )
+
+
+def default_validation(data: Data) -> str | None:
+    """The split to evaluate on where the recipe does not say: one of that name, in `data_files` or on the Hub."""
+    splits: Collection[str] = data.data_files if isinstance(data.data_files, Mapping) else ()
+    if data.data_files is None and not files.is_local(data):
+        import datasets
+
+        with hub.loading(data.path, "dataset"):
+            splits = datasets.get_dataset_split_names(data.path, data.name, revision=data.revision)
+    return next((name for name in VALIDATION_NAMES if name in splits), None)
+
+
+def held_out(index: int, fraction: float, seed: int) -> bool:
+    """Whether the row or document of this index is for evaluation: a matter of the seed, not of how much is read."""
+    return xxhash.xxh64_intdigest(f"{seed}:{index}".encode()) < fraction * 2**64
+
+
+def _names(splits: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (splits,) if isinstance(splits, str) else splits or ()
+
+
+def _hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    def part(wanted: bool) -> Rows:
+        chosen = replace(
+            rows,
+            read=lambda: (row for index, row in enumerate(rows) if held_out(index, fraction, seed) is wanted),
+            fingerprint=digest(rows.fingerprint, "by-hash", fraction, seed, wanted),
+        )
+        if next(iter(chosen), None) is None:
+            change, use = ("raise", "evaluate") if wanted else ("lower", "train")
+            raise UserError(
+                f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
+                f"{change} it, or name a data.validation_split",
+            )
+        return chosen
+
+    return part(False), part(True)
+
+
+def _first(rows: Rows, number: int | None) -> Rows:
+    if number is None:
+        return rows
+    return replace(
+        rows,
+        read=lambda: itertools.islice(rows.read(), number),
+        fingerprint=digest(rows.fingerprint, "first", number),
+    )
+
+
+# ---- local files ---------------------------------------------------------------------------------------------------
+
+
+def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
+    """A folder with train.csv and dev.csv is the two splits, not one table: as if `data_files` had named them."""
+    root = Path(data.path)
+    if data.data_files is not None or not root.is_dir():
+        return data, []
+    by_split: dict[str, list[str]] = {}
+    for file in files.expand(data.path, files.ROW_SUFFIXES):
+        inside = file.relative_to(root)
+        found = [match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.match(part))]
+        by_split.setdefault(found[0] if found else "", []).append(str(inside))
+    if "train" not in by_split or len(by_split) == 1:
+        return data, []
+
+    def shown(names: list[str]) -> str:
+        return ", ".join(names) if len(names) < 4 else f"{len(names)} files"
+
+    others = by_split.pop("", [])
+    listed = ", ".join(f"{split} ({shown(names)})" for split, names in by_split.items())
+    note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {shown(others)}" if others else "")
+    return data.model_copy(update={"data_files": ReadOnly(by_split)}), [note]
+
+
+def _from_files(data: RowData, split: str) -> Rows:
+    found = files.of_split(data, split, files.ROW_SUFFIXES)
+    source = f"`{found[0]}`" if len(found) == 1 else f"`{data.path}`"
+    columns: tuple[str, ...] | None = None
+    for file in found:
+        _, row = next(files.rows(file, data.encoding), ("", None))
+        if row is None:
+            continue
+        if columns is None:
+            columns, first = tuple(row), file
+        elif differing := sorted(set(columns) ^ set(row)):
+            raise UserError(
+                f"`{file}` has other columns than `{first}`: "
+                + ", ".join(f"{'no' if column in columns else 'also'} `{column}`" for column in differing),
+                "the files of one split need the same columns; data.data_files names those to read",
+            )
+    if columns is None:
+        raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
+
+    def read() -> Iterator[tuple[str, dict[str, Any]]]:
+        for file in found:
+            for place, row in files.rows(file, data.encoding):
+                yield f"`{file}`, {place}", row
+
+    content = digest(files.content_hash(found), [files.suffix(file) for file in found], data.encoding)
+    return Rows(read, columns, {}, content, source)
+
+
+# ---- the Hub -------------------------------------------------------------------------------------------------------
+
+
+def load(data: Data, split: str, streaming: bool = False) -> Any:
+    """One split of a Hub data set, as `datasets` gives it."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with hub.loading(data.path, "dataset"):
+        return datasets.load_dataset(
+            data.path,
+            name=data.name,
+            data_files=plain_files(data),
+            split=split,
+            revision=data.revision,
+            streaming=streaming,
+        )
+
+
+def plain_files(data: Data) -> Any:
+    """`data_files` as upstream wants them: a list and not a tuple, a dict and no other mapping."""
+    if data.data_files is None or isinstance(data.data_files, str):
+        return data.data_files
+    return dict(data.data_files) if isinstance(data.data_files, Mapping) else list(data.data_files)
+
+
+def _from_hub(data: RowData, split: str) -> Rows:
+    found = load(data, split)
+    columns = tuple(found.column_names)
+    source = f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"
+    if not len(found):
+        raise UserError(f"{source}: there are no rows in it", "data.split and data.validation_split choose others")
+
+    def read() -> Iterator[tuple[str, dict[str, Any]]]:
+        batches = found.iter(batch_size=1000)  # row by row is many times slower
+        every = itertools.chain.from_iterable(zip(*(batch[name] for name in columns), strict=True) for batch in batches)
+        for number, values in enumerate(every, 1):
+            yield f"{source}, row {number}", dict(zip(columns, values, strict=True))
+
+    return Rows(read, columns, _class_names(found.features), digest(found._fingerprint, columns), source)
+
+
+def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    import datasets
+
+    kinds = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {
+        column: tuple(kind.names)
+        for column, kind in kinds.items()
+        if isinstance(kind, datasets.ClassLabel) and kind.names
+    }

@@ -1,0 +1,75 @@
+"""How good a finished model is, on the validation data of its own recipe or of another."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from llmkit import run as runs
+from llmkit.errors import UserError, say
+from llmkit.predict import check_model, task_of
+from llmkit.recipe import load
+from llmkit.recipe.schema import Model, Recipe, Tokenizer
+
+# What makes only a part of the data be evaluated.
+PARTIAL = ("validation_fraction", "max_eval_samples")
+# What belongs to training, and would ask for what an evaluation does not have.
+NOT_EVALUATED = ("eval_strategy", "save_strategy", "load_best_model_at_end", "report_to", "train_sampling_strategy")
+
+
+def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
+    """The recipe that names the data: one that was given, else the model's own.
+
+    With a `data.path` of its own all of that data is evaluated, not the part that the recipe would hold out.
+    """
+    check_model(name)
+    if path is None and task is None:
+        places = (Path(name), Path(name).absolute().parent)
+        own = next((place / runs.RECIPE_FILE for place in places if runs.is_run(place)), None)
+        if own is None or not own.is_file():
+            raise UserError(
+                f"`{name}` is no run: which data is it to be evaluated on?", "name a recipe, or --task NAME"
+            )
+        path = str(own)
+    recipe = load(path, overrides, task=task)
+    made_for = task_of(name)
+    if made_for != recipe.task:
+        raise UserError(
+            f"`{name}` is a model for {made_for}, and the recipe is for {recipe.task}", f"name a recipe for {made_for}"
+        )
+    given = {override.partition("=")[0] for override in overrides}
+    partial = {f"data.{key}" for key in PARTIAL} - given if "data.path" in given else set()
+    data = recipe.data.model_copy(update={key.removeprefix("data."): None for key in partial})
+    return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
+
+
+def evaluate(name: str, recipe: Recipe) -> None:
+    """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON."""
+    import torch
+    import transformers
+
+    from llmkit import model as models
+    from llmkit import tasks, train
+    from llmkit.assemble import assemble
+    from llmkit.report import NOT_A_METRIC
+
+    transformers.utils.logging.disable_progress_bar()
+    if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    settings, precision = train.choose_precision(dict(recipe.trainer))
+    task = tasks.module(recipe.task)
+    with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
+        kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
+        args = train.training_arguments(kept, Path(nowhere))
+        model = models.reload(name, task.MODEL_CLASS)
+        assembly = assemble(recipe, args.seed, model.config)
+        trainer = train.make_trainer(assembly, model, args, [])
+        say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
+        for line in assembly.lines:
+            say(f"{'' if line.startswith(' ') else 'data':8} {line}")
+        for warning in assembly.warnings:
+            say(f"warning  {warning}")
+        runs.collect_from_here()
+        found = train.final_evaluation(trainer, assembly)
+    said = {key: found[key] for key in found if key.startswith("eval_") and not key.endswith(NOT_A_METRIC)}
+    print(json.dumps(said, indent=2))  # noqa: T201

@@ -1,0 +1,100 @@
+"""An adapter into its base: one whole model that needs neither peft nor the base any more."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llmkit import hub
+from llmkit import run as runs
+from llmkit.errors import UserError, say
+
+TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
+LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on
+
+
+def merge(run: str, output: str) -> None:
+    """Write the adapter of `run` (a run, a checkpoint, a folder or a Hub id), merged into its base, to `output`.
+
+    The logits before and after are compared in fp32; RuntimeError where they differ. Raises UserError for a `run`
+    without an adapter and an `output` with files in it; `output` is there whole or not at all.
+    """
+    target = Path(output).expanduser().resolve()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UserError(f"the output directory `{output}` holds other files", "name another, empty or new")
+    if not Path(run).exists():
+        hub.check(run, "model")
+    import torch
+    from transformers import AutoTokenizer
+
+    from llmkit import model as models
+
+    with hub.loading(run, "model"):
+        adapter = models.adapter_settings(run)
+    if adapter is None:
+        raise UserError(
+            f"`{run}` holds no adapter, there is nothing to merge",
+            "a run with [lora] makes one; of a run that is not finished, name a checkpoint",
+        )
+    model = models.reload(run, _model_class(run, adapter)).float()
+    generator = torch.Generator().manual_seed(0)
+    length = min(LENGTH, models.positions(model.config) or LENGTH)
+    ids = torch.randint(model.get_input_embeddings().num_embeddings, (BATCH, length), generator=generator)
+    before = _logits(model, ids)
+    model = model.merge_and_unload()
+    after = _logits(model, ids)
+    difference = ((after - before).abs().max() / before.abs().max()).item()
+    if not difference <= TOLERANCE:  # NaN too
+        raise RuntimeError(
+            f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
+        )
+    with hub.loading(run, "model"):
+        in_run = models.adapter_file(run, "tokenizer_config.json") is not None
+        tokenizer = AutoTokenizer.from_pretrained(
+            run if in_run else adapter["base_model_name_or_path"], trust_remote_code=False
+        )
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        with models.quiet():
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+        draft.replace(target)
+    except OSError as problem:
+        raise UserError(
+            f"the output directory `{output}` cannot be written: {problem.strerror or problem}"
+        ) from problem
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    say(f"merged `{run}` into {output}: its logits differ by at most {difference:.1e} of the largest one")
+
+
+def _model_class(run: str, adapter: dict[str, Any]) -> Any:
+    import transformers
+
+    task = runs.read_record(Path(run)).get("task") or runs.read_record(Path(run).parent).get("task")  # a checkpoint's
+    classes = {
+        "CAUSAL_LM": "AutoModelForCausalLM",
+        "SEQ_CLS": "AutoModelForSequenceClassification",
+        "QUESTION_ANS": "AutoModelForQuestionAnswering",
+        "masked-lm": "AutoModelForMaskedLM",
+    }
+    name = classes.get(str(adapter.get("task_type") or task))
+    if name is None:
+        raise UserError(
+            f"`{run}` does not say what its model is for (task_type {adapter.get('task_type')}, task {task})",
+            "merge knows language models, classifiers and question answering",
+        )
+    return getattr(transformers, name)
+
+
+def _logits(model: Any, ids: Any) -> Any:
+    """The logits of every input; of question answering, those of the starts and then those of the ends."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for row in ids.to(model.device).split(1):  # one by one: without a padding token, no batch can be classified
+            outputs = model(input_ids=row)
+            found += [outputs[key] for key in ("logits", "start_logits", "end_logits") if key in outputs]
+    return torch.stack(found)

@@ -1,0 +1,32 @@
+"""What people ask for by name: `--task NAME` is a bundled recipe, or a bundled recipe and settings from here."""
+
+from typing import Any
+
+# Wang et al. 2018 (arXiv:1804.07461), table 1: the metric of each task of GLUE.
+_GLUE: dict[str, dict[str, Any]] = {
+    "cola": {"evaluation.metrics": ["matthews_correlation"]},
+    "sst2": {"evaluation.metrics": ["accuracy"]},
+    "mrpc": {"evaluation.metrics": ["f1", "accuracy"]},
+    "qqp": {"evaluation.metrics": ["f1", "accuracy"]},
+    "stsb": {"evaluation.metrics": ["pearson", "spearmanr"], "data.problem_type": "regression"},
+    "mnli": {
+        "evaluation.metrics": ["accuracy"],
+        "data.validation_split": ["validation_matched", "validation_mismatched"],
+    },
+    "qnli": {"evaluation.metrics": ["accuracy"]},
+    "rte": {"evaluation.metrics": ["accuracy"]},
+    "wnli": {"evaluation.metrics": ["accuracy"]},
+}
+_EPOCHS = {"mrpc": 3, "stsb": 3, "rte": 3, "cola": 3, "wnli": 3}  # the small ones
+
+# A value of None takes the recipe's own out: on one's own files, `data.path` is to be given.
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        name: ("glue", {"data.name": name, **settings, "trainer.num_train_epochs": _EPOCHS.get(name, 1)})
+        for name, settings in _GLUE.items()
+    },
+    "squad": ("squad", {"data.path": "rajpurkar/squad"}),
+    "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
+    "text-classification": ("glue", {"data.path": None, "data.name": None, "evaluation.metrics": None}),
+    "question-answering": ("squad", {"data.path": None}),
+}

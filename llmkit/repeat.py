@@ -1,0 +1,94 @@
+"""One fine-tune with several seeds: how much of a figure is chance."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from types import FrameType
+
+from llmkit import run as runs
+from llmkit.errors import UserError, say
+from llmkit.recipe.schema import Recipe
+
+SUMMARY = "seeds.json"
+
+
+def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | None, resume: bool) -> int:
+    """Run `llmkit finetune` once for each seed, into `DIR/seed-N`; the mean and standard deviation of the metrics.
+
+    `words` are the command line without `--seeds` and `--output-dir`. The first seed is the recipe's. The exit code is
+    0, or that of the first run that did not finish. Each run is a process of its own, and cannot disturb another.
+    """
+    directory = _directory(recipe, output_dir, resume)
+    first = recipe.trainer.get("seed", 42)
+    figures: dict[str, list[float]] = {}
+    for seed in range(first, first + seeds):
+        own = directory / f"seed-{seed}"
+        again = ["--resume"] if resume and own.exists() else []
+        code = _run([*words, f"trainer.seed={seed}", "--output-dir", str(own), *again])
+        if code:
+            return code
+        for key, value in runs.read_record(own)["metrics"].items():
+            if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_preparation_time")):
+                figures.setdefault(key, []).append(value)
+    summary = {
+        key: {"mean": mean(values), "std": stdev(values) if seeds > 1 else 0.0, "values": values}
+        for key, values in figures.items()
+    }
+    runs.write_json(directory / SUMMARY, {"seeds": list(range(first, first + seeds)), "metrics": summary})
+    for key, found in summary.items():
+        values = " ".join(f"{value:.4f}" for value in figures[key])
+        say(f"{key:28} {found['mean']:.4f} +- {found['std']:.4f}  ({values})")
+    say(f"{seeds} seed{'s' * (seeds > 1)} -> {directory / SUMMARY}")
+    return 0
+
+
+def _directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Path:
+    """A new folder for the runs: the one that was named, else one numbered like a run; with `resume` the newest."""
+    first = Path(output_dir or recipe.output_dir or runs.ROOT / recipe.name).expanduser()
+    if output_dir is not None and not resume:
+        if first.is_dir() and any(first.iterdir()):
+            raise UserError(
+                f"the output directory `{output_dir}` holds other files",
+                "name another, or go on with the runs in it: --resume",
+            )
+        return first
+    number, directory, newest = 1, first, None
+    while directory.exists():
+        newest = directory
+        number += 1
+        directory = first.with_name(f"{first.name}-{number}")
+    if newest is None or not resume:
+        return directory
+    if runs.is_run(newest):
+        raise UserError(f"`{newest}` is one run and not several", "name another: --output-dir")
+    return newest
+
+
+def _run(words: Sequence[str]) -> int:
+    """One run as a child, its exit code; signals that end a run are its to answer."""
+    received: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if child is not None:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in runs.STOPPING}
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "llmkit", "finetune", *words],
+            start_new_session=True,  # the terminal's Ctrl-C reaches it once, through us
+        )
+        if received:  # while it was being started
+            child.send_signal(received[0])
+        code = child.wait()
+        if received and code == 0:  # it had taken its last step; the next run is not wanted
+            return 130 if received[0] == signal.SIGINT else 75
+        return code if code >= 0 else 128 - code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""What a run says of itself: before the first step, at its end, and in its model card."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from llmkit import run as runs
+from llmkit import tasks
+from llmkit.assemble import Assembly
+from llmkit.errors import say
+from llmkit.model import ADAPTED_CONFIG
+from llmkit.progress import clock
+from llmkit.recipe.schema import PRETRAINING, Recipe
+
+LANGUAGE_MODEL = ("train_loss", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
+NOT_A_METRIC = ("runtime", "per_second", "preparation_time")
+
+
+def introduce(
+    recipe: Recipe, assembly: Assembly, facts: dict[str, Any], precision: str, args: TrainingArguments, directory: Path
+) -> None:
+    """What is about to happen, with the arithmetic, before step 1."""
+    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
+    say(f"run      {directory} ({recipe.task}, {facts['device']}, {processes})")
+    for line in assembly.lines:
+        say(f"{'' if line.startswith(' ') else 'data':8} {line}")
+    kind = type(assembly.config).__name__.removesuffix("Config")
+    trained = facts["trainable_parameters"]
+    part_of = "" if trained == facts["parameters"] else f", {trained:,} of them trained"
+    say(f"model    {kind}, {facts['parameters']:,} parameters{part_of}, {facts['precision']} ({precision})")
+    batch = f"{args.train_batch_size} {assembly.unit}" + "".join(
+        f" x {number} {what}"
+        for number, what in ((args.gradient_accumulation_steps, "accumulated"), (args.world_size, "processes"))
+        if number > 1
+    )
+    epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else epochs
+    if assembly.length is not None:
+        tokens = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * assembly.length
+        batch += f" x {assembly.length} = {tokens:,} tokens"
+    say(f"training {length} of {batch}")
+    for note in assembly.notes:
+        say(f"note     {note}")
+    for warning in assembly.warnings:
+        say(f"warning  {warning}")
+
+
+def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any], seconds: float) -> None:
+    """Model card and record; only now is the run called finished."""
+    write_model_card(recipe, directory, metrics, facts)
+    runs.update_record(
+        directory, status="finished", finished=round(time.time(), 3), seconds=round(seconds, 1), metrics=metrics
+    )
+    shown = [f"{key} {metrics[key]:.4f}" for key in figures(recipe, metrics) if key != "eval_bits_per_byte"]
+    say(f"finished in {clock(seconds)}: {', '.join(shown)}")
+    if recipe.task == "causal-lm":
+        say(f'try it: llmkit generate "Once upon a time" --model {directory}')
+    elif recipe.task == "masked-lm":
+        say(f'try it: llmkit predict {directory} "Once upon a {facts["mask_token"]} ."')
+    elif facts["columns"].keys() == {"text", "label"}:
+        say(f'try it: llmkit predict {directory} "What a day!"')
+    else:
+        say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(inputs(facts))}")
+
+
+def inputs(facts: dict[str, Any]) -> list[str]:
+    """The columns that the model reads, under the names that its data had."""
+    return [name for role, name in facts["columns"].items() if role not in ("label", "answers")]
+
+
+def figures(recipe: Recipe, metrics: dict[str, float]) -> list[str]:
+    """The metrics worth showing: the losses and what the task measures."""
+    if recipe.task in PRETRAINING:
+        return [key for key in LANGUAGE_MODEL if key in metrics]
+    return ["train_loss", *(k for k in metrics if k.startswith("eval_") and not k.endswith(NOT_A_METRIC))]
+
+
+def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
+    """`README.md` in the Hub's format: what the model is, what it learned from, how well, and how to load it."""
+    task = tasks.module(recipe.task)
+    head = ["---", f"library_name: {'transformers' if recipe.lora is None else 'peft'}", "tags: [llmkit]"]
+    hub_data = facts["data"]["revision"] is not None
+    hub_model = recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists()
+    if hub_model:
+        head.append(f"base_model: {recipe.model.name}")
+    if hub_data:
+        head.append(f"datasets: [{recipe.data.path}]")
+    if hasattr(task, "PIPELINE"):
+        head.append(f"pipeline_tag: {task.PIPELINE}")
+    source = recipe.data.path if hub_data else Path(recipe.data.path).name
+    rows = [f"| {key} | {metrics[key]:.4f} |" for key in figures(recipe, metrics)]
+    text = f"""# {directory.name}
+
+A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_parameters"]:,} of them trained on
+`{source}` with llmkit {facts["llmkit"]} in {facts["precision"]} on {facts["processes"]} process\
+{"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
+data, metrics.
+
+| metric | value |
+| --- | --- |
+{chr(10).join(rows)}
+
+```python
+{_loading(recipe, directory.name, task.MODEL_CLASS.__name__)}
+tokenizer = AutoTokenizer.from_pretrained("{directory.name}")
+```
+"""
+    (directory / "README.md").write_text("\n".join([*head, "---", "", text]))
+
+
+def _loading(recipe: Recipe, name: str, auto_class: str) -> str:
+    if recipe.lora is None:
+        return f"""from transformers import {auto_class}, AutoTokenizer
+
+model = {auto_class}.from_pretrained("{name}")"""
+    base = recipe.model.name
+    shown = Path(base).name if base and Path(base).exists() else base
+    return f"""from peft import PeftModel
+from transformers import AutoConfig, {auto_class}, AutoTokenizer
+
+config = AutoConfig.from_pretrained("{name}/{ADAPTED_CONFIG}")
+base = {auto_class}.from_pretrained("{shown}", config=config)
+model = PeftModel.from_pretrained(base, "{name}")"""
