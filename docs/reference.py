@@ -36,11 +36,16 @@ def commands() -> str:
     for name, command in walk(typer.main.get_command(app)):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]
-        usage = " ".join(["llmkit", name, *(p.metavar for p in arguments)])
+        usage = " ".join(["llmkit", name, *map(usage_of, arguments)])
         lines += [f"**`{usage}`**: {command.help}", ""]
         lines += [f"- `{p.opts[0]}`: {' '.join(p.help.split())}" for p in options]
         lines += [""] if options else []
     return "\n".join(lines).strip()
+
+
+def usage_of(argument: Any) -> str:
+    named = argument.metavar if argument.required else f"[{argument.metavar}]"
+    return named + ("..." if argument.nargs == -1 else "")
 
 
 def walk(group: Any, prefix: str = "") -> Any:
@@ -61,11 +66,13 @@ def recipe() -> str:
         lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in model.model_fields.items()]
         if table == "data":
             for owner, own in OWN_DATA.items():
-                shared = model.model_fields if owner != "masked-lm" else schema.TextData.model_fields
+                shared = {"masked-lm": schema.TextData}.get(owner, model).model_fields
+                if issubclass(own, schema.RowData) and own is not schema.RowData:
+                    shared = schema.RowData.model_fields
                 lines += [
                     f"| `data.{key}` | {shown(f)} | {owner}: {cell(f.description)} |"
                     for key, f in own.model_fields.items()
-                    if key not in shared and (owner in ("pretraining", "fine-tuning") or key not in schema.RowData.model_fields)
+                    if key not in shared
                 ]
     return "\n".join(lines)
 

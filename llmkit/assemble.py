@@ -61,7 +61,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     config, notes = (fixed, []) if fixed is not None else models.load_config(recipe.model)
     block_size = models.choose_block_size(data.block_size, config)
     corpus = read.corpus(data, seed)
-    words = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, corpus.train, models.positions(config))
+    words = _tokenizer(recipe, corpus.train, config)
     if fixed is None:
         models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe))
     separator = task.separator(words)
@@ -115,6 +115,13 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     )
 
 
+def _tokenizer(recipe: Recipe, documents: read.Documents, config: Any) -> Any:
+    segments = getattr(config, "type_vocab_size", 0) > 1
+    return tokenizer.load(
+        recipe.tokenizer, recipe.model, recipe.task, documents, models.positions(config), segments=segments
+    )
+
+
 def _own_tokenizer(recipe: Recipe) -> bool:
     return recipe.tokenizer.type is not None or recipe.tokenizer.name is not None or recipe.model.name is None
 
@@ -162,7 +169,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     first = found.train if found.train is not None else next(iter(found.validation.values()))
     columns = task.layout(data, first)
     documents = read.Documents(lambda: _texts(first, columns), first.fingerprint, first.source)
-    words = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, documents, models.positions(config))
+    words = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
         models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe))
@@ -197,7 +204,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
 def _texts(rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
     read_by_model = [name for role, name in columns.items() if role not in ("label", "answers")]
-    return (str(row[name] or "") for _, row in rows.read() for name in read_by_model)
+    return (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
 
 
 def fit_for_batches(words: Any, config: Any) -> None:

@@ -27,7 +27,7 @@ app.add_typer(recipes_app, name="recipes")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[TABLE.KEY=VALUE]...", help="Settings that win over the recipe's.", show_default=False),
+    typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that win over the recipe's.", show_default=False),
 ]
 OutputDir = Annotated[
     str | None, typer.Option("--output-dir", help="The run directory.  [default: runs/NAME, NAME-2, ...]")
@@ -42,13 +42,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest ru
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
 
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[RECIPE] [TABLE.KEY=VALUE]...",
-        help="A recipe (a file, or the name of a bundled one), and settings that win over it.",
-        show_default=False,
-    ),
+MaybeRecipe = Annotated[
+    str | None,
+    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
 ]
 Task = Annotated[
     str | None, typer.Option("--task", help="In place of a recipe: sst2, mrpc, squad_v2, text-classification, ...")
@@ -80,7 +76,8 @@ def pretrain(
 
 @app.command()
 def finetune(
-    words: Words = None,
+    recipe: MaybeRecipe = None,
+    overrides: Overrides = None,
     task: Task = None,
     output_dir: OutputDir = None,
     processes: Processes = None,
@@ -98,14 +95,14 @@ def finetune(
         from llmkit.recipe import load
 
         launch.join()
-        recipe, overrides = _recipe_and_overrides(words or [], task)
-        loaded = load(recipe, overrides, output_dir, task, verb="finetune")
+        path, settings = _recipe_and_overrides(recipe, overrides, task)
+        loaded = load(path, settings, output_dir, task, verb="finetune")
         if dry_run:
             return _explain(loaded, processes)
         if seeds is not None:
             from llmkit.repeat import repeat
 
-            again = [*(["--task", task] if task is not None else []), *(words or [])]
+            again = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
             again += ["--processes", str(processes)] if processes is not None else []
             again += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
             return repeat(loaded, seeds, again, output_dir, resume)
@@ -114,14 +111,18 @@ def finetune(
     _do(act)
 
 
-def _recipe_and_overrides(words: list[str], task: str | None) -> tuple[str | None, list[str]]:
-    """The words of a command line: a recipe first, unless `--task` names one, then overrides."""
-    named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
-    if task is not None and named:
-        raise UserError(f"`{words[0]}` and --task {task} are two recipes", "name one")
-    if task is None and not named:
-        raise UserError("which recipe?", "llmkit finetune RECIPE, or --task NAME such as sst2")
-    return (words[0], words[1:]) if named else (None, words)
+def _recipe_and_overrides(
+    recipe: str | None, overrides: list[str] | None, task: str | None
+) -> tuple[str | None, list[str]]:
+    """The recipe and what is laid over it: with `--task` the first word is no recipe but the first override."""
+    settings = overrides or []
+    if recipe is not None and "=" in recipe and not Path(recipe).is_file():
+        settings, recipe = [recipe, *settings], None
+    if task is not None and recipe is not None:
+        raise UserError(f"`{recipe}` and --task {task} are two recipes", "name one")
+    if task is None and recipe is None:
+        raise UserError("which recipe?", "name one, or --task NAME such as --task sst2")
+    return recipe, settings
 
 
 def _explain(recipe: "Recipe", processes: int | None) -> int:
@@ -137,11 +138,11 @@ def _explain(recipe: "Recipe", processes: int | None) -> int:
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="The text to go on from; - reads stdin.", show_default=False),
+        typer.Argument(metavar="PROMPT", help="The text to go on from; - reads stdin.", show_default=False),
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Fields of GenerationConfig.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Fields of GenerationConfig.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="A run, a folder or a Hub id.  [default: the newest finished run]")
@@ -164,7 +165,7 @@ def generate(
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, each an example.", show_default=False)
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts, each an example.", show_default=False)
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--input", help="A file of examples: JSON lines, CSV, TSV, Parquet, text.")
@@ -187,7 +188,8 @@ def predict(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
-    words: Words = None,
+    recipe: MaybeRecipe = None,
+    overrides: Overrides = None,
     task: Task = None,
 ) -> None:
     """Measure a finished model: on its own validation data, or on another recipe's."""
@@ -196,10 +198,12 @@ def evaluate(
         from llmkit import evaluate as evaluation
         from llmkit import launch
 
-        recipe, overrides = None, list(words or [])
-        if task is not None or (overrides and "=" not in overrides[0]):
-            recipe, overrides = _recipe_and_overrides(overrides, task)
-        found = evaluation.find_recipe(model, recipe, task, overrides)
+        path, settings = None, overrides or []
+        if task is not None or (recipe is not None and "=" not in recipe):
+            path, settings = _recipe_and_overrides(recipe, overrides, task)
+        elif recipe is not None:
+            settings = [recipe, *settings]
+        found = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
         evaluation.evaluate(model, found)
         return 0
@@ -257,7 +261,7 @@ def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The na
 @recipes_app.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
-    to: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to.", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to.", show_default=False)] = None,
 ) -> None:
     """Copy a bundled recipe here, to change it."""
 

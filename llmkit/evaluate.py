@@ -13,8 +13,8 @@ from llmkit.recipe.schema import Model, Recipe, Tokenizer
 
 # What makes only a part of the data be evaluated.
 PARTIAL = ("validation_fraction", "max_eval_samples")
-# What belongs to training, and would ask for what an evaluation does not have.
-NOT_EVALUATED = ("eval_strategy", "save_strategy", "load_best_model_at_end", "report_to", "train_sampling_strategy")
+# What belongs to a training: a tracker of its own, and the sharding over several processes.
+NOT_EVALUATED = ("report_to", "fsdp", "fsdp_config", "deepspeed")
 
 
 def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
@@ -48,8 +48,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     import torch
     import transformers
 
-    from llmkit import model as models
-    from llmkit import tasks, train
+    from llmkit import reload, tasks, train
     from llmkit.assemble import assemble
     from llmkit.report import NOT_A_METRIC
 
@@ -61,7 +60,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = train.training_arguments(kept, Path(nowhere))
-        model = models.reload(name, task.MODEL_CLASS)
+        model = reload.reload(name, task.MODEL_CLASS)
         assembly = assemble(recipe, args.seed, model.config)
         trainer = train.make_trainer(assembly, model, args, [])
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")

@@ -199,7 +199,7 @@ def _check_generative(name: str, config: Any, generative: Any) -> None:
     if "MaskedLM" in architecture or (architecture == "?" and config.model_type not in generative):
         raise UserError(
             f"`{name}` is a masked language model ({architecture}): it fills in blanks and does not go on writing",
-            f'use transformers.pipeline("fill-mask", "{name}")',
+            f'llmkit predict {name} "..."',
         )
     if architecture != "?" and architecture not in generative.values():
         raise UserError(f"`{name}` ({architecture}) is no causal language model", "generate needs one, such as GPT-2")

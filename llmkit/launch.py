@@ -91,9 +91,8 @@ def _check_same(recipe: Recipe, directory: Path) -> None:
     if not saved.is_file():
         return
     earlier = load(str(saved))
-    other = [
-        table for table in ("task", "model", "tokenizer", "data", "lora") if getattr(recipe, table) != getattr(earlier, table)
-    ]
+    tables = ("task", "model", "tokenizer", "data", "lora")
+    other = [table for table in tables if getattr(recipe, table) != getattr(earlier, table)]
     if other:
         raise UserError(
             f"`{directory}` is a run of another recipe: {', '.join(other)} differ{'s' if len(other) == 1 else ''}",

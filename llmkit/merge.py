@@ -28,15 +28,16 @@ def merge(run: str, output: str) -> None:
     from transformers import AutoTokenizer
 
     from llmkit import model as models
+    from llmkit import reload
 
     with hub.loading(run, "model"):
-        adapter = models.adapter_settings(run)
+        adapter = reload.adapter_settings(run)
     if adapter is None:
         raise UserError(
             f"`{run}` holds no adapter, there is nothing to merge",
             "a run with [lora] makes one; of a run that is not finished, name a checkpoint",
         )
-    model = models.reload(run, _model_class(run, adapter)).float()
+    model = reload.reload(run, _model_class(run, adapter)).float()
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, models.positions(model.config) or LENGTH)
     ids = torch.randint(model.get_input_embeddings().num_embeddings, (BATCH, length), generator=generator)
@@ -49,14 +50,14 @@ def merge(run: str, output: str) -> None:
             f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
         )
     with hub.loading(run, "model"):
-        in_run = models.adapter_file(run, "tokenizer_config.json") is not None
+        in_run = reload.adapter_file(run, "tokenizer_config.json") is not None
         tokenizer = AutoTokenizer.from_pretrained(
             run if in_run else adapter["base_model_name_or_path"], trust_remote_code=False
         )
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
-        with models.quiet():
+        with reload.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
         draft.replace(target)

@@ -46,7 +46,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     task = task_of(name)
     if task == "causal-lm":
         raise UserError(f"`{name}` is a causal language model: it goes on writing", f"llmkit generate --model {name}")
-    layout, answer = _filler(name) if task == "masked-lm" else _answerer(name, task)
+    layout, answer = filler(name) if task == "masked-lm" else answerer(name, task)
     count = 0
     with writing(output) as write:
         for said in answers(itertools.chain([first], rows), source, layout, answer):
@@ -174,21 +174,20 @@ def answers(
             yield {column: row.get(column) for column in shown} | said
 
 
-def _answerer(name: str, task: str) -> tuple[Layout, Answer]:
+def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     """How a classifier or a model that answers questions reads rows, and what it says of them."""
     import numpy as np
     import torch
     from transformers import AutoTokenizer
 
-    from llmkit import model as models
-    from llmkit import tasks
+    from llmkit import reload, tasks
     from llmkit.assemble import choose_length, fit_for_batches
     from llmkit.data.examples import collator, models_own
 
     module = tasks.module(task)
     data: RowData = data_of(name, task)
     record = record_of(name)
-    model = models.reload(name, module.MODEL_CLASS)
+    model = reload.reload(name, module.MODEL_CLASS)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     runs.collect_from_here()
@@ -246,16 +245,17 @@ def _check_finite(finite: Any) -> None:
         raise UserError("the model's outputs are not finite numbers", "did its training diverge?")
 
 
-def _filler(name: str) -> tuple[Layout, Answer]:
+def filler(name: str) -> tuple[Layout, Answer]:
     """How a masked language model reads rows, and the words that it puts into their blanks."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     from llmkit import model as models
+    from llmkit import reload
     from llmkit.data.files import text_of
 
     wanted = data_of(name, "masked-lm").text_column or "text"
-    model = models.reload(name, AutoModelForMaskedLM)
+    model = reload.reload(name, AutoModelForMaskedLM)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     runs.collect_from_here()

@@ -1,11 +1,13 @@
 """One fine-tune with several seeds: how much of a figure is chance."""
 
+import math
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean
 from types import FrameType
 
 from llmkit import run as runs
@@ -21,7 +23,7 @@ def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | N
     `words` are the command line without `--seeds` and `--output-dir`. The first seed is the recipe's. The exit code is
     0, or that of the first run that did not finish. Each run is a process of its own, and cannot disturb another.
     """
-    directory = _directory(recipe, output_dir, resume)
+    directory = choose_directory(recipe, output_dir, resume)
     first = recipe.trainer.get("seed", 42)
     figures: dict[str, list[float]] = {}
     for seed in range(first, first + seeds):
@@ -29,13 +31,14 @@ def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | N
         again = ["--resume"] if resume and own.exists() else []
         code = _run([*words, f"trainer.seed={seed}", "--output-dir", str(own), *again])
         if code:
+            with suppress(OSError):  # it holds a run
+                directory.rmdir()
             return code
         for key, value in runs.read_record(own)["metrics"].items():
             if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_preparation_time")):
                 figures.setdefault(key, []).append(value)
     summary = {
-        key: {"mean": mean(values), "std": stdev(values) if seeds > 1 else 0.0, "values": values}
-        for key, values in figures.items()
+        key: {"mean": fmean(values), "std": deviation(values), "values": values} for key, values in figures.items()
     }
     runs.write_json(directory / SUMMARY, {"seeds": list(range(first, first + seeds)), "metrics": summary})
     for key, found in summary.items():
@@ -45,7 +48,13 @@ def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | N
     return 0
 
 
-def _directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Path:
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample (n - 1 below the line), 0 of one value; NaN where there is one among them."""
+    middle = fmean(values)
+    return math.sqrt(sum((value - middle) ** 2 for value in values) / max(1, len(values) - 1))
+
+
+def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Path:
     """A new folder for the runs: the one that was named, else one numbered like a run; with `resume` the newest."""
     first = Path(output_dir or recipe.output_dir or runs.ROOT / recipe.name).expanduser()
     if output_dir is not None and not resume:

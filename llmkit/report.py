@@ -10,9 +10,9 @@ from llmkit import run as runs
 from llmkit import tasks
 from llmkit.assemble import Assembly
 from llmkit.errors import say
-from llmkit.model import ADAPTED_CONFIG
 from llmkit.progress import clock
 from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.reload import ADAPTED_CONFIG
 
 LANGUAGE_MODEL = ("train_loss", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
 NOT_A_METRIC = ("runtime", "per_second", "preparation_time")

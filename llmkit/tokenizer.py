@@ -28,10 +28,15 @@ MASKED_TOKENS = {
 ANY_CHARACTER = Regex(r"[\s\S]")
 
 
-def load(table: Table, model: Model, task: str, documents: Documents, max_length: int | None) -> Any:
-    """The tokenizer that `[tokenizer]` and `[model]` describe; `max_length` is noted in a trained one."""
+def load(
+    table: Table, model: Model, task: str, documents: Documents, max_length: int | None, segments: bool = False
+) -> Any:
+    """The tokenizer that `[tokenizer]` and `[model]` describe.
+
+    A trained one notes `max_length`, and says which of two texts a token is from if the model has `segments`.
+    """
     if table.type is not None:
-        return _trained(table, task, documents, max_length)
+        return _trained(table, task, documents, max_length, segments)
     name = table.name or model.name
     if name is None:
         raise UserError(
@@ -48,9 +53,11 @@ def load(table: Table, model: Model, task: str, documents: Documents, max_length
     return found
 
 
-def _trained(table: Table, task: str, documents: Documents, max_length: int | None) -> Any:
+def _trained(table: Table, task: str, documents: Documents, max_length: int | None, segments: bool) -> Any:
     """Train, or read from the cache what the same text and table gave before (every process reads the same)."""
-    key = xxhash.xxh3_128_hexdigest(repr((1, documents.fingerprint, table.model_dump(), task, max_length)).encode())
+    key = xxhash.xxh3_128_hexdigest(
+        repr((2, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
+    )
     folder = cache_dir() / f"tokenizer-{key}"
     if not folder.exists():
         if next(iter(documents), None) is None:
@@ -66,7 +73,9 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
                 pair=[begin, "$A", end, "$B:1", f"{end}:1"],
                 special_tokens=[(token, backend.token_to_id(token)) for token in (begin, end)],
             )
-        limit = {} if max_length is None else {"model_max_length": max_length}
+        limit: dict[str, Any] = {} if max_length is None else {"model_max_length": max_length}
+        if segments:
+            limit["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         made = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens, **limit)
         with new_cache_entry(folder) as draft:
             made.save_pretrained(draft)

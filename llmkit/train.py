@@ -13,8 +13,8 @@ import transformers
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from llmkit import adapt, report
 from llmkit import model as models
-from llmkit import report
 from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
 from llmkit.errors import UserError, say
@@ -35,6 +35,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     """
     started = time.monotonic()
     transformers.utils.logging.disable_progress_bar()
+    if recipe.model.load_in_4bit:
+        adapt.check_4bit()
     settings, precision = choose_precision(dict(recipe.trainer))
     args = training_arguments(settings, directory)
     main = args.process_index == 0
@@ -96,10 +98,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     metrics = {**result.metrics, **final_evaluation(trainer, assembly)}
     trainer.save_model(str(directory))
     if main:
-        if recipe.lora is not None:
-            models.save_config(model, directory)  # peft saves the adapter alone
-            if recipe.task == "causal-lm":
-                model.generation_config.save_pretrained(directory)
+        if recipe.lora is not None and recipe.task == "causal-lm":
+            model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
             raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")
         if assembly.length is not None:

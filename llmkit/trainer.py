@@ -1,6 +1,7 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer as UpstreamTrainer
 
 from llmkit.data.examples import Examples, GroupedByLength, models_own
+from llmkit.reload import save_config
 
 
 class Trainer(UpstreamTrainer):
     """Losses summed over labels and divided once, evaluation that weighs by label, and steps without idle work.
 
-    `losses(outputs, labels, training=, label_smoothing=)` is the task's, one loss a label; `keep(outputs, batch)`,
+    `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(outputs, batch)`,
     [B, K], is what its metrics need of the outputs, so that evaluation holds no logits.
     """
 
@@ -48,7 +50,7 @@ class Trainer(UpstreamTrainer):
         """The losses of `labels` (-100: none), summed, over the global count of labels."""
         labels = inputs["labels"]
         outputs = model(**models_own(inputs))
-        losses = self._losses(outputs, labels, training=True, label_smoothing=self.args.label_smoothing_factor)
+        losses = self._losses(outputs, inputs, training=True, label_smoothing=self.args.label_smoothing_factor)
         if num_items_in_batch is None:
             num_items_in_batch = labels.ne(-100).sum()
         # DDP averages gradients over the processes, each of which has divided by the labels of all.
@@ -70,7 +72,7 @@ class Trainer(UpstreamTrainer):
         labels = batch["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**models_own(batch))
-        losses = self._losses(outputs, labels)
+        losses = self._losses(outputs, batch)
         counts = labels.ne(-100).flatten(1).sum(dim=1) if labels.dim() > 1 else labels.ne(-100)
         summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
         stats = torch.stack([summed, counts.float()], dim=1)
@@ -112,11 +114,16 @@ class Trainer(UpstreamTrainer):
         return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save with the `use_cache` that the model came with: upstream turns it off to train and saves that."""
+        """Save with the `use_cache` that the model came with (upstream turns it off to train and saves that).
+
+        Beside an adapter goes its model's config, with the labels, from which it is loaded again.
+        """
         config = self.model.config
         in_training = getattr(config, "use_cache", None)
         config.use_cache = self._use_cache_when_saved
         try:
             super().save_model(output_dir, _internal_call)
+            if self.args.should_save and hasattr(self.model, "peft_config"):
+                save_config(self.model, Path(output_dir or self.args.output_dir))
         finally:
             config.use_cache = in_training

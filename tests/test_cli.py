@@ -14,7 +14,14 @@ from llmkit.cli import app
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
     "pretrain": ["recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--resume", "--dry-run"],
+    "finetune": [
+        *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--seeds"),
+        *("--resume", "--dry-run"),
+    ],
     "generate": ["prompt", "options", "--model", "--seed"],
+    "predict": ["model", "texts", "--input", "--output"],
+    "evaluate": ["model", "recipe", "overrides", "--task"],
+    "merge": ["run", "--output"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],
@@ -48,7 +55,14 @@ def test_help_answers_within_twice_the_time_of_importing_typer():
     assert statistics.median(ours / typer_alone for ours, typer_alone in pairs) < 2
 
 
-@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["recipes"], ["pretrain", "x.toml", "a.b=1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--help"], ["pretrain", "--help"], ["recipes"], ["pretrain", "x.toml", "a.b=1"]),
+        *(["finetune", "--task", "sst3"], ["finetune", "glue", "data.nam=sst2"], ["predict", "x", "--input", "no.csv"]),
+        *(["predict", "runs/x", "text"], ["evaluate", "runs/x"]),
+    ],
+)
 def test_nothing_heavy_is_imported(words, tmp_path):
     code = (
         "import sys; from llmkit.cli import app\n"

@@ -303,10 +303,16 @@ def test_a_quote_that_is_never_closed_is_shown_where_it_opens(tmp_path):
 
 
 def test_a_column_without_a_name(tmp_path):
-    file = write(tmp_path / "a.csv", ",text\n0,one\n")
-    assert mistake(file).message == f"`{file}`, line 1: column 1 has no name"
-    assert "index=False" in mistake(file).hint
+    file = tmp_path / "a.csv"
     assert mistake(write(file, "a; ;c\n0;1;2\n")).message == f"`{file}`, line 1: column 2 has no name"
+
+
+def test_the_index_that_pandas_writes_is_no_column(tmp_path):
+    file = write(tmp_path / "a.csv", ",text,label\n0,one,x\n1,two,y\n")
+    assert [row for _, row in files.rows(file, "utf-8")] == [
+        {"text": "one", "label": "x"},
+        {"text": "two", "label": "y"},
+    ]
 
 
 def test_two_columns_of_one_name(tmp_path):

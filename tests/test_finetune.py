@@ -115,11 +115,12 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
     logits, names = json.loads(done.stdout)
     assert names == {"0": "fox", "1": "none"}
 
-    from llmkit import model as models
-    from llmkit.tasks import text_classification as task
     from transformers import AutoTokenizer
 
-    ours = models.reload("run", task.MODEL_CLASS)
+    from llmkit import reload
+    from llmkit.tasks import text_classification as task
+
+    ours = reload.reload("run", task.MODEL_CLASS)
     batch = AutoTokenizer.from_pretrained("run")(list(TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(ours(**batch).logits, torch.tensor(logits))
@@ -183,8 +184,10 @@ def test_two_processes_learn_what_one_does(place, llmkit):
     words += ("model.config.attention_probs_dropout_prob=0.0",)
     finetune(llmkit, *words, name="one")
     done = subprocess.run(
-        [sys.executable, "-m", "llmkit", "finetune", "recipe.toml", *words, "trainer.per_device_train_batch_size=4"]
-        + ["--processes", "2", "--output-dir", "two"],
+        [
+            *(sys.executable, "-m", "llmkit", "finetune", "recipe.toml", *words),
+            *("trainer.per_device_train_batch_size=4", "--processes", "2", "--output-dir", "two"),
+        ],
         capture_output=True,
         text=True,
     )

@@ -124,7 +124,7 @@ def test_an_unfinished_run_names_its_checkpoint(place: Path, llmkit: Callable[..
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("bert", 'pipeline("fill-mask", "bert")'),
+        ("bert", "llmkit predict bert"),
         ("t5", "(T5ForConditionalGeneration) is no causal language model"),
         ("runs/none", "there is no model at `runs/none`"),
         ("a/b/c", "there is no model at `a/b/c`"),

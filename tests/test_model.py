@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from llmkit import model as models
+from llmkit import reload
 from llmkit.errors import UserError
 from llmkit.merge import merge
 from llmkit.recipe.schema import Model, ReadOnly
@@ -307,12 +308,12 @@ def test_an_adapter_comes_back_and_merges_to_the_same_logits(kind, task_type, ba
     assert (expected - untrained).abs().max() > 0.01
     run, merged = tmp_path / "run", tmp_path / "merged"
     model.save_pretrained(run)
-    models.save_config(model, run)
+    reload.save_config(model, run)
     if generation:
         model.generation_config.save_pretrained(run)
     (run / "run.json").write_text('{"task": "masked-lm"}' if task_type is None else "{}")
 
-    again = models.reload(str(run), TASKS[task_type])
+    again = reload.reload(str(run), TASKS[task_type])
     assert not again.training
     assert_close(outputs(again), expected)
     labels = {"num_labels": 3} if task_type == "SEQ_CLS" else {}
@@ -338,7 +339,7 @@ def test_an_adapter_comes_back_and_merges_to_the_same_logits(kind, task_type, ba
 def test_an_adapter_of_three_labels_needs_to_be_told_so_in_plain_transformers(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path)
-    models.save_config(model, tmp_path)
+    reload.save_config(model, tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
@@ -433,8 +434,8 @@ def test_four_bits_are_asked_for_as_in_qlora(bf16, compute, base, monkeypatch):
 def test_four_bits_leave_no_trace_in_the_saved_configuration(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.config.quantization_config = {"load_in_4bit": True}
-    models.save_config(model, tmp_path)
-    saved = AutoConfig.from_pretrained(tmp_path / models.ADAPTED_CONFIG)
+    reload.save_config(model, tmp_path)
+    saved = AutoConfig.from_pretrained(tmp_path / reload.ADAPTED_CONFIG)
     assert not hasattr(saved, "quantization_config")
     assert saved.id2label == LABELS["id2label"]
     assert saved.architectures == ["BertForSequenceClassification"]
@@ -446,21 +447,21 @@ def test_four_bits_leave_no_trace_in_the_saved_configuration(base, tmp_path):
 def test_a_whole_model_comes_back_in_fp32(base, tmp_path):
     model, _ = classifier(base("bert"))
     model.to(torch.bfloat16).save_pretrained(tmp_path)
-    again = models.reload(str(tmp_path), AutoModelForSequenceClassification)
+    again = reload.reload(str(tmp_path), AutoModelForSequenceClassification)
     assert again.dtype == torch.float32
     assert not again.training
     assert_close(outputs(again), outputs(model.float()))
     config = AutoConfig.from_pretrained(tmp_path, attn_implementation="eager")
-    assert models.reload(str(tmp_path), type(model), config).config._attn_implementation == "eager"
+    assert reload.reload(str(tmp_path), type(model), config).config._attn_implementation == "eager"
 
 
 def test_random_weights_are_never_passed_off_as_a_model(base, tmp_path):
-    said = refused(models.reload, base("bert"), AutoModelForSequenceClassification)
+    said = refused(reload.reload, base("bert"), AutoModelForSequenceClassification)
     assert "do not fit BertForSequenceClassification: 4 tensors" in said
     five = AutoModelForSequenceClassification.from_pretrained(base("roberta"), num_labels=5)
     five.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path, num_labels=2)
-    said = refused(models.reload, str(tmp_path), AutoModelForSequenceClassification, config)
+    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification, config)
     assert "such as classifier.out_proj.bias" in said
 
 
@@ -468,19 +469,19 @@ def test_random_weights_are_never_passed_off_as_a_model(base, tmp_path):
 def test_an_adapter_that_lacks_a_tensor_is_refused(lost, base, tmp_path):
     model, _ = classifier(base("electra"), lora={})
     model.save_pretrained(tmp_path)
-    models.save_config(model, tmp_path)
+    reload.save_config(model, tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     name = next(name for name in weights if lost in name or lost in name.replace("out_proj.", ""))
     del weights[name]
     save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
-    said = refused(models.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert f"1 tensors are missing or have another size than its configuration gives, such as {name[17:]}" in said
 
 
 def test_what_an_adapter_was_trained_on_and_did_not_save_is_not_made_up(base, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base("bert"))  # with a random pooler
     peft.get_peft_model(plain, peft.LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
-    said = refused(models.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert "2 tensors are missing or have another size than its configuration gives, such as bert.pooler" in said
 
 
@@ -489,7 +490,7 @@ def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
     model.save_pretrained(tmp_path)
     settings = tmp_path / "adapter_config.json"
     settings.write_text(settings.read_text().replace(base("bert"), str(tmp_path / "gone")))
-    said = refused(models.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert f"the base of the adapter `{tmp_path}`: " in said
     assert str(tmp_path / "gone") in said
 
@@ -498,7 +499,7 @@ def test_what_cannot_be_merged(base, tmp_path):
     assert "holds no adapter" in refused(merge, base("bert"), str(tmp_path / "out"))
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    models.save_config(model, tmp_path / "run")
+    reload.save_config(model, tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     assert "holds other files" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full"))
@@ -512,7 +513,7 @@ def test_what_cannot_be_merged(base, tmp_path):
 def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    models.save_config(model, tmp_path / "run")
+    reload.save_config(model, tmp_path / "run")
     weights = load_file(tmp_path / "run/adapter_model.safetensors")
     next(tensor for name, tensor in weights.items() if "lora_B" in name).fill_(float("inf"))
     save_file(weights, tmp_path / "run/adapter_model.safetensors", {"format": "pt"})
@@ -526,7 +527,7 @@ def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_pa
 def test_a_merged_model_is_there_whole_or_not_at_all(base, tmp_path, monkeypatch):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    models.save_config(model, tmp_path / "run")
+    reload.save_config(model, tmp_path / "run")
 
     def full(self, directory):
         assert (Path(directory) / "model.safetensors").exists()

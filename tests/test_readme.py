@@ -9,12 +9,14 @@ import typer
 from conftest import ROOT, corpus
 
 from llmkit import recipe
-from llmkit.cli import app
+from llmkit.cli import _recipe_and_overrides, app
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-INLINE = re.findall(r"`(llmkit (?:pretrain|generate|recipes) [^`]*)`", README.partition("## The commands")[0])
+INLINE = re.findall(
+    r"`(llmkit (?:pretrain|finetune|predict|evaluate|generate|recipes) [^`]*)`", README.partition("## The commands")[0]
+)
 COMMANDS = [line.partition(" | ")[2] or line for line in LINES if "llmkit " in line] + INLINE
 
 
@@ -40,7 +42,7 @@ def test_the_readme_has_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
-    for name in ("input.txt", "mine.toml"):
+    for name in ("input.txt", "mine.toml", "reviews.csv"):
         (tmp_path / name).write_text(corpus(5))
     shutil.copy(recipe.bundled()["tiny/gpt2"], tmp_path / "mine.toml")
     shutil.copy(ROOT / "recipes/tiny/stories.txt", tmp_path)
@@ -48,6 +50,12 @@ def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
     context = parse(command)
     if context.command.name == "pretrain":
         recipe.load(context.params["recipe"], context.params["overrides"] or [], context.params["output_dir"])
+    if context.command.name == "finetune":
+        task = context.params["task"]
+        path, overrides = _recipe_and_overrides(context.params["recipe"], context.params["overrides"], task)
+        recipe.load(path, overrides, context.params["output_dir"], task, verb="finetune")
+    if context.command.name == "evaluate":
+        recipe.load("glue", context.params["overrides"] or [], task=context.params["task"])
     if context.command.name == "generate":
         recipe.generation_options(context.params["options"] or [])
     if context.command.name == "show":
@@ -62,8 +70,9 @@ def test_a_make_target_exists(target):
 def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
     """Those of the README that need nothing but what ships with llmkit, two steps each."""
     monkeypatch.chdir(tmp_path)
-    tiny = [c for c in COMMANDS if "tiny/" in c and words(c)[0] == "pretrain" and "--processes" not in c]
-    assert len(tiny) >= 2
+    trains = ("pretrain", "finetune")
+    tiny = [c for c in COMMANDS if "tiny/" in c and words(c)[0] in trains and "--processes" not in c]
+    assert {words(c)[0] for c in tiny} == set(trains)
     short = ("trainer.max_steps=2", "trainer.save_strategy=no", "data.max_eval_samples=2", "trainer.report_to=none")
     for command in tiny:
         done = llmkit(*words(command), *short)

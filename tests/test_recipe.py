@@ -159,10 +159,17 @@ def test_the_shape_of_the_message(write):
         (PLAIN.replace("causal-lm", "causal_lm"), 'line 1  task: "causal_lm" is no task, did you mean "causal-lm"?'),
         (
             PLAIN.replace("causal-lm", "denoising"),
-            'line 1  task: "denoising" is not built yet; there are causal-lm, masked-lm, text-classification and question-answering',
+            'line 1  task: "denoising" is not built yet; there are causal-lm, masked-lm, text-classification and '
+            "question-answering",
         ),
-        (PLAIN.replace('"causal-lm"', "1"), "line 1  task: must be one of causal-lm, masked-lm, text-classification and question-answering"),
-        (PLAIN.replace("task =", "# task ="), "recipe  task: required, one of causal-lm, masked-lm, text-classification and question-answering"),
+        (
+            PLAIN.replace('"causal-lm"', "1"),
+            "line 1  task: must be one of causal-lm, masked-lm, text-classification and question-answering",
+        ),
+        (
+            PLAIN.replace("task =", "# task ="),
+            "recipe  task: required, one of causal-lm, masked-lm, text-classification and question-answering",
+        ),
         # unknown keys
         (
             PLAIN + "learning_rate = 1\n",

@@ -40,8 +40,13 @@ def test_a_recipe_fine_tunes_two_steps(name, workplace, llmkit, no_network):
         rows = [f"{line},{'even' if i % 2 else 'odd'}" for i, line in enumerate(corpus(60).splitlines())]
         (workplace / "rows.csv").write_text("\n".join(["text,label", *rows]))
     else:
-        rows = [{"question": f"where is {i}?", "context": t, "answers": str(i)} for i, t in enumerate(corpus(60).splitlines())]
-        (workplace / "rows.csv").write_text("question,context,answers\n" + "\n".join(",".join(r.values()) for r in rows))
+        rows = [
+            {"question": f"where is {i}?", "context": t, "answers": str(i)}
+            for i, t in enumerate(corpus(60).splitlines())
+        ]
+        (workplace / "rows.csv").write_text(
+            "question,context,answers\n" + "\n".join(",".join(r.values()) for r in rows)
+        )
     swaps = [f"model.config.{setting}" for setting in SMALLER["bert"]]
     if loaded.model.name is not None:
         swaps += ["model.name=", 'model.config.model_type="bert"', "data.validation_fraction=0.2"]

@@ -195,7 +195,7 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
         (["data.path=short.txt", "data.validation_fraction="], "less than one block"),
         (["data.path=latin.txt"], "line 2: byte 0xe9 is not utf-8"),
         (["trainer.eval_strategy=steps", "data.validation_fraction="], "there is no validation data"),
-        (["trainer.train_sampling_strategy=group_by_length"], "nothing to group"),
+        (["trainer.train_sampling_strategy=group_by_length"], "blocks are all of one length"),
         (["trainer.logging_steps=0"], "[trainer]:"),
         (["trainer.report_to=comet_ml"], "[trainer]:"),
         (["tokenizer=", "model.config=", "model.name=nowhere/at-all"], "`nowhere/at-all`"),

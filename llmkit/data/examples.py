@@ -23,37 +23,28 @@ class Ragged:
 
     def __init__(self) -> None:
         self._parts: list[np.ndarray] = []
+        self._blocks: list[np.ndarray] = []  # many parts in one: a small array costs more than its numbers
         self._lengths: list[int] = []
-        self._bounds: np.ndarray | None = None
-        self.values = np.empty(0, np.int32)
 
     def append(self, sequence: Sequence[int] | np.ndarray) -> None:
         self._parts.append(np.asarray(sequence, np.int32))
         self._lengths.append(len(sequence))
-        if len(self._parts) >= CHUNK:
-            self._settle()
-
-    def _settle(self) -> None:
-        if self._parts:
-            self.values = np.concatenate([self.values, *self._parts])
+        if len(self._parts) == CHUNK:
+            self._blocks.append(np.concatenate(self._parts))
             self._parts.clear()
-        self._bounds = np.cumsum([0, *self._lengths])
 
-    def finish(self) -> "Ragged":
+    def finish(self) -> None:
         """No more sequences are added."""
-        self._settle()
-        return self
+        self.lengths = np.array(self._lengths, np.int64)
+        self.bounds = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.values = np.concatenate([np.empty(0, np.int32), *self._blocks, *self._parts])
+        self._parts, self._blocks = [], []
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        assert self._bounds is not None  # finished
-        return self.values[self._bounds[index] : self._bounds[index + 1]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.array(self._lengths, np.int64)
+        return self.values[self.bounds[index] : self.bounds[index + 1]]
 
 
 @dataclass
@@ -126,7 +117,12 @@ def collator(tokenizer: Any, multiple: int = 1) -> Callable[[list[dict[str, Any]
 
     T is rounded up to `multiple` (8 suits the matrix units of a GPU).
     """
-    padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    padding = {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
+        "offset_start": -1,
+        "offset_end": -1,  # nowhere
+    }
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(example["input_ids"]) for example in examples)

@@ -280,12 +280,10 @@ def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     begins = 1  # the line on which a row begins; quoted line breaks let it go on for many
     try:
         header = next(reader, [])
+        numbered_by_pandas = len(header) > 1 and not header[0]  # its index: no column of the data
         for number, name in enumerate(header, 1):
-            if not name.strip():
-                raise UserError(
-                    f"`{file}`, line 1: column {number} has no name",
-                    "name it or take it out (pandas writes such a column unless it is told index=False)",
-                )
+            if not name.strip() and not (numbered_by_pandas and number == 1):
+                raise UserError(f"`{file}`, line 1: column {number} has no name", "name it or take it out")
             if Counter(header)[name] > 1:
                 raise UserError(
                     f"`{file}`, line 1: {Counter(header)[name]} columns are called `{name}`",
@@ -299,7 +297,8 @@ def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"the delimiter read from the header is {delimiter!r}; quote fields that contain it",
                 )
             if row:
-                yield f"line {begins}", dict(zip(header, row, strict=True))
+                named = zip(header, row, strict=True)
+                yield f"line {begins}", dict(itertools.islice(named, int(numbered_by_pandas), None))
             begins = reader.line_num + 1
     except csv.Error as problem:
         raise UserError(

@@ -158,8 +158,8 @@ class Data(Table):
         description="What to hold out for evaluation where the data has no validation split.",
     )
     encoding: str = Field(default="utf-8", description="The encoding of text files.")
-    max_train_samples: int | None = Field(default=None, ge=1, description="Train on at most this many blocks, or rows.")
-    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on at most this many blocks, or rows.")
+    max_train_samples: int | None = Field(default=None, ge=1, description="Train on so many blocks or rows at most.")
+    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on so many blocks or rows at most.")
 
     @field_validator("data_files", mode="before")
     @classmethod
@@ -268,10 +268,11 @@ class AnsweringData(RowData):
     question_column: str = Field(default="question", description="The column with the question.")
     context_column: str = Field(default="context", description="The column with the text that holds the answer.")
     answers_column: str | None = Field(
-        default=None, description="The column with the answers; by default `answers` or `answer`."
+        default=None,
+        description="The column with the answers; by default `answers` or `answer`, beside it perhaps `answer_start`.",
     )
     stride: int = Field(default=128, ge=0, description="Tokens that two windows of one long context share.")
-    n_best_size: int = Field(default=20, ge=1, description="How many starts and ends are combined to find the answer.")
+    n_best_size: int = Field(default=20, ge=1, description="How many of the best answers are kept.")
     max_answer_length: int = Field(default=30, ge=1, description="Tokens in an answer, at most.")
     null_score_diff_threshold: float = Field(
         default=0.0, description="How far the score of no answer must be above that of the best one to be given."

@@ -1,6 +1,6 @@
 """Causal language modelling: every position predicts the token that follows it (GPT-2 and its kind)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,11 @@ def collator(data: TextData, tokenizer: Any, seed: int) -> Callable[[list[Window
     return collate
 
 
-def losses(outputs: Any, labels: torch.Tensor, training: bool = False, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy (nats) of `labels` [B, T] under the logits [B, T, V]; 0 where a label is -100."""
+def losses(
+    outputs: Any, batch: Mapping[str, torch.Tensor], training: bool = False, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy (nats) of the labels [B, T] under the logits [B, T, V]; 0 where a label is -100."""
+    labels = batch["labels"]
     smoothing = label_smoothing if training else 0.0
     logits = outputs.logits.flatten(0, 1).float()
     found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)

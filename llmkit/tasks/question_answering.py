@@ -1,11 +1,12 @@
 """Extractive question answering: where in a text the answer to a question stands, or that it has none (SQuAD).
 
-A long text is read in windows that overlap; each window names its best starts and ends, and the best pair of all
-windows is the answer, unless the score of no answer is higher (Rajpurkar et al. 2018, arXiv:1806.03822; the null score
-of Devlin et al. 2018, section 4.3).
+A long text is read in windows that overlap. The score of a span is the sum of two logits, that its first token begins
+an answer and that its last ends one; the best span of all windows is the answer, unless the score of no answer is
+higher (Rajpurkar et al. 2018, arXiv:1806.03822; the null score of Devlin et al. 2018, arXiv:1810.04805, section 4.3).
 """
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ PIPELINE = "question-answering"
 METRICS = ("exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 ANSWERS = ("answers", "answer")
 IMPOSSIBLE = -1e9  # the score of a token that is not in the context
+NOWHERE, NO_ANSWER = -1, -2  # for `offset_start`: a token outside the context, and the one that stands for no answer
+# Whether a character is a space, by its code; the last entry stands for all that follow, none of which is.
+BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,21 @@ def layout(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: AnsweringData, length: int) -> Encoded:
     """Tokenize every row into windows of at most `length` tokens: the question, and a part of the context.
 
-    Beside the inputs of the model: `offset_start`, `offset_end`, where each token stands in the context (-1: nowhere).
+    Beside the inputs of the model: `offset_start`, `offset_end`, where each token stands in the context, in characters
+    and without the spaces around it (NOWHERE, or NO_ANSWER for one token of each window).
     Targets are (question, context, answers as (start, text)); every answer is looked up in its context.
     """
     if not tokenizer.is_fast:
         raise UserError(
             "the tokenizer does not say where its tokens stand in the text", "use one with a tokenizer.json"
         )
-    if data.stride >= length // 2:
-        raise UserError(f"data.stride = {data.stride} leaves no room in inputs of {length} tokens", "lower it")
+    # A question and what a window adds to the one before share what is left: no window repeats another.
+    longest = (length - tokenizer.num_special_tokens_to_add(pair=True) - data.stride) // 2
+    if data.stride >= length // 2 or longest < 1:
+        raise UserError(
+            f"data.stride = {data.stride} leaves no room in inputs of {length} tokens",
+            f"lower it, to {length // 3} say" if length >= 16 else "raise data.max_length",
+        )
     done = Encoded(rows)
     mistakes: dict[int, str] = {}
     for chunk in chunks(rows.read()):
@@ -86,34 +96,40 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
             found: list[tuple[int, str]] = []
             if "answers" in columns:
                 if columns["answers"] not in row:
-                    raise UserError(f"{place}: no `{columns['answers']}`; the row has {', '.join(row)}")
+                    raise UserError(
+                        f"{place}: no `{columns['answers']}`; the row has {', '.join(row)}",
+                        "every row needs that column, null or [] in it where there is no answer",
+                    )
                 try:
-                    found = read_answers(row[columns["answers"]], contexts[i])
+                    found = read_answers(row[columns["answers"]], contexts[i], row.get("answer_start"))
                 except ValueError as mistake:
                     mistakes[begins + i] = str(mistake)
             done.targets.append((questions[i], contexts[i], found))
             done.keys.append(key_of(questions[i], contexts[i]))
             if not questions[i] or not contexts[i].strip():
                 done.empty.append(begins + i)
-        _add_windows(
-            done, begins, _shortened(questions, tokenizer, length // 2), contexts, tokenizer, data.stride, length
-        )
+        shortened, cut = _shortened(questions, tokenizer, longest)
+        _add_windows(done, begins, shortened, contexts, tokenizer, data.stride, length)
+        done.cut += cut
     refuse(
         rows,
         mistakes,
         "whose answer cannot be used",
-        "an answer is a piece of its context, with the character it starts at",
+        "an answer is a piece of its context, and `answer_start` the character it begins at, from 0; "
+        'in a CSV, the text or JSON: {"text": [...], "answer_start": [...]}',
     )
     return done.finish()
 
 
-def _shortened(questions: list[str], tokenizer: Any, limit: int) -> list[str]:
-    """Questions cut to `limit` tokens, so that the context has room."""
+def _shortened(questions: list[str], tokenizer: Any, limit: int) -> tuple[list[str], list[int]]:
+    """Questions cut to `limit` tokens, so that the context has room, and how many tokens each has lost."""
     read = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [
-        text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
-        for text, offsets in zip(questions, read["offset_mapping"], strict=True)
-    ]
+    kept, lost = [], []
+    for text, offsets in zip(questions, read["offset_mapping"], strict=True):
+        lost.append(max(0, len(offsets) - limit))
+        # The bytes of one character may be several tokens: it goes as a whole.
+        kept.append(text[: min(offsets[limit - 1][1], offsets[limit][0])] if lost[-1] else text)
+    return kept, lost
 
 
 def _add_windows(
@@ -132,35 +148,64 @@ def _add_windows(
     )
     num_tokens = np.zeros(len(questions), np.int64)
     for window, row in enumerate(read["overflow_to_sample_mapping"]):
-        offsets = np.array(read["offset_mapping"][window], np.int32).reshape(-1, 2)
+        if not num_tokens[row]:
+            begin, stop = _trimming(contexts[row])
         of = read.sequence_ids(window)
-        inside = np.zeros(len(of), bool)
-        if 1 in of:
-            inside[of.index(1) : len(of) - of[::-1].index(1)] = True
-        offsets[~inside] = -1
+        first, behind = (of.index(1), len(of) - of[::-1].index(1)) if 1 in of else (0, 0)
+        starts, ends = np.full((2, len(of)), NOWHERE, np.int32)
+        inside = np.array(read["offset_mapping"][window][first:behind], np.int32).reshape(-1, 2)
+        starts[first:behind], ends[first:behind] = begin[inside[:, 0]], stop[inside[:, 1]]
+        starts[starts >= ends] = NOWHERE  # a token of nothing but spaces: no answer begins or ends there
+        none = _null_position(read["input_ids"][window], of, tokenizer)
+        starts[none : none + 1] = NO_ANSWER  # of no tokens at all, none
         for name in read:
             if name not in ("offset_mapping", "overflow_to_sample_mapping"):
                 done.add(name, read[name][window])
-        done.add("offset_start", offsets[:, 0])
-        done.add("offset_end", offsets[:, 1])
+        done.add("offset_start", starts)
+        done.add("offset_end", ends)
         done.row.append(begins + row)
-        num_tokens[row] += len(of) if not num_tokens[row] else max(0, int(inside.sum()) - stride)
+        num_tokens[row] += len(of) if not num_tokens[row] else behind - first - stride
     done.lengths += num_tokens.tolist()
-    done.cut += [0] * len(questions)
 
 
-def read_answers(value: Any, context: str) -> list[tuple[int, str]]:
+def _trimming(context: str) -> tuple[np.ndarray, np.ndarray]:
+    """By character, [len + 1] each: where the first word at or behind it begins, where the last before it ends.
+
+    Tokens of byte-level BPE and SentencePiece may hold the space before a word; an answer does not.
+    """
+    codes = np.frombuffer(context.encode("utf-32-le"), np.uint32)
+    written = np.flatnonzero(~BLANK[np.minimum(codes, len(BLANK) - 1)])
+    begin, stop = np.full(len(codes) + 1, len(codes)), np.zeros(len(codes) + 1, np.int64)
+    begin[written], stop[written + 1] = written, written + 1
+    return np.minimum.accumulate(begin[::-1])[::-1], np.maximum.accumulate(stop)
+
+
+def _null_position(ids: list[int], of: list[int | None], tokenizer: Any) -> int:
+    """The token that stands for no answer: CLS wherever the tokenizer puts it, else BOS, else the first of all.
+
+    XLNet's CLS is the last token. T5 and GPT-2 add neither: there it is the first token of the question.
+    """
+    for special in (tokenizer.cls_token_id, tokenizer.bos_token_id):
+        if special is not None:
+            for position, token in enumerate(ids):
+                if token == special and of[position] is None:
+                    return position
+    return 0
+
+
+def read_answers(value: Any, context: str, start: Any = None) -> list[tuple[int, str]]:
     """(start, text) of each answer: the Hub's table of lists, SQuAD's list of tables, or the text alone.
 
-    ValueError for one that does not stand in the context, or not where it says.
+    A text alone begins at `start`, or where it first occurs. ValueError for an answer that does not stand in the
+    context, or not where it says.
     """
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):  # a CSV's cell
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):  # a CSV's cell, or an answer such as "[sic]"
         with suppress(ValueError):
-            value = json.loads(value)
+            parsed = json.loads(value)
+            if isinstance(parsed, dict) or all(isinstance(each, str | dict) for each in parsed):
+                value = parsed
     if value is None or value == "":
         return []
-    if isinstance(value, str):
-        value = [value]
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
         if isinstance(texts, str):
@@ -168,8 +213,10 @@ def read_answers(value: Any, context: str) -> list[tuple[int, str]]:
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             raise ValueError("answers are a table of `text` and `answer_start`, two lists of one length")
         pairs = list(zip(starts, texts, strict=True))
-    else:
+    elif isinstance(value, list):
         pairs = [(a.get("answer_start"), a.get("text")) if isinstance(a, Mapping) else (None, a) for a in value]
+    else:
+        pairs = [(start, value)]
     return [_located(start, text, context) for start, text in pairs]
 
 
@@ -180,11 +227,15 @@ def _located(start: Any, text: Any, context: str) -> tuple[int, str]:
     at = context.find(text)
     if at < 0:
         raise ValueError(f'the answer "{shown}" is not in its context')
-    if start is None:
+    if start is None or start == "":
         return at, text
-    if not isinstance(start, int) or context[start : start + len(text)] != text or start < 0:
-        raise ValueError(f'the answer "{shown}" does not stand at character {start} of its context, but at {at}')
-    return start, text
+    try:
+        said = int(float(start))  # a CSV has "515", and pandas writes 515.0 where another row has none
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f'the answer "{shown}" has the answer_start {start!r}, which is no number') from None
+    if said < 0 or not context.startswith(text, said):
+        raise ValueError(f'the answer "{shown}" does not stand at character {said} of its context, but at {at}')
+    return said, text
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------
@@ -198,46 +249,67 @@ def settle(
     config: Any,
     fixed: bool,
 ) -> Reading:
-    """How answers are found: "no answer" is one of them if a question of the training data has none."""
+    """How answers are found: "no answer" is one of them if a question of the training data has none.
+
+    The labels of every part are made here. Raises UserError where there is nothing to learn from.
+    """
     parts = [*([train] if train is not None else []), *validation.values()]
     for part in parts:
-        part.labels = spans(part, learn=part is train)
-    if train is not None and not any(answers for _, _, answers in train.targets):
-        raise UserError(f"{train.source.source}: no question has an answer: nothing can be learned")
-    unanswerable = any(not answers for part in parts[:1] for _, _, answers in part.targets)
+        part.labels, unlearned = spans(part)
+        part.unlearned = unlearned if part is train else []
+    unanswerable = any(not answers for _, _, answers in parts[0].targets)
+    if train is not None:
+        answered = sum(bool(answers) for _, _, answers in train.targets)
+        if len(train.unlearned) == answered:
+            raise UserError(
+                f"{train.source.source}: no question has an answer{' that fits in a window' * (answered > 0)}: "
+                "nothing can be learned",
+                f"raise data.stride, which is {data.stride} tokens" if answered else "is it the right column?",
+            )
     return Reading(data.n_best_size, data.max_answer_length, data.null_score_diff_threshold, unanswerable)
 
 
-def spans(part: Encoded, learn: bool) -> np.ndarray:
-    """First and last token of the first answer in each window, [W, 2] int64; both 0 where it does not stand there."""
+def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
+    """First and last token of the first answer in each window, [W, 2] int64, and the rows of which no window holds it.
+
+    Where the answer does not stand in the window, or not the whole of it, both are the token for no answer.
+    """
+    starts, ends = part.inputs["offset_start"], part.inputs["offset_end"]
     found = np.zeros((len(part.row), 2), np.int64)
-    held = np.zeros(len(part.targets), bool)
+    touched: dict[int, list[tuple[int, np.ndarray]]] = {}  # by row: the windows with a piece of the answer
     for window, row in enumerate(part.row):
-        answers = part.targets[row][2]
-        if not answers:
-            continue
-        start, text = answers[0]
-        end = start + len(text)
-        starts, ends = part.inputs["offset_start"][window], part.inputs["offset_end"][window]
-        inside = np.flatnonzero(starts >= 0)
-        if not len(inside) or starts[inside[0]] > start or ends[inside[-1]] < end:
-            continue
-        first = inside[max(0, np.searchsorted(starts[inside], start, side="right") - 1)]
-        last = inside[min(len(inside) - 1, np.searchsorted(ends[inside], end, side="left"))]
-        found[window] = first, max(first, last)
-        held[row] = True
-    if learn:
-        part.unlearned = [row for row, (_, _, answers) in enumerate(part.targets) if answers and not held[row]]
-    return found
+        found[window] = np.argmax(starts[window] == NO_ANSWER) if len(starts[window]) else 0
+        for start, text in part.targets[row][2][:1]:
+            pieces = np.flatnonzero(
+                (starts[window] >= 0) & (starts[window] < start + len(text)) & (ends[window] > start)
+            )
+            if len(pieces):
+                touched.setdefault(row, []).append((window, pieces))
+    held = set()
+    for row, windows in touched.items():
+        # Not the answer's own characters: a tokenizer may drop some of them, such as an accent at the end.
+        first = min(starts[window][pieces[0]] for window, pieces in windows)
+        last = max(ends[window][pieces[-1]] for window, pieces in windows)
+        for window, pieces in windows:
+            if starts[window][pieces[0]] == first and ends[window][pieces[-1]] == last:
+                found[window] = pieces[0], pieces[-1]
+                held.add(row)
+    return found, [row for row, (_, _, answers) in enumerate(part.targets) if answers and row not in held]
 
 
 def examples(encoded: Encoded, known: Reading, evaluation: bool) -> Examples:
-    """The windows as the model's inputs and labels."""
+    """The windows as the model's inputs and labels.
+
+    Nothing is learned from a row whose answer no window holds: that it has none would be a lie.
+    """
     if evaluation:
         contexts = [context for _, context, _ in encoded.targets]
         references = [[text for _, text in answers] for _, _, answers in encoded.targets]
-        known = replace(known, contexts=contexts, references=references)
-    return Examples(encoded, known, by_length=evaluation)
+        return Examples(encoded, replace(known, contexts=contexts, references=references), by_length=True)
+    found = Examples(encoded, known)
+    true = ~np.isin(found.row, encoded.unlearned)
+    found.order, found.lengths = found.order[true], found.lengths[true]
+    return found
 
 
 def described(known: Reading) -> dict[str, Any]:
@@ -260,30 +332,51 @@ def balance(part: Encoded, known: Reading) -> dict[str, Any]:
 
 
 def losses(
-    outputs: Any, labels: torch.Tensor, known: Reading, training: bool = False, label_smoothing: float = 0.0
+    outputs: Any,
+    batch: Mapping[str, torch.Tensor],
+    known: Reading,
+    training: bool = False,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy (nats) of the first and of the last token over the window's tokens, [B, 2]."""
+    """Cross-entropy (nats) of the first and of the last token over the window's own tokens, [B, 2].
+
+    Upstream counts padding among the tokens, so that a loss depends on what else is in the batch.
+    """
+    padding = ~batch["attention_mask"].bool()[:, None, :]
     logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=1).float()
+    chances = logits.masked_fill(padding, -torch.inf).log_softmax(dim=2)
+    right = chances.gather(2, batch["labels"][:, :, None]).squeeze(2)
     smoothing = label_smoothing if training else 0.0
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing).view(
-        -1, 2
-    )
+    if not smoothing:
+        return -right
+    evenly = chances.masked_fill(padding, 0.0).sum(dim=2) / (~padding).sum(dim=2)
+    return -(1 - smoothing) * right - smoothing * evenly
 
 
 def keep(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
-    """What an answer can be made of, [B, 2 + 4 n]: the example, the null score, and the n best starts and ends.
+    """What an answer can be made of, [B, 2 + 3 n]: the example, the score of no answer, and its n best spans.
 
-    n is `n_best_size`: positions of starts, their logits, positions of ends, their logits; fewer are filled up with -1.
+    n is `n_best_size`: the spans' scores, their first tokens, their last tokens; the best first, of two with one score
+    the one that begins first, then the shorter. Where there are fewer, the tokens are -1. No span is overlooked: the
+    n best begin at n starts at most, those whose best span is among the n best of such.
     """
-    inside = batch["offset_start"] >= 0
     start, end = outputs.start_logits.float(), outputs.end_logits.float()
-    n = known.n_best_size
-    parts = [batch["index"].float()[:, None], (start[:, 0] + end[:, 0])[:, None]]
-    for logits in (start, end):
-        best = logits.masked_fill(~inside, IMPOSSIBLE).topk(min(n, logits.shape[1]), dim=1)
-        positions = best.indices.float().masked_fill(best.values <= IMPOSSIBLE, -1)
-        missing = n - positions.shape[1]
-        parts += [F.pad(positions, (0, missing), value=-1.0), F.pad(best.values, (0, missing), value=IMPOSSIBLE)]
+    inside = (batch["offset_start"] >= 0) & batch["attention_mask"].bool()
+    none = (batch["offset_start"] == NO_ANSWER).int().argmax(dim=1, keepdim=True)
+    null = start.gather(1, none) + end.gather(1, none)
+    start, end = start.masked_fill(~inside, IMPOSSIBLE), end.masked_fill(~inside, IMPOSSIBLE)
+    size, n, reach = start.shape[1], known.n_best_size, min(known.max_answer_length, start.shape[1])
+    ends = F.pad(end, (0, reach - 1), value=IMPOSSIBLE).unfold(1, reach, 1)  # [B, T, reach], of each start: a view
+    starts = (start + ends.amax(dim=2)).sort(dim=1, descending=True, stable=True).indices[:, : min(n, size)]
+    starts = starts.sort(dim=1).values
+    scores = start.gather(1, starts)[:, :, None] + ends[torch.arange(len(start), device=start.device)[:, None], starts]
+    best = scores.flatten(1).sort(dim=1, descending=True, stable=True)
+    values, places = best.values[:, :n], best.indices[:, :n]
+    first = starts.gather(1, places // reach)
+    missing = (0, n - values.shape[1])
+    parts = [batch["index"].float()[:, None], null, F.pad(values, missing, value=IMPOSSIBLE)]
+    for tokens in (first, first + places % reach):
+        parts.append(F.pad(tokens.float().masked_fill(values < IMPOSSIBLE / 2, -1), missing, value=-1.0))
     return torch.cat(parts, dim=1)
 
 
@@ -322,40 +415,35 @@ def ranked(kept: np.ndarray, part: Examples, reading: Reading) -> Iterator[tuple
 
     The first answer is the one to give.
     """
-    n = reading.n_best_size
     windows: dict[int, list[np.ndarray]] = {}
     for values in kept:
         windows.setdefault(int(part.row[int(values[0])]), []).append(values)
     for row in sorted(windows):
-        candidates: list[tuple[float, int, int]] = []
+        context = part.extra.contexts[row]
+        best: dict[tuple[int, int], float] = {}  # two windows that overlap may find the same answer
         for values in windows[row]:
-            index = int(values[0])
-            starts, ends = part.inputs["offset_start"][index], part.inputs["offset_end"][index]
-            firsts, first_scores = values[2 : 2 + n].astype(int), values[2 + n : 2 + 2 * n]
-            lasts, last_scores = values[2 + 2 * n : 2 + 3 * n].astype(int), values[2 + 3 * n :]
-            length = lasts[None, :] - firsts[:, None] + 1
-            fits = (
-                (firsts[:, None] >= 0) & (lasts[None, :] >= 0) & (length >= 1) & (length <= reading.max_answer_length)
-            )
-            scores = first_scores[:, None].astype(np.float64) + last_scores[None, :]
-            a, b = np.nonzero(fits)
-            order = np.argsort(-scores[a, b], kind="stable")[:n]
-            candidates += [
-                (float(scores[a[i], b[i]]), int(starts[firsts[a[i]]]), int(ends[lasts[b[i]]])) for i in order
-            ]
+            scores, firsts, lasts = values[2:].reshape(3, -1)
+            real = firsts >= 0
+            starts = part.inputs["offset_start"][int(values[0])][firsts[real].astype(int)]
+            ends = part.inputs["offset_end"][int(values[0])][lasts[real].astype(int)]
+            for score, start, end in zip(scores[real].tolist(), starts.tolist(), ends.tolist(), strict=True):
+                place = start, _with_marks(context, end)
+                best[place] = max(score, best.get(place, score))
         null = min(float(values[1]) for values in windows[row])  # as the window that is surest of an answer has it
-        yield row, _ranked(candidates, null, reading, part.extra.contexts[row])
+        yield row, _ranked(best, null, reading, context)
 
 
-def _ranked(
-    candidates: list[tuple[float, int, int]], null: float, reading: Reading, context: str
-) -> list[dict[str, Any]]:
-    best: dict[tuple[int, int], float] = {}  # two windows that overlap may find the same answer
-    for score, start, end in candidates:
-        best[start, end] = max(score, best.get((start, end), score))
+def _with_marks(context: str, end: int) -> int:
+    """`end`, or behind the accents on the last letter, which are tokens of their own or dropped by the tokenizer."""
+    while end < len(context) and unicodedata.category(context[end]).startswith("M"):
+        end += 1
+    return end
+
+
+def _ranked(best: Mapping[tuple[int, int], float], null: float, reading: Reading, context: str) -> list[dict[str, Any]]:
     spans = sorted(((score, *place) for place, score in best.items()), key=lambda c: (-c[0], c[1], c[2]))
     spans = spans[: reading.n_best_size]
-    none = not spans or (reading.unanswerable and null - spans[0][0] > reading.null_score_diff_threshold)
+    none = not spans or null - spans[0][0] > reading.null_score_diff_threshold
     scores = np.array([score for score, _, _ in spans] + ([null] if reading.unanswerable or not spans else []))
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()

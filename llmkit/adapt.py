@@ -1,0 +1,157 @@
+"""What of a model is trained: all of it, its head, its last layers, or an adapter; in full precision or over 4 bits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Model
+from llmkit.reload import quiet
+
+# peft's task types with a head of their own, which is trained and saved with the adapter.
+WITH_HEAD = ("SEQ_CLS", "QUESTION_ANS")
+# What attention layers call the linear maps to queries and values (or to both), most common first.
+ATTENTION = (
+    *(("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v")),
+    *(("Wqkv",), ("qkv_proj",), ("query_key_value",), ("c_attn",)),
+)
+
+
+def freeze(model: Any, part: str, new: set[str]) -> None:
+    """Leave trainable what `part` names: the "head" and what is `new`; with "top-K", K layers and what follows them.
+
+    The layers are the longest list of modules in the base model, or the lists, where several are as long (an encoder's
+    and a decoder's). What comes after them (a norm, a pooler) comes so in the order of the model's definition.
+    """
+    kind, base = type(model).__name__, model.base_model
+    inside = {id(parameter) for parameter in base.parameters()}
+    if base is model:
+        raise UserError(f"model.train: {kind} does not set its head apart from its layers", 'use model.train = "all"')
+    if part == "head" and any(
+        id(p) in inside for name in heads_of(model) for p in model.get_submodule(name).parameters()
+    ):
+        raise UserError(
+            f'model.train = "head": {kind} has no separate one, its output layer is its input embeddings (tied)',
+            'train its last layers instead: model.train = "top-2"',
+        )
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(id(parameter) not in inside or name in new)
+    if part == "head":
+        return
+    lists: dict[str, int] = {}
+    for path, module in base.named_modules():
+        if isinstance(module, nn.ModuleList) and not path.startswith(tuple(f"{outer}." for outer in lists)):
+            lists[path] = len(module)
+    length = max(lists.values(), default=0)
+    first = length - int(part.removeprefix("top-"))
+    if first < 0:
+        raise UserError(f'model.train = "{part}": {kind} has {length} layers')
+    layers = [f"{path}." for path in lists if lists[path] == length]
+    embeddings = {id(p) for module in base.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    reached = False
+    for name, parameter in base.named_parameters():
+        within = next((path for path in layers if name.startswith(path)), None)
+        if within is not None:
+            reached = True
+            trained = int(name.removeprefix(within).split(".")[0]) >= first
+        else:
+            trained = reached and id(parameter) not in embeddings
+        if trained:
+            parameter.requires_grad_(True)
+
+
+def adapt(model: Any, lora: Mapping[str, Any], task_type: str | None, new: set[str], table: Model) -> Any:
+    """`model` with a LoRA adapter; its head, or `lora.modules_to_save`, is trained whole and saved with the adapter.
+
+    So is what is `new` in it, always: frozen, it would stay random, and nothing would save it.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    modules = dict(model.named_modules())
+    heads = heads_of(model) if task_type in WITH_HEAD else []
+    whole = list(lora.get("modules_to_save") or heads)
+    whole += [path for path in outermost(model, new) if path in modules and path.split(".")[0] not in whole]
+    settings: dict[str, Any] = {
+        "task_type": task_type,
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in modules.values()),  # GPT-2's layers
+        **lora,
+        "modules_to_save": whole or None,
+    }
+    if "target_modules" not in lora and "target_parameters" not in lora:
+        settings["target_modules"] = _targets(model)
+    try:
+        adapter = LoraConfig(**settings)
+        with quiet():
+            if table.load_in_4bit:  # whether it recomputes activations is trainer.gradient_checkpointing's to say
+                model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            return get_peft_model(model, adapter, revision=table.revision)
+    except (TypeError, ValueError) as problem:
+        raise UserError(f"[lora]: {str(problem).splitlines()[0]}") from problem
+
+
+def _targets(model: Any) -> list[str] | None:
+    """The layers to adapt where the recipe names none: peft's choice (None), else attention's queries and values."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN_BY_PEFT
+
+    if model.config.model_type in CHOSEN_BY_PEFT:
+        return None
+    linear = {path.split(".")[-1] for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    for names in ATTENTION:
+        if linear.issuperset(names):
+            return list(names)
+    raise UserError(
+        f"[lora]: which layers of `{model.config.model_type}` to adapt is not known",
+        'set lora.target_modules to some of them, or to "all-linear"',
+        (f"its linear layers: {', '.join(sorted(linear))}",),
+    )
+
+
+def check_4bit() -> None:
+    """Raise UserError where `model.load_in_4bit` cannot be had: without a CUDA GPU or without bitsandbytes."""
+    if not torch.cuda.is_available():
+        raise UserError(
+            "model.load_in_4bit needs a CUDA GPU, and there is none here",
+            "remove model.load_in_4bit: [lora] alone trains the same adapter, on weights in full precision",
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as problem:
+        raise UserError("model.load_in_4bit needs the package bitsandbytes", "pip install bitsandbytes") from problem
+
+
+def in_4bit(sketch: Any) -> Any:
+    """Frozen weights in 4 bits as in QLoRA (https://arxiv.org/abs/2305.14314); what may be trained stays as it is.
+
+    `sketch` is the model without memory for its weights.
+    """
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float16,
+        llm_int8_skip_modules=[*heads_of(sketch), f"{sketch.base_model_prefix}.pooler"],  # its name in 4 bits too
+    )
+
+
+def heads_of(model: Any) -> list[str]:
+    """The names of the modules beside the base model that have parameters."""
+    beside = ((name, child) for name, child in model.named_children() if child is not model.base_model)
+    return [name for name, child in beside if next(child.parameters(), None) is not None]
+
+
+def outermost(model: Any, keys: set[str]) -> list[str]:
+    """`keys` in short: the outermost modules whose tensors are all among them, and the tensors that are left."""
+    found: list[str] = []
+    left = set(keys)
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}
+        if path and own and own <= left:
+            found.append(path)
+            left -= own
+    return found + sorted(left)

@@ -1,0 +1,128 @@
+"""A finished model again: a run, a checkpoint, a folder or a Hub id, whole or an adapter on its base."""
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+from transformers.utils import cached_file, logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from llmkit import hub
+from llmkit.errors import UserError
+
+# The architecture of an adapter's model, with its labels. Not `config.json`: beside one, transformers looks for whole
+# weights in the adapter's folder and does not load its base (auto_factory.py).
+ADAPTED_CONFIG = "model_config.json"
+WITHIN_ADAPTER = "base_model.model."  # what peft sets before the names of tensors
+
+
+def reload(name: str, model_class: Any, config: Any = None) -> Any:
+    """A finished run, a checkpoint, a folder or a Hub id, whole or an adapter, ready for use on the best device.
+
+    In fp32 on a CPU (a bf16 checkpoint is loaded as bf16 otherwise, and crawls), as saved on a GPU. `config` replaces
+    the model's own. Raises UserError where weights are missing: nothing is filled with random numbers in silence.
+    """
+    if not Path(name).exists():
+        hub.check(name, "model")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {
+        "dtype": "auto" if device == "cuda" else torch.float32,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # found below, and named
+    }
+    with quiet(), hub.loading(name, "model"):
+        adapter = adapter_settings(name)
+        if adapter is None:
+            model, found = model_class.from_pretrained(name, config=config, **options)
+            lacking = _unfilled(found)
+        else:
+            model, lacking = _reload_adapter(name, adapter, model_class, config, options)
+    if lacking:
+        raise UserError(
+            f"the weights of `{name}` do not fit {type(model).__name__}: {len(lacking)} tensors are missing or have "
+            f"another size than its configuration gives, such as {min(lacking)}",
+            "was it saved whole, and for this task?",
+        )
+    return model.to(device).eval()
+
+
+def _reload_adapter(
+    name: str, adapter: dict[str, Any], model_class: Any, config: Any, options: dict[str, Any]
+) -> tuple[Any, set[str]]:
+    """The adapter on its base, and the names of the tensors that neither of them holds."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    for file in (ADAPTED_CONFIG, "config.json"):
+        if config is None and (path := adapter_file(name, file)):
+            config = AutoConfig.from_pretrained(path)
+    base, revision = adapter["base_model_name_or_path"], adapter.get("revision")
+    try:
+        if not Path(base).exists():
+            hub.check(base, "model", revision)
+        with hub.loading(base, "model"):
+            model, found = model_class.from_pretrained(base, config=config, revision=revision, **options)
+    except UserError as problem:
+        raise UserError(f"the base of the adapter `{name}`: {problem.message}", problem.hint) from problem
+    if model.can_generate() and (path := adapter_file(name, "generation_config.json")):
+        model.generation_config = GenerationConfig.from_pretrained(Path(path).parent)
+    try:
+        model = PeftModel.from_pretrained(model, name)
+    except KeyError as problem:  # peft 0.21 on a tensor of `modules_to_save` that the adapter does not hold
+        return model, {str(problem.args[0]).removeprefix(WITHIN_ADAPTER)}
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    wanted |= {f"{WITHIN_ADAPTER}{key}" for key in _unfilled(found)}
+    return model, {key.removeprefix(WITHIN_ADAPTER) for key in wanted - load_peft_weights(name, "cpu").keys()}
+
+
+def _unfilled(found: dict[str, Any]) -> set[str]:
+    """Of what `from_pretrained` reports: the tensors that the weights do not hold, or hold in another size."""
+    return {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+
+
+def adapter_settings(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """What `adapter_config.json` says of a folder or Hub id; None where it is no adapter."""
+    file = find_adapter_config_file(name, revision=revision)
+    return json.loads(Path(file).read_text()) if file else None
+
+
+def save_config(model: Any, directory: Path) -> None:
+    """Write the architecture of an adapter's model, with its labels, beside the adapter, for `reload`."""
+    whole = model.get_base_model()
+    config = copy.deepcopy(whole.config)
+    config.architectures = [type(whole).__name__]
+    if hasattr(config, "quantization_config"):  # the adapter fits the base in any precision
+        del config.quantization_config
+    config.to_json_file(directory / ADAPTED_CONFIG)
+
+
+def adapter_file(name: str, file: str) -> str | None:
+    """The path of a file of a folder or Hub id; None where it has none of that name."""
+    return cached_file(
+        name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Of what transformers and peft say while they load, what matters is said in our notes and errors."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            # peft 0.21 still asks by transformers' old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,247 @@
+"""Evaluating: what the run measured at its end, on the run alone; on other data all of it; in constant memory."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CAUSAL, MASKED, REST, corpus
+from typer.testing import CliRunner
+
+from llmkit.cli import app
+
+BERT = MASKED.removesuffix(REST).replace('task = "masked-lm"', "")
+# Everything that a training asks of its evaluations, and that an evaluation alone has no use for.
+TRAINER = """[trainer]
+max_steps = 12
+per_device_train_batch_size = 8
+per_device_eval_batch_size = 4
+learning_rate = 5e-3
+eval_strategy = "steps"
+eval_steps = 6
+save_strategy = "steps"
+save_steps = 6
+load_best_model_at_end = true
+metric_for_best_model = "eval_loss"
+train_sampling_strategy = "group_by_length"
+[early_stopping]
+early_stopping_patience = 5
+"""
+DATA = {
+    "classifier": 'path = "animals.csv"\nvalidation_fraction = 0.2\nmax_eval_samples = 20',
+    "qa": 'path = "qa.jsonl"\nvalidation_fraction = 0.2\nmax_length = 24\nstride = 6',
+}
+TASKS = {"classifier": "text-classification", "qa": "question-answering"}
+
+
+def write_data() -> None:
+    lines = [line.split(" at ")[0] + " far" * (i % 6) for i, line in enumerate(corpus(200).splitlines())]
+    rows = [(line, "fox" if line.startswith("the fox") else "other") for line in lines]
+    Path("animals.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    questions = [
+        {
+            "question": "who saw ?",
+            "context": f"{line} far away",
+            "answers": {"text": [word], "answer_start": [4]} if i % 4 else {"text": [], "answer_start": []},
+        }
+        for i, line in enumerate(lines)
+        for word in [line.split()[1]]
+    ]
+    Path("qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    Path("corpus.txt").write_text(corpus())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with data, recipes and a finished run of each: a classifier, an adapter, answers, language models."""
+    folder = tmp_path_factory.mktemp("home")
+    recipes = {name: f'task = "{task}"\n{BERT}[data]\n{DATA[name]}\n{TRAINER}' for name, task in TASKS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_data()
+        for name, text in {"masked": MASKED, "causal": CAUSAL, **recipes}.items():
+            Path(f"{name}.toml").write_text(text)
+            verb = "finetune" if name in TASKS else "pretrain"
+            train(verb, f"{name}.toml", "--output-dir", name)
+        train("finetune", "classifier.toml", "model.name=masked", "lora.r=4", "--output-dir", "lora")
+    return folder
+
+
+def train(*words: str) -> None:
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.fixture
+def place(home, tmp_path, monkeypatch) -> Path:
+    """An empty working directory from which the runs, recipes and data are `home/...`."""
+    (tmp_path / "home").symlink_to(home)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def measured(llmkit, place):
+    """The metrics on stdout, which holds nothing else."""
+
+    def call(*words: str) -> dict[str, float]:
+        done = llmkit("evaluate", *words)
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+@pytest.fixture
+def refused(llmkit, place):
+    def call(*words: str) -> str:
+        done = llmkit("evaluate", *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        return done.stderr
+
+    return call
+
+
+def of_run(name: str) -> dict[str, float]:
+    """What a run measured at its end, without how long that took."""
+    found = json.loads(Path(name, "run.json").read_text())["metrics"]
+    return {k: v for k, v in found.items() if k.startswith("eval_") and not k.endswith(("runtime", "_per_second"))}
+
+
+@pytest.mark.parametrize("name", ["classifier", "lora", "qa", "causal", "masked"])
+def test_a_run_alone_gives_the_figures_of_its_end(name, measured):
+    before = sorted(Path("home", name).rglob("*"))
+    found = measured(f"home/{name}")
+    assert found == pytest.approx(of_run(f"home/{name}"), rel=0, abs=1e-6)
+    assert len(found) == {"classifier": 4, "lora": 4, "qa": 7, "causal": 3, "masked": 2}[name]
+    assert sorted(Path("home", name).rglob("*")) == before  # an evaluation leaves nothing behind
+    assert [path.name for path in Path().iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("name", ["classifier", "lora", "qa"])
+def test_a_checkpoint_gives_the_figures_of_its_step(name, measured):
+    log = [json.loads(line) for line in Path(f"home/{name}/metrics.jsonl").read_text().splitlines()]
+    found = {step: measured(f"home/{name}/checkpoint-{step}") for step in (6, 12)}
+    for step, metrics in found.items():
+        logged = next(entry for entry in log if entry["step"] == step and "eval_loss" in entry)
+        assert metrics == pytest.approx({key: logged[key] for key in metrics}, rel=0, abs=1e-6)
+    assert abs(found[6]["eval_loss"] - found[12]["eval_loss"]) > 1e-4
+
+
+@pytest.mark.parametrize("setting", ['report_to = ["wandb"]', "fsdp = true", 'deepspeed = "stage3.json"'])
+def test_what_only_a_training_needs_is_left_aside(setting, measured, home):
+    """The tracker is not installed here; sharding needs several processes."""
+    shutil.copytree(home / "classifier", "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    saved = Path("run/recipe.toml")
+    saved.write_text(saved.read_text().replace("[trainer]\n", f"[trainer]\n{setting}\n"))
+    assert measured("run") == measured("home/classifier")
+
+
+def test_of_other_data_every_row_counts(llmkit, measured):
+    """The recipe would hold out a fifth, and of that look at 20 rows."""
+    rows = list(csv.DictReader(Path("home/animals.csv").read_text().splitlines()))[:90]
+    with Path("other.csv").open("w") as stream:
+        csv.writer(stream).writerows([["text", "label"], *([row["text"], row["label"]] for row in rows)])
+    done = llmkit("evaluate", "home/classifier", "data.path=other.csv")
+    assert ": 90 rows" in done.stderr
+    llmkit("predict", "home/classifier", "--input", "other.csv", "--output", "said.jsonl")
+    labels = [json.loads(line)["label"] for line in Path("said.jsonl").read_text().splitlines()]
+    right = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
+    assert json.loads(done.stdout)["eval_accuracy"] == pytest.approx(right / 90)
+    assert ": 7 rows" in llmkit("evaluate", "home/classifier", "data.path=other.csv", "data.max_eval_samples=7").stderr
+    held_out = llmkit("evaluate", "home/classifier", "data.path=other.csv", "data.validation_fraction=0.5").stderr
+    assert "validation: " in held_out
+    assert ": 90 rows" not in held_out
+
+
+def test_of_other_text_every_document_counts(llmkit, place):
+    Path("other.txt").write_text(corpus(50))
+    for extra in ([], ["data.validation_from=end"]):
+        done = llmkit("evaluate", "home/causal", "data.path=other.txt", *extra)
+        assert "50 documents" in done.stderr
+    shutil.copytree("home/causal", "end")
+    saved = Path("end/recipe.toml")
+    saved.write_text(saved.read_text().replace('validation_from = "documents"', 'validation_from = "end"'))
+    assert "50 documents" in llmkit("evaluate", "end", "data.path=other.txt").stderr
+
+
+def test_another_recipe_names_the_data(measured):
+    Path("other.toml").write_text(Path("home/classifier.toml").read_text().replace("animals.csv", "other.csv"))
+    rows = Path("home/animals.csv").read_text().splitlines(keepends=True)
+    Path("other.csv").write_text("".join([rows[0], *rows[100:]]))
+    by_recipe = measured("home/classifier", "other.toml", "data.validation_fraction=", "data.max_eval_samples=")
+    assert by_recipe == measured("home/classifier", "data.path=other.csv")
+    assert by_recipe != measured("home/classifier")
+    by_task = measured(*("home/classifier", "--task", "text-classification", "data.path=other.csv"), "data.max_length=")
+    assert by_task == pytest.approx(by_recipe, abs=1e-6)
+
+
+def test_a_label_that_the_model_does_not_know_is_named_with_its_row(refused):
+    Path("other.csv").write_text("text,label\nthe fox,fox\nthe hen,hen\n")
+    said = refused("home/classifier", "data.path=other.csv")
+    assert "line 3" in said
+    assert 'label "hen", which the model does not know; there are fox, other' in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["home/classifier", "home/qa.toml"], "is a model for text-classification, and the recipe is for question-ans"),
+        (["home/masked", "home/causal.toml"], "is a model for masked-lm, and the recipe is for causal-lm"),
+        (["home/classifier", "home/qa.toml", "--task", "sst2"], "are two recipes"),
+        (["home/classifier", "--task", "sst3"], "did you mean `sst2`?"),
+        (["home/classifier", "data.pth=a.csv"], "did you mean `path`?"),
+        (["home/classifier", "data.path=none.csv"], "none.csv"),
+        (["home/none", "home/qa.toml"], "the model `home/none`"),
+        (["bare"], "`bare` is no run: which data is it to be evaluated on?"),
+        (["half"], "the run `half` is not finished"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(words, said, refused, home, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("bare", "half"):
+        shutil.copytree(home / "classifier", name, ignore=shutil.ignore_patterns("checkpoint-*"))
+    Path("bare/run.json").unlink()
+    record = json.loads(Path("half/run.json").read_text())
+    Path("half/run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    assert said in refused(*words)
+
+
+def test_the_data_without_labels_is_refused(refused):
+    Path("other.csv").write_text("text\nthe fox\n")
+    assert "which column is the label?" in refused("home/classifier", "data.path=other.csv")
+
+
+MEASURE = """
+import resource, sys
+from llmkit.cli import app
+for words in {lines}:
+    try:
+        app(words)
+    except SystemExit as left:
+        assert left.code == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def test_memory_does_not_grow_with_the_data(place):
+    """A classifier on rows and a language model, whose logits would be 5 KB a token, on lines: ten times as many."""
+    peaks = []
+    for size in (1_000, 10_000):
+        texts = corpus(size).splitlines()
+        Path("rows.csv").write_text("text,label\n" + "".join(f"{text},fox\n" for text in texts))
+        Path("lines.txt").write_text("\n".join(texts) + "\n")
+        batch = "trainer.per_device_eval_batch_size=64"
+        lines = [["evaluate", "home/causal", "data.path=lines.txt", batch]]
+        lines += [["evaluate", "home/classifier", "data.path=rows.csv", batch]]
+        code = MEASURE.format(lines=lines)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert f"{size:,} documents" in done.stderr
+        assert f"{size:,} rows" in done.stderr
+        peaks.append(int(done.stderr.splitlines()[-1]))
+    assert peaks[1] < 1.05 * peaks[0]
