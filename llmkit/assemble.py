@@ -36,6 +36,7 @@ class Assembly:
     collate: Callable[..., dict[str, torch.Tensor]]
     losses: Callable[..., torch.Tensor]
     keep: Callable[..., torch.Tensor] | None
+    begin: Callable[[Any], None] | None
     metrics: Callable[[Any, Any], dict[str, float]]
     lines: list[str]
     notes: list[str]
@@ -107,6 +108,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         collate=task.collator(data, words, seed if draw is None else draw),
         losses=task.losses,
         keep=None,
+        begin=None,
         metrics=lambda sums, part: task.metrics(sums, part.row),
         lines=lines,
         notes=[*recipe.notes, *corpus.notes, *notes],
@@ -193,6 +195,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         collate=rows_to_examples.collator(words, multiple=8 if torch.cuda.is_available() else 1),
         losses=partial(task.losses, known=known),
         keep=partial(task.keep, known=known),
+        begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
         metrics=report,
         lines=look.lines(record),
         notes=[*recipe.notes, *found.notes, *notes],

@@ -83,7 +83,7 @@ def finetune(
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Repeat with so many seeds; mean and standard deviation.")
+        int | None, typer.Option("--seeds", min=2, help="Repeat with so many seeds; mean and standard deviation.")
     ] = None,
     resume: Resume = False,
     dry_run: DryRun = False,

@@ -4,10 +4,11 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from llmkit import run as runs
 from llmkit.errors import UserError, say
-from llmkit.predict import check_model, task_of
+from llmkit.predict import check_model, record_of, task_of
 from llmkit.recipe import load
 from llmkit.recipe.schema import Model, Recipe, Tokenizer
 
@@ -39,7 +40,10 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
         )
     given = {override.partition("=")[0] for override in overrides}
     partial = {f"data.{key}" for key in PARTIAL} - given if "data.path" in given else set()
-    data = recipe.data.model_copy(update={key.removeprefix("data."): None for key in partial})
+    changes: dict[str, Any] = {key.removeprefix("data."): None for key in partial}
+    if getattr(recipe.data, "unanswerable", True) is None:  # as the model learned it, whatever this data holds
+        changes["unanswerable"] = record_of(name).get("unanswerable")
+    data = recipe.data.model_copy(update=changes)
     return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
 
 

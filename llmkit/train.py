@@ -52,6 +52,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
         task_type=getattr(assembly.task, "PEFT_TYPE", None),
     )
     assembly.notes.extend(made)
+    if assembly.begin is not None:
+        assembly.begin(model)
     trainer, stop = build_trainer(recipe, assembly, model, args, directory)
     facts = {
         "task": recipe.task,

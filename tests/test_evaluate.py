@@ -140,6 +140,18 @@ def test_what_only_a_training_needs_is_left_aside(setting, measured, home):
     assert measured("run") == measured("home/classifier")
 
 
+def test_a_model_that_knows_no_answer_may_give_none_on_any_data(measured):
+    """Every question of this data has an answer; whether one may be refused is what the run has learned."""
+    rows = [json.loads(line) for line in Path("home/qa.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["answers"]["text"]][:40]
+    Path("other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("home/qa", "data.path=other.jsonl")
+    assert measured(*words)["eval_f1"] > 0
+    never = "data.null_score_diff_threshold=-1000"
+    assert measured(*words, never)["eval_f1"] == 0
+    assert measured(*words, never, "data.unanswerable=false")["eval_f1"] > 0
+
+
 def test_of_other_data_every_row_counts(llmkit, measured):
     """The recipe would hold out a fifth, and of that look at 20 rows."""
     rows = list(csv.DictReader(Path("home/animals.csv").read_text().splitlines()))[:90]

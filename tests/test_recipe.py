@@ -655,10 +655,11 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         f'# resolved from "{tmp_path}/r.toml"\n'
         'task = "causal-lm"  # recipe line 1\n\n'
         '[model]\nname = "openai-community/gpt2"  # recipe line 4\ninit = "pretrained"  # default\n'
-        "config.n_layer = 2  # command line\ntrust_remote_code = false  # default\n\n"
-        '[data]\npath = "org/corpus"  # recipe line 7\nsplit = "train"  # default\nstreaming = false  # default\n'
-        'validation_from = "documents"  # default\nsample_by = "document"  # default\n'
-        'encoding = "utf-8"  # default\nblock_size = 8  # command line\n\n'
+        "config.n_layer = 2  # command line\ntrust_remote_code = false  # default\n"
+        'train = "all"  # default\nload_in_4bit = false  # default\n\n'
+        '[data]\npath = "org/corpus"  # recipe line 7\nsplit = "train"  # default\nencoding = "utf-8"  # default\n'
+        'streaming = false  # default\nvalidation_from = "documents"  # default\n'
+        'sample_by = "document"  # default\nblock_size = 8  # command line\n\n'
         "[trainer]\nlogging_first_step = true  # default\nlogging_steps = 10  # default\n"
         "save_total_limit = 2  # default\n\n[lora]\nr = 4  # recipe line 9\n\n"
         "[generation]\ndo_sample = true  # default\ntemperature = 0.8  # default\n"

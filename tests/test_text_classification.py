@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -996,3 +997,23 @@ def test_a_further_metric_by_its_path(mini, llmkit):
     assert metrics()["eval_hits"] == pytest.approx(metrics()["eval_accuracy"] * rows)
     assert "eval_note" not in metrics()
     assert "eval_f1" not in metrics()
+
+
+def test_a_new_regression_head_begins_at_the_mean_of_the_values():
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=1
+    )
+    model = BertForSequenceClassification(config)
+    known = Labels(REGRESSION, ("value",), mean=2.5)
+    task.begin(model, Labels(SINGLE, ("a",), mean=2.5))
+    assert not model.classifier.bias.any()
+    task.begin(model, known)
+    assert model.classifier.bias.tolist() == [2.5]
+    task.begin(model, replace(known, mean=7.0))  # it is not new any more
+    assert model.classifier.bias.tolist() == [2.5]
+
+
+def test_the_mean_is_that_of_the_training_values(mini, llmkit):
+    write(mini / "rows.jsonl", [{"text": tale(i, i % 2), "label": 10.0 + i % 3} for i in range(90)])
+    finetune(llmkit, "data.path=rows.jsonl", "data.problem_type=regression", "trainer.max_steps=1")
+    assert losses(mini / "runs/mini")[0] < 5  # from zero it would be a hundred

@@ -24,13 +24,15 @@ FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|nan", re.I
 class Labels:
     """What the labels of a model mean: the problem, and the names of its outputs in their order.
 
-    `positive` is the one of two classes that F1 is about: the data's second, wherever the model has it.
+    `positive` is the one of two classes that F1 is about: the data's second, wherever the model has it. `mean` is that
+    of the values of a regression's training data.
     """
 
     problem_type: str
     names: tuple[str, ...]
     weights: tuple[float, ...] | None = None
     positive: int = 1
+    mean: float = 0.0
 
 
 def settle(
@@ -86,6 +88,9 @@ def settle(
         part.labels = numbers(part, labels, ids, width == len(labels.names), unknown)
     if train is not None:
         labels = replace(labels, weights=class_weights(data, labels, train))
+        if problem == REGRESSION:
+            assert train.labels is not None
+            labels = replace(labels, mean=float(train.labels.mean()))
         _check_learnable(labels, train, validation)
     config.num_labels = len(labels.names)
     config.problem_type = labels.problem_type

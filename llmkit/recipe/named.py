@@ -8,7 +8,11 @@ _GLUE: dict[str, dict[str, Any]] = {
     "sst2": {"evaluation.metrics": ["accuracy"]},
     "mrpc": {"evaluation.metrics": ["f1", "accuracy"]},
     "qqp": {"evaluation.metrics": ["f1", "accuracy"]},
-    "stsb": {"evaluation.metrics": ["pearson", "spearmanr"], "data.problem_type": "regression"},
+    "stsb": {
+        "evaluation.metrics": ["pearson", "spearmanr"],
+        "data.problem_type": "regression",
+        "trainer.train_sampling_strategy": "random",  # its pairs come from several sources, each of a length of its own
+    },
     "mnli": {
         "evaluation.metrics": ["accuracy"],
         "data.validation_split": ["validation_matched", "validation_mismatched"],
@@ -27,6 +31,6 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "squad": ("squad", {"data.path": "rajpurkar/squad"}),
     "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
-    "text-classification": ("glue", {"data.path": None, "data.name": None, "evaluation.metrics": None}),
+    "text-classification": ("glue", {"data.path": None, "data.name": None}),
     "question-answering": ("squad", {"data.path": None}),
 }

@@ -271,7 +271,14 @@ class AnsweringData(RowData):
         default=None,
         description="The column with the answers; by default `answers` or `answer`, beside it perhaps `answer_start`.",
     )
-    stride: int = Field(default=128, ge=0, description="Tokens that two windows of one long context share.")
+    stride: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens that two windows of one long context share; by default 128, or a quarter of max_length.",
+    )
+    unanswerable: bool | None = Field(
+        default=None, description="Whether there may be no answer; by default if a question of the data has none."
+    )
     n_best_size: int = Field(default=20, ge=1, description="How many of the best answers are kept.")
     max_answer_length: int = Field(default=30, ge=1, description="Tokens in an answer, at most.")
     null_score_diff_threshold: float = Field(

@@ -29,6 +29,7 @@ PEFT_TYPE = "QUESTION_ANS"
 PIPELINE = "question-answering"
 METRICS = ("exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 ANSWERS = ("answers", "answer")
+STRIDE = 128  # as in Devlin et al. 2018; less where inputs are short
 IMPOSSIBLE = -1e9  # the score of a token that is not in the context
 NOWHERE, NO_ANSWER = -1, -2  # for `offset_start`: a token outside the context, and the one that stands for no answer
 # Whether a character is a space, by its code; the last entry stands for all that follow, none of which is.
@@ -80,10 +81,11 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
             "the tokenizer does not say where its tokens stand in the text", "use one with a tokenizer.json"
         )
     # A question and what a window adds to the one before share what is left: no window repeats another.
-    longest = (length - tokenizer.num_special_tokens_to_add(pair=True) - data.stride) // 2
-    if data.stride >= length // 2 or longest < 1:
+    stride = data.stride if data.stride is not None else min(STRIDE, length // 4)
+    longest = (length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
+    if stride >= length // 2 or longest < 1:
         raise UserError(
-            f"data.stride = {data.stride} leaves no room in inputs of {length} tokens",
+            f"data.stride = {stride} leaves no room in inputs of {length} tokens",
             f"lower it, to {length // 3} say" if length >= 16 else "raise data.max_length",
         )
     done = Encoded(rows)
@@ -109,7 +111,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
             if not questions[i] or not contexts[i].strip():
                 done.empty.append(begins + i)
         shortened, cut = _shortened(questions, tokenizer, longest)
-        _add_windows(done, begins, shortened, contexts, tokenizer, data.stride, length)
+        _add_windows(done, begins, shortened, contexts, tokenizer, stride, length)
         done.cut += cut
     refuse(
         rows,
@@ -249,7 +251,7 @@ def settle(
     config: Any,
     fixed: bool,
 ) -> Reading:
-    """How answers are found: "no answer" is one of them if a question of the training data has none.
+    """How answers are found: "no answer" is one of them if the recipe says so, or a question of the training data.
 
     The labels of every part are made here. Raises UserError where there is nothing to learn from.
     """
@@ -257,14 +259,16 @@ def settle(
     for part in parts:
         part.labels, unlearned = spans(part)
         part.unlearned = unlearned if part is train else []
-    unanswerable = any(not answers for _, _, answers in parts[0].targets)
+    unanswerable = data.unanswerable
+    if unanswerable is None:
+        unanswerable = any(not answers for _, _, answers in parts[0].targets)
     if train is not None:
         answered = sum(bool(answers) for _, _, answers in train.targets)
         if len(train.unlearned) == answered:
             raise UserError(
                 f"{train.source.source}: no question has an answer{' that fits in a window' * (answered > 0)}: "
                 "nothing can be learned",
-                f"raise data.stride, which is {data.stride} tokens" if answered else "is it the right column?",
+                "raise data.stride" if answered else "is it the right column?",
             )
     return Reading(data.n_best_size, data.max_answer_length, data.null_score_diff_threshold, unanswerable)
 
@@ -383,7 +387,7 @@ def keep(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> tor
 def reading_of(config: Any, record: Mapping[str, Any], data: AnsweringData) -> Reading:
     """How a finished model answers: as its run was set up; any other model may find no answer."""
     settings = (data.n_best_size, data.max_answer_length, data.null_score_diff_threshold)
-    return Reading(*settings, bool(record.get("unanswerable", True)))
+    return Reading(*settings, bool(record.get("unanswerable", data.unanswerable is not False)))
 
 
 def outline(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:

@@ -121,6 +121,18 @@ def examples(encoded: Encoded, known: Labels, evaluation: bool) -> Examples:
     return Examples(encoded, known, by_length=evaluation)
 
 
+def begin(model: Any, known: Labels) -> None:
+    """Let the new head of a regression begin at the mean of the values: it would take hundreds of steps to get there.
+
+    A head that is new has biases of zero.
+    """
+    if known.problem_type == REGRESSION:
+        heads = (m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1)
+        for head in heads:
+            if head.bias is not None and not head.bias.any():
+                torch.nn.init.constant_(head.bias, known.mean)
+
+
 def described(known: Labels) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing, the model's config has it."""
     return {}
