@@ -14,7 +14,7 @@ from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit import tasks, tokenizer
 from llmkit.data import examples as rows_to_examples
-from llmkit.data import look, pack, read, table
+from llmkit.data import files, look, pack, read, table
 from llmkit.errors import UserError
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe, RowData, TextData
 
@@ -170,7 +170,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     found = table.tables(data, seed, train=fixed is None)
     first = found.train if found.train is not None else next(iter(found.validation.values()))
     columns = task.layout(data, first)
-    documents = read.Documents(lambda: _texts(first, columns), first.fingerprint, first.source)
+    fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
+    documents = read.Documents(lambda: _texts(first, columns), fingerprint, first.source)
     words = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:

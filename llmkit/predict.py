@@ -127,7 +127,8 @@ def data_of(name: str, task: str) -> Any:
     """The `[data]` that a model was trained with, else the task's defaults."""
     for directory in (Path(name), Path(name).absolute().parent):
         if (directory / runs.RECIPE_FILE).is_file() and runs.is_run(directory):
-            return load(str(directory / runs.RECIPE_FILE)).data
+            # Without what the run was made from, which may be gone by now.
+            return load(str(directory / runs.RECIPE_FILE), ["data.path=-", "model.name=-", "tokenizer.name="]).data
     return DATA_OF_TASK[task](path="-")
 
 

@@ -147,6 +147,15 @@ def test_a_merged_adapter_says_what_the_adapter_said(place, llmkit):
     assert llmkit("merge", "whole", "--output", "again").exit_code == 2
 
 
+def test_a_run_is_used_when_what_it_was_made_from_is_gone(place, llmkit):
+    finetune(llmkit)
+    (place / "rows.csv").unlink()
+    (place / "base").unlink()
+    done = llmkit("predict", "run", *TEXTS)
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
 @pytest.mark.parametrize("words", [(), ("lora.r=4",)], ids=["whole", "adapter"])
 def test_resuming_in_the_second_epoch_is_exact(words, place, llmkit):
     steps = ("trainer.max_steps=30", "trainer.save_steps=24", "trainer.learning_rate=1e-3", *words)
