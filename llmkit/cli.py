@@ -112,7 +112,7 @@ def finetune(
 
 
 def _recipe_and_overrides(
-    recipe: str | None, overrides: list[str] | None, task: str | None
+    recipe: str | None, overrides: list[str] | None, task: str | None, needed: bool = True
 ) -> tuple[str | None, list[str]]:
     """The recipe and what is laid over it: with `--task` the first word is no recipe but the first override."""
     settings = overrides or []
@@ -120,7 +120,7 @@ def _recipe_and_overrides(
         settings, recipe = [recipe, *settings], None
     if task is not None and recipe is not None:
         raise UserError(f"`{recipe}` and --task {task} are two recipes", "name one")
-    if task is None and recipe is None:
+    if needed and task is None and recipe is None:
         raise UserError("which recipe?", "name one, or --task NAME such as --task sst2")
     return recipe, settings
 
@@ -198,11 +198,7 @@ def evaluate(
         from llmkit import evaluate as evaluation
         from llmkit import launch
 
-        path, settings = None, overrides or []
-        if task is not None or (recipe is not None and "=" not in recipe):
-            path, settings = _recipe_and_overrides(recipe, overrides, task)
-        elif recipe is not None:
-            settings = [recipe, *settings]
+        path, settings = _recipe_and_overrides(recipe, overrides, task, needed=False)
         found = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
         evaluation.evaluate(model, found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit import run as runs
 from llmkit.errors import UserError, say
-from llmkit.predict import check_model, record_of, task_of
+from llmkit.predict import check_model, recipe_of, record_of, task_of
 from llmkit.recipe import load
 from llmkit.recipe.schema import Model, Recipe, Tokenizer
 
@@ -25,13 +25,11 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
     """
     check_model(name)
     if path is None and task is None:
-        places = (Path(name), Path(name).absolute().parent)
-        own = next((place / runs.RECIPE_FILE for place in places if runs.is_run(place)), None)
-        if own is None or not own.is_file():
+        path = recipe_of(name)
+        if path is None:
             raise UserError(
                 f"`{name}` is no run: which data is it to be evaluated on?", "name a recipe, or --task NAME"
             )
-        path = str(own)
     recipe = load(path, overrides, task=task)
     made_for = task_of(name)
     if made_for != recipe.task:

@@ -123,13 +123,20 @@ def task_of(name: str) -> str:
     )
 
 
+def recipe_of(name: str) -> str | None:
+    """The recipe of the run that a model came of, or of the run around a checkpoint."""
+    places = (Path(name), Path(name).absolute().parent)
+    files = (place / runs.RECIPE_FILE for place in places if runs.is_run(place))
+    return next((str(file) for file in files if file.is_file()), None)
+
+
 def data_of(name: str, task: str) -> Any:
     """The `[data]` that a model was trained with, else the task's defaults."""
-    for directory in (Path(name), Path(name).absolute().parent):
-        if (directory / runs.RECIPE_FILE).is_file() and runs.is_run(directory):
-            # Without what the run was made from, which may be gone by now.
-            return load(str(directory / runs.RECIPE_FILE), ["data.path=-", "model.name=-", "tokenizer.name="]).data
-    return DATA_OF_TASK[task](path="-")
+    recipe = recipe_of(name)
+    if recipe is None:
+        return DATA_OF_TASK[task](path="-")
+    # Without what the run was made from, which may be gone by now.
+    return load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="]).data
 
 
 # ---- rows in, answers out ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from llmkit.errors import say
 from llmkit.progress import clock
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.reload import ADAPTED_CONFIG
+from llmkit.trainer import batch_size
 
 LANGUAGE_MODEL = ("train_loss", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
 NOT_A_METRIC = ("runtime", "per_second", "preparation_time")
@@ -38,7 +39,7 @@ def introduce(
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else epochs
     if assembly.length is not None:
-        tokens = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * assembly.length
+        tokens = batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
     for note in assembly.notes:

@@ -20,7 +20,7 @@ from llmkit.assemble import Assembly, assemble
 from llmkit.errors import UserError, say
 from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
 from llmkit.recipe.schema import Recipe
-from llmkit.trainer import Trainer
+from llmkit.trainer import Trainer, batch_size
 
 FINISHED, STOPPED = 0, 75
 # Upstream lets DDP look for unused parameters at every step; our models use all of theirs. The other processes wait
@@ -257,11 +257,6 @@ def just_evaluated(trainer: Trainer) -> dict[str, float]:
             if "eval_loss" in entry and entry["step"] == trainer.state.global_step:
                 return {key: value for key, value in entry.items() if key.startswith("eval_")}
     return {}
-
-
-def batch_size(args: TrainingArguments) -> int:
-    """Blocks or examples that one optimizer step learns from, over all processes and accumulated micro-batches."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def peak_memory() -> int:

@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import Trainer as UpstreamTrainer
+from transformers import TrainingArguments
 
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.reload import save_config
@@ -85,8 +86,7 @@ class Trainer(UpstreamTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Examples):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return GroupedByLength(dataset, batch, seed)
+            return GroupedByLength(dataset, batch_size(self.args), seed)
         return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
@@ -127,3 +127,8 @@ class Trainer(UpstreamTrainer):
                 save_config(self.model, Path(output_dir or self.args.output_dir))
         finally:
             config.use_cache = in_training
+
+
+def batch_size(args: TrainingArguments) -> int:
+    """Blocks or examples that one optimizer step learns from, over all processes and accumulated micro-batches."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
