@@ -4,7 +4,8 @@ python benchmarks/finetune.py mrpc f1 3
 python benchmarks/finetune.py sst2 accuracy 3 "data.split=train[:4000]"
 
 The plain side is what a user writes today: `load_dataset`, a tokenizing `map`, `AutoModelForSequenceClassification`,
-`Trainer` with dynamic padding, and its own batches in random order.
+`Trainer` with dynamic padding, and its own batches in random order; llmkit's batches are drawn at random here too,
+where its recipe would group them by length.
 """
 
 import json
@@ -23,7 +24,8 @@ def ours(task: str, metric: str, seed: int, epochs: int, split: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "llmkit", "finetune", "--task", task, f"trainer.seed={seed}"]
         words += [f"trainer.num_train_epochs={epochs}", f"data.split={split}", "--output-dir", f"{folder}/run"]
-        subprocess.run([*words, "trainer.save_strategy=no"], check=True, capture_output=True)
+        words += ["trainer.train_sampling_strategy=random", "trainer.save_strategy=no"]
+        subprocess.run(words, check=True, capture_output=True)
         return json.loads(Path(folder, "run", "run.json").read_text())["metrics"][f"eval_{metric}"]
 
 

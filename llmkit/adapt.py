@@ -13,7 +13,7 @@ from llmkit.recipe.schema import Model
 from llmkit.reload import quiet
 
 # peft's task types with a head of their own, which is trained and saved with the adapter.
-WITH_HEAD = ("SEQ_CLS", "QUESTION_ANS")
+WITH_HEAD = ("SEQ_CLS", "QUESTION_ANS", "TOKEN_CLS")
 # What attention layers call the linear maps to queries and values (or to both), most common first.
 ATTENTION = (
     *(("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v")),

@@ -171,12 +171,12 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     first = found.train if found.train is not None else next(iter(found.validation.values()))
     columns = task.layout(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
-    documents = read.Documents(lambda: _texts(first, columns), fingerprint, first.source)
+    documents = read.Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
     words = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
         models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe))
-    length = choose_length(data.max_length, config)
+    length = choose_length(data.max_length, config, getattr(task, "LONGEST_INPUT", LONGEST_INPUT))
     encode = partial(task.encode, columns=columns, tokenizer=words, data=data, length=length)
     train = None if found.train is None else encode(found.train)
     held_out = {name: encode(rows) for name, rows in found.validation.items()}
@@ -193,7 +193,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         length=None,
         train=None if train is None else task.examples(train, known, evaluation=False),
         validation={name: task.examples(part, known, evaluation=True) for name, part in held_out.items()},
-        collate=rows_to_examples.collator(words, multiple=8 if torch.cuda.is_available() else 1),
+        collate=choose_collator(task, words, config),
         losses=partial(task.losses, known=known),
         keep=partial(task.keep, known=known),
         begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
@@ -205,10 +205,20 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     )
 
 
-def _texts(rows: table.Rows, columns: Mapping[str, str]) -> Any:
+def _texts(task: ModuleType, rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
-    read_by_model = [name for role, name in columns.items() if role not in ("label", "answers")]
+    if hasattr(task, "texts"):
+        return (text for _, row in rows.read() for text in task.texts(row, columns))
+    read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
     return (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+
+
+def choose_collator(task: ModuleType, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
+    """The task's own, where its batches are more than one row of tokens an example, else the common one."""
+    multiple = 8 if torch.cuda.is_available() else 1
+    if hasattr(task, "collator"):
+        return task.collator(words, config, multiple)
+    return rows_to_examples.collator(words, multiple)
 
 
 def fit_for_batches(words: Any, config: Any) -> None:
@@ -221,11 +231,11 @@ def fit_for_batches(words: Any, config: Any) -> None:
         config.pad_token_id = words.pad_token_id
 
 
-def choose_length(wanted: int | None, config: Any) -> int:
-    """`data.max_length`, or as many tokens as the model has positions, 512 at most."""
+def choose_length(wanted: int | None, config: Any, longest: int = LONGEST_INPUT) -> int:
+    """`data.max_length`, or as many tokens as the model has positions, `longest` at most."""
     limit = models.positions(config)
     if wanted is None:
-        return min(limit or LONGEST_INPUT, LONGEST_INPUT)
+        return min(limit or longest, longest)
     if limit is not None and wanted > limit:
         raise UserError(f"data.max_length is {wanted} and the model has {limit} positions", "make it smaller")
     return wanted

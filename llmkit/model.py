@@ -127,13 +127,13 @@ def create(
 ) -> tuple[Any, list[str]]:
     """The model in fp32, weights drawn from `seed` or read from `model.name`, and notes on what is new in it.
 
-    What `model.train` leaves out is frozen; `[lora]` freezes all but the adapter and the head. `task_type` is peft's;
-    `generation` (which may be empty) makes it CAUSAL_LM. Raises UserError where weights are missing that only
-    pretraining could give, and where `model.train` names what the model does not have.
+    What `model.train` leaves out is frozen; `[lora]` freezes all but the adapter and the head. `task_type` is peft's.
+    `generation` replaces how a causal language model generates; of an encoder-decoder what it names. Raises UserError
+    where weights are missing that only pretraining could give, and where `model.train` names what the model does not
+    have.
     """
     if table.load_in_4bit:
         check_4bit()
-    task_type = "CAUSAL_LM" if generation is not None else task_type
     options = {} if table.attn_implementation is None else {"attn_implementation": table.attn_implementation}
     new: set[str] = set()
     notes: list[str] = []
@@ -149,7 +149,9 @@ def create(
             model, new, notes = _pretrained(table, config, model_class, task_type, options)
     except ValueError as problem:  # sizes that do not divide, an architecture without this head
         raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem
-    if generation is not None:
+    if generation is not None and config.is_encoder_decoder:
+        model.generation_config.update(**generation)
+    elif generation is not None:
         tokens = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**{**tokens, **generation})
     if table.train != "all":

@@ -23,12 +23,22 @@ BATCH = 32
 HEADS = {
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "question-answering",
+    "ForTokenClassification": "token-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForConditionalGeneration": "seq2seq",
+    "MTModel": "seq2seq",  # MarianMTModel
     "ForMaskedLM": "masked-lm",
     "ForPreTraining": "masked-lm",
     "LMHeadModel": "causal-lm",
     "ForCausalLM": "causal-lm",
 }
-PEFT_TASKS = {"SEQ_CLS": "text-classification", "QUESTION_ANS": "question-answering", "CAUSAL_LM": "causal-lm"}
+PEFT_TASKS = {
+    "SEQ_CLS": "text-classification",
+    "QUESTION_ANS": "question-answering",
+    "TOKEN_CLS": "token-classification",
+    "SEQ_2_SEQ_LM": "seq2seq",
+    "CAUSAL_LM": "causal-lm",
+}
 FILLED = 5  # words that fill a blank, best first
 
 
@@ -44,8 +54,9 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
     check_model(name)
     task = task_of(name)
-    if task == "causal-lm":
-        raise UserError(f"`{name}` is a causal language model: it goes on writing", f"llmkit generate --model {name}")
+    if task in ("causal-lm", "chat"):
+        chat = " --chat" * (task == "chat")
+        raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
     layout, answer = filler(name) if task == "masked-lm" else answerer(name, task)
     count = 0
     with writing(output) as write:
@@ -189,8 +200,7 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     from transformers import AutoTokenizer
 
     from llmkit import reload, tasks
-    from llmkit.assemble import choose_length, fit_for_batches
-    from llmkit.data.examples import collator, models_own
+    from llmkit.assemble import choose_collator, choose_length, fit_for_batches
 
     module = tasks.module(task)
     data: RowData = data_of(name, task)
@@ -201,8 +211,8 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     runs.collect_from_here()
     fit_for_batches(tokenizer, model.config)
     length = choose_length(record.get("max_length") or data.max_length, model.config)
-    known = module.reading_of(model.config, record, data)
-    collate = collator(tokenizer)
+    known = module.reading_of(model.config, record, data, tokenizer)
+    collate = choose_collator(module, tokenizer, model.config)
 
     def answer(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
         part = module.examples(module.encode(rows, columns, tokenizer, data, length), known, evaluation=True)
@@ -211,7 +221,7 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
             batch = collate([part[i] for i in range(start, min(start + BATCH, len(part)))])
             batch = {key: values.to(model.device) for key, values in batch.items()}
             with torch.inference_mode():
-                kept.append(module.outline(model(**models_own(batch)), batch, known).cpu().numpy())
+                kept.append(module.outline(model, batch, known).cpu().numpy())
         found = np.concatenate(kept)
         _check_finite(np.isfinite(found).all())
         by_row = dict(module.decode(found, part, known))
@@ -225,7 +235,10 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
 
     Raises UserError where one is missing, and for texts as arguments where the model reads more than one.
     """
-    inputs = {role: column for role, column in trained.items() if role not in ("label", "answers")}
+    from llmkit import tasks
+
+    module = tasks.module(task)
+    inputs = {role: column for role, column in trained.items() if role not in module.TARGETS}
     if not inputs and task == "question-answering":
         inputs = {"question": "question", "context": "context"}
     if inputs and set(inputs.values()) <= set(rows.columns):
@@ -240,10 +253,8 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
     if inputs:
         missing = ", ".join(f"`{column}`" for column in inputs.values() if column not in rows.columns)
         raise UserError(f"{rows.source} has no column {missing}", f"it has {', '.join(rows.columns)}")
-    from llmkit import tasks
-
     try:
-        return dict(tasks.module(task).layout(data, rows, labelled=False))
+        return dict(module.layout(data, rows, labelled=False))
     except UserError as mistake:
         raise UserError(mistake.message, "call it `text`; of a pair, `text` and `text_pair`") from mistake
 

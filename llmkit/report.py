@@ -60,15 +60,19 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
         say(f'try it: llmkit generate "Once upon a time" --model {directory}')
     elif recipe.task == "masked-lm":
         say(f'try it: llmkit predict {directory} "Once upon a {facts["mask_token"]} ."')
-    elif facts["columns"].keys() == {"text", "label"}:
+    elif recipe.task == "chat":
+        say(f"try it: llmkit generate --chat --model {directory}")
+    elif facts["columns"].keys() - set(tasks.module(recipe.task).TARGETS) in ({"text"}, {"source"}):
         say(f'try it: llmkit predict {directory} "What a day!"')
     else:
-        say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(inputs(facts))}")
+        say(
+            f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(inputs(recipe.task, facts))}"
+        )
 
 
-def inputs(facts: dict[str, Any]) -> list[str]:
+def inputs(task: str, facts: dict[str, Any]) -> list[str]:
     """The columns that the model reads, under the names that its data had."""
-    return [name for role, name in facts["columns"].items() if role not in ("label", "answers")]
+    return [name for role, name in facts["columns"].items() if role not in tasks.module(task).TARGETS]
 
 
 def figures(recipe: Recipe, metrics: dict[str, float]) -> list[str]:

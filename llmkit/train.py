@@ -19,7 +19,7 @@ from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
 from llmkit.errors import UserError, say
 from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
-from llmkit.recipe.schema import Recipe
+from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.trainer import Trainer, batch_size
 
 FINISHED, STOPPED = 0, 75
@@ -48,7 +48,7 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
         assembly.task.MODEL_CLASS,
         args.seed,
         lora=recipe.lora,
-        generation=recipe.generation if recipe.task == "causal-lm" else None,
+        generation=recipe.generation if recipe.task in GENERATING else None,
         task_type=getattr(assembly.task, "PEFT_TYPE", None),
     )
     assembly.notes.extend(made)
@@ -100,7 +100,7 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     metrics = {**result.metrics, **final_evaluation(trainer, assembly)}
     trainer.save_model(str(directory))
     if main:
-        if recipe.lora is not None and recipe.task == "causal-lm":
+        if recipe.lora is not None and recipe.task in GENERATING:
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
             raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")

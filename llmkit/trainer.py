@@ -17,8 +17,8 @@ from llmkit.reload import save_config
 class Trainer(UpstreamTrainer):
     """Losses summed over labels and divided once, evaluation that weighs by label, and steps without idle work.
 
-    `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(outputs, batch)`,
-    [B, K], is what its metrics need of the outputs, so that evaluation holds no logits.
+    `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(model, outputs,
+    batch)`, [B, K], is what its metrics need of the outputs, so that evaluation holds no logits.
     """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
@@ -78,7 +78,7 @@ class Trainer(UpstreamTrainer):
         summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
         stats = torch.stack([summed, counts.float()], dim=1)
         if self._keep is not None:
-            stats = torch.cat([stats, self._keep(outputs, batch)], dim=1)
+            stats = torch.cat([stats, self._keep(self.model, outputs, batch)], dim=1)
         return None, stats, counts
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -383,7 +383,7 @@ def test_the_recipe_may_say_what_is_saved_beside_the_adapter(base):
 
 def test_a_language_model_saves_nothing_beside_its_adapter(base):
     table = Model(name=base("gpt2"))
-    model, notes = models.create(table, models.load_config(table)[0], AutoModelForCausalLM, 0, {}, {})
+    model, notes = models.create(table, models.load_config(table)[0], AutoModelForCausalLM, 0, {}, {}, "CAUSAL_LM")
     assert notes == []
     assert all(".lora_" in name for name in trainable(model))
     assert model.peft_config["default"].task_type == "CAUSAL_LM"

@@ -136,7 +136,7 @@ def kept(part, words, known, logits, size=3):
         batch = collator(words)([part[i] for i in range(begin, min(begin + size, len(part)))])
         pairs = [logits(index, batch["input_ids"].shape[1]) for index in batch["index"].tolist()]
         start, end = (torch.tensor(np.array(each), dtype=torch.float32) for each in zip(*pairs, strict=True))
-        found.append(qa.keep(SimpleNamespace(start_logits=start, end_logits=end), batch, known).numpy())
+        found.append(qa.keep(None, SimpleNamespace(start_logits=start, end_logits=end), batch, known).numpy())
     return np.concatenate(found)
 
 

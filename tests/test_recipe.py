@@ -15,6 +15,10 @@ from llmkit.errors import UserError
 from llmkit.recipe import schema
 from llmkit.recipe.tomltext import key_lines, leaves, toml_value
 
+BUILT = (
+    "causal-lm, masked-lm, text-classification, question-answering, token-classification, multiple-choice, seq2seq and "
+    "chat"
+)
 PLAIN = """\
 task = "causal-lm"
 
@@ -159,16 +163,15 @@ def test_the_shape_of_the_message(write):
         (PLAIN.replace("causal-lm", "causal_lm"), 'line 1  task: "causal_lm" is no task, did you mean "causal-lm"?'),
         (
             PLAIN.replace("causal-lm", "denoising"),
-            'line 1  task: "denoising" is not built yet; there are causal-lm, masked-lm, text-classification and '
-            "question-answering",
+            f'line 1  task: "denoising" is not built yet; there are {BUILT}',
         ),
         (
             PLAIN.replace('"causal-lm"', "1"),
-            "line 1  task: must be one of causal-lm, masked-lm, text-classification and question-answering",
+            f"line 1  task: must be one of {BUILT}",
         ),
         (
             PLAIN.replace("task =", "# task ="),
-            "recipe  task: required, one of causal-lm, masked-lm, text-classification and question-answering",
+            f"recipe  task: required, one of {BUILT}",
         ),
         # unknown keys
         (
@@ -194,7 +197,10 @@ def test_the_shape_of_the_message(write):
             PLAIN + "mlm_probability = 0.1\n",
             "line 8  data.mlm_probability: belongs to the task masked-lm, and this is causal-lm",
         ),
-        (MASKED + "[generation]\ntop_k = 1\n", "line 8  generation: only causal language models generate"),
+        (
+            MASKED + "[generation]\ntop_k = 1\n",
+            "line 8  generation: belongs to the tasks that write: causal-lm, seq2seq, chat",
+        ),
         # the run's own
         (
             PLAIN + "[trainer]\ndo_train = true\n",

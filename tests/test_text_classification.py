@@ -665,7 +665,7 @@ def test_what_predict_says_is_by_row_and_name():
     part = part_of([0] * 4, known)
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]])[torch.from_numpy(part.order)]
     batch = {"index": torch.from_numpy(part.order)}
-    kept = task.outline(SimpleNamespace(logits=logits), batch, known).numpy()
+    kept = task.outline(lambda **_: SimpleNamespace(logits=logits), batch, known).numpy()
     said = dict(task.decode(kept, part, known))
     assert [said[row]["label"] for row in range(4)] == ["sad", "happy", "happy", "sad"]
     assert said[1]["score"] == said[1]["scores"]["happy"] == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-6)

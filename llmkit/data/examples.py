@@ -54,8 +54,8 @@ class Encoded:
     `inputs` are the model's, one entry each example; `row` says which row an example came from (a long one may give
     several). By row: `targets` as they were read, `lengths` in tokens before anything was cut off, a `key` that two
     rows share when their texts are the same; and which rows have no text at all (`empty`), or a target that no example
-    holds (`unlearned`). `labels` are the targets as the
-    model's numbers, once it is settled what they mean: one entry each example.
+    holds (`unlearned`). `labels` are the targets as the model's numbers, once it is settled what they mean: one entry
+    each example (labels of single tokens are in `inputs` instead). `tokenizer` is there for targets that are text.
     """
 
     source: Rows
@@ -68,6 +68,7 @@ class Encoded:
     empty: list[int] = field(default_factory=list)
     unlearned: list[int] = field(default_factory=list)
     labels: np.ndarray | None = None
+    tokenizer: Any = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:
         if name not in self.inputs:
@@ -112,12 +113,17 @@ class Examples(Dataset[dict[str, Any]]):
         return example
 
 
-def collator(tokenizer: Any, multiple: int = 1) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+def collator(
+    tokenizer: Any, multiple: int = 1, labelled_tokens: bool = False
+) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
     """Examples -> one tensor [B, T] for each input, padded on the right to the longest; `attention_mask` and labels.
 
-    T is rounded up to `multiple` (8 suits the matrix units of a GPU).
+    T is rounded up to `multiple` (8 suits the matrix units of a GPU). With `labelled_tokens` each token has a label,
+    and labels are padded too, with -100; else an example has one, or one of each class.
     """
+    whole = ("index",) if labelled_tokens else ("index", "labels")
     padding = {
+        "labels": -100,
         "input_ids": tokenizer.pad_token_id,
         "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
         "offset_start": -1,
@@ -129,7 +135,7 @@ def collator(tokenizer: Any, multiple: int = 1) -> Callable[[list[dict[str, Any]
         longest = -(-longest // multiple) * multiple
         batch: dict[str, torch.Tensor] = {}
         for name in examples[0]:
-            if name in ("labels", "index"):
+            if name in whole:
                 values = np.stack([np.asarray(example[name]) for example in examples])
                 batch[name] = torch.from_numpy(values)
                 continue

@@ -189,8 +189,8 @@ def _check_keys(draft: Draft) -> None:
             mistakes = [message for _, message in TEXT.mistakes(content, (table,))]
         elif table not in own and table not in schema.UPSTREAM_TABLES:
             mistakes = [_unknown_table(table, content, draft)]
-        elif table == "generation" and draft.task in schema.TASKS and draft.task != "causal-lm":
-            mistakes = ["only causal language models generate"]
+        elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
+            mistakes = [f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"]
         elif table == "evaluation" and draft.task in schema.PRETRAINING:
             mistakes = [f"belongs to fine-tuning; {draft.task} reports loss and perplexity"]
         elif not isinstance(content, dict):
@@ -392,7 +392,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
         output_dir=draft.get("output_dir"),
         trainer=ReadOnly(schema.TRAINER_DEFAULTS | draft.values.get("trainer", {})),
         lora=ReadOnly(draft.values["lora"]) if "lora" in draft.values else None,
-        generation=ReadOnly(_with_defaults(draft.values.get("generation", {})) if draft.task == "causal-lm" else {}),
+        generation=ReadOnly(_generation(draft)),
         source=draft.source,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "run",
         notes=tuple(draft.notes),
@@ -406,8 +406,14 @@ def _stem(draft: Draft) -> str:
     return draft.source.parent.name if draft.source.stem == "recipe" else draft.source.stem  # runs/NAME/recipe.toml
 
 
-def _with_defaults(generation: dict[str, Any]) -> dict[str, Any]:
-    """What is not set is sampled as llmkit does it, unless the recipe asks for something else than sampling."""
+def _generation(draft: Draft) -> dict[str, Any]:
+    """What is not set is sampled as llmkit does it, unless the recipe asks for something else than sampling.
+
+    An encoder-decoder writes as its model says, else what is most likely.
+    """
+    generation: dict[str, Any] = draft.values.get("generation", {})
+    if draft.task not in schema.GENERATING or draft.task == "seq2seq":
+        return generation
     merged = schema.GENERATION_DEFAULTS | generation
     if not merged["do_sample"] or "num_beams" in generation:
         unused = {"do_sample", "temperature", "top_p"} - generation.keys()

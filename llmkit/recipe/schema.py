@@ -16,14 +16,21 @@ from pydantic_core import CoreSchema, core_schema
 from llmkit.recipe.keytype import Type, read_annotation
 from llmkit.recipe.tomltext import dotted, leaves, toml_value
 
-Task = Literal["causal-lm", "masked-lm", "text-classification", "question-answering"]
+Task = Literal[
+    "causal-lm",
+    "masked-lm",
+    "text-classification",
+    "question-answering",
+    "token-classification",
+    "multiple-choice",
+    "seq2seq",
+    "chat",
+]
 TASKS: tuple[str, ...] = get_args(Task)
 PRETRAINING = ("causal-lm", "masked-lm")  # the tasks that learn from running text; the others learn from rows
+GENERATING = ("causal-lm", "seq2seq", "chat")  # the tasks whose models write, as [generation] says
 # Every task that llmkit is to have; those that are not yet built get a message of their own.
-KNOWN_TASKS = (
-    *("causal-lm", "masked-lm", "denoising", "replaced-token-detection"),
-    *("text-classification", "question-answering", "token-classification", "multiple-choice", "seq2seq", "chat"),
-)
+KNOWN_TASKS = (*TASKS, "denoising", "replaced-token-detection")
 
 # Where a pretraining run wants another default than TrainingArguments has.
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -286,6 +293,98 @@ class AnsweringData(RowData):
     )
 
 
+class TaggingData(RowData):
+    """What a tagger is trained on."""
+
+    tokens_column: str | None = Field(
+        default=None, description="The column with the list of words; by default `tokens` or `words`."
+    )
+    tags_column: str | None = Field(
+        default=None, description="The column with a tag for each word; by default found by name, such as `ner_tags`."
+    )
+    label_names: tuple[str, ...] | None = Field(
+        default=None, description="The tags, in the order of the model's outputs; by default those of the data."
+    )
+    stride: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens that two windows of one long row share; by default a quarter of max_length, 128 at most.",
+    )
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _unchangeable_names(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class ChoiceData(RowData):
+    """What a model that chooses among endings or answers is trained on."""
+
+    context_column: str | None = Field(
+        default=None, description="The column with what is read first; by default found by name, such as `sent1`."
+    )
+    question_column: str | None = Field(
+        default=None, description="The column with a question, read behind the context; by default found by name."
+    )
+    choices_column: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="The column with the list of choices, or one column for each; by default found by name.",
+    )
+    answer_column: str | None = Field(
+        default=None,
+        description="The column with the right choice (its number from 0, its letter, or its text); by default found "
+        "by name, such as `label`.",
+    )
+
+    @field_validator("choices_column", mode="before")
+    @classmethod
+    def _unchangeable_columns(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class PairData(RowData):
+    """What an encoder-decoder is trained on: a text, and the text to write from it."""
+
+    source_column: str | None = Field(
+        default=None, description="The column that is read; by default found by name, such as `document`."
+    )
+    target_column: str | None = Field(
+        default=None, description="The column that is to be written; by default found by name, such as `summary`."
+    )
+    source_prefix: str = Field(default="", description='What stands before every source, such as "summarize: " for T5.')
+    source_lang: str | None = Field(
+        default=None, description="The language to translate from: a column, or a key of the column `translation`."
+    )
+    target_lang: str | None = Field(default=None, description="The language to translate into, named the same way.")
+    max_target_length: int = Field(default=128, ge=2, description="Tokens in a target, at most.")
+
+
+class ChatData(RowData):
+    """What a language model learns to answer from: conversations."""
+
+    messages_column: str | None = Field(
+        default=None,
+        description="The column with a conversation, a list of `role` and `content`; by default `messages` or "
+        "`conversations`.",
+    )
+    prompt_column: str | None = Field(
+        default=None, description="Without one: the column with the prompt; by default `prompt` or `instruction`."
+    )
+    input_column: str | None = Field(
+        default=None, description="The column with what the prompt is about; by default `input`, beside `instruction`."
+    )
+    completion_column: str | None = Field(
+        default=None, description="The column with the answer; by default `completion`, `response` or `output`."
+    )
+    system_prompt: str | None = Field(
+        default=None, description="What stands first in every conversation that has no system message of its own."
+    )
+    pack: bool = Field(
+        default=False,
+        description="Fill inputs up to max_length with several conversations, none of which sees another.",
+    )
+
+
 class Evaluation(Table):
     """What is measured."""
 
@@ -359,6 +458,10 @@ DATA_OF_TASK: dict[str, type[Data]] = {
     "masked-lm": MaskedData,
     "text-classification": ClassificationData,
     "question-answering": AnsweringData,
+    "token-classification": TaggingData,
+    "multiple-choice": ChoiceData,
+    "seq2seq": PairData,
+    "chat": ChatData,
 }
 
 

@@ -14,6 +14,7 @@ from llmkit.errors import UserError
 from llmkit.recipe.schema import TextData
 
 MODEL_CLASS = AutoModelForCausalLM
+PEFT_TYPE = "CAUSAL_LM"
 
 
 def separator(tokenizer: Any) -> list[int]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForQuestionAnswering
 
 from llmkit import metrics as measures
-from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
+from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
@@ -27,6 +27,7 @@ from llmkit.recipe.schema import AnsweringData
 MODEL_CLASS = AutoModelForQuestionAnswering
 PEFT_TYPE = "QUESTION_ANS"
 PIPELINE = "question-answering"
+TARGETS = ("answers",)  # the roles of columns that only training and evaluation read
 METRICS = ("exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 ANSWERS = ("answers", "answer")
 STRIDE = 128  # as in Devlin et al. 2018; less where inputs are short
@@ -357,7 +358,7 @@ def losses(
     return -(1 - smoothing) * right - smoothing * evenly
 
 
-def keep(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
+def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
     """What an answer can be made of, [B, 2 + 3 n]: the example, the score of no answer, and its n best spans.
 
     n is `n_best_size`: the spans' scores, their first tokens, their last tokens; the best first, of two with one score
@@ -384,15 +385,15 @@ def keep(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> tor
     return torch.cat(parts, dim=1)
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: AnsweringData) -> Reading:
+def reading_of(config: Any, record: Mapping[str, Any], data: AnsweringData, tokenizer: Any) -> Reading:
     """How a finished model answers: as its run was set up; any other model may find no answer."""
     settings = (data.n_best_size, data.max_answer_length, data.null_score_diff_threshold)
     return Reading(*settings, bool(record.get("unanswerable", data.unanswerable is not False)))
 
 
-def outline(outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
-    """What `decode` needs of the outputs: what `keep` keeps."""
-    return keep(outputs, batch, known)
+def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
+    """What `decode` needs of the model: what `keep` keeps."""
+    return keep(model, model(**models_own(batch)), batch, known)
 
 
 def decode(kept: np.ndarray, part: Examples, known: Reading) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
 from llmkit import metrics as measures
-from llmkit.data.examples import Encoded, Examples, chunks, key_of
+from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own
 from llmkit.data.files import text_of
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
 from llmkit.data.labels import settle as settle  # what the labels mean is one of the things that a task says
@@ -20,6 +20,7 @@ from llmkit.recipe.schema import ClassificationData
 MODEL_CLASS = AutoModelForSequenceClassification
 PEFT_TYPE = "SEQ_CLS"
 PIPELINE = "text-classification"
+TARGETS = ("label",)  # the roles of columns that only training and evaluation read
 
 METRICS_OF = {
     SINGLE: ("accuracy", "f1", "matthews_correlation"),
@@ -176,7 +177,7 @@ def losses(
     return found if weights is None else found * weights[labels]
 
 
-def keep(outputs: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
+def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
     """What the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
     return decide(outputs.logits.float(), known)
 
@@ -229,15 +230,15 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     return kept[:, 0].astype(np.int64), references
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: ClassificationData) -> Labels:
+def reading_of(config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any) -> Labels:
     """What the outputs of a finished model mean, from its config."""
     problem = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
     return Labels(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
 
 
-def outline(outputs: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
-    """What `decode` needs of the outputs, [B, 1 + C]: the example, and its logits."""
-    return torch.cat([batch["index"][:, None].double(), outputs.logits.double()], dim=1)
+def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
+    """What `decode` needs of the model, [B, 1 + C]: the example, and its logits."""
+    return torch.cat([batch["index"][:, None].double(), model(**models_own(batch)).logits.double()], dim=1)
 
 
 def decode(kept: np.ndarray, part: Examples, known: Labels) -> Iterator[tuple[int, dict[str, Any]]]:
