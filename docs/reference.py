@@ -27,6 +27,10 @@ OWN_DATA = {
     "fine-tuning": schema.RowData,
     "text-classification": schema.ClassificationData,
     "question-answering": schema.AnsweringData,
+    "token-classification": schema.TaggingData,
+    "multiple-choice": schema.ChoiceData,
+    "seq2seq": schema.PairData,
+    "chat": schema.ChatData,
 }
 
 

@@ -1,9 +1,20 @@
 """What a recipe comes to, before anything is trained: parameters, tokens a step, steps, warm-up."""
 
+from dataclasses import replace
+from typing import Any
+
 from llmkit import model as models
 from llmkit import tasks
 from llmkit.errors import say
-from llmkit.recipe.schema import PRETRAINING, Recipe, TextData
+from llmkit.recipe.schema import PRETRAINING, ChatData, Recipe, TextData
+
+# What the count does not know of the data yet.
+HEADS = {
+    **dict.fromkeys(
+        ("text-classification", "question-answering", "token-classification"), ", with a head of two outputs"
+    ),
+    "multi-task": ", without the heads",
+}
 
 
 def explain(recipe: Recipe, processes: int | None) -> None:
@@ -28,7 +39,7 @@ def explain(recipe: Recipe, processes: int | None) -> None:
     lines = [
         f"parameters     {count:,}"
         + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else "")
-        + (", with a head of two outputs" if rows else ""),
+        + HEADS.get(recipe.task, ""),
         f"{what + ' a step':14} {batch} {unit} x {accumulated} accumulated x {world} processes"
         + (f" = {total:,}" if rows else f" x {length} = {total:,}"),
     ]
@@ -42,4 +53,25 @@ def explain(recipe: Recipe, processes: int | None) -> None:
     peak = settings.get("learning_rate", 5e-5)
     lines.append(f"learning rate  up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
     lines += [f"note           {note}" for note in (*recipe.notes, *notes)]
+    if isinstance(recipe.data, ChatData) and not trained:
+        lines += ["example        the first row, what is learned in [[brackets]]", _conversation(recipe, config)]
     say("\n".join(lines))
+
+
+def _conversation(recipe: Recipe, config: Any) -> str:
+    """The first row of the data as the model reads it."""
+    from llmkit import tokenizer
+    from llmkit.assemble import choose_length
+    from llmkit.data.read import Documents
+    from llmkit.data.table import tables
+    from llmkit.tasks import chat
+
+    data = recipe.data
+    assert isinstance(data, ChatData)
+    rows = tables(data, recipe.trainer.get("seed", 42)).train
+    assert rows is not None
+    first = next(rows.read())
+    one = replace(rows, read=lambda: iter([first]))
+    words = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, Documents(lambda: iter(()), "", ""), None)
+    length = choose_length(data.max_length, config, chat.LONGEST_INPUT)
+    return chat.shown(chat.encode(one, chat.layout(data, one), words, data, length), 0, words)

@@ -17,6 +17,7 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data import files, look, pack, read, table
 from llmkit.errors import UserError
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe, RowData, TextData
+from llmkit.tasks import multi_task
 
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
 LONGEST_INPUT = 512  # tokens of a row where the recipe does not say: what encoders of BERT's kind read at most
@@ -42,6 +43,7 @@ class Assembly:
     notes: list[str]
     warnings: list[str]
     record: dict[str, Any]
+    parts: Sequence[multi_task.Part] = ()  # of several tasks at once
 
 
 def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
@@ -49,6 +51,8 @@ def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
 
     With `config`, that of a model which is to be evaluated and not trained, the training data is left unread.
     """
+    if recipe.task == "multi-task":
+        return _several(recipe, seed)
     return (_text if recipe.task in PRETRAINING else _rows)(recipe, seed, config)
 
 
@@ -195,7 +199,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         validation={name: task.examples(part, known, evaluation=True) for name, part in held_out.items()},
         collate=choose_collator(task, words, config),
         losses=partial(task.losses, known=known),
-        keep=partial(task.keep, known=known),
+        keep=partial(task.keep, known=known) if recipe.evaluation.metrics != () else None,
         begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
         metrics=report,
         lines=look.lines(record),
@@ -211,6 +215,54 @@ def _texts(task: ModuleType, rows: table.Rows, columns: Mapping[str, str]) -> An
         return (text for _, row in rows.read() for text in task.texts(row, columns))
     read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
     return (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+
+
+# ---- several tasks at once -----------------------------------------------------------------------------------------
+
+
+def _several(recipe: Recipe, seed: int) -> Assembly:
+    """Each task's own assembly, and what training is given of all of them."""
+    made = {name: _rows(part.recipe(recipe), seed, None) for name, part in recipe.tasks.items()}
+    parts = [
+        multi_task.Part(
+            name,
+            each.task,
+            recipe.tasks[name].weight,
+            each.config,
+            each.train,
+            each.collate,
+            each.losses,
+            each.keep,
+            each.begin,
+        )
+        for name, each in made.items()
+    ]
+    first = next(iter(made.values()))
+    validation = {
+        name if len(each.validation) == 1 else f"{name}_{split}": multi_task.Named(name, examples)
+        for name, each in made.items()
+        for split, examples in each.validation.items()
+    }
+    metrics_of = {name: each.metrics for name, each in made.items()}
+    return Assembly(
+        task=multi_task,
+        config=first.config,
+        tokenizer=first.tokenizer,
+        unit="examples",
+        length=None,
+        train=multi_task.Mixture(parts),
+        validation=validation,
+        collate=multi_task.collator(parts),
+        losses=multi_task.losses(parts),
+        keep=multi_task.keep(parts),
+        begin=None,
+        metrics=lambda stats, part: metrics_of[part.name](stats, part.examples),
+        lines=[line for name, each in made.items() for line in (f"{name}:", *(f"  {line}" for line in each.lines))],
+        notes=[*recipe.notes, *(f"{name}: {note}" for name, each in made.items() for note in each.notes)],
+        warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
+        record={"tasks": {name: each.record for name, each in made.items()}},
+        parts=parts,
+    )
 
 
 def choose_collator(task: ModuleType, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
@@ -254,7 +306,7 @@ def choose_metrics(task: ModuleType, known: Any, table: Evaluation) -> Callable[
     further = {name: _further(name, own, table.trust_remote_code) for name in wanted if name not in own}
 
     def report(stats: Any, part: Any) -> dict[str, float]:
-        found = task.metrics(stats[:, 2:], part)
+        found = task.metrics(stats[:, 2:], part) if wanted else {}
         said = {"loss": measures.mean_loss(stats[:, :2]), **{name: found[name] for name in wanted if name in found}}
         if further:
             predictions, references = task.predictions_and_references(stats[:, 2:], part)

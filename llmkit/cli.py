@@ -142,20 +142,47 @@ def generate(
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Fields of GenerationConfig.", show_default=False),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Fields of GenerationConfig; with --chat, system_prompt.", show_default=False
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="A run, a folder or a Hub id.  [default: the newest finished run]")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer the prompt; without one, every line of a conversation.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="A file of prompts, or with --chat of conversations.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="With --input: write to a file.  [default: JSON lines on stdout]")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
 ) -> None:
-    """Go on writing from a prompt."""
+    """Go on writing from a prompt, or answer it."""
 
     def act() -> int:
         from llmkit import generate as generation
 
-        settings = generation.settings(options or [])
-        generation.generate(generation.read_prompt(prompt), model, settings, seed)
+        text, words = generation.separate(prompt, options or [], needed=not chat and source is None)
+        if source is not None and text is not None:
+            raise UserError(f"the prompt `{text}` and --input exclude one another", "put the prompt into the file")
+        if source is None and output is not None:
+            raise UserError("--output comes with --input", "or write stdout into a file: > FILE")
+        if chat:
+            from llmkit import chatting
+
+            settings, system_prompt = chatting.settings(words)
+            if source is not None:
+                chatting.chat_rows(source, output, model, settings, system_prompt, seed)
+                return 0
+            question = generation.read_prompt(text) if text is not None else None
+            return chatting.chat(question, model, settings, system_prompt, seed)
+        if source is not None:
+            generation.generate_rows(source, output, model, generation.settings(words, one=True), seed)
+        else:
+            generation.generate(generation.read_prompt(text), model, generation.settings(words), seed)
         return 0
 
     _do(act)

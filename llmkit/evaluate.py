@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit import run as runs
 from llmkit.errors import UserError, say
-from llmkit.predict import check_model, recipe_of, record_of, task_of
+from llmkit.predict import check_model, one_task_of, recipe_of, record_of
 from llmkit.recipe import load
 from llmkit.recipe.schema import Model, Recipe, Tokenizer
 
@@ -31,7 +31,7 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
                 f"`{name}` is no run: which data is it to be evaluated on?", "name a recipe, or --task NAME"
             )
     recipe = load(path, overrides, task=task)
-    made_for = task_of(name)
+    made_for = one_task_of(name)
     if made_for != recipe.task:
         raise UserError(
             f"`{name}` is a model for {made_for}, and the recipe is for {recipe.task}", f"name a recipe for {made_for}"
@@ -41,6 +41,7 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
     changes: dict[str, Any] = {key.removeprefix("data."): None for key in partial}
     if getattr(recipe.data, "unanswerable", True) is None:  # as the model learned it, whatever this data holds
         changes["unanswerable"] = record_of(name).get("unanswerable")
+    assert recipe.data is not None  # of several tasks none is evaluated under one name
     data = recipe.data.model_copy(update=changes)
     return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
 
@@ -63,6 +64,8 @@ def evaluate(name: str, recipe: Recipe) -> None:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = train.training_arguments(kept, Path(nowhere))
         model = reload.reload(name, task.MODEL_CLASS)
+        if recipe.task == "seq2seq":  # it is asked to write
+            model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)
         trainer = train.make_trainer(assembly, model, args, [])
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
@@ -71,6 +74,6 @@ def evaluate(name: str, recipe: Recipe) -> None:
         for warning in assembly.warnings:
             say(f"warning  {warning}")
         runs.collect_from_here()
-        found = train.final_evaluation(trainer, assembly)
+        found = train.final_evaluation(trainer)
     said = {key: found[key] for key in found if key.startswith("eval_") and not key.endswith(NOT_A_METRIC)}
     print(json.dumps(said, indent=2))  # noqa: T201

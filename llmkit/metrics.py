@@ -3,8 +3,9 @@
 import math
 import re
 import string
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -143,6 +144,50 @@ def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[
     }
 
 
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """ROUGE-1, -2, -L and -Lsum (Lin 2004): the mean F over all texts, 0..100, of several references the best.
+
+    By Google's rouge_score with its stemmer, as the field reports it; it knows the letters a to z and digits alone.
+    For rougeLsum, which compares sentence by sentence, a sentence ends with a line or with . ! ? before a blank: a
+    rule on both sides, in place of the nltk model that others download.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    scores = [
+        scorer.score_multi([_line_a_sentence(text) for text in texts], _line_a_sentence(prediction))
+        for prediction, texts in zip(predictions, references, strict=True)
+    ]
+    return {kind: 100 * float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """BLEU of all texts together, 0..100, by sacrebleu with its defaults (Post 2018): cased, tokenized as in WMT (13a),
+    which splits no words in a script without spaces.
+    """
+    import sacrebleu
+
+    return float(sacrebleu.corpus_bleu(predictions, _by_number(references), force=True).score)
+
+
+def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """chrF2 of all texts together, 0..100, by sacrebleu with its defaults (Popovic 2015): F of runs of characters."""
+    import sacrebleu
+
+    return float(sacrebleu.corpus_chrf(predictions, _by_number(references)).score)
+
+
+def _line_a_sentence(text: str) -> str:
+    return re.sub(r"(?<=[.!?])\s+", "\n", text)
+
+
+def _by_number(references: Sequence[Sequence[str]]) -> list[list[Any]]:
+    """As sacrebleu takes them: the first reference of every text, then the second of every text, None where none is."""
+    most = max(len(texts) for texts in references)
+    return [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
+
+
 def _nothing_to_compare(predictions: np.ndarray, references: np.ndarray) -> bool:
     """Whether both are empty; unlike shapes are refused: [N, 1] beside [N] would become [N, N], and a wrong figure."""
     if predictions.shape != references.shape:
@@ -177,3 +222,48 @@ def _word_f1(predicted: list[str], answer: list[str]) -> float:
         return 1.0
     common = sum(min(predicted.count(word), answer.count(word)) for word in set(answer))
     return 2 * common / (len(predicted) + len(answer))
+
+
+# ---- entities ------------------------------------------------------------------------------------------------------
+
+# What the letter before the type of an entity says; M, L and U are what BMES and BILOU call I, E and S.
+PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(type, first word, last word) of each entity that the tags of one text mark, in any of IOB1, IOB2, BMES, BIOES
+    and BILOU, by the rules of CoNLL's conlleval as seqeval's default mode has them: no tag is an error. An entity goes
+    on where B or I is followed by I or E of its type, and any other tag but O begins one. The type of a letter alone is
+    "_"; a tag without such a letter is outside.
+    """
+    found: list[tuple[str, int, int]] = []
+    before = kind_before = ""
+    for word, tag in enumerate(tags):
+        place = PREFIXES.get(tag[:1], "") if tag[1:2] in ("", "-") else ""
+        kind = tag[2:] or "_"
+        if place in ("I", "E") and before in ("B", "I") and kind == kind_before:
+            found[-1] = (kind, found[-1][1], word)
+        elif place:
+            found.append((kind, word, word))
+        before, kind_before = place, kind
+    return found
+
+
+def entity_scores(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`precision`, `recall` and `f1` over the entities of all texts, from the tags of each, and the F1 of each type
+    (`f1_PER`). An entity is found where its type, first and last word are right; what has nothing to count is 0.
+    """
+    predicted, actual, right = Counter[str](), Counter[str](), Counter[str]()
+    for prediction, reference in zip(predictions, references, strict=True):
+        if len(prediction) != len(reference):
+            raise ValueError(f"{len(prediction)} tags are predicted where the reference has {len(reference)}")
+        found, true = set(entities(prediction)), set(entities(reference))
+        for counts, side in ((predicted, found), (actual, true), (right, found & true)):
+            counts.update(kind for kind, _, _ in side)
+    hits, given, wanted = right.total(), predicted.total(), actual.total()
+    return {
+        "precision": hits / max(given, 1),
+        "recall": hits / max(wanted, 1),
+        "f1": 2 * hits / max(given + wanted, 1),
+        **{f"f1_{kind}": 2 * right[kind] / count for kind, count in sorted((predicted + actual).items())},
+    }

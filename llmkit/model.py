@@ -1,5 +1,6 @@
 """The model of a run: its architecture, and its weights from scratch or pretrained."""
 
+import copy
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -104,16 +105,32 @@ def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: b
     `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`.
     """
     if table.init == "scratch":
+        starts_with = _decoder_start(config)
         if own_tokenizer and "vocab_size" not in table.config:
             config.vocab_size = len(tokenizer)
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if token not in table.config and (own_tokenizer or getattr(config, token, None) is None):
                 setattr(config, token, getattr(tokenizer, token))
+        if own_tokenizer and config.is_encoder_decoder:
+            fitting = {
+                "decoder_vocab_size": config.vocab_size,
+                "decoder_start_token_id": getattr(config, starts_with),
+                "forced_eos_token_id": config.eos_token_id,
+            }
+            for key, value in fitting.items():
+                if key not in table.config and (key == "decoder_start_token_id" or hasattr(config, key)):
+                    setattr(config, key, value)
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {config.vocab_size:,}",
             "remove model.config.vocab_size, or use the tokenizer that belongs to the model",
         )
+
+
+def _decoder_start(config: Any) -> str:
+    """Which special token the decoder's input begins with: the end in BART, padding in T5 and Marian."""
+    start = getattr(config, "decoder_start_token_id", None)
+    return "eos_token_id" if start is not None and start == config.eos_token_id else "pad_token_id"
 
 
 def create(
@@ -128,9 +145,9 @@ def create(
     """The model in fp32, weights drawn from `seed` or read from `model.name`, and notes on what is new in it.
 
     What `model.train` leaves out is frozen; `[lora]` freezes all but the adapter and the head. `task_type` is peft's.
-    `generation` replaces how a causal language model generates; of an encoder-decoder what it names. Raises UserError
-    where weights are missing that only pretraining could give, and where `model.train` names what the model does not
-    have.
+    `generation` replaces how a causal language model generates; of an encoder-decoder what it names, and the length.
+    Raises UserError where weights are missing that only pretraining could give, and where `model.train` names what the
+    model does not have.
     """
     if table.load_in_4bit:
         check_4bit()
@@ -150,7 +167,9 @@ def create(
     except ValueError as problem:  # sizes that do not divide, an architecture without this head
         raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem
     if generation is not None and config.is_encoder_decoder:
-        model.generation_config.update(**generation)
+        settings = model.generation_config
+        settings.max_length = settings.max_new_tokens = None  # the recipe says how long: there, or by its data
+        settings.update(**generation)
     elif generation is not None:
         tokens = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**{**tokens, **generation})
@@ -218,6 +237,9 @@ def _from_config(table: Model, config: Any, model_class: Any, **options: Any) ->
 
 def num_parameters(table: Model, config: Any, model_class: Any) -> int:
     """Parameters of this architecture, tied ones once, counted without memory for them."""
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:  # Marian's own, before it has a tokenizer
+        config = copy.copy(config)
+        config.pad_token_id = 0
     with torch.device("meta"):
         model = _from_config(table, config, model_class)
     return sum(parameter.numel() for parameter in model.parameters())

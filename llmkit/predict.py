@@ -53,7 +53,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
     check_model(name)
-    task = task_of(name)
+    task = one_task_of(name)
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
         raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
@@ -132,6 +132,15 @@ def task_of(name: str) -> str:
         f"`{name}` ({architecture}) has no head that llmkit predicts with",
         "fine-tune it first: llmkit finetune --task NAME model.name=" + name,
     )
+
+
+def one_task_of(name: str) -> str:
+    """The same; UserError for a run of several tasks, each of which has a model of its own below it."""
+    task = task_of(name)
+    if task == "multi-task":
+        models = sorted(str(file.parent) for file in Path(name).glob(f"*/{runs.RECORD_FILE}"))
+        raise UserError(f"`{name}` has several tasks", f"name the model of one: {' or '.join(models)}")
+    return task
 
 
 def recipe_of(name: str) -> str | None:
@@ -245,6 +254,10 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
         return inputs
     if inputs and set(inputs) <= set(rows.columns):
         return {role: role for role in inputs}
+    if task == "token-classification" and "text" in rows.columns:  # it is cut into words
+        return {"text": "text"}
+    if len(inputs) == 1 and rows.columns == ("text",):
+        return dict.fromkeys(inputs, "text")
     if len(inputs) > 1 and rows.columns == ("text",):
         raise UserError(
             f"this model reads {len(inputs)} texts at once: {', '.join(inputs.values())}",

@@ -50,24 +50,50 @@ def introduce(
 
 def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any], seconds: float) -> None:
     """Model card and record; only now is the run called finished."""
-    write_model_card(recipe, directory, metrics, facts)
+    if not recipe.tasks:
+        write_model_card(recipe, directory, metrics, facts)
     runs.update_record(
         directory, status="finished", finished=round(time.time(), 3), seconds=round(seconds, 1), metrics=metrics
     )
     shown = [f"{key} {metrics[key]:.4f}" for key in figures(recipe, metrics) if key != "eval_bits_per_byte"]
     say(f"finished in {clock(seconds)}: {', '.join(shown)}")
-    if recipe.task == "causal-lm":
+    if recipe.tasks:
+        say(
+            f"try it: llmkit predict {directory / next(iter(recipe.tasks))} --input FILE; each task has its model there"
+        )
+    elif recipe.task == "causal-lm":
         say(f'try it: llmkit generate "Once upon a time" --model {directory}')
     elif recipe.task == "masked-lm":
         say(f'try it: llmkit predict {directory} "Once upon a {facts["mask_token"]} ."')
     elif recipe.task == "chat":
         say(f"try it: llmkit generate --chat --model {directory}")
-    elif facts["columns"].keys() - set(tasks.module(recipe.task).TARGETS) in ({"text"}, {"source"}):
+    elif facts["columns"].keys() - set(tasks.module(recipe.task).TARGETS) in ({"text"}, {"source"}, {"tokens"}):
         say(f'try it: llmkit predict {directory} "What a day!"')
     else:
         say(
             f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(inputs(recipe.task, facts))}"
         )
+
+
+def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
+    """Of several tasks: make the folder of each a finished run of its own."""
+    shared = {key: value for key, value in facts.items() if key != "tasks"}
+    for name, part in recipe.tasks.items():
+        folder, alone, head = directory / name, part.recipe(recipe), model.heads[name]
+        prefix = f"eval_{name}_"
+        found = {f"eval_{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)}
+        own = {
+            **shared,
+            **facts["tasks"][name],
+            "task": part.task,
+            "parameters": model.encoder.num_parameters() + head.num_parameters(),
+            "trainable_parameters": model.encoder.num_parameters(only_trainable=True)
+            + head.num_parameters(only_trainable=True),
+        }
+        (folder / runs.RECIPE_FILE).write_text(alone.to_toml())
+        write_model_card(alone, folder, found, own)
+        done = {"status": "finished", "finished": round(time.time(), 3), "metrics": found}
+        runs.write_json(folder / runs.RECORD_FILE, {**own, **done})
 
 
 def inputs(task: str, facts: dict[str, Any]) -> list[str]:
@@ -79,12 +105,14 @@ def figures(recipe: Recipe, metrics: dict[str, float]) -> list[str]:
     """The metrics worth showing: the losses and what the task measures."""
     if recipe.task in PRETRAINING:
         return [key for key in LANGUAGE_MODEL if key in metrics]
-    return ["train_loss", *(k for k in metrics if k.startswith("eval_") and not k.endswith(NOT_A_METRIC))]
+    trained = ["train_loss"] if "train_loss" in metrics else []
+    return [*trained, *(k for k in metrics if k.startswith("eval_") and not k.endswith(NOT_A_METRIC))]
 
 
 def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
     """`README.md` in the Hub's format: what the model is, what it learned from, how well, and how to load it."""
     task = tasks.module(recipe.task)
+    assert recipe.data is not None  # each of several tasks has a card of its own
     head = ["---", f"library_name: {'transformers' if recipe.lora is None else 'peft'}", "tags: [llmkit]"]
     hub_data = facts["data"]["revision"] is not None
     hub_model = recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists()

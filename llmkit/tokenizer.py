@@ -25,6 +25,7 @@ MASKED_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+SEQ2SEQ_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # T5's, in its order
 ANY_CHARACTER = Regex(r"[\s\S]")
 
 
@@ -62,11 +63,19 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     if not folder.exists():
         if next(iter(documents), None) is None:
             raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
-        tokens = {**(CAUSAL_TOKENS if task == "causal-lm" else MASKED_TOKENS), **(table.special_tokens or {})}
+        usual = {"causal-lm": CAUSAL_TOKENS, "chat": CAUSAL_TOKENS, "seq2seq": SEQ2SEQ_TOKENS}.get(task, MASKED_TOKENS)
+        tokens = {**usual, **(table.special_tokens or {})}
         if table.type in ("characters", "wordpiece", "unigram"):
-            tokens.setdefault("unk_token", "<unk>" if task == "causal-lm" else "[UNK]")
+            tokens.setdefault("unk_token", "<unk>" if usual is CAUSAL_TOKENS else "[UNK]")
         backend = _train(table, documents, tokens)
-        if "cls_token" in tokens and "sep_token" in tokens:
+        if task == "seq2seq":  # where a text ends is what the model learns to stop by
+            end = tokens["eos_token"]
+            backend.post_processor = processors.TemplateProcessing(
+                single=["$A", end],
+                pair=["$A", end, "$B", end],
+                special_tokens=[(end, backend.token_to_id(end))],
+            )
+        elif "cls_token" in tokens and "sep_token" in tokens:
             begin, end = tokens["cls_token"], tokens["sep_token"]
             backend.post_processor = processors.TemplateProcessing(
                 single=[begin, "$A", end],

@@ -20,12 +20,14 @@ from llmkit.assemble import Assembly, assemble
 from llmkit.errors import UserError, say
 from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
 from llmkit.recipe.schema import GENERATING, Recipe
+from llmkit.tasks import multi_task
 from llmkit.trainer import Trainer, batch_size
 
 FINISHED, STOPPED = 0, 75
 # Upstream lets DDP look for unused parameters at every step; our models use all of theirs. The other processes wait
 # while the first prepares the data: a day, not half an hour.
 FITTING_DEFAULTS = {"ddp_find_unused_parameters": False, "ddp_timeout": 86_400}
+SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
 
 
 def run(recipe: Recipe, directory: Path, resume: bool) -> int:
@@ -37,20 +39,24 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     transformers.utils.logging.disable_progress_bar()
     if recipe.model.load_in_4bit:
         adapt.check_4bit()
-    settings, precision = choose_precision(dict(recipe.trainer))
+    settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
     args = training_arguments(settings, directory)
     main = args.process_index == 0
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
-    model, made = models.create(
-        recipe.model,
-        assembly.config,
-        assembly.task.MODEL_CLASS,
-        args.seed,
-        lora=recipe.lora,
-        generation=recipe.generation if recipe.task in GENERATING else None,
-        task_type=getattr(assembly.task, "PEFT_TYPE", None),
-    )
+    model: Any
+    if assembly.parts:
+        model, made = multi_task.create(recipe.model, assembly.parts, args.seed)
+    else:
+        model, made = models.create(
+            recipe.model,
+            assembly.config,
+            assembly.task.MODEL_CLASS,
+            args.seed,
+            lora=recipe.lora,
+            generation=recipe.generation if recipe.task in GENERATING else None,
+            task_type=getattr(assembly.task, "PEFT_TYPE", None),
+        )
     assembly.notes.extend(made)
     if assembly.begin is not None:
         assembly.begin(model)
@@ -97,7 +103,7 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
             runs.update_record(directory, status="stopped", seconds=round(time.monotonic() - started, 1))
             say(f"stopped at step {trainer.state.global_step}; the same command with --resume goes on from there")
         return 130 if stop.signal == signal.SIGINT else STOPPED
-    metrics = {**result.metrics, **final_evaluation(trainer, assembly)}
+    metrics = {**result.metrics, **final_evaluation(trainer)}
     trainer.save_model(str(directory))
     if main:
         if recipe.lora is not None and recipe.task in GENERATING:
@@ -108,6 +114,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
             tokens = batch_size(args) * assembly.length
             metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
         metrics["peak_memory_bytes"] = peak_memory()
+        if recipe.tasks:
+            report.finish_each(recipe, model, directory, metrics, facts)
         report.finish(recipe, directory, metrics, facts, time.monotonic() - started)
     return FINISHED
 
@@ -191,6 +199,11 @@ def build_trainer(
     stop = StopOnSignal()
     callbacks: list[Any] = [Epochs(), stop]
     if recipe.early_stopping is not None:
+        if recipe.tasks and (args.metric_for_best_model or "loss") in ("loss", "eval_loss"):
+            names = ", ".join(f"eval_{name}_loss" for name in recipe.tasks)
+            raise UserError(
+                "early_stopping looks at one task: which?", f"trainer.metric_for_best_model, such as {names}"
+            )
         callbacks.append(EarlyStoppingCallback(**recipe.early_stopping.model_dump()))
     if args.process_index == 0:
         shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
@@ -199,8 +212,7 @@ def build_trainer(
 
 
 def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callbacks: list[Any]) -> Trainer:
-    """The Trainer over the assembly's data, which watches the first of its validation splits."""
-    watched = next(iter(assembly.validation.values()), None)
+    """The Trainer over the assembly's data."""
     try:
         trainer = Trainer(
             model=model,
@@ -208,10 +220,11 @@ def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callba
             train_dataset=assembly.train,
             losses=assembly.losses,
             keep=assembly.keep,
-            eval_dataset=watched,
+            validation=assembly.validation,
+            metrics=assembly.metrics,
+            eval_dataset=next(iter(assembly.validation.values()), None),
             data_collator=assembly.collate,
             processing_class=assembly.tokenizer,
-            compute_metrics=None if watched is None else lambda found: assembly.metrics(found.predictions, watched),
             callbacks=callbacks,
         )
     except (ValueError, RuntimeError, ImportError) as problem:  # a tracker that is not installed, upstream's own checks
@@ -235,28 +248,13 @@ def preflight(trainer: Trainer) -> None:
             raise UserError("the loss of the untrained model is not finite", "check model.config and the precision")
 
 
-def final_evaluation(trainer: Trainer, assembly: Assembly) -> dict[str, float]:
-    """The last metrics on the validation data, computed now unless the last step was just evaluated.
-
-    Of several validation splits the first gives `eval_...`, each other one `eval_SPLIT_...`.
-    """
-    found: dict[str, float] = {}
-    for number, (split, part) in enumerate(assembly.validation.items()):
-        if number == 0:
-            found |= just_evaluated(trainer) or trainer.evaluate()
-        else:
-            trainer.compute_metrics = lambda stats, part=part: assembly.metrics(stats.predictions, part)
-            found |= trainer.evaluate(part, metric_key_prefix=f"eval_{split}")
-    return found
-
-
-def just_evaluated(trainer: Trainer) -> dict[str, float]:
-    """What the last step's evaluation found, if it stands for the weights as they are."""
-    if not trainer.args.load_best_model_at_end:
-        for entry in reversed(trainer.state.log_history):
-            if "eval_loss" in entry and entry["step"] == trainer.state.global_step:
-                return {key: value for key, value in entry.items() if key.startswith("eval_")}
-    return {}
+def final_evaluation(trainer: Trainer) -> dict[str, float]:
+    """The last metrics on the validation data, computed now unless the last step was just evaluated."""
+    if trainer.eval_dataset is None:
+        return {}
+    step, found = trainer.evaluated
+    as_they_were = step == trainer.state.global_step and not trainer.args.load_best_model_at_end
+    return found if as_they_were else trainer.evaluate()
 
 
 def peak_memory() -> int:

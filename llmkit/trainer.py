@@ -1,6 +1,6 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from transformers import TrainingArguments
 
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.reload import save_config
+from llmkit.tasks.multi_task import MixedBatches, Mixture, SharedEncoder
 
 
 class Trainer(UpstreamTrainer):
     """Losses summed over labels and divided once, evaluation that weighs by label, and steps without idle work.
 
     `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(model, outputs,
-    batch)`, [B, K], is what its metrics need of the outputs, so that evaluation holds no logits.
+    batch)`, [B, K], is what its metrics need of the outputs, so that evaluation holds no logits; `metrics(stats, part)`
+    makes the figures of each part of `validation` from that.
     """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
@@ -30,10 +32,15 @@ class Trainer(UpstreamTrainer):
         model: Any,
         losses: Callable[..., torch.Tensor],
         keep: Callable[..., torch.Tensor] | None = None,
+        validation: Mapping[str, Any] | None = None,
+        metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
         self._losses = losses
         self._keep = keep
+        self._validation = validation or {}
+        self._metrics = metrics or (lambda stats, part: {})
+        self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # at which step last, and what was found
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
@@ -84,10 +91,33 @@ class Trainer(UpstreamTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Examples of like length together, in an order that follows from seed and epoch alone; else upstream's."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, Mixture):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            by_length = self.args.train_sampling_strategy == "group_by_length"
+            return MixedBatches(dataset, self.args.train_batch_size, seed, by_length)
         if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Examples):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return GroupedByLength(dataset, batch_size(self.args), seed)
         return super()._get_train_sampler(train_dataset)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Every validation split: the first gives `eval_...`, each other one `eval_SPLIT_...`.
+
+        Of several tasks each gives `eval_TASK_...`, and `eval_loss` is the mean of their losses.
+        """
+        several = isinstance(self.model, SharedEncoder)
+        found: dict[str, float] = {}
+        for number, (name, part) in enumerate(self._validation.items()):
+            prefix = f"{metric_key_prefix}_{name}" if number or several else metric_key_prefix
+            self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
+            found |= super().evaluate(part, ignore_keys, prefix)
+        if several:
+            losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in self._validation]
+            found[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
+        self.evaluated = (self.state.global_step, found)
+        return found
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Evaluation goes through the data in its order; upstream draws another one where training groups by length."""
@@ -116,15 +146,19 @@ class Trainer(UpstreamTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save with the `use_cache` that the model came with (upstream turns it off to train and saves that).
 
-        Beside an adapter goes its model's config, with the labels, from which it is loaded again.
+        Beside an adapter goes its model's config, with the labels, from which it is loaded again; below a finished
+        model of several tasks, each of them as a model of its own.
         """
         config = self.model.config
         in_training = getattr(config, "use_cache", None)
         config.use_cache = self._use_cache_when_saved
         try:
             super().save_model(output_dir, _internal_call)
+            directory = Path(output_dir or self.args.output_dir)
             if self.args.should_save and hasattr(self.model, "peft_config"):
-                save_config(self.model, Path(output_dir or self.args.output_dir))
+                save_config(self.model, directory)
+            if self.args.should_save and isinstance(self.model, SharedEncoder) and not _internal_call:
+                self.model.save_each(directory, self.processing_class)
         finally:
             config.use_cache = in_training
 

@@ -97,6 +97,21 @@ def llmkit() -> Callable[..., Result]:
     return call
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers, pretrained for six steps by llmkit: its pooler and any head are new to it."""
+    from llmkit.cli import app
+
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "masked.toml").write_text(MASKED)
+    (folder / "corpus.txt").write_text(corpus())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(app, ["pretrain", "masked.toml", "--output-dir", "base"], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return folder / "base"
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every attempt to reach another machine (or to find its address) fails and is noted in the list."""

@@ -8,13 +8,23 @@ from conftest import ROOT
 # From the command down to the errors: a module imports only what stands further down.
 LINE = (
     *("llmkit.__main__", "llmkit.cli", "llmkit.arithmetic", "llmkit.repeat", "llmkit.launch", "llmkit.evaluate"),
-    *("llmkit.train", "llmkit.generate", "llmkit.predict", "llmkit.merge", "llmkit.report", "llmkit.assemble"),
-    *("llmkit.trainer", "llmkit.progress", "llmkit.tasks", "llmkit.tasks.masked_lm", "llmkit.tasks.causal_lm"),
+    *("llmkit.train", "llmkit.chatting", "llmkit.generate", "llmkit.predict", "llmkit.merge", "llmkit.report"),
+    *("llmkit.assemble", "llmkit.trainer", "llmkit.progress", "llmkit.tasks", "llmkit.tasks.multi_task"),
+    *("llmkit.tasks.masked_lm", "llmkit.tasks.causal_lm", "llmkit.tasks.chat", "llmkit.tasks.seq2seq"),
     *("llmkit.tasks.text_classification", "llmkit.tasks.question_answering"),
+    *("llmkit.tasks.token_classification", "llmkit.tasks.multiple_choice"),
     *("llmkit.tokenizer", "llmkit.model", "llmkit.adapt", "llmkit.reload", "llmkit.data", "llmkit.data.look"),
-    *("llmkit.data.labels", "llmkit.data.examples", "llmkit.data.pack", "llmkit.data.read", "llmkit.data.table"),
+    *(
+        "llmkit.data.labels",
+        "llmkit.data.augment",
+        "llmkit.data.examples",
+        "llmkit.data.pack",
+        "llmkit.data.read",
+        "llmkit.data.table",
+    ),
     *("llmkit.data.files", "llmkit.metrics"),
-    *("llmkit.hub", "llmkit.run", "llmkit.recipe", "llmkit.recipe.paths", "llmkit.recipe.named"),
+    *("llmkit.hub", "llmkit.run", "llmkit.recipe", "llmkit.recipe.check", "llmkit.recipe.paths"),
+    "llmkit.recipe.named",
     *("llmkit.recipe.draft", "llmkit.recipe.schema", "llmkit.recipe.upstream", "llmkit.recipe.keytype"),
     *("llmkit.recipe.tomltext", "llmkit.errors", "llmkit"),
 )

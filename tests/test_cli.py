@@ -18,7 +18,7 @@ OPTIONS = {
         *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--seeds"),
         *("--resume", "--dry-run"),
     ],
-    "generate": ["prompt", "options", "--model", "--seed"],
+    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed"],
     "predict": ["model", "texts", "--input", "--output"],
     "evaluate": ["model", "recipe", "overrides", "--task"],
     "merge": ["run", "--output"],
@@ -60,7 +60,7 @@ def test_help_answers_within_twice_the_time_of_importing_typer():
     [
         *(["--help"], ["pretrain", "--help"], ["recipes"], ["pretrain", "x.toml", "a.b=1"]),
         *(["finetune", "--task", "sst3"], ["finetune", "glue", "data.nam=sst2"], ["predict", "x", "--input", "no.csv"]),
-        *(["predict", "runs/x", "text"], ["evaluate", "runs/x"]),
+        *(["predict", "runs/x", "text"], ["evaluate", "runs/x"], ["generate", "--chat", "--input", "no.txt"]),
     ],
 )
 def test_nothing_heavy_is_imported(words, tmp_path):

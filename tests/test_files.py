@@ -355,7 +355,9 @@ def test_a_broken_gzip_file(tmp_path):
 def test_files_without_rows(tmp_path):
     found = mistake(tmp_path / "a.txt")
     assert found.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
-    assert found.hint == "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet"
+    assert found.hint == (
+        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .conll .bio .iob .iob2 .bmes"
+    )
     assert mistake(tmp_path / "a.xlsx").message == f"`{tmp_path / 'a.xlsx'}`: llmkit does not read `.xlsx` files"
 
 

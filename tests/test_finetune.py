@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MASKED, corpus, losses
+from conftest import corpus, losses
 from safetensors.torch import load_file
-from typer.testing import CliRunner
-
-from llmkit.cli import app
 
 RECIPE = """
 task = "text-classification"
@@ -27,19 +24,6 @@ learning_rate = 1e-2
 logging_steps = 1
 train_sampling_strategy = "group_by_length"
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A BERT of two layers, pretrained for six steps by llmkit: its pooler and any head are new to it."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "masked.toml").write_text(MASKED)
-    (folder / "corpus.txt").write_text(corpus())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = CliRunner().invoke(app, ["pretrain", "masked.toml", "--output-dir", "base"], catch_exceptions=False)
-    assert done.exit_code == 0, done.stderr
-    return folder / "base"
 
 
 @pytest.fixture

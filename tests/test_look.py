@@ -81,7 +81,6 @@ def test_what_is_cut_is_told_in_tokens_too():
 
 def test_rows_that_teach_nothing_are_named():
     train = part(texts(100))
-    train.unlearned = [3]
     assert looked(train)[1] == []
     train.unlearned = [3, 7]
     record, (warning,) = looked(train)

@@ -16,8 +16,8 @@ from llmkit.recipe import schema
 from llmkit.recipe.tomltext import key_lines, leaves, toml_value
 
 BUILT = (
-    "causal-lm, masked-lm, text-classification, question-answering, token-classification, multiple-choice, seq2seq and "
-    "chat"
+    "causal-lm, masked-lm, text-classification, question-answering, token-classification, multiple-choice, seq2seq, "
+    "chat and multi-task"
 )
 PLAIN = """\
 task = "causal-lm"

@@ -15,12 +15,19 @@ SMALLER = {
         *("num_hidden_layers=1", "num_attention_heads=2", "hidden_size=16", "intermediate_size=32"),
         "max_position_embeddings=64",
     ],
+    "marian": [
+        *("encoder_layers=1", "decoder_layers=1", "encoder_attention_heads=2", "decoder_attention_heads=2"),
+        *("d_model=16", "encoder_ffn_dim=32", "decoder_ffn_dim=32"),
+    ],
+    "t5": ["num_layers=1", "num_decoder_layers=1", "num_heads=2", "d_model=16", "d_kv=8", "d_ff=32"],
 }
 
 
 def test_all_recipes_are_found():
     assert set(bundled()) >= {"gpt2-small", "bert-base", "shakespeare-char", "tiny/gpt2", "tiny/bert"}
     assert set(bundled()) >= {"glue", "squad", "tiny/ending", "tiny/questions"}
+    assert set(bundled()) >= {"ner", "swag", "summarization", "translation", "chat", "multi-task"}
+    assert set(bundled()) >= {"tiny/tags", "tiny/choices", "tiny/summaries", "tiny/chats"}
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -33,29 +40,51 @@ def test_a_recipe_says_how_to_launch_it_and_fits_on_a_page(name):
     assert load(name).to_toml()
 
 
-@pytest.mark.parametrize("name", [name for name in bundled() if load(name).task not in PRETRAINING])
-def test_a_recipe_fine_tunes_two_steps(name, workplace, llmkit, no_network):
+FAMILY = {"seq2seq": "t5", "chat": "gpt2"}  # bert for the others
+LINES = corpus(60).splitlines()
+ROWS = {
+    "text-classification": [{"text": line, "label": "odd" if i % 2 else "even"} for i, line in enumerate(LINES)],
+    "question-answering": [
+        {"question": f"where is {i}?", "context": line, "answers": [str(i)]} for i, line in enumerate(LINES)
+    ],
+    "token-classification": [{"tokens": line.split(), "tags": ["B-A"] + ["O"] * line.count(" ")} for line in LINES],
+    "multiple-choice": [{"context": line, "choices": ["yes", "no", "perhaps"], "label": 1} for line in LINES],
+    "seq2seq": [{"source": line, "target": line.upper()} for line in LINES],
+    "chat": [{"prompt": line[:9], "completion": line[9:]} for line in LINES],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in bundled() if load(name).task in ROWS])
+def test_a_recipe_fine_tunes_two_steps(name, workplace, base, llmkit, no_network):
     loaded = load(name)
-    if loaded.task == "text-classification":
-        rows = [f"{line},{'even' if i % 2 else 'odd'}" for i, line in enumerate(corpus(60).splitlines())]
-        (workplace / "rows.csv").write_text("\n".join(["text,label", *rows]))
-    else:
-        rows = [
-            {"question": f"where is {i}?", "context": t, "answers": str(i)}
-            for i, t in enumerate(corpus(60).splitlines())
-        ]
-        (workplace / "rows.csv").write_text(
-            "question,context,answers\n" + "\n".join(",".join(r.values()) for r in rows)
-        )
-    swaps = [f"model.config.{setting}" for setting in SMALLER["bert"]]
-    if loaded.model.name is not None:
-        swaps += ["model.name=", 'model.config.model_type="bert"', "data.validation_fraction=0.2"]
-        swaps += ["tokenizer.type=wordpiece", "tokenizer.vocab_size=300"]
+    family = loaded.model.config.get("model_type", FAMILY.get(loaded.task, "bert"))
+    (workplace / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[loaded.task])))
+    swaps = [f"model.config.{setting}" for setting in SMALLER[family]]
+    if loaded.lora is not None:  # an adapter needs a model that was trained
+        assert llmkit("pretrain", "causal.toml", "--output-dir", "causal").exit_code == 0
+        swaps = ["model.name=causal", "data.validation_fraction=0.2"]
+    elif loaded.model.name is not None:
+        swaps += ["model.name=", f'model.config.model_type="{family}"', "data.validation_fraction=0.2"]
+        swaps += [f"tokenizer.type={'wordpiece' if family == 'bert' else 'byte-bpe'}"]
+    if loaded.lora is None:
+        swaps += ["tokenizer.vocab_size=300"]
+    if name == "translation":
+        swaps += ["data.source_lang=", "data.target_lang=", "data.validation_fraction=0.2"]
     swaps += ["data.max_length=32"] + (["data.stride=8"] if loaded.task == "question-answering" else [])
-    done = llmkit("finetune", name, *swaps, "data.path=rows.csv", "trainer.max_steps=2", "--output-dir", "run")
+    done = llmkit("finetune", name, *swaps, "data.path=rows.jsonl", "trainer.max_steps=2", "--output-dir", "run")
     assert done.exit_code == 0, done.stderr
     assert no_network == []
     assert json.loads((workplace / "run/run.json").read_text())["metrics"]["eval_loss"] > 0
+
+
+def test_several_tasks_train_two_steps(workplace, base, llmkit, no_network):
+    (workplace / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS["text-classification"])))
+    swaps = [f"model.name={base}"]
+    for name in load("multi-task").tasks:
+        swaps += [f"tasks.{name}.data.{key}" for key in ("path=rows.jsonl", "validation_fraction=0.2", "max_length=32")]
+    done = llmkit("finetune", "multi-task", *swaps, "trainer.max_steps=2", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    assert no_network == []
 
 
 @pytest.mark.parametrize("name", [name for name in bundled() if load(name).task in PRETRAINING])

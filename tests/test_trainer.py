@@ -17,7 +17,7 @@ from llmkit.trainer import Trainer
 
 OVERRIDDEN = (
     *("compute_loss", "prediction_step", "floating_point_ops", "_clip_grad_norm", "save_model"),
-    *("_get_train_sampler", "_get_eval_sampler"),
+    *("evaluate", "_get_train_sampler", "_get_eval_sampler"),
 )
 
 

@@ -14,7 +14,7 @@ from llmkit.data.table import Rows
 from llmkit.errors import UserError
 
 CHUNK = 1000  # rows that are tokenized at once
-NOT_THE_MODELS = ("labels", "index", "offset_start", "offset_end")
+NOT_THE_MODELS = ("labels", "index", "offset_start", "offset_end", "choices")
 SHOWN = 5  # mistakes in rows that one message names
 
 
@@ -56,6 +56,7 @@ class Encoded:
     rows share when their texts are the same; and which rows have no text at all (`empty`), or a target that no example
     holds (`unlearned`). `labels` are the targets as the model's numbers, once it is settled what they mean: one entry
     each example (labels of single tokens are in `inputs` instead). `tokenizer` is there for targets that are text.
+    `copies` makes the altered copies of all rows that training learns from too; nothing but training calls it.
     """
 
     source: Rows
@@ -69,6 +70,7 @@ class Encoded:
     unlearned: list[int] = field(default_factory=list)
     labels: np.ndarray | None = None
     tokenizer: Any = None
+    copies: "Callable[[], Encoded] | None" = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:
         if name not in self.inputs:

@@ -25,8 +25,11 @@ from llmkit.errors import UserError
 from llmkit.recipe.schema import Data, RowData, TextData
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bmes")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", *CONLL_SUFFIXES)
 SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
+
+_NO_WORD = ("#", "-DOCSTART-")  # a line of a CoNLL file that begins so tells nothing of its columns
 
 csv.field_size_limit(1 << 30)
 
@@ -129,6 +132,8 @@ def rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Ite
         return _csv(file, encoding)
     if kind == ".parquet":
         return _parquet(file, columns)
+    if kind in CONLL_SUFFIXES:
+        return _conll(file, encoding)
     if kind in TEXT_SUFFIXES:
         raise UserError(
             f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"
@@ -305,6 +310,43 @@ def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
             f"`{file}`, line {begins}: {problem}",
             'a field that begins with a quote ends with one, and a quote inside it is doubled ("")',
         ) from problem
+
+
+def _conll(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One row a sentence: `tokens` from the first column, `tags` from the last, `column_2` and so on between them.
+
+    One word a line, its columns set apart by tabs if the first word has any, else by blanks; sentences end at blank
+    lines and at `-DOCSTART-`. A line that heads a sentence with a `#` is a comment unless it has all the columns.
+    """
+    begin = next((line for _, line in lines(file, encoding) if line.strip() and not line.startswith(_NO_WORD)), "")
+    tabs = "\t" in begin
+
+    def cut(line: str) -> list[str]:
+        """No other space sets columns apart: a word may hold one that does not break."""
+        line = line.rstrip("\r\n")
+        return line.split("\t") if tabs else [field for field in line.split(" ") if field]
+
+    width = len(cut(begin))
+    names = ["tokens", *(f"column_{number}" for number in range(2, width)), "tags"][:width]
+    words: list[list[str]] = []
+    begins = 0
+    for number, line in itertools.chain(lines(file, encoding), [(0, "")]):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if words:
+                yield f"line {begins}", dict(zip(names, map(list, zip(*words, strict=True)), strict=True))
+            words = []
+            continue
+        fields = cut(line)
+        # "# sent_id = 1" may have as many columns as a word.
+        if line.startswith("#") and not words and (len(fields) != width or fields[2:3] == ["="]):
+            continue
+        if len(fields) != width:
+            raise UserError(
+                f"`{file}`, line {number}: {len(fields)} columns where the first word has {width}",
+                f"one word a line; columns are set apart by {'tabs' if tabs else 'blanks'}, as those of the first word",
+            )
+        begins = begins if words else number
+        words.append(fields)
 
 
 def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:

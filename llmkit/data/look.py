@@ -10,7 +10,7 @@ from llmkit.data.examples import Encoded, places
 from llmkit.errors import UserError
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.
-DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.01
+DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
 RARE = 0.1  # a class with fewer rows than this share of what it would have if all had as many
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -76,11 +76,14 @@ def _warnings(name: str, part: Encoded, found: dict[str, Any]) -> list[str]:
             f"{_share(found['truncated_rows'], rows)} are longer than data.max_length and cut off, "
             f"{share:.1%} of all tokens"
         )
+    if (cut := found["balance"].get("cut", 0)) > TRUNCATED * rows:
+        said.append(f"{_share(cut, rows)} have targets longer than data.max_target_length, which are cut off")
     if found["duplicate_rows"] > DUPLICATES * rows:
         said.append(f"{_share(found['duplicate_rows'], rows)} repeat an earlier one")
     if found["unlearned_rows"] > UNLEARNED * rows:
         said.append(
-            f"{_share(found['unlearned_rows'], rows)} teach nothing: their answer fits in no window, such as "
+            f"{_share(found['unlearned_rows'], rows)} teach nothing and are left out: no input of data.max_length "
+            "tokens holds their answer, such as "
             f"{places(part.source, part.unlearned[:1])[0]}"
         )
     counts = {} if _is_range(found["balance"]) else found["balance"]
@@ -105,7 +108,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
             f"  {lengths['min']} to {lengths['max']} tokens, half up to {lengths['50%']}, 95% up to {lengths['95%']}"
         )
         if _is_range(found["balance"]):
-            said.append("  values {min:g} to {max:g}, mean {mean:.3g}".format(**found["balance"]))
+            said.append("  {of} {min:g} to {max:g}, mean {mean:.3g}".format(**{"of": "values", **found["balance"]}))
         else:
             shown = [f"{label} {count / found['rows']:.1%}" for label, count in found["balance"].items()]
             said.append("  " + ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else ""))

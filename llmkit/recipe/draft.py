@@ -104,6 +104,8 @@ class Draft:
 def key_type(key: Key, task: object) -> Type | None:
     """What a key may hold; None if there is no such key, or if it is a table of the recipe."""
     table, rest = key[0], key[1:]
+    if table == "tasks":
+        return _part_type(rest)
     if not rest:
         return TEXT if table in ("task", "output_dir") else None
     if table in schema.UPSTREAM_TABLES:
@@ -111,10 +113,21 @@ def key_type(key: Key, task: object) -> Type | None:
         found = known.type if known else None
     else:
         own = schema.own_tables(task).get(table)
+        while own and len(rest) > 1 and rest[0] in schema.nested(own):
+            own, rest = schema.nested(own)[rest[0]], rest[1:]
         found = schema.field_types(own).get(rest[0]) if own else None
     for _ in rest[1:]:
         found = None if found is None or not found.kinds & {"dict", "any"} else found.entry or ANYTHING
     return found
+
+
+def _part_type(rest: Key) -> Type | None:
+    """The same for a key below [tasks.NAME], of whatever task that is."""
+    if len(rest) == 2:
+        return {"weight": Type(frozenset({"float"})), "task": TEXT, "recipe": TEXT}.get(rest[1])
+    if len(rest) < 3 or rest[1] not in ("data", "evaluation"):
+        return None
+    return next(filter(None, (key_type(rest[1:], task) for task in schema.HEADED)), None)
 
 
 def known_keys(task: object) -> Iterator[str]:
@@ -124,6 +137,9 @@ def known_keys(task: object) -> Iterator[str]:
         yield from (f"{name}.{key}" for key in table.model_fields)
     for name, class_name in schema.UPSTREAM_TABLES.items():
         yield from (f"{name}.{key}" for key in upstream.fields(class_name))
+    for name, table in schema.own_tables(task).items():
+        for key, inside in schema.nested(table).items():
+            yield from (f"{name}.{key}.{each}" for each in inside.model_fields)
 
 
 def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
@@ -141,8 +157,8 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
             near = nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
             draft.complain(number, override, f"not an override, write `{near}=VALUE`")
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
-    if any(key == ("data", "path") and text for _, key, text in parsed):
-        _drop_description(draft)
+    for table in {key[:-1] for _, key, text in parsed if key[-2:] == ("data", "path") and text}:
+        _drop_description(draft, table)
     if any(key == ("model", "name") and text for _, key, text in parsed):
         _drop_architecture(draft)
     for number, key, text in parsed:
@@ -158,14 +174,14 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
             draft.complain(number, dotted(key), str(mistake))
 
 
-def _drop_description(draft: Draft) -> None:
-    data = draft.get("data")
+def _drop_description(draft: Draft, table: Key) -> None:
+    data = draft.get(*table)
     dropped = [key for key in OF_THE_PATH if isinstance(data, dict) and key in data]
     for key in dropped:
-        draft.unset(("data", key))
+        draft.unset((*table, key))
     if dropped:
-        names = ", ".join(f"data.{key}" for key in dropped)
-        draft.notes.append(f"data.path is from the command line, so the recipe's {names} no longer counts")
+        names = ", ".join(dotted((*table, key)) for key in dropped)
+        draft.notes.append(f"{dotted(table)}.path is from the command line, so the recipe's {names} no longer counts")
 
 
 def _drop_architecture(draft: Draft) -> None:

@@ -31,6 +31,11 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "squad": ("squad", {"data.path": "rajpurkar/squad"}),
     "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
+    "wnut_17": ("ner", {}),
+    "conll2003": ("ner", {"data.path": "tomaarsen/conll2003"}),
     "text-classification": ("glue", {"data.path": None, "data.name": None}),
     "question-answering": ("squad", {"data.path": None}),
+    "token-classification": ("ner", {"data.path": None}),
+    "multiple-choice": ("swag", {"data.path": None, "data.name": None}),
+    "seq2seq": ("summarization", {"data.path": None, "data.name": None, "data.source_prefix": None}),
 }

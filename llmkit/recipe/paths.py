@@ -9,7 +9,10 @@ from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.tomltext import Key, dotted
 
 # What ends so, or starts so, is a path and not a Hub id.
-SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst")
+SUFFIXES = (
+    *(".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst"),
+    *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
+)
 STARTS = ("./", "../", "/", "~")
 
 

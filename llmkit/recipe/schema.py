@@ -25,9 +25,11 @@ Task = Literal[
     "multiple-choice",
     "seq2seq",
     "chat",
+    "multi-task",
 ]
 TASKS: tuple[str, ...] = get_args(Task)
 PRETRAINING = ("causal-lm", "masked-lm")  # the tasks that learn from running text; the others learn from rows
+HEADED = ("text-classification", "question-answering", "token-classification", "multiple-choice")  # on one encoder
 GENERATING = ("causal-lm", "seq2seq", "chat")  # the tasks whose models write, as [generation] says
 # Every task that llmkit is to have; those that are not yet built get a message of their own.
 KNOWN_TASKS = (*TASKS, "denoising", "replaced-token-detection")
@@ -237,6 +239,24 @@ class RowData(Data):
         return tuple(value) if isinstance(value, list) else value
 
 
+class Augment(Table):
+    """Altered copies of the training rows."""
+
+    delete: float = Field(
+        default=0.0, ge=0, lt=1, description="How likely each word is left out of a copy; never all of them are."
+    )
+    swap: float = Field(default=0.0, ge=0, le=1, description="The share of words that change places with another.")
+    synonym: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The share of words that an English synonym replaces, as far as they have a clear one (nltk and "
+        "its WordNet).",
+    )
+    copies: int = Field(default=1, ge=1, description="Altered copies of each row, beside the row itself.")
+    seed: int = Field(default=0, ge=0, description="What they are drawn from, with the number of row and copy.")
+
+
 class ClassificationData(RowData):
     """What a classifier is trained on."""
 
@@ -261,6 +281,9 @@ class ClassificationData(RowData):
         default=None,
         description='How much a class counts in the loss: `"balanced"` (rows / classes / its rows), or a table '
         "from label to weight.",
+    )
+    augment: Augment | None = Field(
+        default=None, description="A table: learn from altered copies of the training rows too."
     )
 
     @field_validator("label_names", mode="before")
@@ -346,14 +369,19 @@ class PairData(RowData):
     """What an encoder-decoder is trained on: a text, and the text to write from it."""
 
     source_column: str | None = Field(
-        default=None, description="The column that is read; by default found by name, such as `document`."
+        default=None,
+        description="The column that is read, of a list all its texts; by default found by name, such as `document`.",
     )
     target_column: str | None = Field(
-        default=None, description="The column that is to be written; by default found by name, such as `summary`."
+        default=None,
+        description="The column that is to be written, of a list the first text (all are references); by default found "
+        "by name, such as `summary`.",
     )
     source_prefix: str = Field(default="", description='What stands before every source, such as "summarize: " for T5.')
     source_lang: str | None = Field(
-        default=None, description="The language to translate from: a column, or a key of the column `translation`."
+        default=None,
+        description="The language to translate from: a column, or a key of the column `translation`; of a model of "
+        "many languages also its code, beside `source_column`.",
     )
     target_lang: str | None = Field(default=None, description="The language to translate into, named the same way.")
     max_target_length: int = Field(default=128, ge=2, description="Tokens in a target, at most.")
@@ -362,6 +390,12 @@ class PairData(RowData):
 class ChatData(RowData):
     """What a language model learns to answer from: conversations."""
 
+    max_length: int | None = Field(
+        default=None,
+        ge=4,
+        description="Tokens of a conversation, the first of them; by default as many as the model has positions, 1024 "
+        "at most.",
+    )
     messages_column: str | None = Field(
         default=None,
         description="The column with a conversation, a list of `role` and `content`; by default `messages` or "
@@ -408,6 +442,33 @@ class EarlyStopping(Table):
     early_stopping_threshold: float = Field(default=0.0, ge=0, description="The least gain in the metric that counts.")
 
 
+class Part(Table):
+    """One of several tasks that share an encoder."""
+
+    task: Literal["text-classification", "question-answering", "token-classification", "multiple-choice"] = Field(
+        description="What is learned; by default what `recipe` learns."
+    )
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="How many of the batches are its own, beside the other tasks' weights; by default, in all of them, "
+        "each row is seen once an epoch.",
+    )
+    data: SerializeAsAny[Data] = Field(description="What it is trained on; the keys go over those of `recipe`.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="What is measured of it.")
+
+    def recipe(self, of: Recipe) -> Recipe:
+        """This task alone, on the model of the recipe that it is a part of."""
+        alone: dict[str, Any] = {
+            "task": self.task,
+            "data": self.data,
+            "evaluation": self.evaluation,
+            "tasks": {},
+            "notes": (),
+        }
+        return of.model_copy(update=alone)
+
+
 class Recipe(Table):
     """Everything a run needs to know. Two recipes are equal when their tables are, wherever they were read from."""
 
@@ -419,8 +480,9 @@ class Recipe(Table):
     )
     model: Model = Field(description="What is trained.")
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="How text becomes tokens.")
-    data: SerializeAsAny[Data] = Field(description="What it is trained on.")
+    data: SerializeAsAny[Data] | None = Field(default=None, description="What it is trained on.")
     evaluation: Evaluation = Field(default=Evaluation(), description="What is measured.")
+    tasks: Mapping[str, Part] = Field(default={}, description="Of several tasks at once: each with its data.")
     trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
@@ -437,7 +499,9 @@ class Recipe(Table):
 
     def to_toml(self, comments: bool = False) -> str:
         """The resolved recipe, which loads again from anywhere; with `comments`, each value's origin behind it."""
-        tables = self.model_dump(exclude_none=True, exclude={"evaluation"} if self.task in PRETRAINING else None)
+        tables = self.model_dump(
+            exclude_none=True, exclude={"evaluation"} if self.task in (*PRETRAINING, "multi-task") else None
+        )
         if self.tokenizer.type is None:
             tables["tokenizer"] = {key: tables["tokenizer"][key] for key in tables["tokenizer"] if key == "name"}
         lines = [f"# resolved from {toml_value(str(self.source))}"] if comments and self.source else []
@@ -467,6 +531,8 @@ DATA_OF_TASK: dict[str, type[Data]] = {
 
 def own_tables(task: object) -> dict[str, type[Table]]:
     """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
+    if task == "multi-task":
+        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping}
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
     return {
         "model": Model,
@@ -483,4 +549,15 @@ def field_types(table: type[Table]) -> dict[str, Type]:
     written = {
         name: text for base in reversed(table.__mro__) for name, text in vars(base).get("__annotations__", {}).items()
     }
-    return {name: read_annotation(written[name]) for name in table.model_fields}
+    types = {name: read_annotation(written[name]) for name in table.model_fields}
+    return types | dict.fromkeys(nested(table), Type(frozenset({"dict"})))
+
+
+def nested(table: type[Table]) -> dict[str, type[Table]]:
+    """Those fields of one of our tables that are tables of ours too."""
+    return {
+        name: inside
+        for name, field in table.model_fields.items()
+        for inside in (field.annotation, *get_args(field.annotation))
+        if isinstance(inside, type) and issubclass(inside, Table)
+    }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
 from llmkit import metrics as measures
+from llmkit.data import augment
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own
 from llmkit.data.files import text_of
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
@@ -114,12 +115,27 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
                 if label not in row:
                     raise UserError(f"{place}: no `{label}`; the row has {', '.join(row)}", "every row needs a label")
                 done.targets.append(row[label])
+    if data.augment is not None:
+        table, inputs = data.augment, {role: name for role, name in columns.items() if role != "label"}
+        done.copies = lambda: encode(augment.copies(rows, inputs, table), inputs, tokenizer, data, length)
     return done.finish()
 
 
 def examples(encoded: Encoded, known: Labels, evaluation: bool) -> Examples:
-    """The rows as the model's inputs and labels."""
-    return Examples(encoded, known, by_length=evaluation)
+    """The rows as the model's inputs and labels; for training, with their altered copies behind them."""
+    if evaluation or encoded.copies is None:
+        return Examples(encoded, known, by_length=evaluation)
+    assert encoded.labels is not None
+    copies = encoded.copies()
+    rows = [number % len(encoded.keys) for number in copies.row]
+    whole = Encoded(
+        encoded.source, row=encoded.row + rows, labels=np.concatenate([encoded.labels, encoded.labels[rows]])
+    )
+    for name in encoded.inputs:
+        for part in (encoded, copies):
+            for number in range(len(part.row)):
+                whole.add(name, part.inputs[name][number])
+    return Examples(whole.finish(), known)
 
 
 def begin(model: Any, known: Labels) -> None:

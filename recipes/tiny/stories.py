@@ -1,25 +1,18 @@
-"""Four thousand short stories, their endings and questions about them, all written by the grammar below.
-
-python recipes/tiny/stories.py [DIR]   writes stories.txt, endings.csv and questions.json into DIR (default: here)
+"""Four thousand short stories, all written by the grammar below; lessons.py writes them and what is asked about them.
 
 One grammar serves twice: a `_Writer` walks through it with dice, a `_Reader` with the text of a story that it has never
 seen. So `check(text)` can say whether a model's story is whole: every sentence known and in its place, the same hero,
 wish and helper from beginning to end, and an ending that follows from what happened.
 """
 
-import csv
 import functools
-import json
 import random
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 SEED = 1
 COUNT = 4_000
-ASKED = 1_500  # the stories that questions.json asks about
 WORDS = (80, 120)  # what the writer keeps to
 READABLE = (60, 140)  # what the checker accepts
 
@@ -299,6 +292,20 @@ def _implied(slot: str, value: str) -> dict[str, str]:
     return {"thing": value, "wish": slot} if slot in THINGS else {}
 
 
+class Story(NamedTuple):
+    """The facts of a story that holds together."""
+
+    name: str
+    kind: str
+    pronoun: str
+    home: str
+    wish: str
+    thing: str
+    obstacle: str
+    helper: str
+    happy: bool
+
+
 class _Teller(Protocol):
     """Whoever walks through the grammar: tells (or recognises) one part and notes its facts."""
 
@@ -364,21 +371,18 @@ def write_stories(seed: int = SEED, count: int = COUNT) -> list[str]:
     return list(stories)
 
 
+def write_ending(story: Story, rng: random.Random) -> str:
+    """Two sentences that end a story with these facts."""
+    writer = _Writer(rng)
+    place, helper = story.home.split()[-1], story.helper.split()[-1]
+    writer.facts = {"place": place, "helper": helper, "thing": story.thing}
+    writer.facts |= {"name": story.name, **_implied("name", story.name)}
+    for options in CLOSING["won" if story.happy else "lost"]:
+        writer.part(options)
+    return " ".join(writer.sentences)
+
+
 # ------------------------------------------------------------------------------------------------------------- checking
-
-
-class Story(NamedTuple):
-    """The facts of a story that holds together."""
-
-    name: str
-    kind: str
-    pronoun: str
-    home: str
-    wish: str
-    thing: str
-    obstacle: str
-    helper: str
-    happy: bool
 
 
 class _Inconsistent(Exception):
@@ -472,74 +476,3 @@ def parse(text: str) -> Story | None:
     known = {field: facts[field] for field in Story._fields if field in facts}
     helper = f"{facts['age']} {facts['helper']}"
     return Story(**known | {"helper": helper}, pronoun=facts["he"], happy=facts["outcome"] == "won")
-
-
-# ------------------------------------------------------------------------------------------------------ the three files
-
-
-def _questions(text: str, story: Story, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Three questions that the text answers and one that it does not (an empty answer), in random order."""
-    name, thing = story.name, story.thing
-    wish = {"toy": "have back", "cake": "bake", "craft": "build", "plant": "grow"}[story.wish]
-    answered = [
-        ("Who is the story about?", name),
-        (f"Where did {name} live?", story.home),
-        (f"What did {name} want to {wish}?", thing),
-        (f"Who tried to help {name}?", story.helper),
-        (
-            f"Where was the {thing}?" if story.wish == "toy" else f"Why was it hard to {wish} the {thing}?",
-            story.obstacle,
-        ),
-    ]
-    stranger = rng.choice([other for other in BOYS + GIRLS if other != name])
-    helper = story.helper.split()[-1]
-    unanswered = [
-        f"Where did {stranger} live?",
-        f"Who did {stranger} live with?",
-        f"What did {stranger} want to {wish}?",
-        f"Who tried to help {stranger}?",
-        f"Where did the {helper} live?",
-        f"How old was {name}?",
-    ]
-    chosen = [*rng.sample(answered, 3), (rng.choice(unanswered), "")]
-    rng.shuffle(chosen)
-    yield from chosen
-
-
-def questions_json(stories: Sequence[str], seed: int = SEED) -> str:
-    """The stories with questions, as in SQuAD 2.0, one paragraph a line."""
-    rng = random.Random(seed)
-    paragraphs = []
-    for number, text in enumerate(stories):
-        story = parse(text)
-        assert story is not None, text
-        qas = [
-            {
-                "id": f"{number}-{place}",
-                "question": question,
-                "answers": [{"text": answer, "answer_start": text.index(answer)}] if answer else [],
-                "is_impossible": not answer,
-            }
-            for place, (question, answer) in enumerate(_questions(text, story, rng))
-        ]
-        paragraphs.append(json.dumps({"context": text, "qas": qas}))
-    lines = ",\n".join(paragraphs)
-    return f'{{"version": "v2.0", "data": [{{"title": "stories", "paragraphs": [\n{lines}\n]}}]}}\n'
-
-
-def write_files(folder: Path, seed: int = SEED, count: int = COUNT) -> None:
-    """Write stories.txt, endings.csv and questions.json: the same stories in the same order."""
-    stories = write_stories(seed, count)
-    (folder / "stories.txt").write_text("".join(f"{text}\n" for text in stories), encoding="ascii", newline="\n")
-    with (folder / "endings.csv").open("w", encoding="ascii", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["text", "label"])
-        for text in stories:
-            story = parse(text)
-            assert story is not None, text
-            rows.writerow([text, "happy" if story.happy else "sad"])
-    (folder / "questions.json").write_text(questions_json(stories[:ASKED], seed), encoding="ascii", newline="\n")
-
-
-if __name__ == "__main__":
-    write_files(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

@@ -1,0 +1,251 @@
+"""The mistakes in a recipe that show before torch is imported: unknown keys, wrong types, keys that do not agree."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmkit.recipe import schema, upstream
+from llmkit.recipe.draft import TABLE, TEXT, Draft, known_keys
+from llmkit.recipe.keytype import nearest
+from llmkit.recipe.tomltext import Key, dotted
+
+
+def given(draft: Draft, *key: str) -> bool:
+    """The key was set, rightly or wrongly: a key that is refused for its value is not missing as well."""
+    table_refused = key[0] not in draft.values and bool({key[:1]} & (draft.lines.keys() | draft.given.keys()))
+    return table_refused or key in draft.lines or key in draft.given
+
+
+def check_keys(draft: Draft) -> None:
+    """Report unknown keys and wrong types, and take them out, so that what follows sees only what is sound."""
+    _check_task(draft)
+    own = schema.own_tables(draft.task)
+    for table, content in list(draft.values.items()):
+        if table == "task" or (table == "tasks" and draft.task == "multi-task"):
+            continue  # the tasks are drafts of their own
+        if table == "output_dir":
+            mistakes = [message for _, message in TEXT.mistakes(content, (table,))]
+        elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
+            whole = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
+            mistakes = [whole]
+        elif table not in own and table not in schema.UPSTREAM_TABLES:
+            mistakes = [_unknown_table(table, content, draft)]
+        elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
+            mistakes = [f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"]
+        elif table == "evaluation" and draft.task in schema.PRETRAINING:
+            mistakes = [f"belongs to fine-tuning; {draft.task} reports loss and perplexity"]
+        elif not isinstance(content, dict):
+            mistakes = [message for _, message in TABLE.mistakes(content, (table,))]
+        else:
+            _check_table(draft, table, content)
+            continue
+        for message in mistakes:
+            draft.problem((table,), message)
+            del draft.values[table]
+
+
+def _check_task(draft: Draft) -> None:
+    task, built = draft.task, f"{', '.join(schema.TASKS[:-1])} and {schema.TASKS[-1]}"
+    if not isinstance(task, str):
+        draft.problem(("task",), f"required, one of {built}" if task is None else f"must be one of {built}")
+    elif task not in schema.TASKS:
+        near = nearest(task, schema.KNOWN_TASKS)
+        if task in schema.KNOWN_TASKS:
+            message = f'"{task}" is not built yet; there are {built}'
+        else:
+            message = f'"{task}" is no task, ' + (f'did you mean "{near}"?' if near else f"there are {built}")
+        draft.problem(("task",), message)
+
+
+def _unknown_table(name: str, content: Any, draft: Draft) -> str:
+    tables = [*schema.own_tables(draft.task), *schema.UPSTREAM_TABLES]
+    if isinstance(content, dict):
+        near = nearest(name, tables)
+        return f"unknown table, did you mean [{near}]?" if near else f"unknown table; there are {', '.join(tables)}"
+    return _unknown("unknown key", name, ["task", "output_dir", *tables], draft)
+
+
+def _unknown(what: str, key: str, siblings: Sequence[str], draft: Draft) -> str:
+    elsewhere = next((known for known in known_keys(draft.task) if known.rpartition(".")[2] == key), "")
+    near = elsewhere or nearest(key, siblings)
+    return f"{what}, did you mean `{near}`?" if near else what
+
+
+def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
+    own = schema.own_tables(draft.task).get(table)
+    class_name = schema.UPSTREAM_TABLES.get(table, "")
+    fields = upstream.fields(class_name) if class_name else {}
+    types = schema.field_types(own) if own else {name: field.type for name, field in fields.items() if name in content}
+    for key, value in list(content.items()):
+        if class_name and (why := upstream.refusal(class_name, key, value)):
+            found: list[tuple[tuple[str, ...], str]] = [((table, key), why)]
+        elif key in types:
+            found = list(types[key].mistakes(value, (table, key)))
+            if key in fields and fields[key].deprecated:
+                draft.notes.append(f"{table}.{key}: {fields[key].deprecated} ({upstream.installed(class_name)})")
+            if not found and own and key in schema.nested(own):
+                found = _mistakes_inside(draft, (table, key), schema.nested(own)[key], value)
+        else:
+            found = [((table, key), _unknown_key(draft, table, key))]
+        for path, message in found:
+            draft.problem(path, message)
+        if found:
+            del content[key]
+
+
+def _mistakes_inside(draft: Draft, path: Key, table: type[schema.Table], content: Any) -> list[tuple[Key, str]]:
+    """The unknown keys and wrong types of a table that stands in one of our tables."""
+    types = schema.field_types(table)
+    found: list[tuple[Key, str]] = []
+    for key, value in content.items():
+        if key in types:
+            found += types[key].mistakes(value, (*path, key))
+        else:
+            found.append(((*path, key), _unknown_among(draft, key, dotted(path), list(types))))
+    return found
+
+
+def _unknown_key(draft: Draft, table: str, key: str) -> str:
+    class_name = schema.UPSTREAM_TABLES.get(table)
+    if class_name:
+        what = f"not a field of {class_name} in {upstream.installed(class_name)}"
+        return _unknown(what, key, list(upstream.fields(class_name)), draft)
+    if table == "data":
+        for task, data in schema.DATA_OF_TASK.items():
+            if key in data.model_fields:
+                return f"belongs to the task {task}, and this is {draft.task}"
+    return _unknown_among(draft, key, table, list(schema.own_tables(draft.task)[table].model_fields))
+
+
+def _unknown_among(draft: Draft, key: str, table: str, siblings: Sequence[str]) -> str:
+    message = _unknown("unknown key", key, siblings, draft)
+    return message if "did you mean" in message else f"{message}; [{table}] has {', '.join(siblings)}"
+
+
+_BOUNDS = {
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt:g}",
+}
+
+
+def build_tables(draft: Draft) -> dict[str, Any]:
+    """Our own tables as frozen models; what a type does not say (bounds) is checked here."""
+    tables: dict[str, Any] = {}
+    for name, table in schema.own_tables(draft.task).items():
+        if name == "early_stopping" and name not in draft.values:
+            continue
+        try:
+            tables[name] = table(**draft.values.get(name, {}))
+        except ValidationError as error:
+            for each in error.errors():
+                depth = 2 if schema.nested(table).keys() & each["loc"][:1] else 1  # below come the members of a union
+                key = (name, *(str(part) for part in each["loc"][:depth]))
+                if each["type"] == "missing":
+                    if not given(draft, *key):
+                        draft.problem(key, "required: a Hub id, a file, a folder or a glob")
+                    continue
+                bound = _BOUNDS.get(each["type"], "").format(**each.get("ctx", {}))
+                said = f"{bound}, not {each['input']}" if bound else each["msg"].removeprefix("Value error, ")
+                draft.problem(key, "must not be empty" if each["type"] == "string_too_short" else said)
+    return tables
+
+
+def check_together(draft: Draft) -> None:
+    """What no single key shows."""
+    _check_model(draft)
+    _check_data(draft)
+    get, problem = draft.get, draft.problem
+    if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
+        later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
+        problem(("trainer", later), "bf16 and fp16 exclude one another")
+    if "early_stopping" in draft.values:
+        if get("trainer", "eval_strategy") in (None, "no") and not _refused(draft, "trainer", "eval_strategy"):
+            problem(("early_stopping",), 'needs `trainer.eval_strategy = "steps"` or "epoch": it looks at evaluations')
+        if not (get("trainer", "metric_for_best_model") or get("trainer", "load_best_model_at_end")):
+            problem(
+                ("early_stopping",), "needs `trainer.metric_for_best_model` or `trainer.load_best_model_at_end = true`"
+            )
+
+
+def _refused(draft: Draft, *key: str) -> bool:
+    return given(draft, *key) and draft.get(*key) is None
+
+
+def _check_model(draft: Draft) -> None:
+    get, problem = draft.get, draft.problem
+    named, built = given(draft, "model", "name"), get("model", "config", "model_type") is not None
+    if named and built:
+        problem(("model", "config", "model_type"), "leave it out: `model.name` decides the architecture")
+    elif not named and not built:
+        if not _refused(draft, "model", "config"):
+            problem(("model", "name"), "required; or `model.config.model_type` for an architecture of your own")
+    elif not named and get("model", "init") == "pretrained":
+        problem(("model", "init"), 'pretrained weights need `model.name`; without it `init` is "scratch"')
+    part = get("model", "train") or "all"
+    if get("model", "init") == "scratch":
+        if "lora" in draft.values:
+            problem(("lora",), "an adapter needs pretrained weights, and `model.init` is scratch")
+        if part != "all":
+            problem(("model", "train"), "a model from scratch has nothing to keep: all of it is trained")
+    if part != "all" and "lora" in draft.values:
+        problem(("model", "train"), "an adapter leaves all of the model as it is; take out `model.train` or [lora]")
+    if get("model", "load_in_4bit") and "lora" not in draft.values:
+        problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; they need an adapter: `lora.r = 16`")
+    if draft.task in schema.TASKS and draft.task not in schema.PRETRAINING:
+        for key in ("num_labels", "id2label", "label2id", "problem_type"):
+            if get("model", "config", key) is not None:
+                problem(("model", "config", key), "the data decides it; see data.label_names and data.problem_type")
+    trained = get("tokenizer", "type")
+    if trained and draft.task == "multi-task":
+        problem(("tokenizer", "type"), "the tasks share one tokenizer: name one, or that of a run")
+    if trained and get("tokenizer", "name"):
+        problem(("tokenizer", "type"), "`name` and `type` exclude one another: a tokenizer that exists, or a new one")
+    if trained and named and get("model", "init") in (None, "pretrained") and not _refused(draft, "model", "init"):
+        problem(("tokenizer", "type"), 'a new tokenizer does not fit pretrained weights; set `model.init = "scratch"`')
+    if not named and built and not trained and not get("tokenizer", "name") and not _any_given(draft, "tokenizer"):
+        problem(("tokenizer",), "without `model.name` it needs `tokenizer.name`, or `tokenizer.type` to train one")
+    for key in schema.TRAINED_TOKENIZER:
+        if get("tokenizer", key) is not None and not trained and not given(draft, "tokenizer", "type"):
+            problem(("tokenizer", key), "only for a tokenizer that is trained; set `tokenizer.type`, or leave it out")
+    for name in get("tokenizer", "special_tokens") or {}:
+        if name not in schema.SPECIAL_TOKENS:
+            near = nearest(name, schema.SPECIAL_TOKENS)
+            known = f"did you mean `{near}`?" if near else f"there are {', '.join(schema.SPECIAL_TOKENS)}"
+            problem(("tokenizer", "special_tokens", name), f"unknown key, {known}")
+
+
+def _any_given(draft: Draft, table: str) -> bool:
+    return any(key[0] == table and key[1:2] in (("name",), ("type",)) for key in (*draft.lines, *draft.given))
+
+
+def _check_data(draft: Draft) -> None:
+    get, problem = draft.get, draft.problem
+    if get("data", "validation_from") == "end":
+        if get("data", "streaming"):
+            problem(("data", "validation_from"), "the end of a stream is not known; hold out documents instead")
+        elif not given(draft, "data", "validation_fraction"):
+            problem(("data", "validation_from"), "needs `data.validation_fraction`: how much of the end")
+    if get("data", "streaming") and (get("trainer", "dataloader_num_workers") or 0) > 1:
+        problem(("trainer", "dataloader_num_workers"), "a stream is read by one worker at most")
+    steps = get("trainer", "max_steps")
+    if get("data", "streaming") and (steps is None or steps <= 0) and not _refused(draft, "trainer", "max_steps"):
+        problem(("data", "streaming"), "needs `trainer.max_steps`: the length of a stream is not known")
+    ways = ("delete", "swap", "synonym")
+    altered = [key for key in ways if get("data", "augment", key) or _refused(draft, "data", "augment", key)]
+    if get("data", "augment") is not None and not altered:
+        problem(("data", "augment"), "nothing would be altered: set `delete`, `swap` or `synonym`")
+    if get("data", "problem_type") == "regression":
+        for key in ("class_weights", "label_names"):
+            if get("data", key) is not None:
+                problem(("data", key), "a regression has no classes")
+    stride, length = get("data", "stride"), get("data", "max_length")
+    if stride is not None and length is not None and stride >= length // 2:
+        problem(("data", "stride"), f"must be below half of data.max_length ({length}): the question needs room too")
+    masked, random = get("data", "mask_replace_prob"), get("data", "random_replace_prob")
+    shares = (0.8 if masked is None else masked) + (0.1 if random is None else random)
+    if draft.task == "masked-lm" and shares > 1 + 1e-9:
+        key = "mask_replace_prob" if random is None else "random_replace_prob"
+        problem(("data", key), f"mask_replace_prob and random_replace_prob add up to {shares:g}, more than 1")

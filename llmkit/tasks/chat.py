@@ -1,0 +1,516 @@
+"""Chat: a language model learns to answer, from conversations of which it predicts the assistant's part alone.
+
+A conversation is written out by the tokenizer's chat template and tokenized once. What the template writes for an
+answer, from the end of its generation prompt to the end of the turn, carries labels: those tokens are what the model
+writes when it is asked, the one that ends its turn included.
+"""
+
+import inspect
+import json
+import re
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM
+
+from llmkit import metrics as measures
+from llmkit import model as models
+from llmkit.data import examples as rows_to_examples
+from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
+from llmkit.data.table import Rows
+from llmkit.errors import UserError
+from llmkit.recipe.schema import ChatData
+
+MODEL_CLASS = AutoModelForCausalLM
+PEFT_TYPE = "CAUSAL_LM"
+PIPELINE = "text-generation"
+TARGETS = ("completion",)  # the roles of columns that only training and evaluation read
+METRICS = ("perplexity",)
+LONGEST_INPUT = 1024
+MESSAGES, PROMPTS, COMPLETIONS = (
+    ("messages", "conversations"),
+    ("prompt", "instruction"),
+    ("completion", "response", "output"),
+)
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT = {"human": "user", "gpt": "assistant"}
+# Each role by its first letter: the user and the assistant take turns, who may use tools before it answers.
+IN_TURNS = re.compile("s?(ua(t+a)*)+")
+PROBE = "qVzW"  # stands for a text where only the template around it matters
+
+# What a tokenizer without a chat template gets: no new tokens, and its end-of-text token at the end of every answer.
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{{ message['content'] + '\\n\\n' }}
+{%- elif message['role'] == 'user' -%}
+{{ 'User:\\n' + message['content'] + '\\n\\n' }}
+{%- elif message['role'] == 'assistant' -%}
+{{ 'Assistant:\\n' + message['content'] + eos_token }}
+{%- else -%}
+{{ raise_exception('the plain chat template has no role ' + message['role']) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ 'Assistant:\\n' }}
+{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The tokens that end the assistant's turn, and how many tokens of several conversations share an input, if so."""
+
+    ends: tuple[int, ...]
+    room: int | None = None
+
+
+# ---- rows -> conversations -----------------------------------------------------------------------------------------
+
+
+def layout(data: ChatData, rows: Rows) -> dict[str, str]:
+    """Which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
+    columns = rows.columns
+    wanted = {
+        "messages": data.messages_column,
+        "prompt": data.prompt_column,
+        "input": data.input_column,
+        "completion": data.completion_column,
+    }
+    found = {role: name for role, name in wanted.items() if name is not None}
+    for role, name in found.items():
+        if name not in columns:
+            raise UserError(
+                f"{rows.source} has no column `{name}`", f"set data.{role}_column to one of: {', '.join(columns)}"
+            )
+    if "messages" in found and len(found) > 1:
+        raise UserError(
+            "data.messages_column holds whole conversations", "leave out the columns of prompts and answers"
+        )
+    conversations = [name for name in MESSAGES if name in columns]
+    if not found and conversations:
+        found["messages"] = conversations[0]
+    if "messages" in found:
+        return found
+    for role, names in (("prompt", PROMPTS), ("completion", COMPLETIONS)):
+        known = [name for name in names if name in columns and name not in found.values()]
+        if role not in found and known:
+            found[role] = known[0]
+    if found.get("prompt") == "instruction" and "input" in columns:
+        found.setdefault("input", "input")
+    if not {"prompt", "completion"} <= found.keys():
+        raise UserError(
+            f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
+            f"set data.messages_column, or data.prompt_column and data.completion_column, to: {', '.join(columns)}",
+        )
+    return found
+
+
+def conversation(
+    row: Mapping[str, Any], columns: Mapping[str, str], system_prompt: str | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """The messages of a row, and how many of them are the prompt, whose answers are not learned.
+
+    ValueError for what is no conversation: it is empty, a message is, or the roles are not in turn.
+    """
+    missing = [name for name in columns.values() if name not in row]
+    if missing:
+        raise ValueError(f"no `{missing[0]}`; the row has {', '.join(row)}")
+    if "messages" in columns:
+        value = row[columns["messages"]]
+        try:
+            found = _messages(json.loads(value) if isinstance(value, str) else value)
+        except json.JSONDecodeError:
+            raise ValueError(f"`{columns['messages']}` holds text that is not JSON") from None
+        given = 0
+    else:
+        prompt, about = row[columns["prompt"]], row.get(columns.get("input", ""))
+        if isinstance(about, str) and about.strip():
+            if not isinstance(prompt, str):
+                raise ValueError(f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added")
+            prompt = f"{prompt}\n\n{about}"
+        found = _messages(prompt, "user")
+        given = len(found)
+        found += _messages(row[columns["completion"]], "assistant")
+        if len(found) == given:
+            raise ValueError("the answer is empty")
+    if not found:
+        raise ValueError("the conversation is empty")
+    for number, message in enumerate(found, 1):
+        _check(message, f"message {number}")
+    roles = [message["role"] for message in found]
+    if not IN_TURNS.fullmatch("".join(role[0] for role in roles)):
+        shown = ", ".join(roles[:6]) + (f" and {len(roles) - 6} more" if len(roles) > 6 else "")
+        raise ValueError(f"the roles are not in turn: {shown}")
+    if system_prompt is not None and roles[0] != "system":
+        found.insert(0, {"role": "system", "content": system_prompt})
+        given += given > 0
+    return found, given
+
+
+def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
+    """A list of messages, or the one that a text in a column of this role is; ShareGPT's names become the usual ones.
+
+    Whatever else a message has (`tool_calls`, `name`) is the template's to use.
+    """
+    if role and not isinstance(value, list):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise ValueError("a conversation is a list of messages, each with `role` and `content`")
+    found = []
+    for each in value:
+        if "from" in each:
+            found.append({"role": SHAREGPT.get(each["from"], each["from"]), "content": each.get("value")})
+        else:
+            found.append({key: part for key, part in each.items() if part is not None})
+    return found
+
+
+def _check(message: Mapping[str, Any], place: str) -> None:
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise ValueError(f"{place} has the role {role!r}; there are {', '.join(ROLES)}")
+    if content is None and message.get("tool_calls"):
+        return
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"{place}, the {role}'s, holds {type(content).__name__}, not text")
+    if not (content or "").strip() and not message.get("tool_calls"):
+        raise ValueError(f"{place}, the {role}'s, is empty")
+    try:
+        (content or "").encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place}, the {role}'s, holds half a character (a lone surrogate)") from None
+
+
+def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
+    """What a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
+    try:
+        found, _ = conversation(row, columns)
+    except ValueError:
+        return
+    yield from (message.get("content") or "" for message in found)
+
+
+# ---- conversations -> tokens ---------------------------------------------------------------------------------------
+
+
+def fit_template(tokenizer: Any) -> None:
+    """A tokenizer without a chat template gets the plain one, which is saved with it.
+
+    It begins with the begin-of-text token where the tokenizer itself begins a text so.
+    """
+    if tokenizer.chat_template:
+        return
+    if tokenizer.eos_token is None:
+        raise UserError(
+            "the tokenizer has neither a chat template nor an end-of-text token to end an answer with",
+            "use one that has: tokenizer.name",
+        )
+    begin = tokenizer.bos_token_id
+    begins = begin is not None and begin != tokenizer.eos_token_id and tokenizer("")["input_ids"][:1] == [begin]
+    tokenizer.chat_template = ("{{- bos_token -}}\n" if begins else "") + PLAIN_TEMPLATE
+
+
+def written(messages: list[dict[str, Any]], tokenizer: Any, asking: bool = False) -> str:
+    """The text that the template makes of messages; `asking`: with the generation prompt behind it."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking))
+    except (TemplateError, TypeError) as problem:
+        raise ValueError(f"the chat template refuses it: {' '.join(str(problem).split())}") from problem
+
+
+def spans(messages: list[dict[str, Any]], given: int, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and which characters of it the model is to write: [begin, end) of each answer.
+
+    An answer begins where the prompt for it ends, and ends where the conversation up to it does. Where a template
+    rewrites what came before (Qwen3 takes the thoughts out of earlier answers) this holds for the last answer alone,
+    which is then the only one; it begins where it parts from its prompt. ValueError where it does not hold at all.
+    """
+    text = written(messages, tokenizer)
+    for i, message in enumerate(messages):
+        if message["role"] in ("system", "tool") and (message.get("content") or "").strip() not in text:
+            marked = [*messages[:i], {**message, "content": PROBE}, *messages[i + 1 :]]  # it may be there as JSON
+            if PROBE not in written(marked, tokenizer):
+                raise ValueError(f"the chat template leaves out the {message['role']} message")
+    found = []
+    answers = [i for i in range(given, len(messages)) if messages[i]["role"] == "assistant"]
+    for i in answers:
+        begin = written(messages[:i], tokenizer, asking=True)
+        end = text if i == len(messages) - 1 else written(messages[: i + 1], tokenizer)
+        if text.startswith(begin) and text.startswith(end):
+            found.append((len(begin), len(end)))
+    if len(found) == len(answers):
+        return text, found
+    if not text.startswith(written(messages[:-1], tokenizer)):
+        raise ValueError(f"the chat template of `{tokenizer.name_or_path}` rewrites the prompt of the last answer")
+    prompt = written(messages[:-1], tokenizer, asking=True)
+    parting = (i for i, (asked, said) in enumerate(zip(prompt, text, strict=False)) if asked != said)
+    return text, [(next(parting, len(prompt)), len(text))]
+
+
+def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatData, length: int) -> Encoded:
+    """Tokenize every conversation, cut to its first `length` tokens.
+
+    Inputs are `input_ids`, all tokens but the last, and `labels`, all but the first, -100 where the assistant does not
+    speak: labels stand where they are predicted. Targets are how many answers a row has and how many of them carry
+    labels. A row whose labels are all cut off is `unlearned`.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            "the tokenizer does not say where its tokens stand in the text", "use one with a tokenizer.json"
+        )
+    fit_template(tokenizer)
+    done = Encoded(rows, tokenizer=tokenizer)
+    mistakes: dict[int, str] = {}
+    for chunk in chunks(rows.read()):
+        whole, learned = [], []
+        for _, row in chunk:
+            text, answers = "", 0
+            places: list[tuple[int, int]] = []
+            try:
+                messages, given = conversation(row, columns, data.system_prompt)
+                text, places = spans(messages, given, tokenizer)
+                answers = sum(message["role"] == "assistant" for message in messages[given:])
+            except ValueError as mistake:
+                mistakes[len(done.keys)] = str(mistake)
+            done.keys.append(key_of(text))
+            done.targets.append((answers, len(places)))
+            whole.append(text)
+            learned.append(places)
+        read = tokenizer(
+            whole, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+        )
+        for tokens, offsets, places in zip(read["input_ids"], read["offset_mapping"], learned, strict=True):
+            ids = np.array(tokens, np.int32)
+            # By its last character: a token across the begin is written by the model, one across the end is not.
+            # Byte-level tokenizers leave spaces out of their offsets, but never move an end over a border.
+            ends = np.array(offsets, np.int64).reshape(-1, 2)[:, 1]
+            theirs = np.zeros(len(ids), bool)
+            for begin, end in places:
+                theirs |= (ends > begin) & (ends <= end)
+            labels = np.where(theirs, ids, -100)[1:length]
+            number = len(done.row)
+            done.add("input_ids", ids[:length][:-1])
+            done.add("labels", labels)
+            done.row.append(number)
+            done.lengths.append(len(ids))
+            done.cut.append(max(0, len(ids) - length))
+            if not (labels != -100).any():
+                done.unlearned.append(number)
+    refuse(
+        rows,
+        mistakes,
+        "that cannot be learned from",
+        "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
+        "the last is the assistant's, and none is empty",
+    )
+    return done.finish()
+
+
+def settle(
+    data: ChatData,
+    columns: Mapping[str, str],
+    train: Encoded | None,
+    validation: Mapping[str, Encoded],
+    config: Any,
+    fixed: bool,
+) -> Turns:
+    """What ends an answer; UserError where no answer is left to learn from, or to measure by."""
+    parts = [*([train] if train is not None else []), *validation.values()]
+    for part in parts:
+        if len(part.unlearned) == len(part.keys):
+            raise UserError(
+                f"{part.source.source}: every answer begins behind the first data.max_length tokens: "
+                "nothing can be learned",
+                "raise data.max_length",
+            )
+    room = data.max_length or min(models.positions(config) or LONGEST_INPUT, LONGEST_INPUT)
+    return Turns(turn_ends(parts[0].tokenizer), room if data.pack else None)
+
+
+def turn_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that the template writes behind an answer."""
+    asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+    try:
+        behind = written(asked, tokenizer).rpartition(PROBE)[2]
+    except ValueError:  # it wants more than a question and an answer
+        return ()
+    special = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    return tuple(dict.fromkeys(token for token in ids if token in special))
+
+
+def examples(encoded: Encoded, known: Turns, evaluation: bool) -> Examples:
+    """The conversations as the model's inputs and labels, without those that teach nothing; packed for training."""
+    if known.room is not None and not evaluation:
+        encoded = packed(encoded, known.room)
+    found = Examples(encoded, known, by_length=evaluation)
+    found.order = found.order[~np.isin(found.row[found.order], encoded.unlearned)]
+    found.lengths = found.lengths[found.order]
+    return found
+
+
+def packed(encoded: Encoded, room: int) -> Encoded:
+    """Conversations end to end in inputs of at most `room` tokens; `position_ids` begin anew with each.
+
+    The longest is placed first, each where it leaves the least room (best fit, decreasing): the same data always gives
+    the same inputs, and none is cut. `row` is the first conversation's.
+    """
+    lengths = encoded.inputs["input_ids"].lengths
+    unlearned = set(encoded.unlearned)
+    bins: list[list[int]] = []
+    spare: list[tuple[int, int]] = []  # (tokens left, which bin), sorted
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        if encoded.row[i] in unlearned:
+            continue
+        place = bisect_left(spare, (int(lengths[i]), -1))
+        left, number = spare.pop(place) if place < len(spare) else (room, len(bins))
+        if number == len(bins):
+            bins.append([])
+        bins[number].append(i)
+        insort(spare, (left - int(lengths[i]), number))
+    done = Encoded(encoded.source, tokenizer=encoded.tokenizer)
+    for together in bins:
+        for name, values in encoded.inputs.items():
+            done.add(name, np.concatenate([values[i] for i in together]))
+        done.add("position_ids", np.concatenate([np.arange(lengths[i]) for i in together]))
+        done.row.append(encoded.row[together[0]])
+    return done.finish()
+
+
+def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Examples -> [B, T] tensors, padded on the right.
+
+    `logits_to_keep` marks the positions with a label where the model can spare the logits of all others: of a large
+    vocabulary they are most of the memory. Packed examples go without `attention_mask`, whereupon transformers keeps
+    apart what `position_ids` count from 0 (masking_utils.py, find_packed_sequence_indices).
+    """
+    pad = rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
+    forward = getattr(MODEL_CLASS._model_mapping.get(type(config), None), "forward", None)
+    spares = forward is not None and "logits_to_keep" in inspect.signature(forward).parameters
+
+    def collate(found: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad(found)
+        if "position_ids" in batch:
+            del batch["attention_mask"]
+        if spares:
+            batch["logits_to_keep"] = batch["labels"] != -100
+        return batch
+
+    return collate
+
+
+def begin(model: Any, known: Turns) -> None:
+    """Let generation stop at the end of a turn; refuse to pack for a model that would let conversations mix."""
+    if known.room is not None and not keeps_apart(model):
+        raise UserError(
+            f"data.pack: in one input, {type(model).__name__} lets a conversation see those before it",
+            "leave data.pack out: one conversation an input; trainer.train_sampling_strategy = "
+            '"group_by_length" saves padding as well',
+        )
+    settings = model.generation_config
+    had = settings.eos_token_id
+    ends = list(had) if isinstance(had, list) else [] if had is None else [had]
+    if set(known.ends) - set(ends):
+        settings.eos_token_id = list(dict.fromkeys([*ends, *known.ends]))
+
+
+def keeps_apart(model: Any) -> bool:
+    """Whether the second of two texts in one input gets the logits that it gets alone, to a hundredth of their size.
+
+    Recurrent layers carry the first into the second, whatever the positions say. What cannot be run here is believed:
+    flash attention needs a GPU, and weights that are spread over machines are not all here.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        return False
+    if "flash" in str(inner.config._attn_implementation) or not all(p.numel() for p in inner.parameters()):
+        return True
+    ids = torch.arange(6, device=model.device)[None] % inner.config.get_text_config().vocab_size
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        both = model(input_ids=ids, position_ids=torch.arange(6, device=ids.device)[None] % 3, use_cache=False).logits
+        alone = model(input_ids=ids[:, 3:], use_cache=False).logits
+    model.train(training)
+    return bool((both[:, 3:] - alone).norm() <= 0.01 * alone.norm())
+
+
+def described(known: Turns) -> dict[str, Any]:
+    """What the run's record says for later: nothing, the tokenizer and the generation settings have it."""
+    return {}
+
+
+def available(known: Turns) -> tuple[str, ...]:
+    """The metrics that fit the data."""
+    return METRICS
+
+
+def balance(part: Encoded, known: Turns) -> dict[str, Any]:
+    """How many conversations have one answer and how many several; of how many a template lets only the last count."""
+
+    def kind(answers: int, learned: int) -> str:
+        return "one answer" if answers == 1 else "several answers" + ", the last learned" * (learned < answers)
+
+    return dict(Counter(kind(*target) for target in part.targets))
+
+
+# ---- loss, metrics -------------------------------------------------------------------------------------------------
+
+
+def losses(
+    outputs: Any,
+    batch: Mapping[str, torch.Tensor],
+    known: Turns,
+    training: bool = False,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy (nats) of the labels [B, T]; 0 where a label is -100. Logits are [B, T, V], or of labels alone."""
+    labels = batch["labels"]
+    learned = labels != -100
+    logits = outputs.logits if outputs.logits.dim() == 2 else outputs.logits[learned]
+    smoothing = label_smoothing if training else 0.0
+    found = F.cross_entropy(logits.float(), labels[learned], reduction="none", label_smoothing=smoothing)
+    return found.new_zeros(labels.shape).masked_scatter(learned, found)
+
+
+def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Turns) -> torch.Tensor:
+    """What perplexity needs of the outputs, [B, 2]: each conversation's summed loss and its count of labels."""
+    counts = batch["labels"].ne(-100).sum(dim=1).float()
+    return torch.stack([losses(outputs, batch, known).sum(dim=1), counts], dim=1)
+
+
+def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
+    """Perplexity of a labelled token."""
+    return {"perplexity": measures.perplexity(measures.mean_loss(kept))}
+
+
+def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[Any, Any]:
+    """Nothing is written during evaluation, and so there is nothing to compare."""
+    raise UserError(
+        "evaluation.metrics: a chat model is measured by its loss, no other metric fits",
+        f"there are {', '.join(METRICS)}",
+    )
+
+
+# ---- for the eye ---------------------------------------------------------------------------------------------------
+
+
+def shown(encoded: Encoded, example: int, tokenizer: Any) -> str:
+    """The text of an example as its tokens say it, what is learned in [[double brackets]]."""
+    ids, labels = encoded.inputs["input_ids"][example], encoded.inputs["labels"][example]
+    runs: list[tuple[bool, list[int]]] = []
+    # Each token with the label that asks for it; the last token is a label alone.
+    for token, learned in [*zip(ids, [False, *(labels[:-1] != -100)], strict=True), (labels[-1], labels[-1] != -100)]:
+        if token != -100:
+            if not runs or runs[-1][0] != learned:
+                runs.append((bool(learned), []))
+            runs[-1][1].append(int(token))
+    return "".join(f"[[{tokenizer.decode(run)}]]" if learned else tokenizer.decode(run) for learned, run in runs)

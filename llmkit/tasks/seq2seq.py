@@ -1,0 +1,374 @@
+"""Writing a text from another one, such as its summary or its translation, with an encoder-decoder (T5, BART, Marian).
+
+Evaluation writes as `llmkit predict` does, with the model's generation settings, and compares what it wrote with the
+whole references, cut off or not.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSeq2SeqLM
+
+from llmkit import metrics as measures
+from llmkit.data import examples as rows_to_examples
+from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
+from llmkit.data.files import text_of
+from llmkit.data.table import Rows
+from llmkit.errors import UserError
+from llmkit.model import positions
+from llmkit.recipe.schema import PairData
+
+MODEL_CLASS = AutoModelForSeq2SeqLM
+PEFT_TYPE = "SEQ_2_SEQ_LM"
+PIPELINE = "text2text-generation"
+ROLES = ("source", "target")
+TARGETS = ("target",)  # the roles of columns that only training and evaluation read
+METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "generated_tokens")
+# Pairs of columns that data sets use; of each pair the first is read and the second is written.
+PAIRS = (
+    *(("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("text", "summary")),
+    *(("article", "summary"), ("article", "abstract"), ("description", "abstract"), ("text", "headline")),
+    *(("source", "target"), ("input", "output"), ("input", "target"), ("text", "target"), ("src", "tgt")),
+    *(("source_text", "target_text"), ("input_text", "target_text")),
+)
+TRANSLATION = "translation"  # the Hub's column of translations: a table from a language to the text
+NOTHING = -1  # fills what was written up to the common width; no token has this number
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How texts are written: in what tokens, and how many of them where the model's generation settings do not say.
+
+    `begin` are further settings, by which a model of many languages begins with the one to translate into.
+    `references` are the texts that count as right, by row, for evaluation.
+    """
+
+    tokenizer: Any
+    max_target_length: int
+    begin: Mapping[str, int]
+    references: Sequence[Sequence[str]] = ()
+
+
+# ---- rows -> features ----------------------------------------------------------------------------------------------
+
+
+def layout(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+    """Which column is the `source` and which the `target`; UserError where that is not clear.
+
+    The entry `en` of the column `translation` is called `translation.en`.
+    """
+    columns, found = rows.columns, {}
+    wanted = {"source": (data.source_column, data.source_lang), "target": (data.target_column, data.target_lang)}
+    for role, (column, language) in wanted.items():
+        if role in TARGETS and not labelled:
+            continue
+        if column is not None and column not in columns:
+            raise UserError(
+                f"{rows.source} has no column `{column}`", f"set data.{role}_column to one of: {', '.join(columns)}"
+            )
+        if column is not None:
+            found[role] = column
+        elif language in columns:
+            found[role] = language
+        elif language is not None and TRANSLATION in columns:
+            found[role] = f"{TRANSLATION}.{language}"
+    left = [role for role in ROLES if role not in found and (labelled or role not in TARGETS)]
+    if left and TRANSLATION in columns:
+        entry = next(iter(rows))[1][TRANSLATION]
+        keys = f" to two of: {', '.join(entry)}" if isinstance(entry, Mapping) else ""
+        raise UserError(
+            f"{rows.source}: which language is translated into which?",
+            f"set data.source_lang and data.target_lang{keys}",
+        )
+    others = [column for column in columns if column not in found.values()]
+    known = dict.fromkeys(tuple(pair[ROLES.index(role)] for role in left) for pair in PAIRS)
+    fitting = [names for names in known if set(names) <= set(others)]
+    if not fitting and len(left) == len(others) == 1:
+        fitting = [tuple(others)]
+    if len(fitting) != 1:
+        raise UserError(
+            f"{rows.source}: which column is the {left[0]}?",
+            f"set {' and '.join(f'data.{role}_column' for role in left)}, from: {', '.join(others)}",
+        )
+    found.update(zip(left, fitting[0], strict=True))
+    if found["source"] == found.get("target"):
+        raise UserError(f"{rows.source}: `{found['source']}` is both source and target", "name two columns")
+    return found
+
+
+def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairData, length: int) -> Encoded:
+    """Tokenize every row: the source, behind its prefix, cut to `length` tokens; the target to `max_target_length`.
+
+    Both keep their end-of-sequence token. Of a list, a source is all the texts in it, with a blank between them; of a
+    target the first is learned and all are references. `targets` are the references with the target's length.
+    """
+    set_languages(tokenizer, data)
+    target = columns.get("target")
+    if target and tokenizer.eos_token_id not in (None, *tokenizer(text_target="a")["input_ids"]):
+        raise UserError(
+            "the tokenizer sets no end-of-sequence token behind a text: the model would not learn to stop",
+            "use the one of an encoder-decoder (tokenizer.name), or train one (tokenizer.type)",
+        )
+    done = Encoded(rows, tokenizer=tokenizer)
+    mistakes: dict[int, str] = {}
+    for chunk in chunks(rows.read()):
+        sources = [" ".join(_texts_in(row, columns["source"], place, "data.source_column")) for place, row in chunk]
+        read, lengths = _tokenized(tokenizer, "text", [data.source_prefix + text for text in sources], length)
+        for text, ids, size in zip(sources, read, lengths, strict=True):
+            number = len(done.keys)
+            done.add("input_ids", ids)
+            done.row.append(number)
+            done.lengths.append(size)
+            done.cut.append(max(0, size - length))
+            done.keys.append(key_of(text))
+            if not text.strip():
+                done.empty.append(number)
+        if target is None:
+            continue
+        references = [_texts_in(row, target, place, "data.target_column") or [""] for place, row in chunk]
+        first = [texts[0] for texts in references]
+        written, sizes = _tokenized(tokenizer, "text_target", first, data.max_target_length)
+        for texts, ids, size in zip(references, written, sizes, strict=True):
+            if not texts[0].strip():
+                mistakes[len(done.targets)] = f"`{target}` is empty"
+            done.add("labels", ids)
+            done.targets.append(([text for text in texts if text.strip()], size))
+    refuse(rows, mistakes, "without a target", "every row needs a text to learn to write; take out those without")
+    return done.finish()
+
+
+def _texts_in(row: Mapping[str, Any], column: str, place: str, key: str) -> list[str]:
+    """The text in a column of a row, or the texts where it holds a list."""
+    outer, _, inner = column.partition(".")
+    if column not in row and isinstance(row.get(outer), Mapping):
+        row, column = row[outer], inner
+    value = row.get(column)
+    if isinstance(value, list):
+        return [text_of({column: each}, column, place, key) for each in value]
+    return [text_of(row, column, place, key)]
+
+
+def _tokenized(tokenizer: Any, side: str, texts: list[str], length: int) -> tuple[list[list[int]], list[int]]:
+    """The tokens of each text, `length` at most, and how many there were; `side` is the name that the tokenizer takes
+    the texts by: some read and write in different vocabularies.
+    """
+    options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
+    ids = tokenizer(**{side: texts}, truncation=False, **options)["input_ids"]
+    lengths = [len(each) for each in ids]
+    long = [i for i, size in enumerate(lengths) if size > length]
+    if long:
+        shorter = tokenizer(**{side: [texts[i] for i in long]}, truncation=True, max_length=length, **options)
+        for i, each in zip(long, shorter["input_ids"], strict=True):
+            ids[i] = each
+    return ids, lengths
+
+
+def set_languages(tokenizer: Any, data: PairData) -> dict[str, int]:
+    """Tell a tokenizer of many languages (mBART, M2M100, NLLB) which two are meant.
+
+    Returns the settings by which generation begins with the second one. A tokenizer that says `de_DE` is content
+    with `de` where no other code begins so.
+    """
+    if not hasattr(tokenizer, "set_tgt_lang_special_tokens"):
+        return {}
+    codes = list(getattr(tokenizer, "lang_code_to_id", None) or tokenizer.all_special_tokens)
+    for key, attribute in (("source_lang", "src_lang"), ("target_lang", "tgt_lang")):
+        said = getattr(data, key) or getattr(tokenizer, attribute)
+        found = [code for code in codes if code == said] or [c for c in codes if said and c.startswith(f"{said}_")]
+        if len(found) != 1:
+            raise UserError(
+                f"data.{key}: {f'the tokenizer knows no language `{said}`' if said else 'the tokenizer needs it'}",
+                f"it has codes such as {', '.join(codes[-3:])}; data.{key.split('_')[0]}_column names the column",
+            )
+        setattr(tokenizer, attribute, found[0])
+    frame = tokenizer(text_target="")["input_ids"]
+    if frame[-1] != tokenizer.eos_token_id:  # the first mBART: the decoder starts with the language
+        return {"decoder_start_token_id": frame[-1]}
+    return {} if frame[0] == tokenizer.eos_token_id else {"forced_bos_token_id": frame[0]}
+
+
+def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
+    """What a tokenizer of one's own is trained on: both sides. `encode` finds, with its place, what is no text."""
+    for column in columns.values():
+        outer, _, inner = column.partition(".")
+        value = row[column] if column in row else (row.get(outer) or {}).get(inner)
+        yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+
+
+def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Examples -> `input_ids` [B, S], `labels` [B, T] padded with -100, and the labels shifted to be the decoder's
+    inputs: at each position the token before it, at the first the one that the architecture starts with.
+    """
+    pad_inputs = rows_to_examples.collator(tokenizer, multiple)
+    start = getattr(config, "decoder_start_token_id", None)
+    start = tokenizer.pad_token_id if start is None else start
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = pad_inputs([{name: each[name] for name in each if name != "labels"} for each in examples])
+        if "labels" not in examples[0]:
+            return batch
+        longest = max(len(each["labels"]) for each in examples)
+        longest = -(-longest // multiple) * multiple
+        labels = np.full((len(examples), longest), -100, np.int64)
+        inputs = np.full((len(examples), longest), tokenizer.pad_token_id, np.int64)
+        for b, each in enumerate(examples):
+            labels[b, : len(each["labels"])] = each["labels"]
+            inputs[b, 1 : len(each["labels"])] = each["labels"][:-1]
+            # As in transformers' modeling_mbart.py: the last token, a language's, is what the decoder starts with.
+            inputs[b, 0] = each["labels"][-1] if config.model_type == "mbart" else start
+        return {**batch, "labels": torch.from_numpy(labels), "decoder_input_ids": torch.from_numpy(inputs)}
+
+    return collate
+
+
+# ---- labels --------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    data: PairData,
+    columns: Mapping[str, str],
+    train: Encoded | None,
+    validation: Mapping[str, Encoded],
+    config: Any,
+    fixed: bool,
+) -> Writing:
+    """How texts are written; raises UserError where the model has no room for the targets, or cannot write at all."""
+    layers = getattr(config, "num_decoder_layers", None)
+    if layers is not None and layers > config.num_hidden_layers:  # the cache has as many as the encoder (5.23)
+        raise UserError(
+            f"{layers} layers of the decoder and {config.num_hidden_layers} of the encoder: transformers cannot write "
+            f"with such a {type(config).__name__.removesuffix('Config')}",
+            "set model.config.num_decoder_layers to as many at most",
+        )
+    limit = positions(config)
+    if limit is not None and data.max_target_length > limit:
+        raise UserError(
+            f"data.max_target_length is {data.max_target_length} and the model has {limit} positions", "make it smaller"
+        )
+    part = train if train is not None else next(iter(validation.values()))
+    return reading_of(config, {}, data, part.tokenizer)
+
+
+def examples(encoded: Encoded, known: Writing, evaluation: bool) -> Examples:
+    """The rows as the model's inputs and labels."""
+    if not evaluation:
+        return Examples(encoded, known)
+    return Examples(encoded, replace(known, references=[texts for texts, _ in encoded.targets]), by_length=True)
+
+
+def begin(model: Any, known: Writing) -> None:
+    """Write into the model's generation settings, which are saved with it, how long a text may be and how it begins."""
+    settings = model.generation_config
+    if settings.max_new_tokens is None and settings.max_length is None:
+        settings.max_new_tokens = known.max_target_length
+    settings.update(**known.begin)
+    limit, width = positions(model.config), room(settings, known)
+    if limit is not None and width > limit:
+        raise UserError(
+            f"[generation]: {width} new tokens and the model has {limit} positions", "lower generation.max_new_tokens"
+        )
+
+
+def room(settings: Any, known: Writing) -> int:
+    """How many tokens are written at most: as the generation settings say, where `max_length` counts the start too."""
+    if settings.max_new_tokens is not None:
+        return int(settings.max_new_tokens)
+    return known.max_target_length if settings.max_length is None else int(settings.max_length) - 1
+
+
+def described(known: Writing) -> dict[str, Any]:
+    """What the run's record says for `predict`: nothing, the recipe and the generation settings have it."""
+    return {}
+
+
+def available(known: Writing) -> tuple[str, ...]:
+    """The metrics that fit the data: all."""
+    return METRICS
+
+
+def balance(part: Encoded, known: Writing) -> dict[str, Any]:
+    """The length of the targets in tokens, and how many were cut off."""
+    sizes = np.array([size for _, size in part.targets])
+    cut = int((sizes > known.max_target_length).sum())
+    found = {"min": float(sizes.min()), "mean": float(sizes.mean()), "max": float(sizes.max())}
+    return {"of": "target tokens", **found, "cut": cut}
+
+
+# ---- loss, predictions, metrics ------------------------------------------------------------------------------------
+
+
+def losses(
+    outputs: Any,
+    batch: Mapping[str, torch.Tensor],
+    known: Writing,
+    training: bool = False,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy (nats) of the labels [B, T] under the logits [B, T, V]; 0 where a label is -100."""
+    labels = batch["labels"]
+    smoothing = label_smoothing if training else 0.0
+    logits = outputs.logits.flatten(0, 1).float()
+    found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)
+    return found.view(labels.shape)
+
+
+def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:
+    """The example and the tokens that the model writes for it, [B, 1 + K]; NOTHING behind them, up to the K that there
+    is room for. Token numbers are exact in a float.
+    """
+    settings = model.generation_config
+    width = room(settings, known)
+    unlimited = settings.max_new_tokens is None and settings.max_length is None
+    written = model.generate(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        num_return_sequences=1,
+        **({"max_new_tokens": width} if unlimited else {}),
+        **known.begin,
+    )[:, 1:]  # without the token that the decoder starts with
+    written = F.pad(written, (0, width - written.shape[1]), value=NOTHING)
+    return torch.cat([batch["index"][:, None], written], dim=1).float()
+
+
+def reading_of(config: Any, record: Mapping[str, Any], data: PairData, tokenizer: Any) -> Writing:
+    """How a model writes: in the languages that the recipe names."""
+    return Writing(tokenizer, data.max_target_length, set_languages(tokenizer, data))
+
+
+def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:
+    """What `decode` needs of the model: what `keep` keeps."""
+    return keep(model, None, batch, known)
+
+
+def decode(kept: np.ndarray, part: Examples, known: Writing) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, what `predict` says of it): the text that the model wrote."""
+    for row, text in zip(part.row[kept[:, 0].astype(int)], written_texts(kept, known), strict=True):
+        yield int(row), {"generated_text": text}
+
+
+def written_texts(kept: np.ndarray, known: Writing) -> list[str]:
+    """The text of each row of what `keep` kept, without special tokens."""
+    tokens = kept[:, 1:].astype(int)
+    return [known.tokenizer.decode(ids[ids != NOTHING], skip_special_tokens=True).strip() for ids in tokens]
+
+
+def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
+    """ROUGE, BLEU and chrF, each 0..100, and how many tokens a text has on average, its end-of-sequence included."""
+    found, references = predictions_and_references(kept, part)
+    count = ((kept[:, 1:] != NOTHING) & (kept[:, 1:] != part.extra.tokenizer.pad_token_id)).sum(axis=1)
+    return {
+        **measures.rouge(found, references),
+        "bleu": measures.bleu(found, references),
+        "chrf": measures.chrf(found, references),
+        "generated_tokens": float(count.mean()),
+    }
+
+
+def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
+    """The text written for each row and those that count as right, in the order of `kept`."""
+    known: Writing = part.extra
+    return written_texts(kept, known), [known.references[part.row[i]] for i in kept[:, 0].astype(int)]

@@ -1,0 +1,515 @@
+"""Token classification: a tag for each word, such as named entities (NER) or parts of speech.
+
+A long row is read in windows that overlap. The first sub-word of a word predicts its tag (Devlin et al. 2018,
+arXiv:1810.04805, section 5.3), in the window where it stands farthest from an edge. A word that gives no token at all
+(a control character, a variation selector that stands alone) keeps its place and gets no prediction: it counts as O.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import regex
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForTokenClassification
+
+from llmkit import metrics as measures
+from llmkit.data import examples as rows_to_examples
+from llmkit.data.examples import Encoded, Examples, Ragged, chunks, key_of, models_own, refuse
+from llmkit.data.files import text_of
+from llmkit.data.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
+from llmkit.data.table import Rows
+from llmkit.errors import UserError
+from llmkit.recipe.schema import ClassificationData, TaggingData
+
+MODEL_CLASS = AutoModelForTokenClassification
+PEFT_TYPE = "TOKEN_CLS"
+PIPELINE = "token-classification"
+TARGETS = ("tags",)  # the roles of columns that only training and evaluation read
+METRICS = ("precision", "recall", "f1", "accuracy", "f1_macro")
+
+TOKENS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "labels", "ner", "pos_tags", "chunk_tags", "upos")  # the first that is there counts
+STRIDE = 128  # tokens that two windows share; less where inputs are short
+OUTSIDE = "O"
+# The input that numbers the word of its row whose tag a token predicts (-1: none), under a name that batches know.
+WORD = "offset_start"
+SHOWN_NAMES = 10  # of the tags, in a message
+# A word of a running text: letters, their marks and digits together; all else, and the characters of scripts that set
+# no blanks between words, grapheme by grapheme. Joiners hold the letters of a Persian or Hindi word together.
+ONE_BY_ONE = r"[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Thai}]"
+WORDS = regex.compile(
+    rf"(?V1)[[\p{{L}}\p{{N}}]--{ONE_BY_ONE}][\p{{M}}\u200c\u200d[\p{{L}}\p{{N}}]--{ONE_BY_ONE}]*|(?=\S)\X"
+)
+# A cell that is meant as a list: in Python's or numpy's own writing it must not pass for words set apart by blanks.
+LIST = regex.compile(r"""\s*\[\s*['"\d-].*\]\s*""", regex.DOTALL)
+
+
+class Sentence(NamedTuple):
+    """What `predict` asks about: a text, where its words stand in it, and whether they came as a list."""
+
+    text: str
+    spans: list[tuple[int, int]]
+    listed: bool
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the outputs of a tagger mean: the names of the tags in their order.
+
+    `kinds` are the types of entities that they mark, none where they are no marks of entities. `rows` are, for
+    evaluation, the right tags of each row's words, by number; for `predict`, its sentences.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    rows: Sequence[Any] = ()
+
+
+# ---- rows -> features ----------------------------------------------------------------------------------------------
+
+
+def layout(data: TaggingData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+    """Which column is the `tokens` and the `tags`; without labels, a column `text` will do for the tokens."""
+    found: dict[str, str] = {}
+    roles = [("tokens", data.tokens_column, TOKENS), ("tags", data.tags_column, TAGS)]
+    for role, named, usual in roles if labelled else roles[:1]:
+        known = [name for name in ((named,) if named else usual) if name in rows.columns]
+        if not known and not labelled and "text" in rows.columns:
+            return {"text": "text"}
+        if not known:
+            raise UserError(
+                f"{rows.source} has no column `{named or usual[0]}`",
+                f"set data.{role}_column to one of: {', '.join(rows.columns)}",
+            )
+        found[role] = known[0]
+    return found
+
+
+def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: TaggingData, length: int) -> Encoded:
+    """Tokenize the words of every row into windows of at most `length` tokens; nothing is cut off.
+
+    Every word is tokenized as one that stands behind a blank. Targets are the tags as they were read, or Sentences
+    where there are none.
+    """
+    template, num_special = _template(tokenizer)
+    stride = data.stride if data.stride is not None else min(STRIDE, length // 4)
+    room = length - num_special
+    if room <= stride:
+        raise UserError(
+            f"data.stride = {stride} leaves no room in inputs of {length} tokens", "lower it, or raise data.max_length"
+        )
+    blank = " " * _needs_blank(tokenizer)
+    pieces: dict[str, list[int]] = {}  # of each word that has occurred, its tokens
+    done = Encoded(rows)
+    mistakes: dict[int, str] = {}
+    for chunk in chunks(rows.read()):
+        read: list[list[str]] = []
+        for place, row in chunk:
+            number = len(done.targets)
+            words: list[str] = []
+            target: Any = None
+            try:
+                words, target = _read(place, row, columns)
+                done.keys.append(key_of(*words))
+            except UnicodeEncodeError:
+                mistakes[number] = "a word holds half a character (characters beyond U+FFFF are two \\u escapes)"
+            except ValueError as mistake:
+                mistakes[number] = str(mistake)
+            if not "".join(words).strip():
+                done.empty.append(number)
+            done.targets.append(target)
+            read.append(words)
+        if mistakes:
+            continue
+        new = sorted(set(chain.from_iterable(read)) - pieces.keys())
+        if new:
+            texts = [blank + word for word in new]
+            ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+            pieces.update(zip(new, ids, strict=True))
+        for sentence in read:
+            _add_windows(done, [pieces[word] for word in sentence], template, room, stride, tokenizer.pad_token_id)
+            done.lengths[-1] += num_special
+    refuse(
+        rows,
+        mistakes,
+        "that cannot be read",
+        "tokens and tags are two lists of one length; in a CSV, JSON or words set apart by blanks",
+    )
+    return done.finish()
+
+
+def _read(place: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[list[str], Any]:
+    """The words of a row, and its tags or, where there is no column of them, its Sentence; ValueError for no words."""
+    if "text" in columns:
+        text = text_of(row, columns["text"], place)
+        spans = [match.span() for match in WORDS.finditer(text)]
+        return [text[begin:end] for begin, end in spans], Sentence(text, spans, listed=False)
+    for column in columns.values():
+        if column not in row:
+            raise UserError(f"{place}: no `{column}`; the row has {', '.join(row)}", "every row needs that column")
+    words = _words(row[columns["tokens"]], columns["tokens"])
+    if "tags" in columns:
+        tags = _listed(row[columns["tags"]], columns["tags"])
+        if len(tags) != len(words):
+            raise ValueError(f"{len(words)} words in `{columns['tokens']}` and {len(tags)} tags in `{columns['tags']}`")
+        return words, tags
+    ends = np.cumsum([len(word) + 1 for word in words]).tolist()
+    spans = [(end - 1 - len(word), end - 1) for end, word in zip(ends, words, strict=True)]
+    return words, Sentence(" ".join(words), spans, listed=True)
+
+
+def _words(value: Any, column: str) -> list[str]:
+    words = _listed(value, column)
+    if isinstance(value, str) and not all(isinstance(word, str) for word in words):
+        return value.split()  # "[1]" is a word, and a list of numbers in JSON
+    for number, word in enumerate(words, 1):
+        if not isinstance(word, str):
+            raise ValueError(f"word {number} of `{column}` is {word!r}, and not text")
+    return words
+
+
+def _listed(value: Any, column: str) -> list[Any]:
+    """A list, or the one that a CSV's cell holds: as JSON, or set apart by blanks."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not isinstance(value, str):
+        raise ValueError(f"`{column}` holds {type(value).__name__}, where a list is expected")
+    if not LIST.fullmatch(value):
+        return [] if value.strip() == "[]" else value.split()
+    try:
+        return list(json.loads(value))
+    except ValueError:
+        raise ValueError(f"`{column}` begins and ends like a list and is not JSON: {value:.40}") from None
+
+
+def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
+    """What a tokenizer of one's own is trained on. A row that cannot be read is refused by `encode`, with its place."""
+    try:
+        yield " ".join(_words(row.get(columns["tokens"]), columns["tokens"]))
+    except ValueError:
+        return
+
+
+def _template(tokenizer: Any) -> tuple[dict[str, tuple[list[int], int, list[int]]], int]:
+    """For each input of the model what stands before, in and behind the tokens of a text; and how many are not of it.
+
+    In all but `input_ids` the tokens of one text have one value.
+    """
+    whole = tokenizer("a", return_special_tokens_mask=True, return_attention_mask=False)
+    own = [place for place, special in enumerate(whole.pop("special_tokens_mask")) if not special]
+    first, behind = own[0], own[-1] + 1
+    template = {name: (values[:first], values[first], values[behind:]) for name, values in whole.items()}
+    return template, len(whole["input_ids"]) - len(own)
+
+
+def _needs_blank(tokenizer: Any) -> bool:
+    """Whether a word is tokenized as inside a text only behind a blank, as byte-level BPE does it."""
+    alone, two, behind_blank = tokenizer(["a", "a a", " a"], add_special_tokens=False)["input_ids"]
+    second = two[len(alone) :]
+    return bool(second != alone and second == behind_blank)
+
+
+def _add_windows(
+    done: Encoded,
+    pieces: list[list[int]],
+    template: Mapping[str, tuple[list[int], int, list[int]]],
+    room: int,
+    stride: int,
+    padding: int,
+) -> None:
+    row, before, after = len(done.lengths), len(template["input_ids"][0]), len(template["input_ids"][2])
+    sizes = np.array([len(ids) for ids in pieces], np.int64)
+    ids = list(chain.from_iterable(pieces))
+    done.lengths.append(len(ids))
+    done.cut.append(0)
+    if not ids and not before + after:
+        ids = [padding]  # no model reads an input of no tokens
+    words = np.full(len(ids), -1, np.int32)
+    given = np.flatnonzero(sizes)
+    words[(np.cumsum(sizes) - sizes)[given]] = given
+    for begin, stop, first, behind in windows(len(ids), room, stride):
+        for name, (prefix, inside, suffix) in template.items():
+            done.add(name, prefix + (ids[begin:stop] if name == "input_ids" else [inside] * (stop - begin)) + suffix)
+        own = np.full(before + stop - begin + after, -1, np.int32)
+        own[before + first - begin : before + behind - begin] = words[first:behind]
+        done.add(WORD, own)
+        done.row.append(row)
+
+
+def windows(size: int, room: int, stride: int) -> Iterator[tuple[int, int, int, int]]:
+    """(begin, stop, first, behind) of each window over `size` tokens; it predicts for those from first to behind.
+
+    Two neighbours share `stride` tokens, the first half of which is farther from an edge in the window before.
+    """
+    begin = first = 0
+    while begin + room < size:
+        stop, following = begin + room, begin + room - stride
+        behind = (following + stop + 1) // 2
+        yield begin, stop, first, behind
+        begin, first = following, behind
+    yield begin, size, first, size
+
+
+def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Examples -> a batch with a label for each token."""
+    return rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
+
+
+# ---- labels --------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    data: TaggingData,
+    columns: Mapping[str, str],
+    train: Encoded | None,
+    validation: Mapping[str, Encoded],
+    config: Any,
+    fixed: bool,
+) -> Tags:
+    """What the tags mean, from the whole column; written into `config`. The targets become the tags' numbers.
+
+    The names are the recipe's, else the data set's own, else those of the training data, sorted behind O. A model that
+    was a tagger of the same names keeps their order. `fixed`: the model is not trained, its outputs mean what its
+    config says. Raises UserError that names the rows with a tag that is no tag, out of range or not to be learned.
+    """
+    parts = [*([train] if train is not None else []), *validation.values()]
+    alike = ClassificationData(path=data.path, label_names=data.label_names)
+    meant = [meanings(alike, part, columns["tags"]) for part in parts]
+    named = [_named(part, ids) for part, ids in zip(parts, meant, strict=True)]
+    known, own = names_in(config), data.label_names or meant[0]
+    if fixed:
+        names = known or own or tuple(str(i) for i in range(config.num_labels))
+        if len(names) != config.num_labels:
+            raise UserError(f"the model has {config.num_labels} tags and the data {len(names)}: {_shown(names)}")
+    else:
+        names = in_the_order_of(known, tuple(own) if own else _sorted(set(chain.from_iterable(named[0]))))
+    if len(set(names)) < len(names):
+        raise UserError(f"data.label_names: {', '.join(names)} holds a name twice")
+    unknown = "the model does not know" if fixed else "no row of the training data has"
+    if own and not fixed:
+        unknown = f"is not in {'data.label_names' if data.label_names else 'the names of the column'}"
+    for part, tags in zip(parts, named, strict=True):
+        _number(part, tags, names, unknown)
+    if train is not None:
+        used = set(chain.from_iterable(named[0]))
+        if len(used) < 2:
+            every = f"every word has the tag {used.pop()}: nothing can be learned" if used else "not one row has a tag"
+            raise UserError(f"{train.source.source}: {every}", "is it the right column?")
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    return Tags(names, kinds_of(names))
+
+
+def _named(part: Encoded, meant: Sequence[str] | None) -> list[list[str]]:
+    """The tags of every row by name; `meant` says what numbers stand for."""
+    found: list[list[str]] = []
+    mistakes: dict[int, str] = {}
+    for row, tags in enumerate(part.targets):
+        found.append([])
+        try:
+            for tag in tags:
+                name = class_in(tag)
+                if INTEGER.fullmatch(name) and (meant is not None or name.startswith("-")):
+                    if not 0 <= int(name) < (len(meant) if meant else 1):
+                        limit = f" 0 to {len(meant) - 1}" if meant else ""
+                        raise ValueError(f"label {name} is out of range{limit}")
+                    name = meant[int(name)] if meant else name
+                found[-1].append(name)
+        except ValueError as mistake:
+            mistakes[row] = f"word {len(found[-1]) + 1}: {mistake}"
+    refuse(
+        part.source,
+        mistakes,
+        "whose tags cannot be used",
+        "tags are names or whole numbers from 0; what numbers stand for, data.label_names says",
+    )
+    return found
+
+
+def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown: str) -> None:
+    """Let `part.targets` be the tags of each row as numbers, and make the labels of its tokens."""
+    index = {name: number for number, name in enumerate(names)}
+    numbers: list[np.ndarray] = []
+    mistakes: dict[int, str] = {}
+    for row, tags in enumerate(named):
+        numbers.append(np.array([index.get(tag, -1) for tag in tags], np.int64))
+        for word in np.flatnonzero(numbers[-1] < 0)[:1]:
+            mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {unknown}; there are {_shown(names)}'
+    learn = "take them out, train on such rows too, or name all tags: data.label_names"
+    refuse(
+        part.source,
+        mistakes,
+        "whose tags cannot be used",
+        learn if "training" in unknown else "mend the rows, or take them out",
+    )
+    labels, words = Ragged(), part.inputs[WORD]
+    for window, row in enumerate(part.row):
+        own = np.full(len(words[window]), -100, np.int64)
+        at = words[window] >= 0
+        own[at] = numbers[row][words[window][at]]
+        labels.append(own)
+    labels.finish()
+    part.inputs["labels"], part.targets = labels, numbers
+
+
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    if all(map(INTEGER.fullmatch, names)):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names, key=lambda name: (name != OUTSIDE, name)))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+
+
+def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The types of entities that the tags mark, sorted; none where no tag has a prefix.
+
+    Letters alone (B, M, E, S) mark entities of one kind, such as words, if there is no other tag.
+    """
+    kinds = {name: kind for name in names for kind, _, _ in measures.entities([name])}
+    if not kinds.keys() >= set(names) - {OUTSIDE} and not any(len(name) > 1 for name in kinds):
+        return ()
+    return tuple(sorted(set(kinds.values())))
+
+
+def examples(encoded: Encoded, known: Tags, evaluation: bool) -> Examples:
+    """The windows as the model's inputs and labels."""
+    return Examples(encoded, replace(known, rows=encoded.targets), by_length=evaluation)
+
+
+def described(known: Tags) -> dict[str, Any]:
+    """What the run's record says for `predict`: nothing, the model's config has it."""
+    return {}
+
+
+def available(known: Tags) -> tuple[str, ...]:
+    """The metrics that fit these tags; of entities also the F1 of each type."""
+    if known.kinds:
+        return (*METRICS[:4], *(f"f1_{kind}" for kind in known.kinds))
+    return METRICS[3:]
+
+
+def balance(part: Encoded, known: Tags) -> dict[str, Any]:
+    """In how many rows each type of entity occurs, or each tag where they mark no entities."""
+    marks = [measures.entities([name]) for name in known.names] if known.kinds else []
+    kind_of = [mark[0][0] if mark else None for mark in marks] if known.kinds else list(known.names)
+    counts = dict.fromkeys(known.kinds or known.names, 0)
+    for tags in part.targets:
+        for kind in {kind_of[number] for number in set(tags.tolist())} - {None}:
+            counts[str(kind)] += 1
+    return counts
+
+
+# ---- loss, predictions, metrics ------------------------------------------------------------------------------------
+
+
+def losses(
+    outputs: Any,
+    batch: Mapping[str, torch.Tensor],
+    known: Tags,
+    training: bool = False,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy (nats) of each token's tag, [B, T]; 0 where it has none."""
+    return F.cross_entropy(
+        outputs.logits.float().transpose(1, 2),
+        batch["labels"],
+        reduction="none",
+        label_smoothing=label_smoothing if training else 0.0,
+    )
+
+
+def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Tags) -> torch.Tensor:
+    """The tag of every token, [B, T]: batches differ in T, and Trainer pads them on the right."""
+    return outputs.logits.argmax(dim=-1).float()
+
+
+def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
+    """Precision, recall and F1 of entities and accuracy over words, from what `keep` kept of every window.
+
+    Of tags that mark no entities, accuracy and the mean of each tag's F1 (a word without a token is a miss there).
+    """
+    known: Tags = part.extra
+    found, gold = np.concatenate(_tagged(kept, part)), np.concatenate(known.rows)
+    accuracy = measures.accuracy(found, gold)
+    if not known.kinds:
+        classes = np.union1d(found[found >= 0], gold)
+        f1 = measures.multilabel_f1(found[:, None] == classes, gold[:, None] == classes, "macro")
+        return {"accuracy": accuracy, "f1_macro": f1}
+    scores = measures.entity_scores(*predictions_and_references(kept, part))
+    return {**dict.fromkeys(available(known), 0.0), **scores, "accuracy": accuracy}
+
+
+def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[list[str]], list[list[str]]]:
+    """The names of the tags given to each row's words, and of those that are right."""
+    names = [*part.extra.names, OUTSIDE]  # -1 is the last
+    sides = (_tagged(kept, part), part.extra.rows)
+    found, gold = ([[names[number] for number in tags.tolist()] for tags in side] for side in sides)
+    return found, gold
+
+
+def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:
+    """The numbers of the tags given to the words of each row; O, or -1 where there is none, for want of a token."""
+    known: Tags = part.extra
+    found = [np.full(len(tags), _outside(known), np.int64) for tags in known.rows]
+    for values, window in zip(kept, part.order, strict=True):
+        words = part.inputs[WORD][window]
+        at = words >= 0
+        found[part.row[window]][words[at]] = values[: len(words)][at]
+    return found
+
+
+def _outside(known: Tags) -> int:
+    return known.names.index(OUTSIDE) if OUTSIDE in known.names else -1
+
+
+def reading_of(config: Any, record: Mapping[str, Any], data: TaggingData, tokenizer: Any) -> Tags:
+    """What the outputs of a finished model mean, from its config."""
+    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return Tags(names, kinds_of(names))
+
+
+def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Tags) -> torch.Tensor:
+    """What `decode` needs of the model, [words in the batch, 4]: the example, the word, its tag and how probable."""
+    logits = model(**models_own(batch)).logits
+    example, place = torch.nonzero(batch[WORD] >= 0, as_tuple=True)
+    scores, tags = logits[example, place].double().softmax(dim=-1).max(dim=-1)
+    return torch.stack([batch["index"][example], batch[WORD][example, place], tags, scores], dim=1)
+
+
+def decode(kept: np.ndarray, part: Examples, known: Tags) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, what `predict` says of it): the entities, the words if it was a text, and the tag of each word.
+
+    The score of an entity is the mean of the probabilities of its words' tags. The places of its first and behind its
+    last character are those in the text; in the words joined by blanks, where they came as a list.
+    """
+    sentences: Sequence[Sentence] = part.extra.rows
+    names: list[Any] = [*known.names, OUTSIDE if known.kinds else None]
+    found = [[names[_outside(known)]] * len(sentence.spans) for sentence in sentences]
+    scores = [[0.0] * len(sentence.spans) for sentence in sentences]
+    for index, word, tag, score in kept.tolist():
+        row = int(part.row[int(index)])
+        found[row][int(word)], scores[row][int(word)] = names[int(tag)], score
+    for row, (sentence, tags) in enumerate(zip(sentences, found, strict=True)):
+        said: dict[str, Any] = {}
+        if known.kinds:
+            said["entities"] = [
+                {
+                    "text": sentence.text[sentence.spans[first][0] : sentence.spans[last][1]],
+                    "label": kind,
+                    "score": round(sum(scores[row][first : last + 1]) / (last + 1 - first), 6),
+                    "start": sentence.spans[first][0],
+                    "end": sentence.spans[last][1],
+                }
+                for kind, first, last in measures.entities(tags)
+            ]
+        if not sentence.listed:
+            said["tokens"] = [sentence.text[begin:end] for begin, end in sentence.spans]
+        yield row, {**said, "tags": tags}
