@@ -82,17 +82,7 @@ def generate_rows(
 def choose_model(name: str | None, task: str) -> tuple[str, str]:
     """The model to use, and why: the one that was named, the newest finished run of `task`, or one from the Hub."""
     if name is not None:
-        directory = Path(name)
-        if runs.is_run(directory) and not runs.is_finished(directory):
-            checkpoint = runs.last_checkpoint(directory)
-            raise UserError(
-                f"the run `{name}` is not finished",
-                f"use its last checkpoint: --model {checkpoint}" if checkpoint else "finish it with --resume",
-            )
-        if directory.is_file():
-            raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
-        if not directory.exists() and (name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1):
-            raise UserError(f"there is no model at `{name}`", "a run directory, a folder with a model, or a Hub id")
+        predict.check_model(name)
         return name, "named"
     newest = runs.newest_finished(task)
     kind = "chat run" if task == "chat" else "run"
@@ -107,7 +97,7 @@ def load(name: str | None, task: str, seed: int | None) -> tuple[str, Any, Any]:
     if why != "named":
         say(f"model: {name} ({why})")
     try:
-        if not Path(name).exists():
+        if why != "named" and not Path(name).exists():
             hub.check(name, "model")  # before torch is imported, which takes seconds
         with hub.loading(name, "model"):
             model, tokenizer = _load(name)
@@ -153,7 +143,9 @@ def _check_generative(name: str, config: Any, generative: Any) -> None:
             f'llmkit predict {name} "..."',
         )
     if architecture != "?" and architecture not in generative.values():
-        raise UserError(f"`{name}` ({architecture}) is no causal language model", "generate needs one, such as GPT-2")
+        reads = architecture.endswith("ForConditionalGeneration")
+        hint = f'llmkit predict {name} "..."' if reads else "generate needs one, such as GPT-2"
+        raise UserError(f"`{name}` ({architecture}) is no causal language model", hint)
 
 
 # ---- prompts -------------------------------------------------------------------------------------------------------

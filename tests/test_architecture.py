@@ -10,7 +10,7 @@ LINE = (
     *("llmkit.__main__", "llmkit.cli", "llmkit.arithmetic", "llmkit.repeat", "llmkit.launch", "llmkit.evaluate"),
     *("llmkit.train", "llmkit.chatting", "llmkit.generate", "llmkit.predict", "llmkit.merge", "llmkit.report"),
     *("llmkit.assemble", "llmkit.trainer", "llmkit.progress", "llmkit.tasks", "llmkit.tasks.multi_task"),
-    *("llmkit.tasks.masked_lm", "llmkit.tasks.causal_lm", "llmkit.tasks.chat", "llmkit.tasks.seq2seq"),
+    *("llmkit.tasks.masked_lm", "llmkit.tasks.chat", "llmkit.tasks.seq2seq", "llmkit.tasks.causal_lm"),
     *("llmkit.tasks.text_classification", "llmkit.tasks.question_answering"),
     *("llmkit.tasks.token_classification", "llmkit.tasks.multiple_choice"),
     *("llmkit.tokenizer", "llmkit.model", "llmkit.adapt", "llmkit.reload", "llmkit.data", "llmkit.data.look"),

@@ -117,7 +117,7 @@ def test_an_unfinished_run_names_its_checkpoint(place: Path, llmkit: Callable[..
     for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
         (run / "checkpoint-5" / name).touch()
     said = refused(llmkit("generate", PROMPT, "--model", "runs/half"))
-    assert "not finished" in said and "--model runs/half/checkpoint-5" in said
+    assert "not finished" in said and "use its last checkpoint: runs/half/checkpoint-5" in said
     assert llmkit("generate", PROMPT, "max_new_tokens=2", "--model", "runs/half/checkpoint-5").exit_code == 0
 
 

@@ -57,7 +57,8 @@ def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
     if context.command.name == "evaluate":
         recipe.load("glue", context.params["overrides"] or [], task=context.params["task"])
     if context.command.name == "generate":
-        recipe.generation_options(context.params["options"] or [])
+        words_of = [word for word in context.params["options"] or [] if not word.startswith("system_prompt=")]
+        recipe.generation_options(words_of)
     if context.command.name == "show":
         recipe.find(context.params["name"])
 
@@ -77,12 +78,14 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
     for command in tiny:
         done = llmkit(*words(command), *short)
         assert done.exit_code == 0, done.stderr
+    (tmp_path / "prompts.txt").write_text("One day\nLong ago\n")
+    (tmp_path / "questions.jsonl").write_text('{"prompt": "Who is Pip?"}\n')
     for command in COMMANDS:
-        if words(command)[0] == "generate":
+        if words(command)[0] == "generate" and "HuggingFaceTB" not in command:
             stdin = "Long ago" if " - " in f"{command} " else None
             done = llmkit(*words(command), "max_new_tokens=5", stdin=stdin)
             assert done.exit_code == 0, (command, done.stderr)
-            assert done.stdout.strip()
+            assert done.stdout.strip() or "--output" in command
     for command in COMMANDS:
         if words(command)[0] == "recipes":
             assert llmkit(*words(command)).exit_code == 0

@@ -21,6 +21,7 @@ from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.model import positions
 from llmkit.recipe.schema import PairData
+from llmkit.tasks import causal_lm
 
 MODEL_CLASS = AutoModelForSeq2SeqLM
 PEFT_TYPE = "SEQ_2_SEQ_LM"
@@ -309,11 +310,7 @@ def losses(
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy (nats) of the labels [B, T] under the logits [B, T, V]; 0 where a label is -100."""
-    labels = batch["labels"]
-    smoothing = label_smoothing if training else 0.0
-    logits = outputs.logits.flatten(0, 1).float()
-    found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)
-    return found.view(labels.shape)
+    return causal_lm.losses(outputs, batch, training, label_smoothing)
 
 
 def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:
