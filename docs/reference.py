@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import Field
 
 from llmkit.cli import app
 from llmkit.recipe import bundled, schema
@@ -75,17 +76,40 @@ def recipe() -> str:
                     shared = schema.RowData.model_fields
                 lines += [
                     f"| `data.{key}` | {shown(f)} | {owner}: {cell(f.description)} |"
-                    for key, f in own.model_fields.items()
+                    for key, f in with_nested(own).items()
                     if key not in shared
                 ]
+    lines += [f"| `tasks.NAME.{key}` | {shown(f)} | multi-task: {cell(f.description)} |" for key, f in part().items()]
     return "\n".join(lines)
+
+
+def with_nested(table: type[schema.Table]) -> dict[str, Any]:
+    """The fields of a table, and behind those that are tables the fields in them."""
+    found: dict[str, Any] = {}
+    for key, field in table.model_fields.items():
+        found[key] = field
+        if key in schema.nested(table):
+            found |= {f"{key}.{below}": f for below, f in schema.nested(table)[key].model_fields.items()}
+    return found
+
+
+def part() -> dict[str, Any]:
+    """The keys of one of several tasks."""
+    recipe = Field(
+        default=None, description="The name of a task or a recipe whose `task`, `data` and `evaluation` count."
+    )
+    return {"recipe": recipe, **schema.Part.model_fields}
 
 
 def shown(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    return "" if value is None or value == {} else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return (
+        ""
+        if value is None or value == {} or isinstance(value, schema.Table)
+        else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    )
 
 
 def cell(text: str) -> str:

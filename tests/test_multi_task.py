@@ -22,6 +22,7 @@ task = "multi-task"
 name = "base"
 [tasks.fox]
 task = "text-classification"
+weight = 1
 data.path = "fox.csv"
 data.validation_fraction = 0.2
 [tasks.animals]
@@ -187,6 +188,9 @@ def test_every_mistake_is_named(place):
         'command line  tokenizer.type: a new tokenizer does not fit pretrained weights; set `model.init = "scratch"`',
         "command line  tasks.talk.task: one of text-classification, question-answering, token-classification, "
         "multiple-choice is needed: they share an encoder",
+    ]
+    assert problems("recipe.toml", "tasks.fox.weight=") == [
+        "line 5  tasks.fox.weight: required: another task has a weight"
     ]
     (place / "one.toml").write_text(RECIPE.replace("animals", "fox").split("[tasks.fox]")[0] + "[tasks]\n")
     assert problems("one.toml") == ["line 5  tasks: several tasks are expected: [tasks.NAME], two at least"]

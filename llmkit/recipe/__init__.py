@@ -207,6 +207,9 @@ def _parts(draft: Draft) -> dict[str, schema.Part]:
             parts[name] = schema.Part(
                 task=part.task, weight=weight, data=tables["data"], evaluation=tables["evaluation"]
             )
+    without = [name for name, part in parts.items() if part.weight is None]
+    if 0 < len(without) < len(parts):
+        draft.problem(("tasks", without[0], "weight"), "required: another task has a weight")
     return parts
 
 

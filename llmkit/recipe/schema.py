@@ -451,8 +451,8 @@ class Part(Table):
     weight: float | None = Field(
         default=None,
         gt=0,
-        description="How many of the batches are its own, beside the other tasks' weights; by default, in all of them, "
-        "each row is seen once an epoch.",
+        description="Its share of the batches, beside the weights of the other tasks; where none has one, each row is "
+        "seen once an epoch.",
     )
     data: SerializeAsAny[Data] = Field(description="What it is trained on; the keys go over those of `recipe`.")
     evaluation: Evaluation = Field(default=Evaluation(), description="What is measured of it.")

@@ -112,7 +112,7 @@ class Mixture(Dataset[dict[str, Any]]):
         self.ends = np.cumsum([len(each) for each in self.parts])
         sizes = np.array([len(each) for each in self.parts])
         given = [part.weight for part in parts]
-        # A weight counts beside those of the others; where none is given, every row is seen once.
+        # All have a weight or none; then every row is seen once.
         weights = sizes if None in given else np.array(given, float)
         self.shares = weights / weights.sum()
         self.epoch = 0
