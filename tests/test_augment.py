@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections import Counter
 
 import nltk
@@ -354,13 +353,6 @@ def test_where_wordnet_is_missing_nothing_is_trained(place, llmkit, monkeypatch)
     assert "data.augment.synonym needs WordNet, and nltk does not find it on this machine" in done.stderr
     assert "hint: download it once: python -m nltk.downloader wordnet" in done.stderr
     assert not list(place.glob("run/*.safetensors"))
-
-
-def test_where_nltk_is_missing_nothing_is_trained(place, llmkit, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    done = finetune(llmkit, "data.augment.synonym=0.1")
-    assert done.exit_code == 2
-    assert 'data.augment.synonym needs the package nltk\nhint: pip install "llmkit[synonyms]"' in done.stderr
 
 
 def test_weights_do_not_depend_on_what_else_the_process_drew(words):

@@ -90,13 +90,11 @@ def synonyms() -> Lookup:
     """The clear synonyms of WordNet (Miller 1995, doi:10.1145/219717.219748), as nltk reads it.
 
     A word has a clear synonym where it belongs to one word class and is no inflected form, and where exactly one single
-    word that occurs in the texts that WordNet was counted on has the same meaning first. Raises UserError where nltk or
-    WordNet is not there.
+    word that occurs in the texts that WordNet was counted on has the same meaning first. Raises UserError where WordNet
+    is not there.
     """
-    try:
-        from nltk.corpus import wordnet
-    except ImportError as problem:
-        raise UserError("data.augment.synonym needs the package nltk", 'pip install "llmkit[synonyms]"') from problem
+    from nltk.corpus import wordnet
+
     try:
         wordnet.ensure_loaded()
     except (LookupError, OSError) as problem:
