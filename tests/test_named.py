@@ -6,7 +6,7 @@ from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.named import NAMED
 
-OWN_DATA = ("text-classification", "question-answering")
+OWN_DATA = ("text-classification", "question-answering", "token-classification", "multiple-choice", "seq2seq")
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 
 
@@ -18,7 +18,7 @@ def value(recipe, key):
 
 
 def test_every_task_that_was_promised_has_a_name():
-    assert set(NAMED) == {*GLUE, "squad", "squad_v2", *OWN_DATA}
+    assert set(NAMED) == {*GLUE, "squad", "squad_v2", "wnut_17", "conll2003", *OWN_DATA}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name not in OWN_DATA])
@@ -45,6 +45,12 @@ def test_glue_is_each_of_its_tasks_with_their_own_metric():
     assert set(recipes["stsb"].evaluation.metrics) == {"pearson", "spearmanr"}
     assert [name for name, recipe in recipes.items() if recipe.data.problem_type == "regression"] == ["stsb"]
     assert recipes["mnli"].data.validation_split == ("validation_matched", "validation_mismatched")
+
+
+def test_what_has_a_recipe_of_its_own_goes_by_the_recipes_name():
+    tasks = {"summarization": "seq2seq", "translation": "seq2seq", "chat": "chat", "swag": "multiple-choice"}
+    assert {name: load(None, [], task=name).task for name in tasks} == tasks
+    assert load(None, [], task="wnut_17").data.path == "leondz/wnut_17"
 
 
 def test_squad_in_both_versions():

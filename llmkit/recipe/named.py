@@ -37,5 +37,9 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "question-answering": ("squad", {"data.path": None}),
     "token-classification": ("ner", {"data.path": None}),
     "multiple-choice": ("swag", {"data.path": None, "data.name": None}),
-    "seq2seq": ("summarization", {"data.path": None, "data.name": None, "data.source_prefix": None}),
+    "seq2seq": (
+        "summarization",
+        {f"data.{key}": None for key in ("path", "name", "source_prefix", "max_eval_samples")}
+        | {"evaluation.metrics": None},
+    ),
 }
