@@ -88,7 +88,7 @@ def finetune(
     resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Fine-tune a model on a task: classification, question answering."""
+    """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
 
     def act() -> int:
         from llmkit import launch
@@ -201,7 +201,7 @@ def predict(
         Path | None, typer.Option("--output", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]")
     ] = None,
 ) -> None:
-    """Label texts, answer questions, fill blanks."""
+    """Label, tag, choose, answer, summarize, translate, fill blanks."""
 
     def act() -> int:
         from llmkit import predict as prediction
