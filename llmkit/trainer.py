@@ -103,18 +103,19 @@ class Trainer(UpstreamTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Every validation split: the first gives `eval_...`, each other one `eval_SPLIT_...`.
+        """Every validation split, or `eval_dataset`: the first gives `eval_...`, each other one `eval_SPLIT_...`.
 
         Of several tasks each gives `eval_TASK_...`, and `eval_loss` is the mean of their losses.
         """
         several = isinstance(self.model, SharedEncoder)
+        parts = self._validation if eval_dataset is None else {"data": eval_dataset}
         found: dict[str, float] = {}
-        for number, (name, part) in enumerate(self._validation.items()):
+        for number, (name, part) in enumerate(parts.items()):
             prefix = f"{metric_key_prefix}_{name}" if number or several else metric_key_prefix
             self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
             found |= super().evaluate(part, ignore_keys, prefix)
         if several:
-            losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in self._validation]
+            losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in parts]
             found[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         self.evaluated = (self.state.global_step, found)
         return found
