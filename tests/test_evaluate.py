@@ -257,3 +257,16 @@ def test_memory_does_not_grow_with_the_data(place):
         assert f"{size:,} rows" in done.stderr
         peaks.append(int(done.stderr.splitlines()[-1]))
     assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_a_language_model_is_measured_on_conversations_before_it_learns_them(workplace, llmkit):
+    assert llmkit("pretrain", "causal.toml", "--output-dir", "causal").exit_code == 0
+    rows = [{"prompt": f"the fox {n}", "completion": f"saw {n}"} for n in range(20)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = 'task = "chat"\n[model]\nname = "causal"\n[data]\npath = "rows.jsonl"\nvalidation_fraction = 0.4\n'
+    Path("chat.toml").write_text(recipe + "[trainer]\nmax_steps = 30\nlearning_rate = 5e-3\n")
+    before = llmkit("evaluate", "causal", "chat.toml")
+    assert before.exit_code == 0, before.stderr
+    assert llmkit("finetune", "chat.toml", "--output-dir", "chat").exit_code == 0
+    after = llmkit("evaluate", "chat")
+    assert json.loads(after.stdout)["eval_loss"] < 0.8 * json.loads(before.stdout)["eval_loss"]
