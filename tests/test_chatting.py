@@ -477,7 +477,7 @@ class Terminal:
             stdin=theirs,
             stdout=stdout or theirs,
             stderr=theirs,
-            preexec_fn=lambda: (os.setsid(), _take_terminal(theirs)),
+            preexec_fn=lambda: _take_terminal(theirs),
         )
         os.close(theirs)
         self.shown = ""
@@ -492,6 +492,7 @@ class Terminal:
         os.close(self.ours)
 
     def type(self, keys: str) -> None:
+        time.sleep(0.5)  # readline shows its prompt a moment before it listens to signals
         self.shown = ""
         os.write(self.ours, keys.encode())
 
@@ -510,4 +511,6 @@ def _take_terminal(file: int) -> None:
     import fcntl
     import termios
 
+    os.setsid()
     fcntl.ioctl(file, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it runs in the background ignore it
