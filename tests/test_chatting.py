@@ -438,15 +438,19 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(place: Path) -> Non
 
 
 def test_only_the_first_ctrl_c_is_for_the_answer() -> None:
-    with chatting.interruptible() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+    try:
+        with chatting.interruptible() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with chatting.interruptible():
+            pass
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    with chatting.interruptible():
-        pass
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
