@@ -93,7 +93,7 @@ def test_each_task_has_a_model_of_its_own_on_one_encoder(place, llmkit):
 
 
 def test_the_tasks_learn(place, llmkit):
-    finetune(llmkit, "trainer.max_steps=150", "trainer.learning_rate=3e-3", "trainer.logging_steps=50")
+    finetune(llmkit, "trainer.max_steps=400", "trainer.learning_rate=3e-3", "trainer.logging_steps=100")
     metrics = json.loads((place / "run/run.json").read_text())["metrics"]
     assert metrics["eval_fox_accuracy"] > 0.9
     assert metrics["eval_animals_f1"] > 0.9
