@@ -91,12 +91,11 @@ class Trainer(UpstreamTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Examples of like length together, in an order that follows from seed and epoch alone; else upstream's."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        by_length = self.args.train_sampling_strategy == "group_by_length"
         if isinstance(dataset, Mixture):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            by_length = self.args.train_sampling_strategy == "group_by_length"
             return MixedBatches(dataset, self.args.train_batch_size, seed, by_length)
-        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Examples):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if by_length and isinstance(dataset, Examples):
             return GroupedByLength(dataset, batch_size(self.args), seed)
         return super()._get_train_sampler(train_dataset)
 

@@ -39,6 +39,14 @@ class Rows:
         return self.read()
 
 
+def need(rows: Rows, column: str, role: str) -> None:
+    """Raise UserError where the rows have no such column; `data.ROLE_column` is the key that names another."""
+    if column not in rows.columns:
+        raise UserError(
+            f"{rows.source} has no column `{column}`", f"set data.{role}_column to one of: {', '.join(rows.columns)}"
+        )
+
+
 @dataclass(frozen=True)
 class Tables:
     """The rows to learn from, those to evaluate on by split, the first of which training watches, and remarks."""

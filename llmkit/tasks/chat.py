@@ -24,7 +24,7 @@ from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit.data import examples as rows_to_examples
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.schema import ChatData
 
@@ -86,10 +86,7 @@ def layout(data: ChatData, rows: Rows) -> dict[str, str]:
     }
     found = {role: name for role, name in wanted.items() if name is not None}
     for role, name in found.items():
-        if name not in columns:
-            raise UserError(
-                f"{rows.source} has no column `{name}`", f"set data.{role}_column to one of: {', '.join(columns)}"
-            )
+        need(rows, name, role)
     if "messages" in found and len(found) > 1:
         raise UserError(
             "data.messages_column holds whole conversations", "leave out the columns of prompts and answers"

@@ -19,7 +19,7 @@ from transformers import AutoModelForMultipleChoice
 from llmkit import metrics as measures
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.schema import ChoiceData
 
@@ -61,11 +61,8 @@ def layout(data: ChoiceData, rows: Rows, labelled: bool = True) -> dict[str, str
     found |= _choice_columns(data, rows)
     found["answer"] = data.answer_column if labelled else None
     for role, name in found.items():
-        if name is not None and name not in rows.columns:
-            key = "choices" if role.startswith("choice") else role
-            raise UserError(
-                f"{rows.source} has no column `{name}`", f"set data.{key}_column to one of: {', '.join(rows.columns)}"
-            )
+        if name is not None:
+            need(rows, name, "choices" if role.startswith("choice") else role)
     left = [name for name in rows.columns if name not in found.values()]
     if found["question"] is None:
         found["question"] = next((name for name in QUESTIONS if name in left), None)

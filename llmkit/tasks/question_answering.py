@@ -20,7 +20,7 @@ from transformers import AutoModelForQuestionAnswering
 from llmkit import metrics as measures
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.schema import AnsweringData
 
@@ -62,11 +62,7 @@ def layout(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, 
         named = [data.answers_column] if data.answers_column else [name for name in ANSWERS if name in rows.columns]
         found["answers"] = named[0] if named else ANSWERS[0]
     for role, name in found.items():
-        if name not in rows.columns:
-            raise UserError(
-                f"{rows.source} has no column `{name}`",
-                f"set data.{role}_column to one of: {', '.join(rows.columns)}",
-            )
+        need(rows, name, role)
     return found
 
 

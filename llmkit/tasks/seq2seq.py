@@ -17,7 +17,7 @@ from llmkit import metrics as measures
 from llmkit.data import examples as rows_to_examples
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
 from llmkit.data.files import text_of
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.model import positions
 from llmkit.recipe.schema import PairData
@@ -67,11 +67,8 @@ def layout(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     for role, (column, language) in wanted.items():
         if role in TARGETS and not labelled:
             continue
-        if column is not None and column not in columns:
-            raise UserError(
-                f"{rows.source} has no column `{column}`", f"set data.{role}_column to one of: {', '.join(columns)}"
-            )
         if column is not None:
+            need(rows, column, role)
             found[role] = column
         elif language in columns:
             found[role] = language

@@ -14,7 +14,7 @@ from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own
 from llmkit.data.files import text_of
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
 from llmkit.data.labels import settle as settle  # what the labels mean is one of the things that a task says
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.schema import ClassificationData
 
@@ -47,10 +47,8 @@ def layout(data: ClassificationData, rows: Rows, labelled: bool = True) -> dict[
     columns = rows.columns
     wanted = {"text": data.text_column, "text_pair": data.text_pair_column, "label": data.label_column}
     for role, name in wanted.items():
-        if name is not None and name not in columns and (labelled or role != "label"):
-            raise UserError(
-                f"{rows.source} has no column `{name}`", f"set data.{role}_column to one of: {', '.join(columns)}"
-            )
+        if name is not None and (labelled or role != "label"):
+            need(rows, name, role)
     found = {role: name for role, name in wanted.items() if name is not None}
     if "label" not in found:
         known = [c for c in LABELS if c in columns] or [c for c in rows.class_names if c in columns]

@@ -22,7 +22,7 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data.examples import Encoded, Examples, Ragged, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
 from llmkit.data.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
-from llmkit.data.table import Rows
+from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.schema import ClassificationData, TaggingData
 
@@ -81,12 +81,8 @@ def layout(data: TaggingData, rows: Rows, labelled: bool = True) -> dict[str, st
         known = [name for name in ((named,) if named else usual) if name in rows.columns]
         if not known and not labelled and "text" in rows.columns:
             return {"text": "text"}
-        if not known:
-            raise UserError(
-                f"{rows.source} has no column `{named or usual[0]}`",
-                f"set data.{role}_column to one of: {', '.join(rows.columns)}",
-            )
-        found[role] = known[0]
+        found[role] = known[0] if known else named or usual[0]
+        need(rows, found[role], role)
     return found
 
 
