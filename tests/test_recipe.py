@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from llmkit import recipe
 from llmkit.errors import UserError
-from llmkit.recipe import schema
+from llmkit.recipe import cleaning, datatables, schema
+from llmkit.recipe.table import Table
 from llmkit.recipe.tomltext import key_lines, leaves, toml_value
 
 BUILT = (
-    "causal-lm, masked-lm, text-classification, question-answering, token-classification, multiple-choice, seq2seq, "
-    "chat and multi-task"
+    "causal-lm, masked-lm, denoising, replaced-token-detection, text-classification, question-answering, "
+    "token-classification, multiple-choice, seq2seq, chat and multi-task"
 )
 PLAIN = """\
 task = "causal-lm"
@@ -38,6 +39,21 @@ type = "characters"
 [data]
 path = "org/corpus"
 """
+SOURCES = """\
+task = "causal-lm"
+[model]
+name = "openai-community/gpt2"
+[data]
+block_size = 8
+[data.sources.web]
+path = "org/web"
+name = "en"
+weight = 3
+[data.sources.books]
+path = "org/books"
+"""
+DENOISING = PLAIN.replace("causal-lm", "denoising")
+REPLACED = PLAIN.replace("causal-lm", "replaced-token-detection")
 TRAINING = "not a field of TrainingArguments in transformers 5.23"
 
 
@@ -95,7 +111,22 @@ def test_the_data_table_is_the_tasks(write):
     read = recipe.load(write(MASKED + "mlm_probability = 0.3\n"))
     assert isinstance(read.data, schema.MaskedData)
     assert (read.data.mlm_probability, read.data.mask_replace_prob) == (0.3, 0.8)
-    assert type(recipe.load(write(PLAIN)).data) is schema.TextData
+    assert type(recipe.load(write(PLAIN)).data) is schema.CausalData
+
+
+def test_sources_have_weights_and_descriptions_of_their_own(write):
+    read = recipe.load(write(SOURCES + "[data.sources.books.clean]\nrepair = true\n"))
+    web, books = read.data.sources["web"], read.data.sources["books"]
+    assert (web.path, web.name, web.weight, web.clean) == ("org/web", "en", 3, None)
+    assert (books.path, books.name, books.weight, books.clean.repair) == ("org/books", None, 1, True)
+    assert read.origins["data.sources.web.weight"] == "recipe line 9"
+    assert read.origins["data.sources.books.weight"] == "default"
+    assert read.origins["data.sources.books.clean.repair"] == "recipe line 13"
+    each = read.data.each()
+    assert {name: (data.path, data.name, data.block_size, weight) for name, (data, weight) in each.items()} == {
+        "web": ("org/web", "en", 8, 3),
+        "books": ("org/books", None, 8, 1),
+    }
 
 
 def test_without_a_name_the_model_is_from_scratch(write):
@@ -162,8 +193,8 @@ def test_the_shape_of_the_message(write):
         # the task
         (PLAIN.replace("causal-lm", "causal_lm"), 'line 1  task: "causal_lm" is no task, did you mean "causal-lm"?'),
         (
-            PLAIN.replace("causal-lm", "denoising"),
-            f'line 1  task: "denoising" is not built yet; there are {BUILT}',
+            PLAIN.replace("causal-lm", "denoisin"),
+            'line 1  task: "denoisin" is no task, did you mean "denoising"?',
         ),
         (
             PLAIN.replace('"causal-lm"', "1"),
@@ -199,7 +230,7 @@ def test_the_shape_of_the_message(write):
         ),
         (
             MASKED + "[generation]\ntop_k = 1\n",
-            "line 8  generation: belongs to the tasks that write: causal-lm, seq2seq, chat",
+            "line 8  generation: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat",
         ),
         # the run's own
         (
@@ -257,7 +288,10 @@ def test_the_shape_of_the_message(write):
         (PLAIN + 'encoding = "utf-9"\n', 'line 8  data.encoding: Python knows no encoding "utf-9"'),
         (PLAIN.replace("org/corpus", ""), "line 7  data.path: must not be empty"),
         # what is missing
-        (PLAIN.replace("path", "# path"), "line 6  data.path: required: a Hub id, a file, a folder or a glob"),
+        (
+            PLAIN.replace("path", "# path"),
+            "line 6  data.path: required: a Hub id, a file, a folder or a glob; or [data.sources.NAME], several",
+        ),
         (
             PLAIN.replace("name", "# name"),
             "line 3  model.name: required; or `model.config.model_type` for an architecture of your own",
@@ -309,6 +343,149 @@ def test_the_shape_of_the_message(write):
             "line 9  data.random_replace_prob: mask_replace_prob and random_replace_prob add up to 1.1, more than 1",
         ),
         (PLAIN + "[trainer]\nbf16 = true\nfp16 = true\n", "line 10  trainer.fp16: bf16 and fp16 exclude one another"),
+        # several sources
+        (SOURCES + "wieght = 2\n", "line 12  data.sources.books.wieght: unknown key, did you mean `weight`?"),
+        (
+            SOURCES + "block_size = 2\n",
+            "line 12  data.sources.books.block_size: unknown key, did you mean `data.block_size`?",
+        ),
+        (
+            SOURCES + "zzz = 2\n",
+            "line 12  data.sources.books.zzz: unknown key; [data.sources.books] has path, name, revision, data_files, "
+            "split, encoding, validation_split, text_column, sample_by, clean, weight",
+        ),
+        (SOURCES.replace("= 3", '= "3"'), 'line 9  data.sources.web.weight: must be a number, not the string "3"'),
+        (SOURCES.replace("= 3", "= 0"), "line 9  data.sources.web.weight: must be above 0, not 0"),
+        (
+            SOURCES + 'encoding = "utf-9"\n',
+            'line 12  data.sources.books.encoding: Python knows no encoding "utf-9"',
+        ),
+        (
+            SOURCES.replace('path = "org/web"', ""),
+            "line 6  data.sources.web.path: required: a Hub id, a file, a folder or a glob",
+        ),
+        (SOURCES.replace("org/web", ""), "line 7  data.sources.web.path: must not be empty"),
+        (
+            PLAIN.replace('path = "org/corpus"', 'sources = { a = "org/a", b = { path = "org/b" } }'),
+            'line 7  data.sources.a: must be a table, not the string "org/a"',
+        ),
+        (
+            SOURCES.replace("[data]", '[data]\npath = "org/all"'),
+            "line 7  data.sources: in place of `data.path`, not beside it: one source is no mixture",
+        ),
+        (SOURCES.partition("[data.sources.books]")[0], "line 6  data.sources: a mixture has two sources at least"),
+        (
+            SOURCES.replace("block_size = 8", "streaming = true") + "[trainer]\nmax_steps = 9\n",
+            "line 5  data.streaming: sources are mixed by what they hold, which of a stream is not known",
+        ),
+        *(
+            (
+                SOURCES.replace("block_size = 8", said),
+                f"line 5  data.{said.split()[0]}: each source has its own, [data.sources.NAME]",
+            )
+            for said in ('split = "x"', 'text_column = "x"', 'sample_by = "line"', 'encoding = "latin-1"', 'name = "x"')
+        ),
+        (
+            SOURCES.replace("block_size = 8", "max_train_samples = 8"),
+            "line 5  data.max_train_samples: a mixture ends with the run; a source has `split`, such as train[:5%]",
+        ),
+        (
+            SOURCES.replace("sources.books", 'sources."my books"'),
+            'line 10  data.sources."my books": its figures bear this name: letters, digits, - and _ only',
+        ),
+        (
+            SOURCES.replace("causal-lm", "chat").replace("block_size = 8", 'path = "org/all"'),
+            "line 6  data.sources: belongs to the task causal-lm, and this is chat",
+        ),
+        # cleaning
+        (PLAIN + "[data.clean]\nrepare = true\n", "line 9  data.clean.repare: unknown key, did you mean `repair`?"),
+        (PLAIN + "clean = true\n", "line 8  data.clean: must be a table, not true"),
+        (
+            PLAIN + '[data.clean]\nmin_words = "3"\n',
+            'line 9  data.clean.min_words: must be an integer, not the string "3"',
+        ),
+        (PLAIN + "[data.clean]\nmin_words = 0\n", "line 9  data.clean.min_words: must be at least 1, not 0"),
+        (
+            PLAIN + "[data.clean]\nnear_duplicates = true\nnear_threshold = 0.1\n",
+            "line 10  data.clean.near_threshold: must be at least 0.3, not 0.1",
+        ),
+        (
+            PLAIN + "[data.clean]\nnear_threshold = 0.7\n",
+            "line 9  data.clean.near_threshold: means nothing without `near_duplicates`",
+        ),
+        (
+            PLAIN + "[data.clean]\nlanguages = ['english']\n",
+            'line 9  data.clean.languages: "english" is no ISO 639-1 code such as "en" or "zh"',
+        ),
+        (
+            SOURCES + "[data.sources.books.clean]\nrepair = true\nrepare = true\n",
+            "line 14  data.sources.books.clean.repare: unknown key, did you mean `repair`?",
+        ),
+        (
+            SOURCES + "clean = { min_words = 0 }\n",
+            "line 12  data.sources.books.clean.min_words: must be at least 1, not 0",
+        ),
+        (
+            SOURCES + "[data.sources.books.clean]\nnear_ngram = 3\n",
+            "line 13  data.sources.books.clean.near_ngram: means nothing without `near_duplicates`",
+        ),
+        # denoising
+        *(
+            (
+                text,
+                f"line {line}  data.corruption: which? Give a weight to `permutation`, `infilling` or "
+                "`span_corruption`, such as data.corruption.span_corruption=1",
+            )
+            for text, line in (
+                (DENOISING, 6),
+                (DENOISING + "[data.corruption]\n", 8),
+                (DENOISING + "corruption.infilling = 0\n", 8),
+                (DENOISING + '[data.corruption]\npermute = "tokens"\n', 8),
+            )
+        ),
+        (
+            DENOISING + "[data.corruption]\npermutaton = 1\n",
+            "line 9  data.corruption.permutaton: unknown key, did you mean `permutation`?",
+        ),
+        (
+            DENOISING + "[data.corruption]\ninfilling = 1\nmask_probability = 1.0\n",
+            "line 10  data.corruption.mask_probability: must be below 1, not 1.0",
+        ),
+        (
+            PLAIN + "[data.corruption]\npermutation = 1\n",
+            "line 8  data.corruption: belongs to the task denoising, and this is causal-lm",
+        ),
+        # replaced tokens
+        *(
+            (
+                PLAIN.replace("causal-lm", task) + "[model.generator]\nname = 'org/small'\n",
+                f"line 8  model.generator: belongs to the task replaced-token-detection, and this is {task}",
+            )
+            for task in ("causal-lm", "masked-lm", "text-classification", "chat")
+        ),
+        (
+            REPLACED + "[model.generator]\nnam = 'org/small'\n",
+            "line 9  model.generator.nam: unknown key, did you mean `name`?",
+        ),
+        (
+            REPLACED + "[generation]\ntop_k = 1\n",
+            "line 8  generation: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat",
+        ),
+        # tokens that are added
+        *(
+            (
+                SCRATCH.replace("causal-lm", task).replace("[data]", f"{said}\n[data]"),
+                f"line 6  tokenizer.{said.split()[0]}: extends a tokenizer that exists; one that is trained has "
+                "tokenizer.vocab_size",
+            )
+            for task in ("causal-lm", "text-classification")
+            for said in ('add_tokens = ["x"]', "add_from_text = 9")
+        ),
+        (
+            PLAIN + '[tokenizer]\nadd_tokens = ["x", 3]\n',
+            'line 9  tokenizer.add_tokens: must be an array of strings, not the array ["x", 3]',
+        ),
+        (PLAIN + "[tokenizer]\nadd_from_text = 0\n", "line 9  tokenizer.add_from_text: must be at least 1, not 0"),
         (
             PLAIN + "[early_stopping]\n[trainer]\nload_best_model_at_end = true\n",
             'line 8  early_stopping: needs `trainer.eval_strategy = "steps"` or "epoch": it looks at evaluations',
@@ -483,6 +660,69 @@ def test_another_data_path_drops_what_described_the_first(write):
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("data.sources.web.weight=2", lambda d: d.sources["web"].weight, 2.0),
+        ("data.sources.web.weight=", lambda d: d.sources["web"].weight, 1.0),
+        ("data.sources.web.split=train[:9]", lambda d: d.sources["web"].split, "train[:9]"),
+        ("data.sources.web.clean.repair=true", lambda d: d.sources["web"].clean.repair, True),
+        ("data.sources.new.path=org/new", lambda d: list(d.sources), ["web", "books", "new"]),
+        ("data.clean.repair=true", lambda d: d.clean.repair, True),
+        ("data.clean.stop_words=en", lambda d: d.clean.stop_words, "en"),
+        ('data.clean.languages=["en"]', lambda d: d.clean.languages, ("en",)),
+        ("data.path=org/corpus", lambda d: (d.path, dict(d.sources)), ("org/corpus", {})),
+    ],
+)
+def test_an_override_of_sources_and_cleaning(write, override, get, value):
+    read = recipe.load(write(SOURCES), [override])
+    assert get(read.data) == value
+    assert type(get(read.data)) is type(value)
+    assert ("command line" in dict(read.origins).values()) is (override[-1] != "=")
+
+
+def test_another_data_path_drops_the_sources(write):
+    path = write(SOURCES + "[data.clean]\nrepair = true\n")
+    read = recipe.load(path, ["data.path=org/corpus"])
+    assert (read.data.path, dict(read.data.sources)) == ("org/corpus", {})
+    assert (read.data.block_size, read.data.clean.repair) == (8, True)
+    assert read.notes == ("data.path is from the command line, so the recipe's data.sources no longer counts",)
+
+
+def test_another_path_of_a_source_drops_what_described_the_first(write):
+    read = recipe.load(write(SOURCES), ["data.sources.web.path=org/other"])
+    web, books = read.data.sources["web"], read.data.sources["books"]
+    assert (web.path, web.name, web.weight, books.path) == ("org/other", None, 3, "org/books")
+    assert read.notes == (
+        "data.sources.web.path is from the command line, so the recipe's data.sources.web.name no longer counts",
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sources.web.wieght=2", "data.sources.web.wieght: unknown key, did you mean `weight`?"),
+        ("data.sources.web.weight=x", "data.sources.web.weight: must be a number, not x"),
+        ("data.sources.web.weight=0", "data.sources.web.weight: must be above 0, not 0"),
+        (
+            "data.sources.web.weight",
+            "data.sources.web.weight: not an override, write `data.sources.web.weight=VALUE`",
+        ),
+        ("data.sourcs.web.weight=2", "data.sourcs: unknown key, did you mean `sources`?"),
+        (
+            "data.sources.new.weight=2",
+            "data.sources.new.path: required: a Hub id, a file, a folder or a glob",
+        ),
+        ("data.sources.web.clean.repare=true", "data.sources.web.clean.repare: unknown key, did you mean `repair`?"),
+        ("data.clean.repare=true", "data.clean.repare: unknown key, did you mean `repair`?"),
+        ("data.clean.min_words=0", "data.clean.min_words: must be at least 1, not 0"),
+        ("data.clean.min_word", "data.clean.min_word: not an override, write `data.clean.min_words=VALUE`"),
+    ],
+)
+def test_a_mistaken_override_of_sources_and_cleaning(write, override, message):
+    assert problems(write(SOURCES), override) == [f"command line  {message}"]
+
+
 def test_a_table_given_whole_replaces_the_recipes(write):
     assert problems(write(PLAIN), 'model={ revision = "main" }') == [
         "command line  model.name: required; or `model.config.model_type` for an architecture of your own"
@@ -615,6 +855,39 @@ def test_data_files(write, tmp_path):
     assert recipe.load(write(PLAIN + 'data_files = "a/*.parquet"\n')).data.data_files == "a/*.parquet"  # on the Hub
 
 
+def test_the_path_of_a_source_is_relative_to_the_recipe(write, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in ("texts/a.txt", "b.txt", "here/c.txt"):
+        (tmp_path / name).touch()
+    local = SOURCES.replace("org/web", "texts").replace('name = "en"', 'data_files = "a.txt"')
+    read = recipe.load(write(local.replace("org/books", "*.txt")), ["data.sources.more.path=c.txt"])
+    sources = read.data.sources
+    assert sources["web"].data_files == str(tmp_path / "texts" / "a.txt")
+    assert {name: source.path for name, source in sources.items()} == {
+        "web": str(tmp_path / "texts"),
+        "books": str(tmp_path / "*.txt"),
+        "more": str(tmp_path / "here" / "c.txt"),
+    }
+    assert problems(write(SOURCES.replace("org/books", "c.txt"))) == [
+        f"line 11  data.sources.books.path: there is no file or folder {tmp_path}/c.txt, taken relative to the recipe"
+    ]
+
+
+@pytest.mark.parametrize("key", ["stop_words", "c4_bad_words"])
+def test_a_list_of_words_is_relative_to_the_recipe(write, tmp_path, key):
+    (tmp_path / "words").touch()
+    (tmp_path / "en").touch()
+    text = f'{SOURCES}[data.clean]\nc4 = true\n{key} = "words"\n[data.sources.web.clean]\nc4 = true\n{key} = "words"\n'
+    read = recipe.load(write(text))
+    for table in (read.data.clean, read.data.sources["web"].clean):
+        assert getattr(table, key) == str(tmp_path / "words")
+    assert problems(write(text.replace('"words"\n[', '"wrds"\n['))) == [
+        f"line 14  data.clean.{key}: there is no file or folder {tmp_path}/wrds, taken relative to the recipe"
+    ]
+    assert recipe.load(write(text), [f'data.clean.{key}=["a"]']).data.clean.model_dump()[key] == ("a",)
+    assert recipe.load(write(PLAIN + 'clean.stop_words = "en"\n')).data.clean.stop_words == "en"  # a list of ours
+
+
 # --- what comes out ---------------------------------------------------------------------------------------------------
 
 FULL = """\
@@ -643,7 +916,16 @@ early_stopping_patience = 3
 
 @pytest.mark.parametrize("comments", [True, False])
 @pytest.mark.parametrize(
-    "text", [PLAIN, MASKED, SCRATCH, FULL, PLAIN + '[lora]\nrank_pattern = { "^a.b$" = 4 }\n', PLAIN + "[lora]\n"]
+    "text",
+    [
+        *(PLAIN, MASKED, SCRATCH, FULL, PLAIN + '[lora]\nrank_pattern = { "^a.b$" = 4 }\n', PLAIN + "[lora]\n"),
+        *(SOURCES, SOURCES.replace("org/books", "a.txt") + "[data.sources.books.clean]\nc4 = true\nmin_words = 3\n"),
+        PLAIN + '[data.clean]\nrepair = true\nlanguages = ["en"]\nboilerplate_patterns = ["\\\\d+ \\"x\\""]\n',
+        PLAIN + "[data.clean]\n",
+        DENOISING + "[data.corruption]\npermutation = 1\nspan_corruption = 2.5\n",
+        REPLACED + '[model.generator]\nname = "a.txt"\nconfig = { hidden_size = 64 }\n',
+        PLAIN + '[tokenizer]\nadd_tokens = ["<|a|>", "é"]\nadd_from_text = 9\n',
+    ],
 )
 def test_the_resolved_recipe_loads_again_from_anywhere(write, tmp_path, text, comments):
     (tmp_path / "a.txt").touch()
@@ -664,8 +946,8 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         "config.n_layer = 2  # command line\ntrust_remote_code = false  # default\n"
         'train = "all"  # default\nload_in_4bit = false  # default\n\n'
         '[data]\npath = "org/corpus"  # recipe line 7\nsplit = "train"  # default\nencoding = "utf-8"  # default\n'
-        'streaming = false  # default\nvalidation_from = "documents"  # default\n'
-        'sample_by = "document"  # default\nblock_size = 8  # command line\n\n'
+        'sample_by = "document"  # default\nstreaming = false  # default\nvalidation_from = "documents"  # default\n'
+        'block_size = 8  # command line\npack = "running"  # default\n\n'
         "[trainer]\nlogging_first_step = true  # default\nlogging_steps = 10  # default\n"
         "save_total_limit = 2  # default\n\n[lora]\nr = 4  # recipe line 9\n\n"
         "[generation]\ndo_sample = true  # default\ntemperature = 0.8  # default\n"
@@ -708,7 +990,23 @@ def test_our_tables_never_convert():
     assert schema.Data(path="x", validation_fraction=0).validation_fraction == 0
 
 
-@pytest.mark.parametrize("table", [*schema.own_tables("masked-lm").values(), schema.Recipe])
+def tables(task):
+    """Our own tables of a task, with those that stand in them."""
+    found = list(schema.own_tables(task).values())
+    for table in found:
+        found += [each for each in (*schema.nested(table).values(), *schema.named(table).values()) if each not in found]
+    return found
+
+
+def test_the_tables_that_stand_in_a_table_are_found():
+    assert {datatables.Source, cleaning.Clean, schema.Generator} <= set(tables("causal-lm"))
+    assert datatables.Corruption in tables("denoising")
+    assert datatables.Augment in tables("text-classification")
+
+
+@pytest.mark.parametrize(
+    "table", [*dict.fromkeys(table for task in schema.TASKS for table in tables(task)), schema.Recipe]
+)
 def test_every_field_is_documented_and_its_default_is_of_its_type(table):
     added = {"source", "name", "origins", "notes"} if table is schema.Recipe else set()
     for name, field in table.model_fields.items():
@@ -717,7 +1015,7 @@ def test_every_field_is_documented_and_its_default_is_of_its_type(table):
         for name, kind in schema.field_types(table).items():
             default = table.model_fields[name].get_default()
             if not table.model_fields[name].is_required() and default is not None:
-                assert kind.admits(default), name
+                assert kind.admits(dict(default) if isinstance(default, Table) else default), name
             assert "any" not in kind.kinds, name
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 import xxhash
 
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Data, RowData, TextData
+from llmkit.recipe.datatables import Data, RowData, TextData
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bmes")

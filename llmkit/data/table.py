@@ -13,7 +13,8 @@ from llmkit import hub
 from llmkit.data import files
 from llmkit.data.files import digest
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Data, ReadOnly, RowData
+from llmkit.recipe.datatables import Data, RowData
+from llmkit.recipe.table import ReadOnly
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # in this order, as `datasets` knows them
 

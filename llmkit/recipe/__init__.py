@@ -12,7 +12,8 @@ from llmkit.recipe.draft import OF_THE_PATH, Draft, apply_overrides, read_value
 from llmkit.recipe.keytype import nearest
 from llmkit.recipe.named import NAMED
 from llmkit.recipe.paths import resolve_paths
-from llmkit.recipe.schema import ReadOnly, Recipe
+from llmkit.recipe.schema import Recipe
+from llmkit.recipe.table import ReadOnly
 from llmkit.recipe.tomltext import dotted, key_lines, leaves
 
 PART = ("recipe", *schema.Part.model_fields)  # the keys of [tasks.NAME]
@@ -270,7 +271,7 @@ def _generation(draft: Draft) -> dict[str, Any]:
     An encoder-decoder writes as its model says, else what is most likely.
     """
     generation: dict[str, Any] = draft.values.get("generation", {})
-    if draft.task not in schema.GENERATING or draft.task == "seq2seq":
+    if draft.task not in schema.GENERATING or draft.task in ("denoising", "seq2seq"):
         return generation
     merged = schema.GENERATION_DEFAULTS | generation
     if not merged["do_sample"] or "num_beams" in generation:

@@ -1,13 +1,16 @@
 """The mistakes in a recipe that show before torch is imported: unknown keys, wrong types, keys that do not agree."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from llmkit.recipe import schema, upstream
+from llmkit.recipe.datatables import Source
 from llmkit.recipe.draft import TABLE, TEXT, Draft, known_keys
 from llmkit.recipe.keytype import nearest
+from llmkit.recipe.table import Table
 from llmkit.recipe.tomltext import Key, dotted
 
 
@@ -34,7 +37,7 @@ def check_keys(draft: Draft) -> None:
         elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
             mistakes = [f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"]
         elif table == "evaluation" and draft.task in schema.PRETRAINING:
-            mistakes = [f"belongs to fine-tuning; {draft.task} reports loss and perplexity"]
+            mistakes = [f"belongs to fine-tuning; the figures of {draft.task} are its own"]
         elif not isinstance(content, dict):
             mistakes = [message for _, message in TABLE.mistakes(content, (table,))]
         else:
@@ -50,12 +53,10 @@ def _check_task(draft: Draft) -> None:
     if not isinstance(task, str):
         draft.problem(("task",), f"required, one of {built}" if task is None else f"must be one of {built}")
     elif task not in schema.TASKS:
-        near = nearest(task, schema.KNOWN_TASKS)
-        if task in schema.KNOWN_TASKS:
-            message = f'"{task}" is not built yet; there are {built}'
-        else:
-            message = f'"{task}" is no task, ' + (f'did you mean "{near}"?' if near else f"there are {built}")
-        draft.problem(("task",), message)
+        near = nearest(task, schema.TASKS)
+        draft.problem(
+            ("task",), f'"{task}" is no task, ' + (f'did you mean "{near}"?' if near else f"there are {built}")
+        )
 
 
 def _unknown_table(name: str, content: Any, draft: Draft) -> str:
@@ -84,8 +85,8 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
             found = list(types[key].mistakes(value, (table, key)))
             if key in fields and fields[key].deprecated:
                 draft.notes.append(f"{table}.{key}: {fields[key].deprecated} ({upstream.installed(class_name)})")
-            if not found and own and key in schema.nested(own):
-                found = _mistakes_inside(draft, (table, key), schema.nested(own)[key], value)
+            if not found and own:
+                found = _mistakes_below(draft, (table, key), own, value)
         else:
             found = [((table, key), _unknown_key(draft, table, key))]
         for path, message in found:
@@ -94,13 +95,28 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
             del content[key]
 
 
-def _mistakes_inside(draft: Draft, path: Key, table: type[schema.Table], content: Any) -> list[tuple[Key, str]]:
+def _mistakes_below(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
+    """The mistakes in a field of `table`, if that field is a table of ours, or several under names."""
+    key = path[-1]
+    if key in schema.nested(table):
+        return _mistakes_inside(draft, path, schema.nested(table)[key], content)
+    if key not in schema.named(table):
+        return []
+    found: list[tuple[Key, str]] = []
+    for name, each in content.items():
+        wrong = list(TABLE.mistakes(each, (*path, name)))
+        found += wrong or _mistakes_inside(draft, (*path, name), schema.named(table)[key], each)
+    return found
+
+
+def _mistakes_inside(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
     """The unknown keys and wrong types of a table that stands in one of our tables."""
     types = schema.field_types(table)
     found: list[tuple[Key, str]] = []
     for key, value in content.items():
         if key in types:
-            found += types[key].mistakes(value, (*path, key))
+            wrong = list(types[key].mistakes(value, (*path, key)))
+            found += wrong or _mistakes_below(draft, (*path, key), table, value)
         else:
             found.append(((*path, key), _unknown_among(draft, key, dotted(path), list(types))))
     return found
@@ -128,6 +144,7 @@ _BOUNDS = {
     "greater_than": "must be above {gt:g}",
     "less_than_equal": "must be at most {le:g}",
     "less_than": "must be below {lt:g}",
+    "finite_number": "must be a finite number",
 }
 
 
@@ -141,8 +158,7 @@ def build_tables(draft: Draft) -> dict[str, Any]:
             tables[name] = table(**draft.values.get(name, {}))
         except ValidationError as error:
             for each in error.errors():
-                depth = 2 if schema.nested(table).keys() & each["loc"][:1] else 1  # below come the members of a union
-                key = (name, *(str(part) for part in each["loc"][:depth]))
+                key = (name, *_place(table, tuple(map(str, each["loc"]))))
                 if each["type"] == "missing":
                     if not given(draft, *key):
                         draft.problem(key, "required: a Hub id, a file, a folder or a glob")
@@ -151,6 +167,15 @@ def build_tables(draft: Draft) -> dict[str, Any]:
                 said = f"{bound}, not {each['input']}" if bound else each["msg"].removeprefix("Value error, ")
                 draft.problem(key, "must not be empty" if each["type"] == "string_too_short" else said)
     return tables
+
+
+def _place(table: type[Table], loc: Key) -> Key:
+    """The key that pydantic's location is of: behind a field it names the members of a union, too."""
+    if loc[:1] and loc[0] in schema.named(table):
+        return (*loc[:2], *_place(schema.named(table)[loc[0]], loc[2:]))
+    if loc[:1] and loc[0] in schema.nested(table):
+        return (loc[0], *_place(schema.nested(table)[loc[0]], loc[1:]))
+    return loc[:1]
 
 
 def check_together(draft: Draft) -> None:
@@ -192,12 +217,24 @@ def _check_model(draft: Draft) -> None:
             problem(("model", "train"), "a model from scratch has nothing to keep: all of it is trained")
     if part != "all" and "lora" in draft.values:
         problem(("model", "train"), "an adapter leaves all of the model as it is; take out `model.train` or [lora]")
+    if draft.task == "replaced-token-detection":
+        whole = "replaced-token-detection trains both of its models whole"
+        if "lora" in draft.values:
+            problem(("lora",), whole)
+        elif part != "all":
+            problem(("model", "train"), whole)
+        if get("model", "generator", "name") and (get("model", "init") == "scratch" or (built and not named)):
+            problem(
+                ("model", "generator", "name"), "the discriminator is from scratch, and both read with its embeddings"
+            )
     if get("model", "load_in_4bit") and "lora" not in draft.values:
         problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; they need an adapter: `lora.r = 16`")
     if draft.task in schema.TASKS and draft.task not in schema.PRETRAINING:
         for key in ("num_labels", "id2label", "label2id", "problem_type"):
             if get("model", "config", key) is not None:
                 problem(("model", "config", key), "the data decides it; see data.label_names and data.problem_type")
+    if get("model", "generator") is not None and draft.task != "replaced-token-detection":
+        problem(("model", "generator"), f"belongs to the task replaced-token-detection, and this is {draft.task}")
     trained = get("tokenizer", "type")
     if trained and draft.task == "multi-task":
         problem(("tokenizer", "type"), "the tasks share one tokenizer: name one, or that of a run")
@@ -210,6 +247,15 @@ def _check_model(draft: Draft) -> None:
     for key in schema.TRAINED_TOKENIZER:
         if get("tokenizer", key) is not None and not trained and not given(draft, "tokenizer", "type"):
             problem(("tokenizer", key), "only for a tokenizer that is trained; set `tokenizer.type`, or leave it out")
+    for key in ("add_tokens", "add_from_text"):
+        if get("tokenizer", key) is None:
+            continue
+        if trained:
+            problem(("tokenizer", key), "extends a tokenizer that exists; one that is trained has tokenizer.vocab_size")
+        elif "lora" in draft.values or part != "all":
+            problem(("tokenizer", key), "new tokens need embeddings that are trained: train the whole model")
+        elif draft.task in ("multi-task", "replaced-token-detection"):
+            problem(("tokenizer", key), f"{draft.task} has several models, which share what they had")
     for name in get("tokenizer", "special_tokens") or {}:
         if name not in schema.SPECIAL_TOKENS:
             near = nearest(name, schema.SPECIAL_TOKENS)
@@ -223,6 +269,8 @@ def _any_given(draft: Draft, table: str) -> bool:
 
 def _check_data(draft: Draft) -> None:
     get, problem = draft.get, draft.problem
+    if draft.task in schema.PRETRAINING:
+        _check_text(draft)
     if get("data", "validation_from") == "end":
         if get("data", "streaming"):
             problem(("data", "validation_from"), "the end of a stream is not known; hold out documents instead")
@@ -249,3 +297,38 @@ def _check_data(draft: Draft) -> None:
     if draft.task == "masked-lm" and shares > 1 + 1e-9:
         key = "mask_replace_prob" if random is None else "random_replace_prob"
         problem(("data", key), f"mask_replace_prob and random_replace_prob add up to {shares:g}, more than 1")
+
+
+def _check_text(draft: Draft) -> None:
+    get, problem = draft.get, draft.problem
+    sources, streamed = get("data", "sources"), get("data", "streaming")
+    if sources is not None and given(draft, "data", "path"):
+        problem(("data", "sources"), "in place of `data.path`, not beside it: one source is no mixture")
+    elif sources is None and not given(draft, "data", "path") and not _refused(draft, "data", "sources"):
+        problem(("data", "path"), "required: a Hub id, a file, a folder or a glob; or [data.sources.NAME], several")
+    elif get("data", "path") == "":
+        problem(("data", "path"), "must not be empty")
+    if sources is not None:
+        if len(sources) < 2:
+            problem(("data", "sources"), "a mixture has two sources at least")
+        if streamed:
+            problem(("data", "streaming"), "sources are mixed by what they hold, which of a stream is not known")
+        for name in sources:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                problem(("data", "sources", name), "its figures bear this name: letters, digits, - and _ only")
+        for key, field in Source.model_fields.items():
+            # Not a default, though: a resolved recipe names them all.
+            if key not in ("path", "clean") and get("data", key) not in (None, field.default):
+                problem(("data", key), "each source has its own, [data.sources.NAME]")
+        if given(draft, "data", "max_train_samples"):
+            problem(
+                ("data", "max_train_samples"), "a mixture ends with the run; a source has `split`, such as train[:5%]"
+            )
+    ways = ("permutation", "infilling", "span_corruption")
+    weighted = any(get("data", "corruption", key) or _refused(draft, "data", "corruption", key) for key in ways)
+    if draft.task == "denoising" and not weighted and not _refused(draft, "data", "corruption"):
+        problem(
+            ("data", "corruption"),
+            "which? Give a weight to `permutation`, `infilling` or `span_corruption`, such as "
+            "data.corruption.span_corruption=1",
+        )

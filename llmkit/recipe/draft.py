@@ -14,7 +14,7 @@ COMMAND_LINE = "command line"
 TEXT = Type(frozenset({"str"}))
 TABLE = Type(frozenset({"dict"}))
 # What describes one data set, and is wrong for another.
-OF_THE_PATH = ("name", "revision", "split", "data_files", "validation_split")
+OF_THE_PATH = ("name", "revision", "split", "data_files", "validation_split", "sources")
 
 
 @dataclass
@@ -39,17 +39,14 @@ class Draft:
 
     def problem(self, key: Key, message: str) -> None:
         """Note a mistake, at the line of the key or of the nearest table around it."""
-        known = [key[:length] for length in range(len(key), 0, -1)]
-        for each in known:
-            if each in self.given:
-                return self.complain(self.given[each], dotted(key), message)
+        for each in (key[:length] for length in range(len(key), 0, -1)):
             if each in self.lines:
                 place = ((0, self.lines[each]), f"line {self.lines[each]}")
                 break
+            inside = [override for one, override in self.given.items() if one[: len(each)] == each]
+            if inside:
+                return self.complain(self.given.get(each, min(inside)), dotted(key), message)
         else:
-            below = [place for each, place in self.given.items() if each[: len(key)] == key]
-            if below:
-                return self.complain(min(below), dotted(key), message)
             place = ((0, 10**9), "recipe")
         self.problems.append((*place, f"{dotted(key)}: {message}"))
         return None
@@ -113,8 +110,13 @@ def key_type(key: Key, task: object) -> Type | None:
         found = known.type if known else None
     else:
         own = schema.own_tables(task).get(table)
-        while own and len(rest) > 1 and rest[0] in schema.nested(own):
-            own, rest = schema.nested(own)[rest[0]], rest[1:]
+        while own and len(rest) > 1:
+            if rest[0] in schema.nested(own):
+                own, rest = schema.nested(own)[rest[0]], rest[1:]
+            elif rest[0] in schema.named(own) and len(rest) > 2:
+                own, rest = schema.named(own)[rest[0]], rest[2:]
+            else:
+                break
         found = schema.field_types(own).get(rest[0]) if own else None
     for _ in rest[1:]:
         found = None if found is None or not found.kinds & {"dict", "any"} else found.entry or ANYTHING
@@ -154,11 +156,14 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
         if equals and key:
             parsed.append((number, key, text))
         else:
-            near = nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
+            exists = key and key_type(key, draft.task)
+            near = subject if exists else nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
             draft.complain(number, override, f"not an override, write `{near}=VALUE`")
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
-    for table in {key[:-1] for _, key, text in parsed if key[-2:] == ("data", "path") and text}:
-        _drop_description(draft, table)
+    paths = {key for _, key, text in parsed if len(key) > 1 and key[-1] == "path" and text}
+    for key in paths:
+        if key[-2] == "data" or key[:-2] == ("data", "sources"):
+            _drop_description(draft, key[:-1])
     if any(key == ("model", "name") and text for _, key, text in parsed):
         _drop_architecture(draft)
     for number, key, text in parsed:

@@ -33,6 +33,17 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
     "wnut_17": ("ner", {}),
     "conll2003": ("ner", {"data.path": "tomaarsen/conll2003"}),
+    # For `llmkit evaluate`, of any language model; what is measured is the user's own text, all of it.
+    "causal-lm": (
+        "gpt2-small",
+        {f"data.{key}": None for key in ("path", "name", "validation_fraction", "block_size")}
+        | {"trainer.per_device_eval_batch_size": 2},  # 1,024 x 50,000 logits a block are 200 MB
+    ),
+    "masked-lm": (
+        "bert-base",
+        {f"data.{key}": None for key in ("path", "name", "validation_fraction", "block_size", "mlm_probability")}
+        | {"trainer.per_device_eval_batch_size": 8},
+    ),
     "text-classification": ("glue", {"data.path": None, "data.name": None}),
     "question-answering": ("squad", {"data.path": None}),
     "token-classification": ("ner", {"data.path": None}),

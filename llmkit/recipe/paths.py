@@ -13,19 +13,28 @@ SUFFIXES = (
     *(".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst"),
     *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
 )
+WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # a file, or one of these
 STARTS = ("./", "../", "/", "~")
 
 
 def resolve_paths(draft: Draft) -> None:
     """Replace every path in the draft by its absolute form; report those that are clearly paths and do not exist."""
-    for key in (("model", "name"), ("tokenizer", "name"), ("data", "path")):
+    sources = draft.get("data", "sources")
+    origins: list[Key] = [("data",)]
+    origins += [("data", "sources", name) for name in (sources if isinstance(sources, dict) else ())]
+    models: list[Key] = [("model", "name"), ("model", "generator", "name"), ("tokenizer", "name")]
+    for key in (*models, *((*origin, "path") for origin in origins)):
         if isinstance(value := draft.get(*key), str):
-            draft.values[key[0]][key[1]] = _resolve(draft, key, value, [_base(draft, key)])
-    files, data = draft.get("data", "data_files"), draft.get("data", "path")
-    if files is not None and isinstance(data, str) and not _on_the_hub(data):
-        key = ("data", "data_files")
-        inside = [Path(data)] if Path(data).is_dir() else []  # load_dataset looks into the folder
-        draft.values["data"]["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
+            draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)])
+    for key in ((*origin, "clean", listed) for origin in origins for listed in WORD_LISTS):
+        if isinstance(value := draft.get(*key), str) and value not in WORD_LISTS[key[-1]]:
+            draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)], hub=False)
+    for origin in origins:
+        files, data = draft.get(*origin, "data_files"), draft.get(*origin, "path")
+        if files is not None and isinstance(data, str) and not _on_the_hub(data):
+            key = (*origin, "data_files")
+            inside = [Path(data)] if Path(data).is_dir() else []  # load_dataset looks into the folder
+            draft.get(*origin)["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
 
 
 def _base(draft: Draft, key: Key) -> Path:
@@ -48,7 +57,7 @@ def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
     return value
 
 
-def _resolve(draft: Draft, key: Key, text: str, bases: list[Path]) -> str:
+def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = True) -> str:
     if not text or "://" in text:
         return text
     home = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises where there is no such user
@@ -62,7 +71,7 @@ def _resolve(draft: Draft, key: Key, text: str, bases: list[Path]) -> str:
             return magic
     relative = not Path(home).is_absolute()
     on_command_line = draft.origin(key) == COMMAND_LINE
-    if pattern or text.lower().endswith(SUFFIXES) or text.startswith(STARTS) or text.count("/") > 1:
+    if pattern or not hub or text.lower().endswith(SUFFIXES) or text.startswith(STARTS) or text.count("/") > 1:
         what = "no file matches" if pattern else "there is no file or folder"
         taken = ", taken relative to the " + ("working directory" if on_command_line else "recipe") if relative else ""
         draft.problem(key, f"{what} {os.path.normpath(bases[0] / home)}{taken}")

@@ -1,0 +1,347 @@
+"""Cleaning of running text: which steps, in which order, what they did, and the cache of what they left.
+
+The order is fixed. Each document goes through
+  html, repair, normal_form, control_characters, whitespace, boilerplate  (its text becomes readable),
+  c4, gopher, gopher_repetition, languages                                (is it good enough, judged as it was written),
+  personal_data, stop_words, length                                       (what is left of it),
+and then, compared with other documents,
+  exact_duplicates, overlap, near_duplicates                              (the dearest last; it may read texts again).
+Overlap comes before near duplicates: a document that is dropped for it must not take its like with it.
+
+The cleaned text is written once, as JSON lines, and found again by what went into it.
+"""
+
+import json
+import os
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from llmkit.data.cleaning import duplicates, filters, mend
+from llmkit.data.cleaning.mend import Step
+from llmkit.data.cleaning.scrub import scrub
+from llmkit.data.files import digest
+from llmkit.data.pack import cache_dir, new_cache_entry
+from llmkit.data.read import Documents
+from llmkit.data.words import word_list
+from llmkit.errors import UserError
+from llmkit.recipe.cleaning import Clean
+
+_VERSION = 1  # of the steps: one more where any of them gives another text than before
+_TOGETHER = ("exact_duplicates", "overlap", "near_duplicates")  # the steps that need all documents
+_LIBRARIES = {
+    "html": ("selectolax",),
+    "repair": ("ftfy",),
+    "control_characters": ("regex",),
+    "languages": ("py3langid",),
+    "personal_data": ("phonenumbers", "python-stdnum"),
+    "near_duplicates": ("rensa",),
+}
+
+
+def clean(documents: Documents, table: Clean, against: Documents | None, name: str) -> tuple[Documents, dict[str, Any]]:
+    """The cleaned documents (read from a cache file, in constant memory) and the report on what was done to them.
+
+    `against` are the evaluation documents that `table.overlap` compares with; `name` says in messages which documents
+    these are. The report holds for each step how many documents came in, went out, were changed and dropped, by which
+    rules, and up to three examples. Without a step, the documents are what they were and the report is empty. Raises
+    UserError where no document is left.
+    """
+    names = _asked(table)
+    if not names:
+        return documents, {}
+    if table.overlap and against is None:
+        raise UserError(
+            "data.clean.overlap compares with the validation data, and there is none",
+            "set data.validation_fraction or data.validation_split, or unset data.clean.overlap",
+        )
+    compared = against if table.overlap else None
+    key = _key(documents, table, compared, names)
+    folder = cache_dir() / key
+    report = _cached(folder)
+    if report is None:
+        shutil.rmtree(folder, ignore_errors=True)  # if it is there, it is damaged
+        with new_cache_entry(folder) as draft:
+            _write(documents, table, compared, draft)
+        report = _cached(folder)
+    if report is None:
+        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+    report = {"documents": name, **report}
+    if not report["out"]:
+        steps = sorted(report["steps"], key=lambda step: -report["steps"][step]["dropped"])
+        raise UserError(
+            f"{documents.source}: cleaning leaves none of {report['in']:,} {name} documents",
+            f"the step {steps[0]} dropped the most of them",
+            tuple(line.strip() for line in lines(report)[1:]),
+        )
+    return Documents(lambda: _read(folder / "text.jsonl"), digest("cleaned", key), documents.source), report
+
+
+def clean_streamed(documents: Documents, table: Clean) -> Documents:
+    """The documents, cleaned while they are read; raises UserError for a step that needs all of them."""
+    together = [name for name in _asked(table) if name in _TOGETHER]
+    if together:
+        raise UserError(
+            f"data.clean.{together[0]} needs all documents, and data.streaming reads them one by one",
+            f"unset data.clean.{together[0]} or data.streaming",
+        )
+    names = _asked(table)
+    if not names:
+        return documents
+    steps = _alone(table)
+    return Documents(
+        lambda: _through(documents, {name: _Tally(step, keep=0) for name, step in steps.items()}, None),
+        digest("cleaned", _key(documents, table, None, names)),
+        documents.source,
+    )
+
+
+def alone(table: Clean) -> Clean:
+    """The same cleaning without the steps that compare documents with each other: for evaluation data."""
+    return table.model_copy(update=dict.fromkeys(_TOGETHER, False))
+
+
+# ---- the steps -----------------------------------------------------------------------------------------------------
+
+
+def _builders(table: Clean) -> dict[str, tuple[bool, Callable[[], Step]]]:
+    """Of each step that looks at one document, in their order: whether it is asked for, and how it is made."""
+    form = table.normal_form or "NFC"
+    return {
+        "html": (table.html, lambda: mend.html),
+        "repair": (table.repair, lambda: mend.repair),
+        "normal_form": (table.repair or table.normal_form is not None, lambda: mend.normal_form(form)),
+        "control_characters": (table.control_characters, lambda: mend.control_characters),
+        "whitespace": (table.whitespace, lambda: mend.whitespace),
+        "boilerplate": (
+            table.boilerplate or bool(table.boilerplate_patterns),
+            lambda: mend.boilerplate(table.boilerplate, table.boilerplate_patterns),
+        ),
+        "c4": (table.c4, lambda: filters.c4(table)),
+        "gopher": (table.gopher, lambda: filters.gopher(table)),
+        "gopher_repetition": (table.gopher_repetition, lambda: filters.gopher_repetition(table)),
+        "languages": (bool(table.languages), lambda: filters.language(table)),
+        "personal_data": (bool(table.personal_data) or table.presidio, lambda: scrub(table)),
+        "stop_words": (bool(table.stop_words), lambda: mend.stop_words(table.stop_words or ())),
+        "length": (
+            any((table.min_characters, table.max_characters, table.min_words, table.max_words)),
+            lambda: filters.length(table),
+        ),
+    }
+
+
+def _alone(table: Clean) -> dict[str, Step]:
+    return {name: build() for name, (wanted, build) in _builders(table).items() if wanted}
+
+
+def _asked(table: Clean) -> list[str]:
+    one_by_one = [name for name, (wanted, _) in _builders(table).items() if wanted]
+    return one_by_one + [name for name in _TOGETHER if getattr(table, name)]
+
+
+@dataclass
+class _Tally:
+    """One step, and what it did so far."""
+
+    step: Step
+    keep: int = 3  # examples
+    num_in: int = 0
+    num_changed: int = 0
+    num_dropped: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        numbers = {"in": self.num_in, "out": self.num_in - self.num_dropped}
+        done = {"changed": self.num_changed, "dropped": self.num_dropped, "examples": self.examples}
+        return numbers | done | ({"rules": dict(self.rules.most_common())} if self.rules else {})
+
+
+def _through(documents: Documents, tallies: Mapping[str, _Tally], mask: Step | None) -> Iterator[str]:
+    """The documents that pass all steps, as they leave them; a text of which nothing is left is dropped.
+
+    The report repeats no personal data: of a document in which `mask` finds some, at whatever step, nothing is shown
+    but the text around the tag.
+    """
+    for text in documents:
+        shown: list[tuple[_Tally, str, tuple[str, ...]]] = []  # an example, and the texts that it was cut from
+        before = text
+        for name, tally in tallies.items():
+            tally.num_in += 1
+            after = tally.step(before, tally.rules) or ""
+            if after != before:
+                tally.num_dropped += not after
+                tally.num_changed += bool(after)
+                masked = name == "personal_data"
+                if masked:
+                    shown = []
+                if len(tally.examples) < tally.keep:
+                    shown.append((tally, _example(before, after, masked), (after,) if masked else (before, after)))
+            before = after
+            if not before:
+                break
+        else:
+            yield before
+        if mask and any(mask(seen, Counter()) != seen for *_, cut_from in shown for seen in cut_from):
+            continue
+        for tally, example, _ in shown:
+            tally.examples.append(example)
+
+
+def _example(before: str, after: str, masked: bool) -> str:
+    """The beginning of what was dropped, or the place of the first change, before and after; 120 characters at most."""
+    if not after:
+        return "" if masked else _piece(before, 0, 120)
+    same = (place for place, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
+    start = max(0, next(same, min(len(before), len(after))) - 15)
+    if masked:
+        return _piece(after, start, 120)
+    return f"{_piece(before, start, 58)} -> {_piece(after, start, 58)}"
+
+
+def _piece(text: str, start: int, length: int) -> str:
+    """Characters from `start` on, those that cannot be seen as escapes."""
+    written = repr(text[start : start + length])[1:-1]
+    return written if len(written) <= length else written[: length - 1] + "\u2026"
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+def _key(documents: Documents, table: Clean, against: Documents | None, names: list[str]) -> str:
+    """What the cleaned text follows from; raises UserError for a library or a list of words that is not there."""
+    needed = [(name, library) for name in names for library in _LIBRARIES.get(name, ())]
+    needed += [("presidio", "presidio-analyzer")] if table.presidio else []
+    versions = []
+    for name, library in needed:
+        try:
+            versions.append((library, metadata.version(library)))
+        except metadata.PackageNotFoundError:
+            wanted = "'llmkit[presidio]'" if name == "presidio" else library
+            raise UserError(f"data.clean.{name} needs the package {library}", f"pip install {wanted}") from None
+    lists = [
+        word_list(given, key) if given not in (None, "en", "zh") else given
+        for key, given in (("stop_words", table.stop_words), ("c4_bad_words", table.c4_bad_words))
+    ]
+    return digest(
+        *(_VERSION, documents.fingerprint, table.model_dump(), against.fingerprint if against else None),
+        *(lists, versions, unicodedata.unidata_version),
+    )
+
+
+def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path) -> None:
+    with (folder / "text.jsonl").open("w+b") as out:
+        store = _Store(out)
+        steps = _alone(table)
+        if table.exact_duplicates:
+            steps["exact_duplicates"] = duplicates.exact()
+        if against is not None:
+            steps["overlap"] = duplicates.overlap(against, table.overlap_ngram, table.overlap_share)
+        if table.near_duplicates:
+            steps["near_duplicates"] = duplicates.near(
+                table.near_threshold, table.near_ngram, lambda: store.end, store.read
+            )
+        tallies = {name: _Tally(step) for name, step in steps.items()}
+        incoming = _Counted(documents)
+        for text in _through(incoming.documents, tallies, steps.get("personal_data")):
+            store.add(text)
+        out.flush()
+        os.fsync(out.fileno())
+    report = {
+        "in": incoming.num_documents,
+        "out": store.num_documents,
+        "characters_in": incoming.num_characters,
+        "characters_out": store.num_characters,
+        "steps": {name: tally.report() for name, tally in tallies.items()},
+    }
+    about = {"report": report, "content": _content_hash(folder / "text.jsonl")}
+    (folder / "report.json").write_text(json.dumps(about, indent=1))
+
+
+class _Counted:
+    """Documents, and how many of them and of their characters were read."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.num_documents = self.num_characters = 0
+
+        def read() -> Iterator[str]:
+            for text in documents:
+                self.num_documents += 1
+                self.num_characters += len(text)
+                yield text
+
+        self.documents = Documents(read, documents.fingerprint, documents.source)
+
+
+class _Store:
+    """Texts as JSON lines in a file that is being written; each can be read again by the place where it begins."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.end = self.num_documents = self.num_characters = 0
+
+    def add(self, text: str) -> None:
+        # Half a surrogate pair, which JSON can bring, has no UTF-8: it is written as Python alone reads it again.
+        line = json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        self.file.write(line)
+        self.end += len(line)
+        self.num_documents += 1
+        self.num_characters += len(text)
+
+    def read(self, place: int) -> str:
+        self.file.seek(place)
+        line = self.file.readline()
+        self.file.seek(self.end)
+        return str(json.loads(line)["text"])
+
+
+def _read(file: Path) -> Iterator[str]:
+    with file.open("rb") as lines_of_text:
+        for line in lines_of_text:
+            yield json.loads(line)["text"]
+
+
+def _cached(folder: Path) -> dict[str, Any] | None:
+    """The report on what was written before, or None where it is not there or not whole."""
+    try:
+        about = json.loads((folder / "report.json").read_text())
+        report: dict[str, Any] = about["report"]
+        return report if about["content"] == _content_hash(folder / "text.jsonl") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _content_hash(file: Path) -> str:
+    hashed = xxhash.xxh3_128()
+    with file.open("rb") as content:
+        while piece := content.read(1 << 20):
+            hashed.update(piece)
+    return hashed.hexdigest()
+
+
+# ---- what the run says ---------------------------------------------------------------------------------------------
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """What was done, for the screen: a line in all, and one for each step that did something; 100 columns at most."""
+    if not report:
+        return []
+    characters = report["characters_out"] / max(report["characters_in"], 1)
+    said = [
+        f"cleaning of {report['documents']}: {report['in']:,} documents in, {report['out']:,} out, "
+        f"with {characters:.1%} of the characters"
+    ]
+    for name, step in report["steps"].items():
+        done = [f"{step[what]:,} {what}" for what in ("changed", "dropped") if step[what]]
+        if done:
+            rules = ", ".join(f"{rule} {number:,}" for rule, number in step.get("rules", {}).items())
+            line = f"  {name:<18} {', '.join(done)}" + (f" ({rules})" if rules else "")
+            said.append(line if len(line) <= 100 else line[:97].rpartition(",")[0] + ", ...)")
+    return said

@@ -1,0 +1,206 @@
+"""Personal data in running text: found, checked where it can be, and masked with a tag.
+
+What is found, and what is left alone:
+- e-mail addresses, full-width ones too; names of image files such as `icon@2x.png` are none.
+- IBANs whose country, length and check digits are right (ISO 13616), with or without blanks.
+- Card numbers of a known scheme and length whose Luhn digit is right (ISO/IEC 7812), in one piece or in the groups that
+  stand on a card.
+- IPv4 and IPv6 addresses of hosts. `1.2.3.4` may be a version or the number of a section: four single digits are taken
+  for one, and so is what stands behind the word version, release, section or the like. Network masks, loopback and
+  multicast addresses belong to nobody and stay.
+- telephone numbers that are possible in their country's plan (phonenumbers), with a `+` code or of `phone_regions`.
+Where two overlap, the one further to the front of this list wins.
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from llmkit.data.cleaning.mend import Step
+from llmkit.errors import UserError
+from llmkit.recipe.cleaning import PERSONAL_DATA, Clean
+
+Span = tuple[int, int, str]  # from, to, kind
+Finder = Callable[[str], Iterator[tuple[int, int]]]
+
+# The full-width forms of ASCII, one for one, so that places in the text stay the same.
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+
+
+def scrub(table: Clean) -> Step:
+    """The step that puts `personal_data_tag` in the place of personal data, and counts it by kind.
+
+    Raises UserError where Presidio is asked for and is not installed.
+    """
+    known = {"email": _emails, "iban": _ibans, "card": _cards, "ip": _addresses, "phone": _phones(table.phone_regions)}
+    finders: dict[str, Finder] = {kind: known[kind] for kind in PERSONAL_DATA if kind in table.personal_data}
+    presidio = _presidio(table.presidio_language) if table.presidio else None
+
+    def found(narrow: str, text: str) -> Iterator[Span]:
+        for kind, find in finders.items():
+            yield from ((start, end, kind) for start, end in find(narrow))
+        if presidio:
+            yield from presidio(text)
+
+    def step(text: str, count: Counter[str]) -> str:
+        narrow = text if text.isascii() else text.translate(_NARROW)
+        spans: list[Span] = []
+        taken = bytearray(len(text))
+        for start, end, kind in found(narrow, text):
+            if not any(taken[start:end]):
+                spans.append((start, end, kind))
+                taken[start:end] = b"\1" * (end - start)
+        pieces, position = [], 0
+        for start, end, kind in sorted(spans):
+            count[kind] += 1
+            pieces += [text[position:start], table.personal_data_tag.replace("{kind}", kind.upper())]
+            position = end
+        return "".join([*pieces, text[position:]])
+
+    return step
+
+
+# ---- e-mail --------------------------------------------------------------------------------------------------------
+
+_NAME = r"A-Za-z0-9\u00c0-\u024f"
+_EMAIL = re.compile(
+    rf"(?<![{_NAME}._%+-])[{_NAME}](?:[{_NAME}._%+'-]{{0,62}}[{_NAME}_+-])?"
+    rf"@(?:[{_NAME}](?:[{_NAME}-]{{0,61}}[{_NAME}])?\.){{1,8}}([A-Za-z]{{2,24}})(?![A-Za-z0-9_-])"
+)
+_FILES = frozenset("avif css gif jpeg jpg js pdf png svg webp".split())  # noqa: SIM905
+
+
+def _emails(text: str) -> Iterator[tuple[int, int]]:
+    if "@" in text:
+        yield from (found.span() for found in _EMAIL.finditer(text) if found[1].lower() not in _FILES)
+
+
+# ---- numbers with a check digit ------------------------------------------------------------------------------------
+
+# Looked for at every place, not behind the last one found: what follows in capitals may be the next.
+_IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Z]{2}\d{2}(?:[ \u00a0-]?[A-Z0-9]){11,30}))")
+_GROUP_END = re.compile(r"(?<=[A-Z0-9])(?![A-Za-z0-9])")
+
+
+def _ibans(text: str) -> Iterator[tuple[int, int]]:
+    """The country fixes the length; what follows in capitals is no part of it."""
+    from stdnum import iban
+
+    for found in _IBAN.finditer(text):
+        start, end = found.span(1)
+        for last in _GROUP_END.finditer(text, start + 15, end + 1):
+            if last.end() <= end and iban.is_valid(text[start : last.end()].replace("\u00a0", " ")):
+                yield start, last.end()
+
+
+_CARD = re.compile(
+    r"(?<![\w.,+-])(?:\d{13,19}|\d{4}([ \u00a0-])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|\d{4}([ \u00a0-])\d{6}\2\d{4,5})"
+    r"(?!\w|[.,-]\d)",
+    re.ASCII,  # here and below: a Chinese character beside a number is no part of it
+)
+# The numbers of issuers and the lengths of their cards: ISO/IEC 7812 and the schemes' own pages.
+_SCHEMES = re.compile(
+    r"4\d{12}(?:\d{3}){0,2}"  # Visa
+    r"|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}"  # Mastercard
+    r"|3[47]\d{13}"  # American Express
+    r"|(?:6011\d\d|64[4-9]\d{3}|65\d{4})\d{10,13}"  # Discover
+    r"|(?:30[0-5]|3095|36|3[89])\d{11,12}"  # Diners Club
+    r"|35(?:2[89]|[3-8]\d)\d{12,15}"  # JCB
+    r"|62\d{14,17}|81\d{14}"  # UnionPay
+    r"|(?:5018|5020|5038|5893|6304|6759|676[123])\d{9,15}"  # Maestro
+)
+
+
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    from stdnum import luhn
+
+    for found in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", found[0])
+        if _SCHEMES.fullmatch(digits) and luhn.is_valid(digits):
+            yield found.span()
+
+
+# ---- addresses of machines -----------------------------------------------------------------------------------------
+
+_IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)", re.ASCII)
+_IPV6 = re.compile(
+    r"(?<![\w:.])(?=[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]{3,39}(?:(?<=:)\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])",
+    re.ASCII,
+)
+_VERSION = re.compile(
+    r"(?:version|release|section|chapter|build|firmware|driver|ver|rev|sec|§|版本|版|章节|第)[\s.:\uff1a]*$",
+    re.IGNORECASE,
+)
+
+
+def _addresses(text: str) -> Iterator[tuple[int, int]]:
+    for pattern, mark in ((_IPV4, "."), (_IPV6, ":")):
+        for found in pattern.finditer(text) if mark in text else ():
+            try:
+                address = ipaddress.ip_address(found[0])
+            except ValueError:
+                continue
+            if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved:
+                continue
+            if _number_of_a_version(found[0]) or _VERSION.search(text[max(0, found.start() - 16) : found.start()]):
+                continue
+            yield found.span()
+
+
+def _number_of_a_version(written: str) -> bool:
+    """Four single digits; of IPv6, what may as well be a name in a program, such as `abc::def`."""
+    return len(written) == 7 if "." in written else not any(map(str.isdigit, written))
+
+
+# ---- telephone numbers ---------------------------------------------------------------------------------------------
+
+_NO_NUMBERS = re.compile(  # of telephones: decimals, years from and to, addresses of machines
+    r"\W*(?:\d[.,]\d+|(?:1\d|20)\d\d\s?[-\u2010-\u2015~/]\s?(?:1\d|20)\d\d|\d{1,3}(?:\.\d{1,3}){3})\W*"
+)
+# What phonenumbers may find a number in; it is slow, and is shown these pieces alone, with what stands around them.
+_DIALLED = re.compile(r"[+(\[]{0,3}\d(?:[\s()\[\].,/~\u00a0\u2010-\u2015\u2212-]{0,4}(?:ext\.?|x|#)?\s?\d){6,19}")
+_AROUND = 20
+
+
+def _phones(regions: tuple[str, ...]) -> Finder:
+    def find(text: str) -> Iterator[tuple[int, int]]:
+        import phonenumbers
+
+        for piece in _DIALLED.finditer(text):
+            start = max(0, piece.start() - _AROUND)
+            found = {
+                (start + match.start, start + match.end)
+                for region in regions or (None,)
+                for match in phonenumbers.PhoneNumberMatcher(text[start : piece.end() + _AROUND], region)
+            }
+            for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
+                if text[begin] in "([" and not {")", "]"}.intersection(text[begin:end]):
+                    begin += 1
+                inside = begin < piece.end() and piece.start() < end  # another piece has what is outside, whole
+                decimal = re.search(r"\d[.,]$", text[max(0, begin - 2) : begin])
+                if inside and not decimal and _NO_NUMBERS.fullmatch(text[begin:end]) is None:
+                    yield begin, end
+
+    return find
+
+
+# ---- more, by Presidio ---------------------------------------------------------------------------------------------
+
+
+def _presidio(language: str) -> Callable[[str], Iterator[Span]]:
+    """What Microsoft Presidio finds with its default recognizers; not tried here, since its models cannot be had."""
+    try:
+        from presidio_analyzer import AnalyzerEngine
+    except ImportError as problem:
+        raise UserError(
+            "data.clean.presidio: the package presidio-analyzer is not installed", "pip install 'llmkit[presidio]'"
+        ) from problem
+    engine = AnalyzerEngine(supported_languages=[language])
+
+    def find(text: str) -> Iterator[Span]:
+        results = engine.analyze(text=text, language=language)
+        for result in sorted(results, key=lambda result: -result.score):
+            yield result.start, result.end, result.entity_type
+
+    return find
