@@ -1,159 +1,83 @@
-"""Documents become one long row of tokens, and that row becomes blocks of equal length.
+"""The row of tokens becomes blocks: windows over running text, or each document in pieces of its own."""
 
-The row is written once into a memory-mapped file (two bytes a token where the vocabulary fits) and found again by what
-went into it: the content of the documents, the tokenizer, and what stands between two documents.
-"""
-
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
-from huggingface_hub import constants
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from llmkit.data.encode import encode, encoded, encoder
 from llmkit.data.read import Documents
+from llmkit.data.tokens import TokenRow, cache_dir, new_cache_entry, tokenize
 from llmkit.errors import UserError
 
+__all__ = [
+    "EVALUATION",
+    "Blocks",
+    "Cut",
+    "StreamedBlocks",
+    "TokenRow",
+    "Window",
+    "cache_dir",
+    "encode",
+    "materialize",
+    "new_cache_entry",
+    "tokenize",
+]
+
 EVALUATION = 2**32 - 1  # the epoch of evaluation: whatever is drawn for it is the same every time
+GROUP = 256  # documents whose pieces are counted together: a count for each would not be constant memory
+STREAMED = 2**17  # characters of a stream that are tokenized at once: it is read no further ahead than that
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive tokens, their place in the data, and the epoch: all that a task may draw its randomness from."""
+    """Consecutive tokens, their place in the data, and the epoch: all that a task may draw its randomness from.
+
+    `starts` are the places in `ids` where a document begins (int64, ascending); 0 is not among them where the window
+    goes on with a document that began before it.
+    """
 
     ids: np.ndarray
+    starts: np.ndarray
     index: int
     epoch: int
 
 
 @dataclass(frozen=True)
-class TokenRow:
-    """Every token of the documents in their order; `num_bytes` counts the UTF-8 text that they stand for."""
+class Cut:
+    """How a row is cut: into windows of `length` tokens, one every `stride`, over all of it.
 
-    ids: np.ndarray
-    num_documents: int
-    num_bytes: int
+    `length = stride + 1` lets a block end in the token that the next one begins with, so that every token but the very
+    first is predicted once. With `within_documents` no block holds text of two documents: one of n tokens is cut into
+    ceil(n / length) pieces, whose lengths differ by one token at most, and `stride` says nothing.
+    """
 
-
-def tokenize(documents: Documents, tokenizer: Any, separator: list[int]) -> TokenRow:
-    """Tokenize once, with `separator` after each document; the same documents and tokenizer are read from the cache."""
-    rules = _backend(tokenizer).to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
-    key = xxhash.xxh3_128_hexdigest(repr((1, documents.fingerprint, rules, separator)).encode())
-    folder = cache_dir() / key
-    row = _cached(folder)
-    if row is None:
-        shutil.rmtree(folder, ignore_errors=True)  # if it is there, it is damaged
-        with new_cache_entry(folder) as draft:
-            _write(documents, tokenizer, separator, draft)
-        row = _cached(folder)
-    if row is None:
-        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
-    return row
-
-
-def _cached(folder: Path) -> TokenRow | None:
-    """What was written before, or None where it is not there or not whole."""
-    try:
-        about = json.loads((folder / "tokens.json").read_text())
-        dtype, num_tokens = np.dtype(about["dtype"]), about["num_tokens"]
-        if (folder / "tokens.bin").stat().st_size != num_tokens * dtype.itemsize:
-            return None
-        ids = np.memmap(folder / "tokens.bin", dtype, mode="r") if num_tokens else np.empty(0, dtype)
-        return TokenRow(ids, about["num_documents"], about["num_bytes"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def cache_dir() -> Path:
-    """Where prepared tokens and tokenizers are kept: beside the Hub's own caches."""
-    return Path(constants.HF_HOME) / "llmkit"
-
-
-class new_cache_entry:
-    """A folder to write into, which appears under its name only when it is complete."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.folder.parent))
-        except OSError as problem:
-            raise UserError(
-                f"the cache {self.folder.parent} cannot be written: {problem.strerror}", "set HF_HOME"
-            ) from problem
-        return self.draft
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            with suppress(OSError):  # another process was first: what it wrote is the same
-                self.draft.rename(self.folder)
-        shutil.rmtree(self.draft, ignore_errors=True)
-
-
-def _write(documents: Documents, tokenizer: Any, separator: list[int], folder: Path) -> None:
-    dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
-    num_tokens = num_documents = num_bytes = 0
-    with (folder / "tokens.bin").open("wb") as out:
-        for texts in _batches(documents):
-            for ids in encode(tokenizer, texts):
-                out.write(np.asarray([*ids, *separator], dtype).tobytes())
-                num_tokens += len(ids) + len(separator)
-            num_documents += len(texts)
-            num_bytes += sum(len(text.encode()) for text in texts)
-        out.flush()
-        os.fsync(out.fileno())
-    about = {"dtype": dtype.name, "num_tokens": num_tokens, "num_documents": num_documents, "num_bytes": num_bytes}
-    (folder / "tokens.json").write_text(json.dumps(about))
-
-
-def encode(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
-    """The token ids of each text, without special tokens; fast tokenizers use every core."""
-    if tokenizer.is_fast:
-        encodings = _backend(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
-        return (encoding.ids for encoding in encodings)
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _backend(tokenizer: Any) -> Any:
-    """Many a `tokenizer.json` says that texts are to be cut off and padded: not where every token counts."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _batches(documents: Iterable[str], num_texts: int = 1000) -> Iterator[list[str]]:
-    texts = iter(documents)
-    while batch := list(islice(texts, num_texts)):
-        yield batch
+    length: int
+    stride: int
+    within_documents: bool = False
 
 
 class Blocks(Dataset[Window]):
-    """The row cut into windows of `length` tokens, one every `stride`: block i is the same whoever asks for it.
+    """The row cut into blocks: block i is the same whoever asks for it.
 
-    `length = stride + 1` lets a block end in the token that the next one begins with, so that every token but the very
-    first is predicted once. `tail` tokens at the end are in no block: fewer than a block, unless `limit` cuts more off.
+    `tail` tokens at the end are in no block: fewer than a block, unless `limit` cuts more off.
     """
 
-    def __init__(self, row: TokenRow, length: int, stride: int, limit: int | None, *, evaluation: bool = False) -> None:
+    def __init__(self, row: TokenRow, cut: Cut, limit: int | None, *, evaluation: bool = False) -> None:
         self.row = row
-        self.length = length
-        self.stride = stride
-        available = max(0, (len(row.ids) - length) // stride + 1)
+        self.cut = cut
+        if cut.within_documents:
+            counts = [_pieces(row.ends, first, cut)[1].sum() for first in range(0, row.num_documents, GROUP)]
+            self._before = np.cumsum([0, *counts])  # blocks before each group of documents
+            available = int(self._before[-1])
+        else:
+            available = max(0, (len(row.ids) - cut.length) // cut.stride + 1)
         self.num_blocks = min(available, limit) if limit else available
-        self.tail = len(row.ids) - (self.num_blocks * stride + length - stride if self.num_blocks else 0)
+        self.tail = len(row.ids) - (self._bounds(self.num_blocks - 1)[1] if self.num_blocks else 0)
         self.evaluation = evaluation
         # In shared memory: data workers that outlive an epoch must see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -168,22 +92,48 @@ class Blocks(Dataset[Window]):
     def __getitem__(self, index: int) -> Window:
         if not 0 <= index < self.num_blocks:
             raise IndexError(f"block {index} of {self.num_blocks}")
-        start = index * self.stride
-        ids = self.row.ids[start : start + self.length].astype(np.int64)
-        return Window(ids, index, EVALUATION if self.evaluation else int(self._epoch))
+        begin, end = self._bounds(index)
+        ids = self.row.ids[begin:end].astype(np.int64)
+        ends = self.row.ends
+        starts = np.unique(ends[np.searchsorted(ends, begin) : np.searchsorted(ends, end)])
+        if begin == 0 and not (len(starts) and starts[0] == 0):
+            starts = np.append(0, starts)
+        return Window(ids, starts - begin, index, EVALUATION if self.evaluation else int(self._epoch))
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        """The tokens of a block: from which to before which of the row."""
+        if not self.cut.within_documents:
+            begin = index * self.cut.stride
+            return begin, begin + self.cut.length
+        group = int(np.searchsorted(self._before, index, "right")) - 1
+        ends, counts = _pieces(self.row.ends, group * GROUP, self.cut)
+        before = np.append(0, np.cumsum(counts))
+        piece = index - int(self._before[group])
+        document = int(np.searchsorted(before, piece, "right")) - 1
+        return _piece(
+            int(ends[document]), int(ends[document + 1]), piece - int(before[document]), int(counts[document])
+        )
+
+
+def _pieces(ends: np.ndarray, first: int, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+    """Of a GROUP of documents from the `first` on: where each begins and the last ends, and how many pieces it has."""
+    bounds = np.append(ends[first - 1] if first else 0, ends[first : first + GROUP])
+    return bounds, -(-np.diff(bounds) // cut.length)
+
+
+def _piece(begin: int, end: int, index: int, count: int) -> tuple[int, int]:
+    """Where piece `index` of `count` of a document begins and ends, whose tokens are those from `begin` to `end`."""
+    return begin + index * (end - begin) // count, begin + (index + 1) * (end - begin) // count
 
 
 class StreamedBlocks(IterableDataset[Window]):
     """The same blocks, cut while the documents are read, for data that does not fit on the disk."""
 
-    def __init__(
-        self, documents: Documents, tokenizer: Any, separator: list[int], length: int, stride: int, limit: int | None
-    ) -> None:
+    def __init__(self, documents: Documents, tokenizer: Any, separator: list[int], cut: Cut, limit: int | None) -> None:
         self.documents = documents
         self.tokenizer = tokenizer
         self.separator = separator
-        self.length = length
-        self.stride = stride
+        self.cut = cut
         self.limit = limit
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -195,26 +145,52 @@ class StreamedBlocks(IterableDataset[Window]):
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise UserError("a stream is read by one worker at most", "set trainer.dataloader_num_workers = 1 or 0")
-        return islice(self._windows(), self.limit)
+        return islice(self.windows(), self.limit)
 
-    def _windows(self) -> Iterator[Window]:
-        pending: list[int] = []
+    def windows(self) -> Iterator[Window]:
+        """Every block, whatever the limit."""
+        pending = np.empty(0, np.int64)  # tokens that are in no block yet
+        begins = np.zeros(1, np.int64)  # where documents begin among them, or where the next one will
         index = 0
-        for texts in _batches(self.documents, 100):
-            for ids in encode(self.tokenizer, texts):
-                pending += ids
-                pending += self.separator
-            start = 0
-            while len(pending) - start >= self.length:
-                yield Window(np.asarray(pending[start : start + self.length], np.int64), index, int(self._epoch))
-                start += self.stride
+        for added in encoded(self.documents, encoder(self.tokenizer), self.separator, STREAMED):
+            begins = np.unique(np.append(begins, len(pending) + np.array(added.ends, np.int64)))
+            pending = np.append(pending, np.frombuffer(added.ids, np.int64))
+            done = 0
+            for begin, end in self._bounds(begins, len(pending)):
+                starts = begins[np.searchsorted(begins, begin) : np.searchsorted(begins, end)] - begin
+                yield Window(pending[begin:end].copy(), starts, index, int(self._epoch))
+                done = end if self.cut.within_documents else begin + self.cut.stride
                 index += 1
-            del pending[:start]
+            pending, begins = pending[done:], begins[begins >= done] - done
+
+    def _bounds(self, begins: np.ndarray, number: int) -> Iterator[tuple[int, int]]:
+        """The blocks that can be cut from `number` tokens; of documents those that are whole."""
+        if not self.cut.within_documents:
+            for begin in range(0, number - self.cut.length + 1, self.cut.stride):
+                yield begin, begin + self.cut.length
+            return
+        for begin, end in zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True):
+            count = -(-(end - begin) // self.cut.length)
+            yield from (_piece(begin, end, piece, count) for piece in range(count))
 
 
 def materialize(stream: StreamedBlocks, limit: int) -> TokenRow:
-    """The first `limit` blocks of a stream as a row that can be cut again: validation is read many times."""
+    """A row that gives the first `limit` blocks of a stream when it is cut with that limit: validation is read often.
+
+    Of documents that are cut one by one, the last is kept whole. How many bytes the tokens stand for is not known (0).
+    """
+    cut = stream.cut
+    limit = min(limit, stream.limit or limit)
     ids: list[np.ndarray] = []
-    for window in islice(stream, limit):
-        ids.append(window.ids if not ids else window.ids[stream.length - stream.stride :])
-    return TokenRow(np.concatenate(ids) if ids else np.empty(0, np.int64), 0, 0)
+    begins: list[int] = []
+    number = 0
+    for window in stream.windows():
+        begun = window.index >= limit
+        if begun and (not cut.within_documents or len(window.starts)):
+            break
+        overlap = cut.length - cut.stride if ids and not cut.within_documents else 0
+        begins += [number - overlap + start for start in window.starts.tolist() if start >= overlap]
+        ids.append(window.ids[overlap:])
+        number += len(ids[-1])
+    ends = np.array([*begins[1:], number] if begins else [], np.int64)
+    return TokenRow(np.concatenate(ids) if ids else np.empty(0, np.int64), ends, 0)

@@ -11,7 +11,7 @@ from llmkit.data import files
 from llmkit.data.files import digest
 from llmkit.data.table import default_validation, held_out, load, plain_files
 from llmkit.errors import UserError
-from llmkit.recipe.schema import TextData
+from llmkit.recipe.datatables import TextData
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,17 @@ class Corpus:
     validation: Documents | None
     notes: tuple[str, ...] = ()
     revision: str | None = None  # the commit of a Hub data set
+
+
+def chained(sources: list[Documents]) -> Documents:
+    """The documents of several sources, one source behind the other."""
+    if len(sources) == 1:
+        return sources[0]
+    return Documents(
+        lambda: itertools.chain.from_iterable(sources),
+        digest(*(each.fingerprint for each in sources)),
+        ", ".join(each.source for each in sources),
+    )
 
 
 def corpus(data: TextData, seed: int) -> Corpus:

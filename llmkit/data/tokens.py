@@ -1,0 +1,248 @@
+"""Documents become one long row of tokens, written once into memory-mapped files and found again by what went into it.
+
+A row is a folder of the cache: `tokens.bin` (two bytes a token where the vocabulary fits), `ends.bin` (where each
+document ends) and `parts.jsonl`, a journal with a line for each part that is safely on the disk. What an interruption
+left is gone on with after its last whole part; the line of the last part says that the row is finished.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from filelock import FileLock, Timeout
+from huggingface_hub import constants
+
+from llmkit.data.encode import Encode, encoded_ahead, encoder
+from llmkit.data.read import Documents
+from llmkit.errors import UserError, say
+
+PART = 2**24  # bytes of text after which what is done is made safe: what an interruption may cost
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """Every token of the documents in their order; `num_bytes` counts the UTF-8 text that they stand for.
+
+    `ends` holds, for each document, how many tokens there are up to its end, what is set behind it included (int64).
+    """
+
+    ids: np.ndarray
+    ends: np.ndarray
+    num_bytes: int
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.ends)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How far the row has come where one of its parts ends, counted from the row's beginning.
+
+    `characters` of the document after those that are whole are in it, too. `checksum` is XXH3 of what the part itself
+    adds to the two files; the journal begins with an empty part.
+    """
+
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    num_bytes: int = 0
+    checksum: str = xxhash.xxh3_64_hexdigest(b"")
+    finished: bool = False
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+def tokenize(documents: Documents, tokenizer: Any, separator: list[int], *, verify: bool = True) -> TokenRow:
+    """Tokenize once, with `separator` after each document; the same documents and tokenizer are read from the cache.
+
+    Of two processes that want the same row one waits for the other. A row is checked against its checksums whenever it
+    is read, and made anew where it is damaged; `verify = False` is for a process that knows that this was just done.
+    """
+    to_ids = encoder(tokenizer)
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
+    key = xxhash.xxh3_128_hexdigest(repr((2, documents.fingerprint, rules, separator)).encode())
+    dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
+    folder = cache_dir() / key
+    row = _finished(folder, dtype, verify)
+    if row is None:
+        with _locked(folder, documents.source):
+            row = _finished(folder, dtype, True)  # by the process that this one waited for
+            if row is None:
+                _write(documents, to_ids, separator, folder, dtype)
+                row = _finished(folder, dtype, False)
+    if row is None:
+        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+    return row
+
+
+def cache_dir() -> Path:
+    """Where prepared tokens and tokenizers are kept: beside the Hub's own caches."""
+    return Path(constants.HF_HOME) / "llmkit"
+
+
+class new_cache_entry:
+    """A folder to write into, which appears under its name only when it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Path:
+        with _writing(self.folder.parent):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.folder.parent))
+        return self.draft
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with suppress(OSError):  # another process was first: what it wrote is the same
+                self.draft.rename(self.folder)
+        shutil.rmtree(self.draft, ignore_errors=True)
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise UserError(f"the cache {cache} cannot be written: {problem.strerror}", "set HF_HOME") from problem
+
+
+@contextmanager
+def _locked(folder: Path, source: str) -> Iterator[None]:
+    with _writing(folder.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another process that tokenizes {source}")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenRow | None:
+    """What was written before, or None where it is not there, not finished or not whole."""
+    parts = _journal(folder)
+    if not parts or not parts[-1].finished or (verify and _whole(folder, parts, dtype) != parts):
+        return None
+    done = parts[-1]
+    sizes = {"tokens.bin": done.tokens * dtype.itemsize, "ends.bin": done.documents * 8}
+    try:
+        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+            return None
+        ids = np.memmap(folder / "tokens.bin", dtype, mode="r") if done.tokens else np.empty(0, dtype)
+        ends = np.memmap(folder / "ends.bin", np.int64, mode="r") if done.documents else np.empty(0, np.int64)
+    except OSError:
+        return None
+    return TokenRow(ids, ends, done.num_bytes)
+
+
+def _journal(folder: Path) -> list[Part]:
+    """The parts that were written, as far as their lines are whole."""
+    parts: list[Part] = []
+    with suppress(OSError, ValueError, TypeError):
+        for line in (folder / "parts.jsonl").read_text().splitlines():
+            checksum, entry = line.split(" ", 1)
+            if checksum != _sum(entry):
+                break
+            parts.append(Part(**json.loads(entry)))
+    return parts
+
+
+def _sum(entry: str) -> str:
+    return xxhash.xxh3_64_hexdigest(entry.encode())
+
+
+def _line(part: Part) -> str:
+    entry = json.dumps(asdict(part))
+    return f"{_sum(entry)} {entry}\n"
+
+
+def _whole(folder: Path, parts: list[Part], dtype: np.dtype) -> list[Part]:
+    """The first of the parts, up to one whose tokens or ends are no longer those that were written."""
+    whole = parts[:1]
+    with suppress(OSError), (folder / "tokens.bin").open("rb") as tokens, (folder / "ends.bin").open("rb") as ends:
+        for before, part in pairwise(parts):
+            checksum = xxhash.xxh3_64(tokens.read((part.tokens - before.tokens) * dtype.itemsize))
+            checksum.update(ends.read((part.documents - before.documents) * 8))
+            if checksum.hexdigest() != part.checksum:
+                break
+            whole.append(part)
+    return whole
+
+
+def _write(documents: Documents, to_ids: Encode, separator: list[int], folder: Path, dtype: np.dtype) -> None:
+    """Write the row, or what is missing of it.
+
+    What is there is never cut off to be written anew, only written over, with the same where it was whole: another
+    process may have these files in its memory.
+    """
+    parts = _journal(folder)
+    whole = _whole(folder, parts, dtype) or [Part()]
+    begin = done = now = whole[-1]
+    if (parts and parts[-1].finished) or (len(parts) <= 1 and (folder / "tokens.bin").exists()):
+        say(f"the cache of {documents.source} was damaged ({folder}): tokenizing again")
+    if begin.num_bytes:
+        there = f"{begin.documents:,} documents ({begin.num_bytes / 1e6:,.0f} MB) are there already"
+        say(f"going on with the tokens of {documents.source}: {there}")
+    with _writing(folder.parent):
+        draft = folder / "parts.jsonl.draft"
+        draft.write_text("".join(_line(replace(part, finished=False)) for part in whole))
+        draft.replace(folder / "parts.jsonl")
+    ids, ends = array(dtype.char), array("q")
+    started, due = time.monotonic(), 10.0  # seconds
+    rest = islice(documents, begin.documents, None)
+    for added in encoded_ahead(rest, to_ids, separator, dtype, begin.characters):
+        ends.extend(now.tokens + end for end in added.ends)
+        ids += added.ids
+        now = Part(
+            documents=now.documents + len(added.ends),
+            characters=added.characters,
+            tokens=now.tokens + len(added.ids),
+            num_bytes=now.num_bytes + added.num_bytes,
+        )
+        if now.num_bytes - done.num_bytes >= PART:
+            _append(folder, done, now, ids, ends)
+            done, ids, ends = now, array(dtype.char), array("q")
+        seconds = time.monotonic() - started
+        if seconds > due:
+            rate = (now.num_bytes - begin.num_bytes) / 1e6 / seconds
+            say(f"tokenizing {documents.source}: {now.num_bytes / 1e6:,.0f} MB, {rate:.1f} MB/s")
+            due = min(2 * due, due + 600)
+    _append(folder, done, replace(now, finished=True), ids, ends)
+
+
+def _append(folder: Path, done: Part, now: Part, ids: "array[int]", ends: "array[int]") -> None:
+    """Add a part behind those that are `done`; its line comes last, once the rest is on the disk."""
+    checksum = xxhash.xxh3_64(ids)
+    checksum.update(ends)
+    with _writing(folder.parent):
+        for name, before, added in (("tokens.bin", done.tokens, ids), ("ends.bin", done.documents, ends)):
+            (folder / name).touch()
+            with (folder / name).open("r+b") as out:
+                out.seek(before * added.itemsize)
+                out.write(added)
+                if now.finished:
+                    out.truncate()
+                out.flush()
+                os.fsync(out.fileno())
+        with (folder / "parts.jsonl").open("a") as journal:
+            journal.write(_line(replace(now, checksum=checksum.hexdigest())))
+            journal.flush()
+            os.fsync(journal.fileno())
