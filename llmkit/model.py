@@ -1,7 +1,7 @@
 """The model of a run: its architecture, and its weights from scratch or pretrained."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "longformer", "roberta"
 LONGEST_DEFAULT_BLOCK = 1024  # as in run_clm.py: a model with 128k positions is not trained on 128k unless asked
 
 
-def load_config(table: Model, finetuning: bool = False) -> tuple[Any, list[str]]:
+def load_config(table: Model, finetuning: bool = False, where: str = "model") -> tuple[Any, list[str]]:
     """The architecture that `[model]` names with its overrides, and notes on what was chosen for the user.
 
     Pretraining goes without attention dropout unless asked for, `finetuning` keeps the model's own. Raises UserError
     for a config key that the architecture does not have (transformers would swallow it silently) and for an adapter.
+    `where` is the table's key, for messages.
     """
     overrides = dict(table.config)
     if table.name is None:
@@ -38,7 +39,7 @@ def load_config(table: Model, finetuning: bool = False) -> tuple[Any, list[str]]
 
             near = get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else "for example gpt2, llama, bert, modernbert"
-            raise UserError(f"model.config.model_type: transformers knows no `{model_type}`", hint) from problem
+            raise UserError(f"{where}.config.model_type: transformers knows no `{model_type}`", hint) from problem
         name = str(model_type)
     else:
         name = table.name
@@ -47,8 +48,8 @@ def load_config(table: Model, finetuning: bool = False) -> tuple[Any, list[str]]
         with hub.loading(name, "model"):
             if adapter_settings(name, table.revision) is not None:
                 raise UserError(
-                    f"model.name: `{name}` is an adapter, not a whole model",
-                    f"merge it first: llmkit merge {name} --output DIR, then model.name=DIR",
+                    f"{where}.name: `{name}` is an adapter, not a whole model",
+                    f"merge it first: llmkit merge {name} --output DIR, then {where}.name=DIR",
                 )
             config = AutoConfig.from_pretrained(
                 name, revision=table.revision, trust_remote_code=table.trust_remote_code
@@ -57,10 +58,10 @@ def load_config(table: Model, finetuning: bool = False) -> tuple[Any, list[str]]
     unknown = [key for key in overrides if key not in known]
     if unknown:
         raise UserError(
-            f"{len(unknown)} unknown key{'s' * (len(unknown) > 1)} in model.config",
+            f"{len(unknown)} unknown key{'s' * (len(unknown) > 1)} in {where}.config",
             f"`{name}` is configured by transformers' {type(config).__name__}",
             tuple(
-                f"model.config.{key}: not in {type(config).__name__}"
+                f"{where}.config.{key}: not in {type(config).__name__}"
                 + "".join(f", did you mean `{near}`?" for near in get_close_matches(key, known, 1))
                 for key in unknown
             ),
@@ -68,14 +69,26 @@ def load_config(table: Model, finetuning: bool = False) -> tuple[Any, list[str]]
     notes = []
     for key in () if finetuning else ATTENTION_DROPOUT:
         if getattr(config, key, 0) and key not in overrides:
-            notes.append(f"{key} = 0 in place of {getattr(config, key)}: set model.config.{key} for another")
+            notes.append(f"{key} = 0 in place of {getattr(config, key)}: set {where}.config.{key} for another")
             overrides[key] = 0.0
+    if "num_hidden_layers" in overrides and "layer_types" not in overrides and getattr(config, "layer_types", None):
+        overrides["layer_types"] = _layer_types(config, overrides["num_hidden_layers"])
     for key, value in overrides.items():
         try:
             setattr(config, key, value)
         except (StrictDataclassError, TypeError, ValueError) as problem:
-            raise UserError(f"model.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
+            raise UserError(f"{where}.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
     return config, notes
+
+
+def _layer_types(config: Any, num_layers: int) -> list[str]:
+    """What kind each layer is where there are more or fewer of them: the pattern of the architecture goes on."""
+    pattern: list[str] = config.layer_types
+    period = next(
+        (p for p in range(1, len(pattern)) if all(pattern[i] == pattern[i % p] for i in range(len(pattern)))),
+        len(pattern),
+    )
+    return [pattern[i % period] for i in range(num_layers)]
 
 
 def positions(config: Any) -> int | None:
@@ -99,15 +112,18 @@ def choose_block_size(wanted: int | None, config: Any) -> int:
     return wanted
 
 
-def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: bool) -> None:
+def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: bool, num_new: int = 0) -> None:
     """Give a model from scratch the tokenizer's vocabulary and special tokens; refuse sizes that do not fit.
 
-    `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`.
+    `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`. `num_new` of its tokens were added in
+    this run: for them `create` enlarges pretrained embeddings.
     """
     if table.init == "scratch":
         starts_with = _decoder_start(config)
         if own_tokenizer and "vocab_size" not in table.config:
             config.vocab_size = len(tokenizer)
+        elif num_new and "vocab_size" not in table.config:
+            config.vocab_size = max(config.vocab_size, len(tokenizer))
         for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if token not in table.config and (own_tokenizer or getattr(config, token, None) is None):
                 setattr(config, token, getattr(tokenizer, token))
@@ -120,7 +136,7 @@ def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: b
             for key, value in fitting.items():
                 if key not in table.config and (key == "decoder_start_token_id" or hasattr(config, key)):
                     setattr(config, key, value)
-    if len(tokenizer) > config.vocab_size:
+    if len(tokenizer) - (num_new if table.init == "pretrained" else 0) > config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {config.vocab_size:,}",
             "remove model.config.vocab_size, or use the tokenizer that belongs to the model",
@@ -141,14 +157,22 @@ def create(
     lora: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
     task_type: str | None = None,
+    pieces: Mapping[int, Sequence[int]] | None = None,
 ) -> tuple[Any, list[str]]:
     """The model in fp32, weights drawn from `seed` or read from `model.name`, and notes on what is new in it.
 
     What `model.train` leaves out is frozen; `[lora]` freezes all but the adapter and the head. `task_type` is peft's.
     `generation` replaces how a causal language model generates; of an encoder-decoder what it names, and the length.
-    Raises UserError where weights are missing that only pretraining could give, and where `model.train` names what the
-    model does not have.
+    `pieces`: the tokens that a pretrained tokenizer was extended by, each with the tokens that it was split into.
+    Raises UserError where weights are missing that only pretraining could give, where `model.train` names what the
+    model does not have, and where new tokens would not be trained.
     """
+    if pieces and (lora is not None or table.train != "all"):
+        raise UserError(
+            "new tokens need embeddings that are trained, and "
+            + ("an adapter leaves them as they are" if lora is not None else f'model.train is "{table.train}"'),
+            "train the whole model, or take out tokenizer.add_tokens and tokenizer.add_from_text",
+        )
     if table.load_in_4bit:
         check_4bit()
     options = {} if table.attn_implementation is None else {"attn_implementation": table.attn_implementation}
@@ -164,6 +188,8 @@ def create(
                     sketch = _from_config(table, config, model_class)
                 options["quantization_config"] = in_4bit(sketch)
             model, new, notes = _pretrained(table, config, model_class, task_type, options)
+            if pieces:
+                notes = [*notes, _give_rows(model, pieces)]
     except ValueError as problem:  # sizes that do not divide, an architecture without this head
         raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem
     if generation is not None and config.is_encoder_decoder:
@@ -219,6 +245,30 @@ def _pretrained(
         return model, new, []
     sizes = f" (`{table.name}` has another size: {'; '.join(sorted(resized.values()))})" if resized else ""
     return model, new, [f"new in this run: {', '.join(outermost(model, new))}{sizes}"]
+
+
+def _give_rows(model: Any, pieces: Mapping[int, Sequence[int]]) -> str:
+    """Enlarge the embeddings and the output layer for new tokens, if need be; each begins at the mean of its pieces.
+
+    As in fast vocabulary transfer (https://arxiv.org/abs/2402.09977). What was tied stays tied. Returns a note.
+    """
+    size = max(pieces) + 1
+    if size > model.get_input_embeddings().num_embeddings:
+        with quiet():
+            model.resize_token_embeddings(size, mean_resizing=False)
+    output = model.get_output_embeddings()
+    rows = [model.get_input_embeddings().weight]
+    if output is not None:
+        rows += [output.weight, *([output.bias] if output.bias is not None else [])]
+    if getattr(model, "final_logits_bias", None) is not None:  # BART's and Marian's, [1, V]
+        rows.append(model.final_logits_bias[0])
+    with torch.no_grad():
+        for table in rows:
+            for token, former in pieces.items():
+                table[token] = table[list(former)].mean(0)
+    if len(pieces) == 1:
+        return "1 token is new: its embedding begins at the mean of its pieces'"
+    return f"{len(pieces):,} tokens are new: their embeddings begin at the mean of their pieces'"
 
 
 def _in_base(model: Any, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit import hub
-from llmkit.data.pack import cache_dir, new_cache_entry
+from llmkit.data.pack import cache_dir, encode, new_cache_entry
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model
@@ -26,6 +27,17 @@ MASKED_TOKENS = {
     "mask_token": "[MASK]",
 }
 SEQ2SEQ_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # T5's, in its order
+DENOISING_TOKENS = {**SEQ2SEQ_TOKENS, "mask_token": "<mask>"}
+SENTINELS = [f"<extra_id_{number}>" for number in reversed(range(100))]  # the last entries, in T5's order
+USUAL_TOKENS = {
+    "causal-lm": CAUSAL_TOKENS,
+    "chat": CAUSAL_TOKENS,
+    "seq2seq": SEQ2SEQ_TOKENS,
+    "denoising": DENOISING_TOKENS,
+}
+SAMPLE = 1_000_000  # bytes of text that a report looks at
+LONGEST = 4_000  # characters in one of its texts
+MARK = "\u2581"  # what normalisers of SentencePiece's kind write for a space
 ANY_CHARACTER = Regex(r"[\s\S]")
 
 
@@ -57,18 +69,20 @@ def load(
 def _trained(table: Table, task: str, documents: Documents, max_length: int | None, segments: bool) -> Any:
     """Train, or read from the cache what the same text and table gave before (every process reads the same)."""
     key = xxhash.xxh3_128_hexdigest(
-        repr((2, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
+        repr((3, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
     )
     folder = cache_dir() / f"tokenizer-{key}"
     if not folder.exists():
         if next(iter(documents), None) is None:
             raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
-        usual = {"causal-lm": CAUSAL_TOKENS, "chat": CAUSAL_TOKENS, "seq2seq": SEQ2SEQ_TOKENS}.get(task, MASKED_TOKENS)
+        usual = USUAL_TOKENS.get(task, MASKED_TOKENS)
+        sentinels = SENTINELS if task == "denoising" else []
         tokens = {**usual, **(table.special_tokens or {})}
         if table.type in ("characters", "wordpiece", "unigram"):
             tokens.setdefault("unk_token", "<unk>" if usual is CAUSAL_TOKENS else "[UNK]")
-        backend = _train(table, documents, tokens)
-        if task == "seq2seq":  # where a text ends is what the model learns to stop by
+        backend = _train(table, documents, tokens, table.vocab_size - len(sentinels))
+        backend.add_special_tokens(sentinels)
+        if task in ("seq2seq", "denoising"):  # where a text ends is what the model learns to stop by
             end = tokens["eos_token"]
             backend.post_processor = processors.TemplateProcessing(
                 single=["$A", end],
@@ -82,19 +96,23 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
                 pair=[begin, "$A", end, "$B:1", f"{end}:1"],
                 special_tokens=[(token, backend.token_to_id(token)) for token in (begin, end)],
             )
-        limit: dict[str, Any] = {} if max_length is None else {"model_max_length": max_length}
+        options: dict[str, Any] = {} if max_length is None else {"model_max_length": max_length}
         if segments:
-            limit["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-        made = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens, **limit)
+            options["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        if sentinels:
+            options["extra_special_tokens"] = sentinels
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens, **options
+        )
         with new_cache_entry(folder) as draft:
             made.save_pretrained(draft)
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokenizer:
-    """The same text gives the same tokenizer: on another machine, too, which may train beside this one."""
+def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int) -> Tokenizer:
+    """`room` entries at most. The same text gives the same tokenizer: also on another machine that trains beside it."""
     special = list(dict.fromkeys(tokens.values()))
-    common: dict[str, Any] = {"vocab_size": table.vocab_size, "special_tokens": special, "show_progress": False}
+    common: dict[str, Any] = {"vocab_size": max(0, room), "special_tokens": special, "show_progress": False}
     often = table.min_frequency if table.min_frequency is not None else 1 if table.type == "characters" else 2
     trainer: Any
     lowercase = [normalizers.Lowercase()] if table.lowercase else []
@@ -110,7 +128,7 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokeni
         backend.normalizer = normalizers.BertNormalizer(lowercase=table.lowercase)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-        alphabet, inside = _wordpiece_alphabet(backend, documents, table.vocab_size // 4)
+        alphabet, inside = _wordpiece_alphabet(backend, documents, max(0, room) // 4)
         # The trainer numbers the letters inside words in the order of a hash map, unless it is told all of them.
         common["special_tokens"] = special + inside
         trainer = trainers.WordPieceTrainer(
@@ -125,7 +143,7 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokeni
     else:
         counts = Counter(character for text in documents for character in (text.lower() if table.lowercase else text))
         often_enough = sorted((c for c in counts if counts[c] >= often), key=lambda c: (-counts[c], c))
-        kept = [*special, *often_enough[: max(0, table.vocab_size - len(special))]]
+        kept = [*special, *often_enough[: max(0, room - len(special))]]
         backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate(kept)}, unk_token=tokens["unk_token"]))
         backend.normalizer = normalizers.Sequence(lowercase) if lowercase else None
         backend.pre_tokenizer = pre_tokenizers.Split(ANY_CHARACTER, "isolated")
@@ -140,10 +158,15 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str]) -> Tokeni
         if "not large enough" not in str(problem):
             raise
         size = None
-    if size is None or size > table.vocab_size:
+    if size is None or size > room:
+        beside = table.vocab_size - room
         raise UserError(
             f"tokenizer.vocab_size = {table.vocab_size} is too small: the special tokens and the single characters of "
-            + (f"{documents.source} alone are more" if size is None else f"a {table.type} tokenizer alone are {size}"),
+            + (
+                f"{documents.source} alone are more"
+                if size is None
+                else f"a {table.type} tokenizer alone are {size + beside}"
+            ),
             "make it larger" if table.type == "byte-bpe" else 'make it larger, or use tokenizer.type = "byte-bpe"',
         )
     if table.type == "wordpiece":
@@ -181,3 +204,64 @@ def _settled(model: dict[str, Any], num_special: int) -> models.Unigram:
     settled = [(p, round(low if len(p) == 1 and score <= high else score, 6)) for p, score in pieces]
     settled.sort(key=lambda pair: (-pair[1], pair[0]))
     return models.Unigram([*map(tuple, special), *settled], model["unk_id"])
+
+
+# ---- how good it is ------------------------------------------------------------------------------------------------
+
+
+def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
+    """What becomes of the first megabyte of the text, long documents in pieces: for the run's record.
+
+    `bytes_per_token`; `unknown`, the share of tokens that are the unknown one; `round_trip`, the share of texts that
+    decode to what they were, or to what the tokenizer's own normalisation (lower case, NFKC) makes of them; and
+    `round_trip_but_for_spaces`, where white space is not compared.
+    """
+    texts = list(_sample(documents))
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    normalizer = backend.normalizer if backend is not None else None
+    num_bytes = sum(len(text.encode()) for text in texts)
+    num_tokens = num_unknown = exact = but_for_spaces = 0
+    for text, encoded in zip(texts, encode(tokenizer, texts), strict=True):
+        ids = list(encoded)
+        num_tokens += len(ids)
+        num_unknown += ids.count(tokenizer.unk_token_id)
+        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        originals = (text, normalizer.normalize_str(text) if normalizer is not None else text)
+        exact += back in originals
+        but_for_spaces += _without_spaces(back) in map(_without_spaces, originals)
+    return {
+        "type": type(backend.model if backend is not None else tokenizer).__name__,
+        "vocab_size": len(tokenizer),
+        "bytes_per_token": round(num_bytes / max(1, num_tokens), 4),
+        "unknown": round(num_unknown / max(1, num_tokens), 6),
+        "round_trip": round(exact / max(1, len(texts)), 4),
+        "round_trip_but_for_spaces": round(but_for_spaces / max(1, len(texts)), 4),
+        "sample_bytes": num_bytes,
+        "sample_texts": len(texts),
+    }
+
+
+def line(report: dict[str, Any]) -> str:
+    """The report for the screen."""
+    said = (
+        f"tokenizer: {report['type']}, {report['vocab_size']:,} entries: {report['bytes_per_token']:.2f} bytes a "
+        f"token, {report['unknown']:.2%} unknown, round trip {report['round_trip']:.1%} of texts"
+    )
+    if report["round_trip_but_for_spaces"] == report["round_trip"]:
+        return said
+    return f"{said} ({report['round_trip_but_for_spaces']:.1%} but for spaces)"
+
+
+def _sample(documents: Documents) -> Iterator[str]:
+    left = SAMPLE
+    for text in documents:
+        for start in range(0, len(text), LONGEST):
+            piece = text[start : start + LONGEST]
+            yield piece
+            left -= len(piece.encode())
+            if left <= 0:
+                return
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.replace(MARK, " ").split())

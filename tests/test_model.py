@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerFast,
@@ -27,7 +28,8 @@ from llmkit import model as models
 from llmkit import reload
 from llmkit.errors import UserError
 from llmkit.merge import merge
-from llmkit.recipe.schema import Model, ReadOnly
+from llmkit.recipe.schema import Model
+from llmkit.recipe.table import ReadOnly
 
 VOCABULARY = 40
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -536,3 +538,131 @@ def test_a_merged_model_is_there_whole_or_not_at_all(base, tmp_path, monkeypatch
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
     assert "cannot be written: No space left" in refused(merge, str(tmp_path / "run"), str(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# ---- new tokens -----------------------------------------------------------------------------------------------------
+
+NARROW = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+NARROW |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": VOCABULARY}
+NARROW |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+STACKS = {
+    "bart": NARROW,
+    "marian": {**NARROW, "decoder_vocab_size": VOCABULARY},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": VOCABULARY},
+}
+STACKS["t5"] |= {"decoder_start_token_id": 0}
+PIECES = {VOCABULARY: [5, 9], VOCABULARY + 1: [7], VOCABULARY + 2: [3, 3, 30]}
+
+
+def language_model(kind, folder, **config):
+    """A language model of one kind, saved with biases and rows that are all different, and its class."""
+    if kind in STACKS:
+        model_class, sizes = AutoModelForSeq2SeqLM, STACKS[kind]
+    else:
+        model_class = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
+        sizes = {**SIZES, **OWN.get(kind, {})}
+    set_seed(1)
+    model = model_class.from_config(AutoConfig.for_model(kind, **{**sizes, **config}))
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) * 0.2)
+    with reload.quiet():
+        model.save_pretrained(folder)
+        return model_class.from_pretrained(folder), model_class
+
+
+def extended(folder, model_class, pieces, **options):
+    table = Model(name=str(folder), **options)
+    config, _ = models.load_config(table)
+    return models.create(table, config, model_class, 0, pieces=pieces)
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "modernbert", "gpt2", "llama", *STACKS])
+def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
+    old, model_class = language_model(kind, tmp_path / "old")
+    new, notes = extended(tmp_path / "old", model_class, PIECES)
+    assert notes == ["3 tokens are new: their embeddings begin at the mean of their pieces'"]
+    assert new.config.vocab_size == VOCABULARY + 3
+    tied = old.get_output_embeddings().weight is old.get_input_embeddings().weight
+    assert (new.get_output_embeddings().weight is new.get_input_embeddings().weight) == tied
+    before, resized = old.state_dict(), set()
+    for name, tensor in new.state_dict().items():
+        if tensor.shape == before[name].shape:
+            assert torch.equal(tensor, before[name]), name
+            continue
+        rows, former = (tensor[0], before[name][0]) if name == "final_logits_bias" else (tensor, before[name])
+        assert torch.equal(rows[:VOCABULARY], former)
+        for token, pieces in PIECES.items():
+            assert_close(rows[token], former[pieces].mean(0))
+        resized.add(name)
+    beside = {"bart": {"final_logits_bias"}, "marian": {"final_logits_bias"}, "llama": {"lm_head.weight"}}
+    assert resized >= beside.get(kind, set())
+    assert tied == (kind != "llama")
+    decoder = {"decoder_input_ids": IDS[:1]} if kind in STACKS else {}
+    with torch.no_grad():
+        here = new.eval()(input_ids=IDS[:1], **decoder).logits
+        there = old.eval()(input_ids=IDS[:1], **decoder).logits
+    assert_close(here[..., :VOCABULARY], there)
+    assert_close(here[..., VOCABULARY], there[..., [5, 9]].mean(-1))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
+def test_a_model_with_new_tokens_trains_and_loads_in_plain_transformers(kind, tmp_path):
+    _, model_class = language_model(kind, tmp_path / "old")
+    new, _ = extended(tmp_path / "old", model_class, PIECES)
+    ids = torch.tensor([[5, VOCABULARY, VOCABULARY + 2, 7]])
+    new(input_ids=ids, labels=ids).loss.backward()
+    assert new.get_input_embeddings().weight.grad[[*PIECES]].abs().sum() > 0
+    with reload.quiet():
+        new.save_pretrained(tmp_path / "new")
+    loaded = model_class.from_pretrained(tmp_path / "new")
+    assert loaded.config.vocab_size == VOCABULARY + 3
+    with torch.no_grad():
+        assert_close(loaded.eval()(input_ids=ids, labels=ids).logits, new.eval()(input_ids=ids, labels=ids).logits)
+
+
+def test_embeddings_with_room_keep_their_size(tmp_path):
+    old, model_class = language_model("gpt2", tmp_path / "old")
+    new, notes = extended(tmp_path / "old", model_class, {VOCABULARY - 2: [5, 9]})
+    assert notes[-1].startswith("1 token is new: its embedding begins")
+    rows = new.get_input_embeddings().weight
+    assert new.config.vocab_size == VOCABULARY
+    assert_close(rows[VOCABULARY - 2], old.get_input_embeddings().weight[[5, 9]].mean(0))
+    assert torch.equal(rows[: VOCABULARY - 2], old.get_input_embeddings().weight[: VOCABULARY - 2])
+    assert torch.equal(rows[VOCABULARY - 1], old.get_input_embeddings().weight[VOCABULARY - 1])
+
+
+def test_a_classifier_gets_the_new_tokens_too(base):
+    table = Model(name=base("bert"))
+    config, _ = models.load_config(table, finetuning=True)
+    model, notes = models.create(table, config, AutoModelForSequenceClassification, 0, pieces=PIECES)
+    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 3
+    assert notes[-1].startswith("3 tokens are new")
+
+
+@pytest.mark.parametrize("part", ["head", "top-1", "lora"])
+def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base):
+    table = Model(name=base("bert")) if part == "lora" else Model(name=base("bert"), train=part)
+    config, _ = models.load_config(table)
+    lora = {} if part == "lora" else None
+    said = refused(models.create, table, config, AutoModelForMaskedLM, 0, lora=lora, pieces=PIECES)
+    assert "new tokens need embeddings that are trained" in said
+    assert "tokenizer.add_tokens" in said
+
+
+def test_a_model_from_scratch_has_room_for_new_tokens(base):
+    words = AutoTokenizer.from_pretrained(base("bert"))
+    words.add_tokens(["tokamak", "stellarator"])
+    scratch, pretrained = Model(name=base("bert"), init="scratch"), Model(name=base("bert"))
+    for table, num_new, size in ((scratch, 2, VOCABULARY + 2), (pretrained, 2, VOCABULARY)):
+        config, _ = models.load_config(table)
+        models.fit_to_tokenizer(config, table, words, own_tokenizer=False, num_new=num_new)
+        assert config.vocab_size == size
+    config, _ = models.load_config(Model(name=base("bert"), config=ReadOnly({"vocab_size": 50})))
+    models.fit_to_tokenizer(config, scratch, words, own_tokenizer=False, num_new=2)
+    assert config.vocab_size == 50  # padded
+    for table in (scratch, pretrained):
+        config, _ = models.load_config(table)
+        said = refused(models.fit_to_tokenizer, config, table, words, own_tokenizer=False)
+        assert "the tokenizer has 42 tokens and the model embeddings for 40" in said

@@ -1,5 +1,6 @@
 """Tokenizers that a run trains: what goes in comes out, and the same text gives the same tokenizer."""
 
+import itertools
 import random
 
 import pytest
@@ -9,7 +10,8 @@ from llmkit import tokenizer
 from llmkit.data import pack
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Model, ReadOnly, Tokenizer
+from llmkit.recipe.schema import Model, Tokenizer
+from llmkit.recipe.table import ReadOnly
 
 TYPES = ("byte-bpe", "wordpiece", "unigram", "characters")
 TASKS = ("causal-lm", "masked-lm")
@@ -175,6 +177,106 @@ def test_lower_case(kind):
         assert all(token == token.lower() for token in inside)
     cased = train(kind, texts=texts)
     assert ids_of(cased, "BA Da") != ids_of(cased, "ba da")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_for_denoising_the_sentinels_are_the_last_entries(kind):
+    words = train(kind, "denoising", vocab_size=400)
+    assert words.convert_tokens_to_ids(["<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3]
+    assert (words.pad_token, words.eos_token, words.unk_token, words.mask_token) == ("<pad>", "</s>", "<unk>", "<mask>")
+    sentinels = [f"<extra_id_{n}>" for n in range(100)]
+    last = len(words) - 1
+    assert words.convert_tokens_to_ids(sentinels) == [last - n for n in range(100)]
+    assert len(words) == 400 if kind in ("byte-bpe", "wordpiece") else len(words) <= 400
+    assert set(sentinels) < set(words.all_special_tokens)
+    read = words("ba<extra_id_7> da<mask>")["input_ids"]
+    assert (read.count(last - 7), read.count(3), read[-1]) == (1, 1, 1)
+    assert words.decode(read, skip_special_tokens=True).split() == ["ba", "da"]
+    assert words("ba", "da")["input_ids"] == [*ids_of(words, "ba"), 1, *ids_of(words, "da"), 1]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("byte-bpe", 358), ("unigram", 90), ("wordpiece", 103), ("characters", 90)])
+def test_the_sentinels_leave_room_for_text_or_the_size_is_refused(kind, size):
+    with pytest.raises(UserError, match=f"tokenizer.vocab_size = {size} is too small"):
+        train(kind, "denoising", vocab_size=size)
+
+
+def test_for_replaced_tokens_it_is_that_of_a_masked_language_model():
+    replaced, masked = train("wordpiece", "replaced-token-detection"), train("wordpiece", "masked-lm")
+    assert replaced.backend_tokenizer.to_str() == masked.backend_tokenizer.to_str()
+
+
+# --- Chinese ----------------------------------------------------------------------------------------------------------
+
+
+def hanzi():
+    draw = random.Random(3)
+    words = ["机器", "学习", "语言", "模型", "我们", "今天", "天气", "很好", "图书馆", "的", "是", "在", "看", "书"]
+    return ["".join(draw.choices(words, k=15)) + "。" for _ in range(200)]
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "unigram"])
+def test_chinese_comes_back_and_its_words_are_tokens(kind):
+    words = train(kind, texts=hanzi())
+    assert all(round_trip(words, text) == text for text in hanzi())
+    found = tokenizer.report(words, documents(hanzi()))
+    assert (found["unknown"], found["round_trip"]) == (0, 1)
+    assert found["bytes_per_token"] > 6  # two characters of three bytes
+    assert len(ids_of(words, "图书馆")) < 3 * (3 if kind == "byte-bpe" else 1)
+
+
+def test_byte_bpe_knows_characters_that_it_never_saw():
+    words = train("byte-bpe", texts=hanzi())
+    found = tokenizer.report(words, documents(["龘靐齉"]))
+    assert (found["unknown"], found["round_trip"], found["bytes_per_token"]) == (0, 1, 1)
+
+
+def test_in_wordpiece_each_chinese_character_is_a_word():
+    words = train("wordpiece", "masked-lm", texts=hanzi())
+    assert words.convert_ids_to_tokens(ids_of(words, "我们看图书馆。")) == list("我们看图书馆。")
+    assert ids_of(words, "龘") == [words.unk_token_id]
+
+
+# --- how good it is ---------------------------------------------------------------------------------------------------
+
+
+def test_a_report_counts_bytes_tokens_and_what_comes_back():
+    words = train("characters", texts=["ab cd", "é"])
+    found = tokenizer.report(words, documents(["ab cd", "aé", "ax"]))
+    assert found == {
+        "type": "WordLevel",
+        "vocab_size": 9,  # ab cd é, a space, three special tokens
+        "bytes_per_token": round(10 / 9, 4),
+        "unknown": round(1 / 9, 6),
+        "round_trip": round(2 / 3, 4),
+        "round_trip_but_for_spaces": round(2 / 3, 4),
+        "sample_bytes": 10,
+        "sample_texts": 3,
+    }
+    assert tokenizer.line(found) == (
+        "tokenizer: WordLevel, 9 entries: 1.11 bytes a token, 11.11% unknown, round trip 66.7% of texts"
+    )
+
+
+def test_the_tokenizers_own_normalisation_is_no_loss():
+    words = train("unigram", texts=[*story(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ 1"], lowercase=True)
+    assert round_trip(words, "BA \uff11") == "ba 1"  # a full-width digit
+    assert tokenizer.report(words, documents(["BA \uff11"]))["round_trip"] == 1
+    assert tokenizer.report(words, documents(["BA ?"]))["round_trip"] == 0
+
+
+def test_white_space_that_is_lost_is_told_apart():
+    words = train("wordpiece", "masked-lm")
+    found = tokenizer.report(words, documents(["ba da", "ba  da\n", "ba (a)", "ba ☃"]))
+    assert (found["round_trip"], found["round_trip_but_for_spaces"]) == (0.25, 0.75)
+    assert tokenizer.line(found).endswith("round trip 25.0% of texts (75.0% but for spaces)")
+
+
+def test_of_much_text_the_beginning_is_looked_at(monkeypatch):
+    monkeypatch.setattr(tokenizer, "SAMPLE", 10_000)
+    words = train("byte-bpe")
+    found = tokenizer.report(words, documents(itertools.repeat("ba" * 4500)))  # without end, and long
+    assert (found["sample_texts"], found["sample_bytes"]) == (4, 4000 + 4000 + 1000 + 4000)
 
 
 # --- how large it is --------------------------------------------------------------------------------------------------
