@@ -11,28 +11,28 @@ import typer
 from pydantic import Field
 
 from llmkit.cli import app
-from llmkit.recipe import bundled, schema
+from llmkit.recipe import bundled, datatables, schema
+from llmkit.recipe.cleaning import Clean
+from llmkit.recipe.table import Table
+from llmkit.recipe.tomltext import toml_value
 
 README = Path(__file__).parents[1] / "README.md"
 TABLES = {
     "model": schema.Model,
     "tokenizer": schema.Tokenizer,
-    "data": schema.Data,
+    "data": datatables.Data,
     "evaluation": schema.Evaluation,
     "early_stopping": schema.EarlyStopping,
 }
+PRETRAINING = {task: schema.DATA_OF_TASK[task] for task in schema.PRETRAINING}
 # The keys of [data] that only some tasks have, under the words that the table shows.
 OWN_DATA = {
-    "pretraining": schema.TextData,
-    "masked-lm": schema.MaskedData,
-    "fine-tuning": schema.RowData,
-    "text-classification": schema.ClassificationData,
-    "question-answering": schema.AnsweringData,
-    "token-classification": schema.TaggingData,
-    "multiple-choice": schema.ChoiceData,
-    "seq2seq": schema.PairData,
-    "chat": schema.ChatData,
+    "pretraining": datatables.TextData,
+    **PRETRAINING,
+    "fine-tuning": datatables.RowData,
+    **{task: data for task, data in schema.DATA_OF_TASK.items() if task not in PRETRAINING},
 }
+HEAD = ["| key | default | meaning |", "| --- | --- | --- |"]
 
 
 def commands() -> str:
@@ -62,18 +62,17 @@ def walk(group: Any, prefix: str = "") -> Any:
 
 
 def recipe() -> str:
-    """Every key of llmkit's own tables."""
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    """Every key of llmkit's own tables, those of [data.clean] apart."""
+    lines = [*HEAD]
     for key in ("task", "output_dir"):
         field = schema.Recipe.model_fields[key]
         lines.append(f"| `{key}` | {shown(field)} | {cell(field.description)} |")
     for table, model in TABLES.items():
-        lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in model.model_fields.items()]
+        lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in with_nested(model).items()]
         if table == "data":
             for owner, own in OWN_DATA.items():
-                shared = {"masked-lm": schema.TextData}.get(owner, model).model_fields
-                if issubclass(own, schema.RowData) and own is not schema.RowData:
-                    shared = schema.RowData.model_fields
+                above = [each for each in (model, *OWN_DATA.values()) if issubclass(own, each) and each is not own]
+                shared = {key for each in above for key in with_nested(each)}
                 lines += [
                     f"| `data.{key}` | {shown(f)} | {owner}: {cell(f.description)} |"
                     for key, f in with_nested(own).items()
@@ -83,13 +82,21 @@ def recipe() -> str:
     return "\n".join(lines)
 
 
-def with_nested(table: type[schema.Table]) -> dict[str, Any]:
-    """The fields of a table, and behind those that are tables the fields in them."""
+def clean() -> str:
+    """Every key of [data.clean]."""
+    rows = [f"| `data.clean.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in Clean.model_fields.items()]
+    return "\n".join([*HEAD, *rows])
+
+
+def with_nested(table: type[Table]) -> dict[str, Any]:
+    """The fields of a table, and behind those that are tables the fields in them; of cleaning, which has many, none."""
     found: dict[str, Any] = {}
     for key, field in table.model_fields.items():
         found[key] = field
-        if key in schema.nested(table):
-            found |= {f"{key}.{below}": f for below, f in schema.nested(table)[key].model_fields.items()}
+        inside = {key: schema.nested(table).get(key), f"{key}.NAME": schema.named(table).get(key)}
+        for path, below in inside.items():
+            if below not in (None, Clean):
+                found |= {f"{path}.{each}": f for each, f in below.model_fields.items()}
     return found
 
 
@@ -105,11 +112,9 @@ def shown(field: Any) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    return (
-        ""
-        if value is None or value == {} or isinstance(value, schema.Table)
-        else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-    )
+    if value in (None, "", (), {}) or isinstance(value, Table):
+        return ""
+    return f"`{value if isinstance(value, str) else toml_value(value)}`"
 
 
 def cell(text: str) -> str:
@@ -128,7 +133,7 @@ def recipes() -> str:
 def main() -> None:
     text = README.read_text()
     made = text
-    for name, write in (("commands", commands), ("recipe", recipe), ("recipes", recipes)):
+    for name, write in (("commands", commands), ("recipe", recipe), ("clean", clean), ("recipes", recipes)):
         begin, end = f"<!-- {name}: generated -->\n", f"<!-- /{name} -->"
         before, rest = made.split(begin)
         _, after = rest.split(end)

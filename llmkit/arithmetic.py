@@ -6,7 +6,8 @@ from typing import Any
 from llmkit import model as models
 from llmkit import tasks
 from llmkit.errors import say
-from llmkit.recipe.schema import PRETRAINING, ChatData, Recipe, TextData
+from llmkit.recipe.datatables import ChatData, TextData
+from llmkit.recipe.schema import PRETRAINING, Recipe
 
 # What the count does not know of the data yet.
 HEADS = {

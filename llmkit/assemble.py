@@ -1,7 +1,7 @@
 """What a recipe becomes before there is a model: data, tokenizer, architecture, and the task's part in training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from llmkit import fitting, tasks, tokenizer, vocabulary
 from llmkit import metrics as measures
 from llmkit import model as models
-from llmkit import tasks, tokenizer
 from llmkit.data import examples as rows_to_examples
-from llmkit.data import files, look, pack, read, table
+from llmkit.data import files, look, mixture, pack, read, table
+from llmkit.data.cleaning import clean as cleaning
 from llmkit.errors import UserError
-from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe, RowData, TextData
+from llmkit.recipe.datatables import CausalData, MaskedData, RowData, TextData
+from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
 
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
@@ -44,6 +46,8 @@ class Assembly:
     warnings: list[str]
     record: dict[str, Any]
     parts: Sequence[multi_task.Part] = ()  # of several tasks at once
+    pieces: Mapping[int, list[int]] = field(default_factory=dict)  # of each token that is new in this run
+    several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 
 def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
@@ -56,76 +60,176 @@ def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
     return (_text if recipe.task in PRETRAINING else _rows)(recipe, seed, config)
 
 
-# ---- running text: causal-lm, masked-lm ----------------------------------------------------------------------------
+# ---- running text: the tasks of pretraining ------------------------------------------------------------------------
 
 
 def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     task = tasks.module(recipe.task)
     data = recipe.data
     assert isinstance(data, TextData)
+    check_use(data, fixed is not None)
     config, notes = (fixed, []) if fixed is not None else models.load_config(recipe.model)
-    block_size = models.choose_block_size(data.block_size, config)
-    corpus = read.corpus(data, seed)
-    words = _tokenizer(recipe, corpus.train, config)
     if fixed is None:
-        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe))
-    separator = task.separator(words)
-    length, stride = task.window(block_size)
-    if stride < 1:
+        fitting.check_architecture(config, recipe.task)
+    block_size = models.choose_block_size(data.block_size, config)
+    record: dict[str, Any] = {"block_size": block_size, "data": {}}
+    corpora = {name: read.corpus(each, seed) for name, (each, _) in data.each().items()}
+    corpora, cleaned = _cleaned(data, corpora, fixed is None)
+    text = read.chained([corpus.train for corpus in corpora.values()])
+    words, pieces, added = _tokenizer(recipe, text, config)
+    lines = []
+    if fixed is None:
+        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
+        about = tokenizer.report(words, text)
+        record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(pieces))}
+        lines.append(tokenizer.line(about))
+    cut = task.cut(data, block_size)
+    if cut.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
-    record: dict[str, Any] = {"block_size": block_size, "data": {"fingerprint": corpus.train.fingerprint}}
-    train: Dataset[pack.Window] | None = None
-    if fixed is None and data.streaming:
-        train = pack.StreamedBlocks(corpus.train, words, separator, length, stride, data.max_train_samples)
-        if next(iter(train), None) is None:
-            raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
-    elif fixed is None:
-        train = _blocks(corpus.train, words, separator, length, stride, data.max_train_samples, record, "train")
-    held_out = corpus.validation if corpus.validation is not None or fixed is None else corpus.train
-    validation = None
-    if held_out is not None and data.streaming:
-        limit = data.max_eval_samples or STREAMED_VALIDATION
-        row = pack.materialize(pack.StreamedBlocks(held_out, words, separator, length, stride, limit), limit)
-        validation = pack.Blocks(row, length, stride, limit, evaluation=True)
-        if not len(validation):
-            raise UserError(f"{held_out.source}: too little validation text for one block")
-    elif held_out is not None:
-        validation = _blocks(held_out, words, separator, length, stride, data.max_eval_samples, record, "validation")
-    record["data"]["revision"] = corpus.revision
+    separator = task.separator(words)
+
+    def evaluated(row: pack.TokenRow, limit: int | None) -> Any:
+        """What is gone through in evaluation: of a finished model without a tail that is left out."""
+        if fixed is not None and hasattr(task, "measured"):
+            return task.measured(row, data, cut, limit, words)
+        return pack.Blocks(row, cut, limit, evaluation=True)
+
+    several = len(corpora) > 1
+    training: dict[str, pack.Blocks] = {}
+    stream: pack.StreamedBlocks | None = None
+    validation: dict[str, Dataset[Any]] = {}
+    for name, corpus in corpora.items():
+        about = {"fingerprint": corpus.train.fingerprint, "revision": corpus.revision, **cleaned.get(name, {})}
+        record["data"] |= {name: about} if several else about
+        here = record["data"][name] if several else record["data"]
+        if fixed is None and data.streaming:
+            stream = pack.StreamedBlocks(corpus.train, words, separator, cut, data.max_train_samples)
+            if next(iter(stream), None) is None:
+                raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
+        elif fixed is None:
+            training[name] = _blocks(corpus.train, words, separator, cut, data.max_train_samples, here, "train")
+        held_out = corpus.validation if corpus.validation is not None or fixed is None else corpus.train
+        if held_out is not None:
+            validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
+    draw = recipe.trainer.get("data_seed")
+    draw = seed if draw is None else draw
+    train: Dataset[Any] | None = stream or next(iter(training.values()), None)
+    if several and training:
+        weights = {name: weight for name, (_, weight) in data.each().items()}
+        train = mixture.MixedBlocks(training, weights, draw)
     if recipe.task == "masked-lm":
         record["mask_token"] = words.mask_token
-    lines = [
-        f"{part}: {d['documents']:,} documents, {d['tokens']:,} tokens, {d['blocks']:,} blocks of {block_size}, "
-        f"a tail of {d['tail']} tokens left out"
-        for part, d in record["data"].items()
-        if part in ("train", "validation")
-    ]
-    draw = recipe.trainer.get("data_seed")
     return Assembly(
         task=task,
         config=config,
         tokenizer=words,
-        unit="blocks",
-        length=block_size,
+        unit="examples" if cut.within_documents else "blocks",
+        length=None if cut.within_documents else block_size,
         train=train,
-        validation={} if validation is None else {"validation": validation},
-        collate=task.collator(data, words, seed if draw is None else draw),
+        validation=validation,
+        collate=task.collator(data, words, config, draw),
         losses=task.losses,
-        keep=None,
-        begin=None,
+        keep=getattr(task, "keep", None),
+        begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,
         metrics=lambda sums, part: task.metrics(sums, part.row),
-        lines=lines,
-        notes=[*recipe.notes, *corpus.notes, *notes],
+        lines=_lines(record["data"], several, block_size, cut) + lines,
+        notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
         warnings=[],
         record=record,
+        pieces=pieces,
+        several=several,
     )
 
 
-def _tokenizer(recipe: Recipe, documents: read.Documents, config: Any) -> Any:
+def check_use(data: TextData, evaluating: bool) -> None:
+    """Raise UserError for a key that means something in evaluation alone."""
+    if evaluating:
+        return
+    if isinstance(data, CausalData) and data.stride is not None:
+        raise UserError(
+            "data.stride is for llmkit evaluate: training predicts each token once as it is", "leave it out"
+        )
+    if isinstance(data, MaskedData) and data.masking == "each":
+        raise UserError(
+            'data.masking = "each" is for llmkit evaluate: it hides one token at a time', "token, whole-word or span"
+        )
+
+
+def _cleaned(
+    data: TextData, corpora: Mapping[str, read.Corpus], training: bool
+) -> tuple[dict[str, read.Corpus], dict[str, dict[str, Any]]]:
+    """The corpora as their sources' `clean` wants them, and what was done to each."""
+    found, reports = {}, {}
+    for name, (each, _) in data.each().items():
+        corpus = corpora[name]
+        table = each.clean if each.clean is not None else data.clean
+        if table is not None:
+            validation = corpus.validation
+            done: dict[str, Any] = {}
+            if data.streaming:
+                train = cleaning.clean_streamed(corpus.train, table)
+                validation = None if validation is None else cleaning.clean_streamed(validation, cleaning.alone(table))
+            else:
+                if validation is not None:
+                    validation, done["clean_validation"] = cleaning.clean(
+                        validation, cleaning.alone(table), None, "validation"
+                    )
+                train = corpus.train
+                if training:
+                    train, done["clean"] = cleaning.clean(train, table, validation, "training")
+                elif validation is None:
+                    train, done["clean"] = cleaning.clean(train, cleaning.alone(table), None, "validation")
+            corpus = replace(corpus, train=train, validation=validation)
+            reports[name] = done
+        found[name] = corpus
+    return found, reports
+
+
+def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.Cut) -> list[str]:
+    """What was read, in words: of each source, if there are several."""
+    said = []
+    for name, found in (about if several else {"": about}).items():
+        before = f"{name}, " if name else ""
+        if "clean" in found:
+            said += [f"{before}{line}" for line in cleaning.lines(found["clean"])]
+        for part in ("train", "validation"):
+            if part in found:
+                d = found[part]
+                said.append(
+                    f"{before}{part}: {d['documents']:,} documents, {d['tokens']:,} tokens, {d['blocks']:,} "
+                    + (f"pieces of {block_size} at most" if cut.within_documents else f"blocks of {block_size}")
+                    + (f", a tail of {d['tail']} tokens left out" if d["tail"] else "")
+                )
+    return said
+
+
+def _held_out(
+    documents: read.Documents,
+    words: Any,
+    separator: list[int],
+    cut: pack.Cut,
+    data: TextData,
+    record: dict[str, Any],
+    evaluated: Callable[[pack.TokenRow, int | None], Any],
+) -> Any:
+    """What is evaluated on; of a stream, the first blocks, held in memory."""
+    if not data.streaming:
+        return _blocks(documents, words, separator, cut, data.max_eval_samples, record, "validation", evaluated)
+    limit = data.max_eval_samples or STREAMED_VALIDATION
+    row = pack.materialize(pack.StreamedBlocks(documents, words, separator, cut, limit), limit)
+    found = evaluated(row, limit)
+    if not len(found):
+        raise UserError(f"{documents.source}: too little validation text for one block")
+    return found
+
+
+def _tokenizer(recipe: Recipe, documents: read.Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
+    """The tokenizer, for each token that is new in it what it was before, and notes."""
     segments = getattr(config, "type_vocab_size", 0) > 1
-    return tokenizer.load(
+    found = tokenizer.load(
         recipe.tokenizer, recipe.model, recipe.task, documents, models.positions(config), segments=segments
     )
+    return vocabulary.extend(found, recipe.tokenizer, documents)
 
 
 def _own_tokenizer(recipe: Recipe) -> bool:
@@ -136,31 +240,31 @@ def _blocks(
     documents: read.Documents,
     words: Any,
     separator: list[int],
-    length: int,
-    stride: int,
+    cut: pack.Cut,
     limit: int | None,
     record: dict[str, Any],
     part: str,
-) -> pack.Blocks:
+    evaluated: Callable[[pack.TokenRow, int | None], Any] | None = None,
+) -> Any:
     """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
     row = pack.tokenize(documents, words, separator)
-    cut = pack.Blocks(row, length, stride, limit, evaluation=part == "validation")
+    found = pack.Blocks(row, cut, limit) if evaluated is None else evaluated(row, limit)
     if not row.num_documents:
         raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
-    if not len(cut):
+    if not len(found):
         raise UserError(
-            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of {length}",
+            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of {cut.length}",
             "more text or a smaller data.block_size"
             + (' (a single document: data.validation_from = "end")' if part == "validation" else ""),
         )
-    record["data"][part] = {
+    record[part] = {
         "documents": row.num_documents,
         "bytes": row.num_bytes,
         "tokens": len(row.ids),
-        "blocks": len(cut),
-        "tail": cut.tail,
+        "blocks": found.num_blocks,
+        "tail": found.tail,
     }
-    return cut
+    return found
 
 
 # ---- rows: the tasks of fine-tuning --------------------------------------------------------------------------------
@@ -176,10 +280,10 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     columns = task.layout(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = read.Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
-    words = _tokenizer(recipe, documents, config)
+    words, pieces, added = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
-        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe))
+        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
     length = choose_length(data.max_length, config, getattr(task, "LONGEST_INPUT", LONGEST_INPUT))
     encode = partial(task.encode, columns=columns, tokenizer=words, data=data, length=length)
     train = None if found.train is None else encode(found.train)
@@ -203,7 +307,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
         metrics=report,
         lines=look.lines(record),
-        notes=[*recipe.notes, *found.notes, *notes],
+        notes=[*recipe.notes, *found.notes, *notes, *added],
+        pieces=pieces,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.described(known)},
     )
@@ -262,6 +367,7 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
         warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
         record={"tasks": {name: each.record for name, each in made.items()}},
         parts=parts,
+        several=True,
     )
 
 

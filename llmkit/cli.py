@@ -1,6 +1,7 @@
 """The command line: parses argv, prints errors, picks exit codes. Heavy imports live inside the functions."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,9 @@ Processes = Annotated[
 AccelerateConfig = Annotated[
     Path | None, typer.Option("--accelerate-config", help="An Accelerate file: FSDP, DeepSpeed, several machines.")
 ]
+MaxTime = Annotated[
+    str | None, typer.Option("--max-time", metavar="TIME", help="Train so long, such as 90s, 30m or 1h30m.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
 
@@ -58,6 +62,7 @@ def pretrain(
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
+    max_time: MaxTime = None,
     resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -68,8 +73,11 @@ def pretrain(
         from llmkit.recipe import load
 
         launch.join()
-        loaded = load(recipe, overrides or [], output_dir, verb="pretrain")
-        return _explain(loaded, processes) if dry_run else launch.start(loaded, processes, accelerate_config, resume)
+        seconds = _seconds(max_time)
+        loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
+        if dry_run:
+            return _explain(loaded, processes)
+        return launch.start(loaded, processes, accelerate_config, resume, seconds)
 
     _do(act)
 
@@ -82,6 +90,7 @@ def finetune(
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
+    max_time: MaxTime = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=2, help="Repeat with so many seeds; mean and standard deviation.")
     ] = None,
@@ -96,7 +105,8 @@ def finetune(
 
         launch.join()
         path, settings = _recipe_and_overrides(recipe, overrides, task)
-        loaded = load(path, settings, output_dir, task, verb="finetune")
+        seconds = _seconds(max_time)
+        loaded = _by_the_clock(load(path, settings, output_dir, task, verb="finetune"), max_time)
         if dry_run:
             return _explain(loaded, processes)
         if seeds is not None:
@@ -105,8 +115,9 @@ def finetune(
             again = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
             again += ["--processes", str(processes)] if processes is not None else []
             again += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
+            again += ["--max-time", max_time] if max_time is not None else []
             return repeat(loaded, seeds, again, output_dir, resume)
-        return launch.start(loaded, processes, accelerate_config, resume)
+        return launch.start(loaded, processes, accelerate_config, resume, seconds)
 
     _do(act)
 
@@ -123,6 +134,31 @@ def _recipe_and_overrides(
     if needed and task is None and recipe is None:
         raise UserError("which recipe?", "name one, or --task NAME such as --task sst2")
     return recipe, settings
+
+
+def _seconds(time: str | None) -> int | None:
+    """`1h30m` in seconds; None for None."""
+    if time is None:
+        return None
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
+    seconds = (
+        sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise UserError(f"--max-time: `{time}` is no length of time", "write it as 90s, 30m, 1h30m or 2h")
+    return seconds
+
+
+def _by_the_clock(recipe: "Recipe", time: str | None) -> "Recipe":
+    """The recipe with a note on what `--max-time` makes of it."""
+    if time is None:
+        return recipe
+    own = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
+    said = (
+        f"--max-time {time}: training ends so long after its first step began, evaluation and saving included; "
+        f"trainer.{own} does not count"
+    )
+    return recipe.model_copy(update={"notes": (*recipe.notes, said)})
 
 
 def _explain(recipe: "Recipe", processes: int | None) -> int:

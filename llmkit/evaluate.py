@@ -10,7 +10,7 @@ from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.predict import check_model, one_task_of, recipe_of, record_of
 from llmkit.recipe import load
-from llmkit.recipe.schema import Model, Recipe, Tokenizer
+from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
 
 # What makes only a part of the data be evaluated.
 PARTIAL = ("validation_fraction", "max_eval_samples")
@@ -48,7 +48,11 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
 
 
 def evaluate(name: str, recipe: Recipe) -> None:
-    """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON."""
+    """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
+
+    Of text no token is left out: the last block is as long as what is left, which training leaves aside. Where each
+    token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity, and is called so.
+    """
     import torch
     import transformers
 
@@ -64,10 +68,12 @@ def evaluate(name: str, recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = train.training_arguments(kept, Path(nowhere))
-        model = reload.reload(name, task.MODEL_CLASS)
+        model = task.reload(name) if hasattr(task, "reload") else reload.reload(name, task.MODEL_CLASS)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)
+        if assembly.begin is not None and recipe.task in PRETRAINING:
+            assembly.begin(model)
         trainer = train.make_trainer(assembly, model, args, [])
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:
@@ -77,4 +83,6 @@ def evaluate(name: str, recipe: Recipe) -> None:
         runs.collect_from_here()
         found = train.final_evaluation(trainer)
     said = {key: found[key] for key in found if key.startswith("eval_") and not key.endswith(NOT_A_METRIC)}
+    if getattr(recipe.data, "masking", None) == "each":
+        said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
     print(json.dumps(said, indent=2))  # noqa: T201

@@ -24,17 +24,19 @@ from typing import Any
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
-from llmkit.recipe.schema import Recipe
+from llmkit.recipe.schema import PRETRAINING, Recipe
 
 LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
 
 
-def start(recipe: Recipe, processes: int | None, accelerate_config: Path | None, resume: bool) -> int:
-    """Train `recipe` on as many processes as were asked for; the exit code."""
+def start(
+    recipe: Recipe, processes: int | None, accelerate_config: Path | None, resume: bool, max_time: int | None = None
+) -> int:
+    """Train `recipe` on as many processes as were asked for, `max_time` seconds if that is given; the exit code."""
     if LAUNCH in os.environ:
         from llmkit import train
 
-        return train.run(recipe, Path(os.environ[DIRECTORY]), resume)
+        return train.run(recipe, Path(os.environ[DIRECTORY]), resume, max_time)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "llmkit was started by a launcher; it starts its processes itself",
@@ -52,13 +54,23 @@ def start(recipe: Recipe, processes: int | None, accelerate_config: Path | None,
     before = signal.signal(signal.SIGTERM, _leave_early)
     try:
         if count == 1 and accelerate_config is None:
-            return _alone(recipe, directory, resume)
+            return _alone(recipe, directory, resume, max_time)
+        _prepare(recipe)
         log = directory / (runs.LAUNCH_LOG if not machine_rank else f"launch-{machine_rank}.log")
         return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
     finally:
         signal.signal(signal.SIGTERM, before)
         if not machine_rank:
             runs.release(directory)
+
+
+def _prepare(recipe: Recipe) -> None:
+    """Clean, tokenize and pack before the processes start, which find it done: none waits for another and times out."""
+    if recipe.task not in PRETRAINING or getattr(recipe.data, "streaming", False):
+        return
+    from llmkit.assemble import assemble
+
+    assemble(recipe, recipe.trainer.get("seed", 42))
 
 
 def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0) -> Path | None:
@@ -120,11 +132,11 @@ def one_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def _alone(recipe: Recipe, directory: Path, resume: bool) -> int:
+def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None) -> int:
     one_gpu()
     from llmkit import train
 
-    return train.run(recipe, directory, resume)
+    return train.run(recipe, directory, resume, max_time)
 
 
 # ---- the parent ----------------------------------------------------------------------------------------------------

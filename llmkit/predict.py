@@ -13,7 +13,8 @@ from llmkit import hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
-from llmkit.recipe.schema import DATA_OF_TASK, RowData
+from llmkit.recipe.datatables import RowData
+from llmkit.recipe.schema import DATA_OF_TASK
 
 if TYPE_CHECKING:
     from llmkit.data.table import Rows
@@ -57,6 +58,13 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
         raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
+    if task == "denoising":  # its model writes from a text, as that of seq2seq does
+        task = "seq2seq"
+    if task == "replaced-token-detection":
+        raise UserError(
+            f"`{name}` tells which tokens of a text were replaced: it is made to be fine-tuned",
+            f"llmkit finetune RECIPE model.name={name}; its generator fills blanks: llmkit predict {name}/generator",
+        )
     layout, answer = filler(name) if task == "masked-lm" else answerer(name, task)
     count = 0
     with writing(output) as write:
@@ -106,8 +114,7 @@ def check_model(name: str) -> None:
 
 def record_of(name: str) -> dict[str, Any]:
     """The record of the run that a model came of: its own, or that of the run around a checkpoint."""
-    directory = Path(name)
-    return runs.read_record(directory) or runs.read_record(directory.absolute().parent)
+    return next((found for place in _places(name) if (found := runs.read_record(place))), {})
 
 
 def task_of(name: str) -> str:
@@ -145,18 +152,22 @@ def one_task_of(name: str) -> str:
 
 def recipe_of(name: str) -> str | None:
     """The recipe of the run that a model came of, or of the run around a checkpoint."""
-    places = (Path(name), Path(name).absolute().parent)
-    files = (place / runs.RECIPE_FILE for place in places if runs.is_run(place))
+    files = (place / runs.RECIPE_FILE for place in _places(name) if runs.is_run(place))
     return next((str(file) for file in files if file.is_file()), None)
 
 
+def _places(name: str) -> list[Path]:
+    """Where the record of a model may be; what else is below a run, such as a generator, is a model of its own."""
+    directory = Path(name).absolute()
+    return [directory, directory.parent] if directory.name.startswith("checkpoint-") else [directory]
+
+
 def data_of(name: str, task: str) -> Any:
-    """The `[data]` that a model was trained with, else the task's defaults."""
+    """The `[data]` that a model was trained with for this task, else the task's defaults."""
     recipe = recipe_of(name)
-    if recipe is None:
-        return DATA_OF_TASK[task](path="-")
     # Without what the run was made from, which may be gone by now.
-    return load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="]).data
+    found = None if recipe is None else load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="])
+    return DATA_OF_TASK[task](path="-") if found is None or found.task != task else found.data
 
 
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
@@ -219,7 +230,8 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     runs.collect_from_here()
     fit_for_batches(tokenizer, model.config)
-    length = choose_length(record.get("max_length") or data.max_length, model.config)
+    trained = record.get("max_length") or record.get("block_size")
+    length = choose_length(trained or data.max_length, model.config)
     known = module.reading_of(model.config, record, data, tokenizer)
     collate = choose_collator(module, tokenizer, model.config)
 

@@ -15,6 +15,8 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmkit.clock import MaxTime
+from llmkit.clock import clock as clock
 from llmkit.errors import say
 from llmkit.run import METRICS_FILE, STOPPING
 
@@ -29,9 +31,10 @@ def is_terminal() -> bool:
 class Progress(TrainerCallback):
     """The bar or the lines, from the main process alone."""
 
-    def __init__(self, per_step: int, unit: str) -> None:
+    def __init__(self, per_step: int, unit: str, limit: MaxTime | None = None) -> None:
         self.per_step = per_step  # tokens, or examples
         self.unit = unit
+        self.limit = limit  # the end, where the clock decides it
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(
@@ -40,20 +43,21 @@ class Progress(TrainerCallback):
         if is_terminal():
             columns = os.environ.get("LLMKIT_TERMINAL")
             self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
+                total=state.max_steps if self.limit is None else self.limit.seconds,
+                initial=state.global_step if self.limit is None else int(self.limit.passed),
                 file=sys.stderr,
                 ncols=int(columns) if columns else None,
                 dynamic_ncols=not columns,
                 unit="step",
                 leave=False,
-                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+                + ("[{elapsed}<{remaining}]{postfix}" if self.limit is None else "s{postfix}"),
             )
         self._mark(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
-            self.bar.update()
+            self.bar.update(1 if self.limit is None else min(int(self.limit.passed), self.limit.seconds) - self.bar.n)
 
     def on_log(
         self,
@@ -73,8 +77,9 @@ class Progress(TrainerCallback):
             self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate}", refresh=False)
         else:
             left = clock((state.max_steps - state.global_step) / speed) if speed else "?"
+            left = left if self.limit is None else clock(self.limit.left)
             self._say(
-                f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
+                f"{self._step(state)}  loss {logs['loss']:.4f}  "
                 f"lr {logs.get('learning_rate', 0):.2e}  {rate}  {left} left"
             )
         self._mark(state)
@@ -90,7 +95,7 @@ class Progress(TrainerCallback):
         quiet = ("_runtime", "_per_second", "_preparation_time")
         shown = {k: v for k, v in (metrics or {}).items() if not k.endswith(quiet)}
         shown.pop("epoch", None)
-        self._say(f"step {state.global_step}/{state.max_steps}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+        self._say(f"{self._step(state)}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         self._mark(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -102,6 +107,9 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    def _step(self, state: TrainerState) -> str:
+        return f"step {state.global_step}" + (f"/{state.max_steps}" if self.limit is None else "")
 
     def _mark(self, state: TrainerState) -> None:
         """Speed is measured from here: evaluation and saving do not count as training."""
@@ -194,10 +202,3 @@ class StopOnSignal(TrainerCallback):
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -9,13 +9,13 @@ from transformers import TrainingArguments
 from llmkit import run as runs
 from llmkit import tasks
 from llmkit.assemble import Assembly
+from llmkit.data.mixture import MixedBlocks
 from llmkit.errors import say
 from llmkit.progress import clock
-from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.recipe.schema import Recipe
 from llmkit.reload import ADAPTED_CONFIG
 from llmkit.trainer import batch_size
 
-LANGUAGE_MODEL = ("train_loss", "eval_loss", "eval_perplexity", "eval_bits_per_byte")
 NOT_A_METRIC = ("runtime", "per_second", "preparation_time")
 
 
@@ -38,10 +38,20 @@ def introduce(
     )
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else epochs
+    if "max_time" in facts:
+        length = f"{clock(facts['max_time'])} by the clock"
     if assembly.length is not None:
         tokens = batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
+    if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:
+        blocks = (
+            args.max_steps * batch_size(args) if args.max_steps > 0 else args.num_train_epochs * len(assembly.train)
+        )
+        for name, seen in assembly.train.epochs(blocks).items():
+            facts["data"][name] |= {"weight": assembly.train.share(name), "epochs": round(seen, 4)}
+        for number, line in enumerate(assembly.train.lines(blocks)):
+            say(f"{'' if number else 'mixture':8} {line}")
     for note in assembly.notes:
         say(f"note     {note}")
     for warning in assembly.warnings:
@@ -55,7 +65,7 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
     runs.update_record(
         directory, status="finished", finished=round(time.time(), 3), seconds=round(seconds, 1), metrics=metrics
     )
-    shown = [f"{key} {metrics[key]:.4f}" for key in figures(recipe, metrics) if key != "eval_bits_per_byte"]
+    shown = [f"{key} {metrics[key]:.4f}" for key in figures(metrics) if key != "eval_bits_per_byte"]
     say(f"finished in {clock(seconds)}: {', '.join(shown)}")
     if recipe.tasks:
         say(
@@ -63,6 +73,10 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
         )
     elif recipe.task == "causal-lm":
         say(f'try it: llmkit generate "Once upon a time" --model {directory}')
+    elif recipe.task == "denoising":
+        say(f'try it: llmkit predict {directory} "What a day!"')
+    elif recipe.task == "replaced-token-detection":
+        say(f"go on:  llmkit finetune RECIPE model.name={directory}")
     elif recipe.task == "masked-lm":
         say(f'try it: llmkit predict {directory} "Once upon a {facts["mask_token"]} ."')
     elif recipe.task == "chat":
@@ -101,10 +115,8 @@ def inputs(task: str, facts: dict[str, Any]) -> list[str]:
     return [name for role, name in facts["columns"].items() if role not in tasks.module(task).TARGETS]
 
 
-def figures(recipe: Recipe, metrics: dict[str, float]) -> list[str]:
+def figures(metrics: dict[str, float]) -> list[str]:
     """The metrics worth showing: the losses and what the task measures."""
-    if recipe.task in PRETRAINING:
-        return [key for key in LANGUAGE_MODEL if key in metrics]
     trained = ["train_loss"] if "train_loss" in metrics else []
     return [*trained, *(k for k in metrics if k.startswith("eval_") and not k.endswith(NOT_A_METRIC))]
 
@@ -114,20 +126,26 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
     task = tasks.module(recipe.task)
     assert recipe.data is not None  # each of several tasks has a card of its own
     head = ["---", f"library_name: {'transformers' if recipe.lora is None else 'peft'}", "tags: [llmkit]"]
-    hub_data = facts["data"]["revision"] is not None
+    several = getattr(recipe.data, "sources", {})
+    read = {name: (source.path, facts["data"][name]) for name, source in several.items()} or {
+        "": (recipe.data.path, facts["data"])
+    }
+    from_hub = [path for path, about in read.values() if about["revision"] is not None]
     hub_model = recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists()
     if hub_model:
         head.append(f"base_model: {recipe.model.name}")
-    if hub_data:
-        head.append(f"datasets: [{recipe.data.path}]")
+    if from_hub:
+        head.append(f"datasets: [{', '.join(dict.fromkeys(from_hub))}]")
     if hasattr(task, "PIPELINE"):
         head.append(f"pipeline_tag: {task.PIPELINE}")
-    source = recipe.data.path if hub_data else Path(recipe.data.path).name
-    rows = [f"| {key} | {metrics[key]:.4f} |" for key in figures(recipe, metrics)]
+    sources = ", ".join(
+        f"`{path if about['revision'] is not None else Path(path).name}`" for path, about in read.values()
+    )
+    rows = [f"| {key} | {metrics[key]:.4f} |" for key in figures(metrics)]
     text = f"""# {directory.name}
 
 A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_parameters"]:,} of them trained on
-`{source}` with llmkit {facts["llmkit"]} in {facts["precision"]} on {facts["processes"]} process\
+{sources} with llmkit {facts["llmkit"]} in {facts["precision"]} on {facts["processes"]} process\
 {"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
 data, metrics.
 

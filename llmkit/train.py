@@ -5,11 +5,13 @@ import platform
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -17,6 +19,7 @@ from llmkit import adapt, report
 from llmkit import model as models
 from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
+from llmkit.clock import NO_END, Endless, MaxTime
 from llmkit.errors import UserError, say
 from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
 from llmkit.recipe.schema import GENERATING, Recipe
@@ -30,9 +33,10 @@ FITTING_DEFAULTS = {"ddp_find_unused_parameters": False, "ddp_timeout": 86_400}
 SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
 
 
-def run(recipe: Recipe, directory: Path, resume: bool) -> int:
+def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None) -> int:
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
+    With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
     Raises UserError before the first step for whatever would have failed later.
     """
     started = time.monotonic()
@@ -42,11 +46,14 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
     args = training_arguments(settings, directory)
     main = args.process_index == 0
+    limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
     model: Any
     if assembly.parts:
         model, made = multi_task.create(recipe.model, assembly.parts, args.seed)
+    elif hasattr(assembly.task, "create"):  # a model that is made of several
+        model, made = assembly.task.create(recipe.model, assembly.config, args.seed)
     else:
         model, made = models.create(
             recipe.model,
@@ -56,11 +63,14 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
             lora=recipe.lora,
             generation=recipe.generation if recipe.task in GENERATING else None,
             task_type=getattr(assembly.task, "PEFT_TYPE", None),
+            pieces=assembly.pieces,
         )
     assembly.notes.extend(made)
     if assembly.begin is not None:
         assembly.begin(model)
-    trainer, stop = build_trainer(recipe, assembly, model, args, directory)
+    if limit is not None and isinstance(assembly.train, IterableDataset):
+        assembly = replace(assembly, train=Endless(assembly.train))
+    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit)
     facts = {
         "task": recipe.task,
         "name": recipe.name,
@@ -72,6 +82,8 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
         "trainable_parameters": model.num_parameters(only_trainable=True),
         **assembly.record,
     }
+    if max_time is not None:
+        facts["max_time"] = max_time
     if main:
         report.introduce(recipe, assembly, facts, precision, args, directory)
     checkpoint = runs.last_checkpoint(directory) if resume else None
@@ -80,6 +92,10 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
             f"no checkpoint in `{directory}` is whole: each needs {', '.join(runs.CHECKPOINT_FILES)}",
             "start a new run, from their weights if you like: model.name=.../checkpoint-N",
         )
+    if resume and max_time is None and (before := runs.read_record(directory).get("max_time")):
+        raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
+    if limit is not None:
+        args.max_steps = NO_END
     preflight(trainer)
     runs.collect_from_here()
     if main:
@@ -106,6 +122,7 @@ def run(recipe: Recipe, directory: Path, resume: bool) -> int:
     metrics = {**result.metrics, **final_evaluation(trainer)}
     trainer.save_model(str(directory))
     if main:
+        runs.update_record(directory, steps=trainer.state.global_step)
         if recipe.lora is not None and recipe.task in GENERATING:
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
@@ -183,7 +200,12 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
 
 
 def build_trainer(
-    recipe: Recipe, assembly: Assembly, model: Any, args: TrainingArguments, directory: Path
+    recipe: Recipe,
+    assembly: Assembly,
+    model: Any,
+    args: TrainingArguments,
+    directory: Path,
+    limit: MaxTime | None = None,
 ) -> tuple[Trainer, StopOnSignal]:
     """The Trainer with our few callbacks in place of upstream's printing ones."""
     strategies = (
@@ -197,7 +219,7 @@ def build_trainer(
             "trainer.eval_strategy asks for evaluation, and there is no validation data", "see data.validation_fraction"
         )
     stop = StopOnSignal()
-    callbacks: list[Any] = [Epochs(), stop]
+    callbacks: list[Any] = [Epochs(), stop, *([] if limit is None else [limit])]
     if recipe.early_stopping is not None:
         if recipe.tasks and (args.metric_for_best_model or "loss") in ("loss", "eval_loss"):
             names = ", ".join(f"eval_{name}_loss" for name in recipe.tasks)
@@ -207,7 +229,7 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(**recipe.early_stopping.model_dump()))
     if args.process_index == 0:
         shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
-        callbacks += [MetricsFile(directory), Progress(batch_size(args) * shown[0], shown[1])]
+        callbacks += [MetricsFile(directory), Progress(batch_size(args) * shown[0], shown[1], limit)]
     return make_trainer(assembly, model, args, callbacks), stop
 
 
@@ -222,6 +244,7 @@ def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callba
             keep=assembly.keep,
             validation=assembly.validation,
             metrics=assembly.metrics,
+            several=assembly.several,
             eval_dataset=next(iter(assembly.validation.values()), None),
             data_collator=assembly.collate,
             processing_class=assembly.tokenizer,

@@ -11,8 +11,9 @@ from transformers import Trainer as UpstreamTrainer
 from transformers import TrainingArguments
 
 from llmkit.data.examples import Examples, GroupedByLength, models_own
+from llmkit.data.mixture import MixedBlocks
 from llmkit.reload import save_config
-from llmkit.tasks.multi_task import MixedBatches, Mixture, SharedEncoder
+from llmkit.tasks.multi_task import MixedBatches, Mixture
 
 
 class Trainer(UpstreamTrainer):
@@ -34,11 +35,13 @@ class Trainer(UpstreamTrainer):
         keep: Callable[..., torch.Tensor] | None = None,
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
+        several: bool = False,
         **kwargs: Any,
     ) -> None:
         self._losses = losses
         self._keep = keep
         self._validation = validation or {}
+        self._several = several  # parts of `validation` that are of equal standing: tasks, sources
         self._metrics = metrics or (lambda stats, part: {})
         self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # at which step last, and what was found
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
@@ -93,6 +96,8 @@ class Trainer(UpstreamTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         by_length = self.args.train_sampling_strategy == "group_by_length"
+        if isinstance(dataset, MixedBlocks):  # it has an order
+            return SequentialSampler(dataset)
         if isinstance(dataset, Mixture):
             return MixedBatches(dataset, self.args.train_batch_size, seed, by_length)
         if by_length and isinstance(dataset, Examples):
@@ -104,16 +109,15 @@ class Trainer(UpstreamTrainer):
     ) -> dict[str, float]:
         """Every validation split, or `eval_dataset`: the first gives `eval_...`, each other one `eval_SPLIT_...`.
 
-        Of several tasks each gives `eval_TASK_...`, and `eval_loss` is the mean of their losses.
+        Of several tasks or sources each gives `eval_NAME_...`, and `eval_loss` is the mean of their losses.
         """
-        several = isinstance(self.model, SharedEncoder)
         parts = self._validation if eval_dataset is None else {"data": eval_dataset}
         found: dict[str, float] = {}
         for number, (name, part) in enumerate(parts.items()):
-            prefix = f"{metric_key_prefix}_{name}" if number or several else metric_key_prefix
+            prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
             self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
             found |= super().evaluate(part, ignore_keys, prefix)
-        if several:
+        if self._several:
             losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in parts]
             found[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         self.evaluated = (self.state.global_step, found)
@@ -146,8 +150,8 @@ class Trainer(UpstreamTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save with the `use_cache` that the model came with (upstream turns it off to train and saves that).
 
-        Beside an adapter goes its model's config, with the labels, from which it is loaded again; below a finished
-        model of several tasks, each of them as a model of its own.
+        Beside an adapter goes its model's config, with the labels, from which it is loaded again. A model that is made
+        of several is saved whole in a checkpoint, and when it is finished each of them as a model of its own.
         """
         config = self.model.config
         in_training = getattr(config, "use_cache", None)
@@ -157,7 +161,7 @@ class Trainer(UpstreamTrainer):
             directory = Path(output_dir or self.args.output_dir)
             if self.args.should_save and hasattr(self.model, "peft_config"):
                 save_config(self.model, directory)
-            if self.args.should_save and isinstance(self.model, SharedEncoder) and not _internal_call:
+            if self.args.should_save and hasattr(self.model, "save_each") and not _internal_call:
                 self.model.save_each(directory, self.processing_class)
         finally:
             config.use_cache = in_training

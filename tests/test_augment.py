@@ -16,7 +16,8 @@ from llmkit.data import augment
 from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Augment, ClassificationData, Model, Tokenizer
+from llmkit.recipe.datatables import Augment, ClassificationData
+from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import text_classification as task
 
 TEXT = " ".join(f"w{number}" for number in range(50))

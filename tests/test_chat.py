@@ -27,7 +27,8 @@ from llmkit.data.look import look
 from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.schema import ChatData, Model, Tokenizer
+from llmkit.recipe.datatables import ChatData
+from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import chat
 
 CHATML = """\

@@ -9,14 +9,17 @@ import pytest
 import typer
 
 from llmkit import __version__
-from llmkit.cli import app
+from llmkit.cli import _seconds, app
 
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
-    "pretrain": ["recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--resume", "--dry-run"],
-    "finetune": [
-        *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--seeds"),
+    "pretrain": [
+        *("recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
         *("--resume", "--dry-run"),
+    ],
+    "finetune": [
+        *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+        *("--seeds", "--resume", "--dry-run"),
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed"],
     "predict": ["model", "texts", "--input", "--output"],
@@ -148,3 +151,30 @@ def test_dry_run_prints_toml_on_stdout_and_arithmetic_on_stderr(llmkit, workplac
     assert "8 blocks x 1 accumulated x 2 processes x 16 = 256" in done.stderr
     assert "40, 10,240 tokens in all" in done.stderr
     assert not (workplace / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h", 7200), ("1h0m5s", 3605), ("1m30s", 90), ("36h", 129_600)],
+)
+def test_a_length_of_time_is_read_in_hours_minutes_and_seconds(written, seconds):
+    assert _seconds(written) == seconds
+
+
+@pytest.mark.parametrize("written", ["", "0s", "30", "1.5h", "30m1h", "-5m", "1 h", "5d", "m"])
+def test_what_is_no_length_of_time_is_refused_before_anything_is_read(written, llmkit, workplace):
+    for verb in ("pretrain", "finetune"):
+        done = llmkit(verb, "nowhere.toml", f"--max-time={written}")
+        assert done.exit_code == 2
+        assert f"--max-time: `{written}` is no length of time" in done.stderr
+        assert "90s, 30m, 1h30m" in done.stderr
+
+
+def test_dry_run_shows_what_the_clock_changes(llmkit, workplace):
+    done = llmkit("pretrain", "causal.toml", "--max-time", "1h30m", "--dry-run")
+    assert done.exit_code == 0
+    assert "--max-time 1h30m: training ends so long after its first step began" in done.stderr
+    assert "trainer.max_steps does not count" in done.stderr
+    assert "max-time" not in done.stdout
+    by_epochs = llmkit("pretrain", "causal.toml", "trainer.max_steps=", "--max-time", "90s", "--dry-run")
+    assert "trainer.num_train_epochs does not count" in by_epochs.stderr

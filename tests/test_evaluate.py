@@ -2,13 +2,17 @@
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CAUSAL, MASKED, REST, corpus
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from llmkit.cli import app
@@ -113,9 +117,16 @@ def of_run(name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", ["classifier", "lora", "qa", "causal", "masked"])
 def test_a_run_alone_gives_the_figures_of_its_end(name, measured):
+    """Of text, on the blocks that training evaluates on: what is left behind the last one counts here too."""
     before = sorted(Path("home", name).rglob("*"))
-    found = measured(f"home/{name}")
-    assert found == pytest.approx(of_run(f"home/{name}"), rel=0, abs=1e-6)
+    data = json.loads(Path("home", name, "run.json").read_text())["data"]
+    limit = [f"data.max_eval_samples={data['validation']['blocks']}"] if name in ("causal", "masked") else []
+    found = measured(f"home/{name}", *limit)
+    expected = of_run(f"home/{name}")
+    if name == "causal":  # training extrapolates to all tokens, the first one too, which nothing predicts
+        tokens = data["validation"]["tokens"]
+        expected["eval_bits_per_byte"] *= (tokens - 1) / tokens
+    assert found == pytest.approx(expected, rel=0, abs=1e-6)
     assert len(found) == {"classifier": 4, "lora": 4, "qa": 7, "causal": 3, "masked": 2}[name]
     assert sorted(Path("home", name).rglob("*")) == before  # an evaluation leaves nothing behind
     assert [path.name for path in Path().iterdir()] == ["home"]
@@ -180,6 +191,116 @@ def test_of_other_text_every_document_counts(llmkit, place):
     assert "50 documents" in llmkit("evaluate", "end", "data.path=other.txt").stderr
 
 
+OTHER = "".join(f"{line}\n\n" for line in corpus(12).splitlines()[::-1]) + "the owl, the owl\n"
+
+
+def independent(name: str, size: int, stride: int) -> tuple[float, int]:
+    """Summed loss (nats) of OTHER and the number of predicted tokens: a window of `size` every `stride` tokens."""
+    model, words = AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+    ids = torch.tensor([*words(OTHER)["input_ids"], words.eos_token_id])
+    total, done = 0.0, 1
+    for begin in range(0, len(ids), stride):
+        end = min(begin + size + 1, len(ids))
+        with torch.no_grad():
+            shares = model(ids[None, begin : end - 1]).logits[0].double().log_softmax(-1)
+        total -= sum(float(shares[place - begin - 1, ids[place]]) for place in range(done, end))
+        done = end
+        if end == len(ids):
+            break
+    return total, done - 1
+
+
+@pytest.mark.parametrize(("size", "stride"), [(16, None), (16, 16), (32, 1), (32, 7), (20, 19), (9, 4)])
+def test_perplexity_is_that_of_a_plain_sliding_window(size, stride, measured):
+    Path("other.txt").write_text(OTHER)
+    setting = [] if stride is None else [f"data.stride={stride}"]
+    words = ("home/causal", "data.path=other.txt", "data.sample_by=document", f"data.block_size={size}")
+    found = measured(*words, *setting, "trainer.per_device_eval_batch_size=3")
+    total, count = independent("home/causal", size, stride or size)
+    assert found["eval_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert found["eval_bits_per_byte"] == pytest.approx(total / math.log(2) / len(OTHER.encode()), rel=1e-5)
+
+
+def test_any_causal_model_is_measured_on_ones_own_text(measured, home):
+    """A folder that is no run; the smaller the stride, the more a token sees before it."""
+    shutil.copytree(home / "causal", "folder", ignore=shutil.ignore_patterns("checkpoint-*", "*.jsonl", "run.json"))
+    Path("other.txt").write_text(OTHER)
+    words = ("folder", "--task", "causal-lm", "data.path=other.txt")
+    total, count = independent("folder", 32, 32)
+    assert measured(*words)["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+    total, count = independent("folder", 16, 4)
+    strided = measured(*words, "data.block_size=16", "data.stride=4")
+    assert strided["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_documents_are_measured_apart_if_asked(measured):
+    """Each alone, in one input: what is predicted of each are all tokens but its first."""
+    lines = corpus(30).splitlines()
+    Path("other.txt").write_text("\n".join(lines))
+    apart = "data.pack=isolated"
+    found = measured("home/causal", "data.path=other.txt", "data.sample_by=line", "data.block_size=32", apart)
+    model, words = (
+        AutoModelForCausalLM.from_pretrained("home/causal").eval(),
+        AutoTokenizer.from_pretrained("home/causal"),
+    )
+    row = [[*words(line)["input_ids"], words.eos_token_id] for line in lines]
+    total, count, place = 0.0, 0, 0
+    for ids in row:
+        cuts = [0, *(cut - place for cut in range(0, 10_000, 32) if 0 < cut - place < len(ids)), len(ids)]
+        for begin, end in pairwise(cuts):  # a document that goes over the end of a block
+            piece = torch.tensor(ids[begin : end + 1])
+            if len(piece) > 1:
+                with torch.no_grad():
+                    shares = model(piece[None, :-1]).logits[0].double().log_softmax(-1)
+                total -= float(shares.gather(1, piece[1:, None]).sum())
+                count += len(piece) - 1
+        place += len(ids)
+    assert found["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert found["eval_loss"] != measured("home/causal", "data.path=other.txt", "data.block_size=32")["eval_loss"]
+
+
+@pytest.mark.parametrize("words", [("home/masked",), ("folder", "--task", "masked-lm", "data.block_size=16")])
+def test_pseudo_perplexity_is_that_of_a_plain_loop(words, measured, home):
+    """Salazar et al. 2020 (arXiv:1910.14659): each token hidden alone, in every block, the last and short one too."""
+    shutil.copytree(home / "masked", "folder", ignore=shutil.ignore_patterns("checkpoint-*", "*.jsonl", "run.json"))
+    text = "the owl met 3 of the hens at 12, the fox led\n"
+    Path("other.txt").write_text(text)
+    found = measured(*words, "data.path=other.txt", "data.masking=each", "data.sample_by=document")
+    assert found.keys() == {"eval_loss", "eval_pseudo_perplexity"}
+    model, tokenizer = (
+        AutoModelForMaskedLM.from_pretrained("home/masked").eval(),
+        AutoTokenizer.from_pretrained("home/masked"),
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) % 14
+    losses = []
+    for begin in range(0, len(ids), 14):
+        block = [tokenizer.cls_token_id, *ids[begin : begin + 14], tokenizer.sep_token_id]
+        for place in range(1, len(block) - 1):
+            if block[place] == tokenizer.unk_token_id:
+                continue
+            asked = torch.tensor(block)
+            asked[place] = tokenizer.mask_token_id
+            with torch.no_grad():
+                losses.append(-float(model(asked[None]).logits[0, place].double().log_softmax(-1)[block[place]]))
+    assert found["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert found["eval_pseudo_perplexity"] == pytest.approx(math.exp(found["eval_loss"]), rel=1e-6)
+
+
+def test_a_masked_model_is_measured_by_its_training_objective_too(measured):
+    Path("other.txt").write_text(OTHER)
+    for masking in ("token", "whole-word", "span"):
+        found = measured("home/masked", "data.path=other.txt", f"data.masking={masking}")
+        assert found.keys() == {"eval_loss", "eval_perplexity"}
+        assert found == measured("home/masked", "data.path=other.txt", f"data.masking={masking}")
+
+
+def test_a_text_shorter_than_a_block_is_measured(measured):
+    Path("short.txt").write_text("the fox")
+    assert measured("home/causal", "data.path=short.txt")["eval_loss"] > 0
+    assert measured("home/masked", "data.path=short.txt", "data.masking=each")["eval_loss"] > 0
+
+
 def test_another_recipe_names_the_data(measured):
     Path("other.toml").write_text(Path("home/classifier.toml").read_text().replace("animals.csv", "other.csv"))
     rows = Path("home/animals.csv").read_text().splitlines(keepends=True)
@@ -210,6 +331,12 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row(refused):
         (["home/none", "home/qa.toml"], "the model `home/none`"),
         (["bare"], "`bare` is no run: which data is it to be evaluated on?"),
         (["half"], "the run `half` is not finished"),
+        (["home/causal", "data.stride=17"], "data.stride is 17, and a window has 16 tokens"),
+        (
+            ["home/causal", "--task", "masked-lm", "data.path=home/corpus.txt"],
+            "is a model for causal-lm, and the recipe",
+        ),
+        (["home/causal", "--task", "causal-lm"], "data.path: required"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(words, said, refused, home, monkeypatch):

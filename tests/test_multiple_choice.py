@@ -26,7 +26,7 @@ from transformers import (
 from llmkit.data.examples import models_own
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.schema import ChoiceData
+from llmkit.recipe.datatables import ChoiceData
 from llmkit.tasks import multiple_choice as task
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", *(f"w{number}" for number in range(60)), "!", "?"]

@@ -20,7 +20,12 @@ SMALLER = {
         *("d_model=16", "encoder_ffn_dim=32", "decoder_ffn_dim=32"),
     ],
     "t5": ["num_layers=1", "num_decoder_layers=1", "num_heads=2", "d_model=16", "d_kv=8", "d_ff=32"],
+    "bloom": ["n_layer=1", "n_head=2", "hidden_size=16"],
 }
+SMALLER["bart"] = [*SMALLER["marian"], "max_position_embeddings=64"]
+SMALLER["roformer"] = SMALLER["bert"]
+SMALLER["modernbert"] = [*SMALLER["bert"], 'layer_types=["full_attention"]']  # one for each layer
+SMALLER["electra"] = [*SMALLER["bert"], "embedding_size=16"]
 
 
 def test_all_recipes_are_found():
@@ -28,6 +33,8 @@ def test_all_recipes_are_found():
     assert set(bundled()) >= {"glue", "squad", "tiny/ending", "tiny/questions"}
     assert set(bundled()) >= {"ner", "swag", "summarization", "translation", "chat", "multi-task"}
     assert set(bundled()) >= {"tiny/tags", "tiny/choices", "tiny/summaries", "tiny/chats"}
+    assert set(bundled()) >= {"t5-small", "bart-permute", "electra-small", "modernbert-continue", "roots-style"}
+    assert set(bundled()) >= {"tiny/order", "tiny/infilling", "tiny/spans", "tiny/electra"}
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -91,12 +98,15 @@ def test_several_tasks_train_two_steps(workplace, base, llmkit, no_network):
 def test_a_recipe_trains_two_steps(name, workplace, llmkit, no_network):
     loaded = load(name)
     (workplace / "corpus.txt").write_text(corpus(400))
-    family = "bert" if loaded.task == "masked-lm" else "gpt2"
+    named = (loaded.model.name or "").lower()
+    family = loaded.model.config.get("model_type") or max((each for each in SMALLER if each in named), key=len)
     swaps = [f"model.config.{setting}" for setting in SMALLER[family]]
     if loaded.model.name is not None:
-        kind = "wordpiece" if family == "bert" else "byte-bpe"
+        kind = "wordpiece" if loaded.task in ("masked-lm", "replaced-token-detection") else "byte-bpe"
         swaps += ["model.name=", f'model.config.model_type="{family}"', "data.validation_fraction=0.2"]
-        swaps += [f"tokenizer.type={kind}", "tokenizer.vocab_size=300"]
+        swaps += [f"tokenizer.type={kind}", f"tokenizer.vocab_size={500 if loaded.task == 'denoising' else 300}"]
+    if loaded.data.clean is not None:  # a corpus of one short sentence a line is not what it wants to keep
+        swaps += ["data.clean="]
     done = llmkit(
         *("pretrain", name, *swaps, "data.path=corpus.txt", "data.sample_by=line", "data.block_size=16"),
         *("trainer.max_steps=2", "--output-dir", "run"),

@@ -33,7 +33,9 @@ from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe import bundled, load
-from llmkit.recipe.schema import Model, PairData, ReadOnly, Tokenizer
+from llmkit.recipe.datatables import PairData
+from llmkit.recipe.schema import Model, Tokenizer
+from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import seq2seq
 
 COLOURS = {"red": "rot", "blue": "blau", "green": "grun", "white": "weiss", "": ""}

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmkit import tasks, tokenizer
-from llmkit.data.pack import EVALUATION, Blocks, TokenRow, Window
+from llmkit.data.boundaries import vocabulary, word_starts
+from llmkit.data.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Data, MaskedData, Model, Tokenizer
+from llmkit.recipe.datatables import CausalData, MaskedData
+from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import causal_lm, masked_lm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of DataLoader's workers, Python 3.12 on
 DATA = MaskedData(path="x")
+CAUSAL = CausalData(path="x")
 LENGTH = 126  # between [CLS] and [SEP]; 15 % of it are 18.9, rounded 19
 
 
@@ -32,31 +36,179 @@ def windows(words, number, length=LENGTH, epoch=0, with_special=False):
     draw = np.random.default_rng(0)
     first = 0 if with_special else 5
     ids = draw.integers(first, len(words), (number, length))
-    return [Window(row, index, epoch) for index, row in enumerate(ids)]
+    return [window(row, index, epoch) for index, row in enumerate(ids)]
+
+
+def window(ids, index=0, epoch=0, starts=()) -> Window:
+    return Window(np.asarray(ids, np.int64), np.array(starts, np.int64), index, epoch)
+
+
+def row_of(*documents, num_bytes=1) -> TokenRow:
+    """Documents of token ids, each with the separator that ends it."""
+    lengths = [len(document) for document in documents]
+    return TokenRow(np.concatenate(documents).astype(np.uint16), np.cumsum(lengths), num_bytes)
 
 
 def collate(words, found, seed=1, data=DATA):
-    return masked_lm.collator(data, words, seed)(found)
+    return masked_lm.collator(data, words, None, seed)(found)
 
 
 def test_each_task_is_a_file_of_the_same_shape():
     assert tasks.module("causal-lm") is causal_lm
     assert tasks.module("masked-lm") is masked_lm
     for task in (causal_lm, masked_lm):
-        assert all(hasattr(task, name) for name in ("MODEL_CLASS", "separator", "window", "collator", "metrics"))
+        assert all(hasattr(task, name) for name in ("MODEL_CLASS", "separator", "cut", "collator", "metrics"))
 
 
 # --- causal -----------------------------------------------------------------------------------------------------------
 
 
 def test_causal_labels_are_the_next_tokens():
-    assert causal_lm.window(4) == (5, 4)
-    blocks = Blocks(TokenRow(np.arange(10, 19, dtype=np.uint16), 1, 1), 5, 4, None)
-    batch = causal_lm.collator(Data(path="x"), None, 1)(list(blocks))
+    cut = causal_lm.cut(CAUSAL, 4)
+    assert cut == Cut(5, 4)
+    batch = causal_lm.collator(CAUSAL, None, None, 1)(list(Blocks(row_of(np.arange(10, 19)), cut, None)))
     assert batch["input_ids"].tolist() == [[10, 11, 12, 13], [14, 15, 16, 17]]
     assert batch["labels"].tolist() == [[11, 12, 13, 14], [15, 16, 17, 18]]
     assert set(batch) == {"input_ids", "labels"}
     assert all(value.dtype == torch.int64 and value.is_contiguous() for value in batch.values())
+
+
+SIZES = [*range(2, 30), 64, 65, 66, 129]
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, None), (4, 4), (4, 1), (4, 3), (8, 5), (64, 16), (64, 63)])
+def test_measured_text_is_predicted_once_each_token_but_the_first(size, stride):
+    """Whatever is left for the last window; and each token behind as many others as the stride allows."""
+    data = CausalData(path="x", block_size=size, stride=stride)
+    collator = causal_lm.collator(data, None, AutoConfig.for_model("gpt2", n_positions=64), 1)
+    for length in SIZES:
+        row = row_of(np.arange(1000, 1000 + length))
+        found = causal_lm.measured(row, data, causal_lm.cut(data, size), None, None)
+        assert found.tail == 0
+        assert found.row.ids.tolist() == row.ids[1:].tolist()  # what is predicted
+        batch = collator(list(found))
+        ids, labels = batch["input_ids"], batch["labels"]
+        labelled = labels != -100
+        assert labels[labelled].tolist() == row.ids[1:].tolist()
+        assert (labels - ids)[labelled].eq(1).all()
+        assert len(found) == 1 + math.ceil(max(0, length - 1 - size) / (stride or size))
+        behind = torch.where(labelled, torch.arange(labels.shape[1]), size)[1:]
+        assert (behind >= size - (stride or size)).all()  # every window but the first
+
+
+def test_a_limit_leaves_out_the_windows_behind_it():
+    data = CausalData(path="x", block_size=4, stride=2)
+    found = causal_lm.measured(row_of(np.arange(12)), data, causal_lm.cut(data, 4), 2, None)
+    assert [w.ids.tolist() for w in found] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    assert [w.epoch for w in found] == [EVALUATION] * 2
+    assert found.tail == 5
+    with pytest.raises(IndexError):
+        found[2]
+    assert len(causal_lm.measured(row_of([7]), data, causal_lm.cut(data, 4), None, None)) == 0  # nothing to predict
+
+
+def test_measured_windows_know_where_documents_begin():
+    row = row_of([1, 1, 9], [2, 9], [3, 3, 3, 9], [4, 9])
+    data = CausalData(path="x", block_size=4)
+    found = causal_lm.measured(row, data, causal_lm.cut(data, 4), None, None)
+    assert [w.ids.tolist() for w in found] == [[1, 1, 9, 2, 9], [9, 3, 3, 3, 9], [9, 4, 9]]
+    assert [w.starts.tolist() for w in found] == [[0, 3], [1], [1]]
+
+
+def test_a_stride_beyond_the_window_is_refused():
+    with pytest.raises(UserError) as refused:
+        causal_lm.cut(CausalData(path="x", stride=5), 4)
+    assert "data.stride is 5, and a window has 4 tokens" in refused.value.message
+
+
+ISOLATED = CausalData(path="x", pack="isolated")
+
+
+def words_with(*between):
+    """A tokenizer as far as documents are kept apart by it: what stands between two of them."""
+
+    class Words(SimpleNamespace):
+        def __call__(self, text):
+            return {"input_ids": list(between[1:])}
+
+    return Words(eos_token_id=between[0], bos_token_id=between[-1])
+
+
+def test_documents_that_are_kept_apart_begin_anew_and_predict_nothing_of_the_next():
+    batch = causal_lm.collator(ISOLATED, words_with(9), None, 1)(
+        [window([1, 1, 9, 2, 9, 3, 3], 0, 0, [0, 3, 5]), window([3, 3, 9, 4, 4, 9, 5], 1, 0, [3, 6])]
+    )
+    assert batch["input_ids"].tolist() == [[1, 1, 9, 2, 9, 3], [3, 3, 9, 4, 4, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 0, 1, 2]]
+    assert batch["labels"].tolist() == [[1, 9, -100, 9, -100, 3], [3, 9, -100, 4, 9, -100]]
+
+
+def test_the_token_that_begins_a_text_belongs_to_the_document_behind_it():
+    """Of a separator of two tokens, Llama's: the begin sees its own document, which it helps to predict."""
+    collator = causal_lm.collator(ISOLATED, words_with(8, 9), None, 1)
+    batch = collator([window([1, 8, 9, 2, 8, 9, 3, 3], 0, 0, [0, 3, 6]), window([3, 3, 8, 9, 4, 4, 8, 9], 1, 0, [4])])
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2, 3]]
+    assert batch["labels"].tolist() == [[8, -100, 2, 8, -100, 3, 3], [3, 8, -100, 4, 4, 8, -100]]
+    first = collator([window([2, 2, 8, 9, 3], 1, 0, [0, 4])])  # its begin is the last token of the window before
+    assert first["position_ids"].tolist() == [[0, 1, 2, 0]]
+    assert first["labels"].tolist() == [[2, 8, -100, 3]]
+
+
+ARCHITECTURES = {
+    "gpt2": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64},
+    "llama": {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64},
+    "qwen3": {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+    },
+    "mamba": {"num_hidden_layers": 2, "hidden_size": 32, "state_size": 4},
+}
+
+
+def tiny(model_type):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=60, use_cache=False, **ARCHITECTURES[model_type])
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("between", [(8,), (8, 9)])
+def test_a_document_in_a_block_gets_the_logits_that_it_gets_alone(model_type, between):
+    model = tiny(model_type)
+    causal_lm.begin(model, ISOLATED)
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(10, 60, length) for length in (7, 1, 12, 5)]
+    row = row_of(*(np.append(text, between) for text in texts))
+    starts = [0, *row.ends[:-1]]
+    windows = [window(row.ids, 0, 0, starts), window(row.ids[:11], 0, 0, [s for s in starts if s < 11])]
+    batch = causal_lm.collator(ISOLATED, words_with(*between), None, 1)(windows)
+    begins = list(between[1:])  # what stands before the text of every document but the first of the row
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+        place = 0
+        for number, text in enumerate(texts):
+            alone = torch.tensor([*(begins if number else []), *text, between[0]])
+            expected = model(input_ids=alone[None]).logits[0]
+            for b in range(2):
+                here = logits[b, place : place + len(alone)][: max(0, len(windows[b].ids) - 1 - place)]
+                assert torch.allclose(here, expected[: len(here)], atol=1e-5)
+                labels = batch["labels"][b, place : place + len(here)]
+                assert labels[: len(alone) - 1].tolist() == alone[1:][: len(here)].tolist()
+            place += len(alone)
+        running = model(input_ids=batch["input_ids"]).logits
+    assert not torch.allclose(running[0, -1], logits[0, -1], atol=1e-3)
+
+
+def test_a_model_that_lets_documents_mix_is_refused():
+    model = tiny("mamba")
+    causal_lm.begin(model, CAUSAL)
+    with pytest.raises(UserError) as refused:
+        causal_lm.begin(model, ISOLATED)
+    assert "MambaForCausalLM lets a document see those before it" in refused.value.message
 
 
 def test_a_causal_model_learns_where_a_text_ends():
@@ -74,7 +226,7 @@ def test_a_causal_model_learns_where_a_text_ends():
 
 
 def test_causal_metrics():
-    row = TokenRow(np.zeros(100, np.uint16), 1, 400)
+    row = row_of(np.zeros(100), num_bytes=400)
     sums = np.array([[30.0, 15.0], [2.0, 1.0]])
     found = causal_lm.metrics(sums, row)
     assert found == {
@@ -82,14 +234,28 @@ def test_causal_metrics():
         "perplexity": pytest.approx(math.exp(2)),
         "bits_per_byte": pytest.approx(2 / math.log(2) * 100 / 400),
     }
-    assert set(causal_lm.metrics(sums, TokenRow(row.ids, 0, 0))) == {"loss", "perplexity"}  # a stream's bytes: unknown
+    assert set(causal_lm.metrics(sums, TokenRow(row.ids, row.ends, 0))) == {
+        "loss",
+        "perplexity",
+    }  # a stream's bytes: unknown
+
+
+def test_the_bits_of_a_text_are_those_of_its_tokens():
+    """Measured whole, all tokens but the first are predicted, and their losses are added up."""
+    data = CausalData(path="x", block_size=4)
+    row = row_of(np.arange(11), np.arange(7), num_bytes=40)
+    found = causal_lm.measured(row, data, causal_lm.cut(data, 4), None, None)
+    counts = [4.0, 4, 4, 4, 1]
+    sums = np.array([[3 * count + 1, count] for count in counts])
+    bits = causal_lm.metrics(sums, found.row)["bits_per_byte"]
+    assert bits == pytest.approx(sums[:, 0].sum() / math.log(2) / 40)
 
 
 # --- masked -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_masked_block_is_cls_tokens_sep(words):
-    assert masked_lm.window(128) == (126, 126)
+    assert masked_lm.cut(DATA, 128) == Cut(126, 126)
     assert masked_lm.separator(words) == []
     found = windows(words, 8)
     batch = collate(words, found)
@@ -160,7 +326,7 @@ def test_special_tokens_are_neither_hidden_nor_drawn(words):
     draw = np.random.default_rng(1)
     ids = draw.integers(5, len(words), (500, LENGTH))
     ids[:, ::2] = draw.integers(0, 5, (500, LENGTH // 2))  # half of the text is special: [UNK] and the like
-    found = [Window(row, index, 0) for index, row in enumerate(ids)]
+    found = [window(row, index) for index, row in enumerate(ids)]
     batch = collate(words, found, data=MaskedData(path="x", mask_replace_prob=0.0, random_replace_prob=1.0))
     labels = batch["labels"].numpy()[:, 1:-1]
     inputs = batch["input_ids"].numpy()[:, 1:-1]
@@ -168,8 +334,83 @@ def test_special_tokens_are_neither_hidden_nor_drawn(words):
     assert (inputs[:, ::2] == ids[:, ::2]).all()
     assert not np.isin(inputs[:, 1::2], special).any()
     assert ((labels != -100).sum(axis=1) == round(0.15 * LENGTH / 2)).all()
-    nothing = collate(words, [Window(np.ones(LENGTH, np.int64), 0, 0)])  # nothing but [UNK]
+    nothing = collate(words, [window(np.ones(LENGTH))])  # nothing but [UNK]
     assert (nothing["labels"] == -100).all()
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    """A tokenizer that has few words whole, and a text as its tokens."""
+    draw = np.random.default_rng(0)
+    text = " ".join("".join(draw.choice(list("abcdefgh"), size)) for size in draw.integers(1, 9, 200))
+    table = Tokenizer(type="wordpiece", vocab_size=60)
+    documents = Documents(lambda: iter([text]), "pieces", "`x`")
+    words = tokenizer.load(table, Model(config={}), "masked-lm", documents, None)
+    return words, np.array(words(text, add_special_tokens=False)["input_ids"])
+
+
+def hidden_in(pieces, masking) -> np.ndarray:
+    """Which of the tokens is hidden in each of 40 draws, bool [40, T]."""
+    words, ids = pieces
+    data = MaskedData(path="x", masking=masking, mask_replace_prob=1.0, random_replace_prob=0.0)
+    batch = collate(words, [window(ids, index) for index in range(40)], data=data)
+    hidden = batch["labels"][:, 1:-1].numpy() != -100
+    assert (batch["input_ids"][:, 1:-1].numpy() == np.where(hidden, words.mask_token_id, ids)).all()
+    return hidden
+
+
+def test_words_are_hidden_whole_and_spans_are_of_words(pieces):
+    words, ids = pieces
+    word = np.cumsum(word_starts(ids, vocabulary(words)))
+    assert word[-1] < 0.6 * len(ids)  # most words are several tokens
+    hidden = {masking: hidden_in(pieces, masking) for masking in ("token", "whole-word", "span")}
+
+    def torn(masking):
+        """How many words a draw hides in part."""
+        return np.mean([len(np.unique(word[one & np.isin(word, word[~one])])) for one in hidden[masking]])
+
+    assert torn("whole-word") == 0
+    assert torn("span") <= 1  # the last one, where the share is reached
+    assert torn("token") > 20
+    runs = {masking: shown.sum() / np.diff(shown, prepend=False).sum() * 2 for masking, shown in hidden.items()}
+    assert runs["span"] > 2 * runs["whole-word"] > 2 * runs["token"]
+    for shown in hidden.values():
+        assert abs(shown.sum(axis=1) - 0.15 * len(ids)).max() < np.bincount(word).max()
+
+
+def test_a_short_block_at_the_end_is_padded(words):
+    row = row_of(np.random.default_rng(0).integers(5, len(words), 300))
+    found = masked_lm.measured(row, DATA, Cut(LENGTH, LENGTH), None, words)
+    assert ([len(w.ids) for w in found], found.tail) == ([126, 126, 48], 0)
+    batch = collate(words, list(found))
+    assert batch["attention_mask"].sum(dim=1).tolist() == [128, 128, 50]
+    assert batch["input_ids"][2, 49] == words.sep_token_id
+    assert (batch["input_ids"][2, 50:] == words.pad_token_id).all()
+    assert (batch["labels"][2, 49:] == -100).all()
+    assert batch["labels"].ne(-100).sum(dim=1).tolist() == [19, 19, 7]
+    same = masks(words, list(Blocks(row, Cut(LENGTH, LENGTH), None, evaluation=True)))
+    assert torch.equal(masks(words, list(found)[:2]), same)  # the draws of an evaluation in training
+
+
+def test_each_token_is_hidden_once_and_alone(words):
+    ids = np.random.default_rng(0).integers(5, len(words), 10)
+    ids[[2, 7]] = words.unk_token_id
+    data = MaskedData(path="x", masking="each")
+    found = masked_lm.measured(row_of(ids), data, Cut(4, 4), None, words)
+    assert (len(found), found.num_blocks, found.tail) == (8, 3, 0)
+    batch = collate(words, list(found), data=data)
+    labels, inputs = batch["labels"].numpy(), batch["input_ids"].numpy()
+    assert (labels != -100).sum(axis=1).tolist() == [1] * 8
+    assert labels[labels != -100].tolist() == np.delete(ids, [2, 7]).tolist()
+    assert (inputs[labels != -100] == words.mask_token_id).all()
+    assert (inputs == words.mask_token_id).sum() == 8
+    restored = np.where(labels != -100, labels, inputs)
+    blocks = [ids[0:4]] * 3 + [ids[4:8]] * 3 + [ids[8:]] * 2
+    for one, block in zip(restored, blocks, strict=True):
+        padding = [words.pad_token_id] * (4 - len(block))
+        assert one.tolist() == [words.cls_token_id, *block, words.sep_token_id, *padding]
+    limited = masked_lm.measured(row_of(ids), data, Cut(4, 4), 1, words)
+    assert (len(limited), limited.tail) == (3, 6)
 
 
 def masks(words, found, **keys):
@@ -194,15 +435,15 @@ def test_masks_differ_between_seeds_epochs_and_blocks(words):
     for seed in (0, 1, 2, 2**32 - 1):
         for epoch in (0, 1, 2, EVALUATION):  # 2**32 - 1
             for index in (0, 1, 2, 2**31):
-                mask = masks(words, [Window(ids, index, epoch)], seed=seed)
+                mask = masks(words, [window(ids, index, epoch)], seed=seed)
                 seen[mask.numpy().tobytes()] = (seed, epoch, index)
     assert len(seen) == 64
 
 
 def test_evaluation_masks_are_the_same_every_time(words):
-    row = TokenRow(np.random.default_rng(0).integers(5, len(words), 5000).astype(np.uint16), 1, 1)
-    evaluation = Blocks(row, LENGTH, LENGTH, None, evaluation=True)
-    training = Blocks(row, LENGTH, LENGTH, None)
+    row = row_of(np.random.default_rng(0).integers(5, len(words), 5000))
+    evaluation = Blocks(row, Cut(LENGTH, LENGTH), None, evaluation=True)
+    training = Blocks(row, Cut(LENGTH, LENGTH), None)
     before = masks(words, list(evaluation))
     in_epochs = []
     for epoch in range(2):
@@ -216,9 +457,9 @@ def test_evaluation_masks_are_the_same_every_time(words):
 
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_workers_draw_the_same_masks(words, batch_size):
-    row = TokenRow(np.random.default_rng(0).integers(5, len(words), 5000).astype(np.uint16), 1, 1)
-    blocks = Blocks(row, LENGTH, LENGTH, None)
-    collator = masked_lm.collator(DATA, words, 1)
+    row = row_of(np.random.default_rng(0).integers(5, len(words), 5000))
+    blocks = Blocks(row, Cut(LENGTH, LENGTH), None)
+    collator = masked_lm.collator(DATA, words, None, 1)
     found = []
     for workers in (0, 2):
         loader = DataLoader(blocks, batch_size, num_workers=workers, collate_fn=collator)
@@ -234,12 +475,12 @@ def test_workers_draw_the_same_masks(words, batch_size):
 def test_a_tokenizer_that_cannot_mask_is_refused(words, missing):
     names = {name: getattr(words, name) for name in ("mask_token", "cls_token", "sep_token")}
     with pytest.raises(UserError) as caught:
-        masked_lm.collator(DATA, SimpleNamespace(**{**names, missing: None}), 1)
+        masked_lm.collator(DATA, SimpleNamespace(**{**names, missing: None}), None, 1)
     assert f"no {missing} " in caught.value.message
     assert caught.value.hint
 
 
 def test_masked_metrics():
     sums = np.array([[30.0, 15.0], [2.0, 1.0]])
-    found = masked_lm.metrics(sums, TokenRow(np.zeros(100, np.uint16), 1, 400))
+    found = masked_lm.metrics(sums, row_of(np.zeros(100), num_bytes=400))
     assert found == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2))}

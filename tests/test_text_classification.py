@@ -22,7 +22,9 @@ from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
-from llmkit.recipe.schema import ClassificationData, Model, ReadOnly, Tokenizer
+from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.schema import Model, Tokenizer
+from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import text_classification as task
 
 

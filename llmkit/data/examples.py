@@ -14,7 +14,7 @@ from llmkit.data.table import Rows
 from llmkit.errors import UserError
 
 CHUNK = 1000  # rows that are tokenized at once
-NOT_THE_MODELS = ("labels", "index", "offset_start", "offset_end", "choices")
+NOT_THE_MODELS = ("labels", "index", "offset_start", "offset_end", "choices", "weights")
 SHOWN = 5  # mistakes in rows that one message names
 
 

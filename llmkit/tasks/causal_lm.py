@@ -1,17 +1,21 @@
 """Causal language modelling: every position predicts the token that follows it (GPT-2 and its kind)."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
-from llmkit.data.pack import TokenRow, Window
+from llmkit.data.pack import EVALUATION, Cut, TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.recipe.schema import TextData
+from llmkit.model import choose_block_size
+from llmkit.recipe.datatables import CausalData
 
 MODEL_CLASS = AutoModelForCausalLM
 PEFT_TYPE = "CAUSAL_LM"
@@ -29,34 +33,152 @@ def separator(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id, begin] if begins else [tokenizer.eos_token_id]
 
 
-def window(block_size: int) -> tuple[int, int]:
-    """Length and stride in tokens: `block_size` inputs and, one further, the `block_size` tokens to predict."""
-    return block_size + 1, block_size
+def cut(data: CausalData, block_size: int) -> Cut:
+    """`block_size` inputs and, one further, the `block_size` tokens to predict, of which `stride` are new."""
+    if data.stride is not None and data.stride > block_size:
+        raise UserError(
+            f"data.stride is {data.stride}, and a window has {block_size} tokens: some would be predicted in none",
+            "make it data.block_size at most",
+        )
+    return Cut(block_size + 1, data.stride or block_size)
 
 
-def collator(data: TextData, tokenizer: Any, seed: int) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
-    """Windows -> `input_ids` and `labels`, both [B, T]; `labels[b, t]` is the token after `input_ids[b, t]`."""
+class Whole(Dataset[Window]):
+    """The windows in which a finished model is measured: the last one is as long as what is left, and no token is lost.
+
+    `row` is what is predicted of the data: of running text, cut with one token more than is read, all but the first.
+    """
+
+    def __init__(self, row: TokenRow, cut: Cut, limit: int | None) -> None:
+        first = int(cut.length > cut.stride)
+        self.row = replace(row, ids=row.ids[first:])
+        self._whole = row
+        self._cut = cut
+        behind = max(0, len(row.ids) - cut.length)  # the first window
+        available = 1 + -(-behind // cut.stride) if len(row.ids) > first else 0
+        self.num_blocks = min(available, limit) if limit else available
+        self.num_tokens = min(len(row.ids), cut.length + (self.num_blocks - 1) * cut.stride) if self.num_blocks else 0
+        self.tail = len(row.ids) - self.num_tokens
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: an evaluation is the same every time."""
+
+    def __len__(self) -> int:
+        return self.num_blocks
+
+    def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < self.num_blocks:
+            raise IndexError(f"window {index} of {self.num_blocks}")
+        begin = index * self._cut.stride
+        ids = self._whole.ids[begin : begin + self._cut.length].astype(np.int64)
+        first, last = np.searchsorted(self._whole.ends, [begin, begin + len(ids)])
+        starts = self._whole.ends[first:last].astype(np.int64) - begin  # where one document ends, the next begins
+        return Window(ids, starts if begin else np.append(0, starts), index, EVALUATION)
+
+
+def measured(row: TokenRow, data: CausalData, cut: Cut, limit: int | None, tokenizer: Any) -> Dataset[Window]:
+    """What `llmkit evaluate` goes through."""
+    return Whole(row, cut, limit)
+
+
+def collator(
+    data: CausalData, tokenizer: Any, config: Any, seed: int
+) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
+    """Windows -> `input_ids` and `labels`, both [B, T]; `labels[b, t]` is the token after `input_ids[b, t]`.
+
+    With a stride every window but the first has labels for those tokens alone that no earlier one predicts. Where
+    documents are kept apart there are `position_ids` too, which begin anew with each (and with the padding behind a
+    short window), and no document's first token is predicted: nothing that it is to see stands before it. Of two tokens
+    between documents the second belongs to the next one, which it begins.
+    """
+    seen = 0 if data.stride is None else choose_block_size(data.block_size, config) - data.stride
+    between = separator(tokenizer) if data.pack == "isolated" else []
+
+    def begins(window: Window) -> np.ndarray:
+        """Where in a window, behind its first token, something begins that must not see what is before it."""
+        found = window.starts - (len(between) - 1)
+        if len(between) > 1 and window.ids[-2:].tolist() == between:  # the next one's begin, which is cut off here
+            found = np.append(found, len(window.ids) - 1)
+        return found[found > 0]
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
-        ids = torch.from_numpy(np.stack([window.ids for window in windows]))
-        return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
+        length = max(len(window.ids) for window in windows)
+        ids = np.stack([np.pad(window.ids, (0, length - len(window.ids)), "edge") for window in windows])
+        labels = ids[:, 1:].copy()
+        for b, window in enumerate(windows):
+            labels[b, len(window.ids) - 1 :] = -100
+            labels[b, : seen if window.index else 0] = -100
+        batch = {"input_ids": ids[:, :-1].copy(), "labels": labels}
+        if between:
+            fresh = np.zeros(ids.shape, np.int64)
+            for b, window in enumerate(windows):
+                fresh[b, [*begins(window), len(window.ids) - 1]] = 1
+                labels[b, begins(window) - 1] = -100
+            places = np.arange(length)
+            batch["position_ids"] = (places - np.maximum.accumulate(fresh * places, axis=1))[:, :-1].copy()
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     return collate
+
+
+def begin(model: Any, data: CausalData) -> None:
+    """Refuse to keep documents apart in a model that would let them mix."""
+    if data.pack == "isolated" and not keeps_apart(model):
+        raise UserError(
+            f'data.pack = "isolated": in one block, {type(model).__name__} lets a document see those before it',
+            'use data.pack = "running", or another architecture: one without recurrence, with position_ids',
+        )
+
+
+def spares_logits(model_class: Any, config: Any) -> bool:
+    """Whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
+    forward = getattr(model_class._model_mapping.get(type(config), None), "forward", None)
+    return forward is not None and "logits_to_keep" in inspect.signature(forward).parameters
+
+
+def keeps_apart(model: Any) -> bool:
+    """Whether the second of two texts in one input gets the logits that it gets alone, to a hundredth of their size.
+
+    Recurrent layers carry the first into the second, whatever the positions say. What cannot be run here is believed:
+    flash attention needs a GPU, and weights that are spread over machines are not all here.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        return False
+    if "flash" in str(inner.config._attn_implementation) or not all(p.numel() for p in inner.parameters()):
+        return True
+    ids = torch.arange(6, device=model.device)[None] % inner.config.get_text_config().vocab_size
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        both = model(input_ids=ids, position_ids=torch.arange(6, device=ids.device)[None] % 3, use_cache=False).logits
+        alone = model(input_ids=ids[:, 3:], use_cache=False).logits
+    model.train(training)
+    return bool((both[:, 3:] - alone).norm() <= 0.01 * alone.norm())
 
 
 def losses(
     outputs: Any, batch: Mapping[str, torch.Tensor], training: bool = False, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Cross-entropy (nats) of the labels [B, T] under the logits [B, T, V]; 0 where a label is -100."""
+    """Cross-entropy (nats) of the labels [B, T]; 0 where a label is -100. Logits are [B, T, V], or of labels alone."""
     labels = batch["labels"]
     smoothing = label_smoothing if training else 0.0
+    if outputs.logits.dim() == 2:
+        learned = labels != -100
+        found = F.cross_entropy(outputs.logits.float(), labels[learned], reduction="none", label_smoothing=smoothing)
+        return found.new_zeros(labels.shape).masked_scatter(learned, found)
     logits = outputs.logits.flatten(0, 1).float()
     found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)
     return found.view(labels.shape)
 
 
 def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:
-    """From each block's summed loss (nats) and count, [N, 2]: loss a token, perplexity, bits a byte of text."""
+    """From each window's summed loss (nats) and count, [N, 2]: loss a token, perplexity, bits a byte of text.
+
+    The bits of a text are those of its tokens and of the separators that end its documents, which are predicted as any
+    token is. Every token counts with the mean loss, those too that were in no window or had no label (of running text,
+    the first one; `row` is without it where all others were predicted).
+    """
     loss = measures.mean_loss(sums)
     found = {"loss": loss, "perplexity": measures.perplexity(loss)}
     if row.num_bytes:

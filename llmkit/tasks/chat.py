@@ -5,7 +5,6 @@ answer, from the end of its generation prompt to the end of the turn, carries la
 writes when it is asked, the one that ends its turn included.
 """
 
-import inspect
 import json
 import re
 from bisect import bisect_left, insort
@@ -26,7 +25,8 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.schema import ChatData
+from llmkit.recipe.datatables import ChatData
+from llmkit.tasks.causal_lm import keeps_apart, spares_logits
 
 MODEL_CLASS = AutoModelForCausalLM
 PEFT_TYPE = "CAUSAL_LM"
@@ -390,8 +390,7 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
     apart what `position_ids` count from 0 (masking_utils.py, find_packed_sequence_indices).
     """
     pad = rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
-    forward = getattr(MODEL_CLASS._model_mapping.get(type(config), None), "forward", None)
-    spares = forward is not None and "logits_to_keep" in inspect.signature(forward).parameters
+    spares = spares_logits(MODEL_CLASS, config)
 
     def collate(found: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(found)
@@ -417,27 +416,6 @@ def begin(model: Any, known: Turns) -> None:
     ends = list(had) if isinstance(had, list) else [] if had is None else [had]
     if set(known.ends) - set(ends):
         settings.eos_token_id = list(dict.fromkeys([*ends, *known.ends]))
-
-
-def keeps_apart(model: Any) -> bool:
-    """Whether the second of two texts in one input gets the logits that it gets alone, to a hundredth of their size.
-
-    Recurrent layers carry the first into the second, whatever the positions say. What cannot be run here is believed:
-    flash attention needs a GPU, and weights that are spread over machines are not all here.
-    """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    if "position_ids" not in inspect.signature(inner.forward).parameters:
-        return False
-    if "flash" in str(inner.config._attn_implementation) or not all(p.numel() for p in inner.parameters()):
-        return True
-    ids = torch.arange(6, device=model.device)[None] % inner.config.get_text_config().vocab_size
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        both = model(input_ids=ids, position_ids=torch.arange(6, device=ids.device)[None] % 3, use_cache=False).logits
-        alone = model(input_ids=ids[:, 3:], use_cache=False).logits
-    model.train(training)
-    return bool((both[:, 3:] - alone).norm() <= 0.01 * alone.norm())
 
 
 def described(known: Turns) -> dict[str, Any]:

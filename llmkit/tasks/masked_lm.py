@@ -1,23 +1,28 @@
 """Masked language modelling: some tokens are hidden, and the model reads both sides to guess them (BERT and its kind).
 
 Devlin et al. 2018 (arXiv:1810.04805), section 3.1: 15 % of the tokens are chosen; of these 80 % are replaced by the
-mask token, 10 % by a random token, 10 % stay as they are.
+mask token, 10 % by a random token, 10 % stay as they are. What is chosen are tokens, whole words, or spans of words
+(Joshi et al. 2020, arXiv:1907.10529).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import AutoModelForMaskedLM
 
 from llmkit import metrics as measures
-from llmkit.data.pack import TokenRow, Window
+from llmkit.data import corrupt
+from llmkit.data.boundaries import vocabulary, word_starts
+from llmkit.data.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.recipe.schema import MaskedData
-from llmkit.tasks.causal_lm import losses
+from llmkit.recipe.datatables import MaskedData
+from llmkit.tasks.causal_lm import Whole, losses, spares_logits
 
-__all__ = ["MODEL_CLASS", "collator", "losses", "metrics", "separator", "window"]
+__all__ = ["MODEL_CLASS", "collator", "cut", "losses", "measured", "metrics", "separator"]
 
 MODEL_CLASS = AutoModelForMaskedLM
 
@@ -27,16 +32,51 @@ def separator(tokenizer: Any) -> list[int]:
     return []
 
 
-def window(block_size: int) -> tuple[int, int]:
-    """Length and stride in tokens: what fits between `[CLS]` and `[SEP]`."""
-    return block_size - 2, block_size - 2
+def cut(data: MaskedData, block_size: int) -> Cut:
+    """What fits between `[CLS]` and `[SEP]`."""
+    return Cut(block_size - 2, block_size - 2)
 
 
-def collator(data: MaskedData, tokenizer: Any, seed: int) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
+class Each(Dataset[Window]):
+    """Every block as often as it has tokens that are not special; `index` is the place of the one that is hidden.
+
+    `row` is what is predicted of the data.
+    """
+
+    def __init__(self, row: TokenRow, cut: Cut, limit: int | None, special: np.ndarray) -> None:
+        self._blocks = Whole(row, cut, limit)
+        self._stride = cut.stride
+        self._places = np.flatnonzero(~special[row.ids[: self._blocks.num_tokens]])
+        self.row = row
+        self.num_blocks, self.tail = self._blocks.num_blocks, self._blocks.tail
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: an evaluation is the same every time."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Window:
+        block, place = divmod(int(self._places[index]), self._stride)
+        return replace(self._blocks[block], index=place)
+
+
+def measured(row: TokenRow, data: MaskedData, cut: Cut, limit: int | None, tokenizer: Any) -> Dataset[Window]:
+    """What `llmkit evaluate` goes through."""
+    if data.masking == "each":
+        return Each(row, cut, limit, vocabulary(tokenizer).special)
+    return Whole(row, cut, limit)
+
+
+def collator(
+    data: MaskedData, tokenizer: Any, config: Any, seed: int
+) -> Callable[[list[Window]], dict[str, torch.Tensor]]:
     """Windows -> `input_ids`, `attention_mask` and `labels`, all [B, T]; labels are -100 where nothing is hidden.
 
     Special tokens in the text, such as `[UNK]`, are neither hidden nor drawn as random ones. Every draw comes from
-    (seed, epoch, block): the same whatever the batch, the workers or the processes.
+    (seed, epoch, block): the same whatever the batch, the workers or the processes. With `masking = "each"` chance has
+    no part: the one token that a window names is hidden (Salazar et al. 2020, arXiv:1910.14659), so that the loss is
+    the mean negative pseudo-log-likelihood of a token.
     """
     wanted = {"mask_token": "to hide tokens", "cls_token": "to begin a block", "sep_token": "to end one"}
     missing = [name for name in wanted if getattr(tokenizer, name) is None]
@@ -45,30 +85,42 @@ def collator(data: MaskedData, tokenizer: Any, seed: int) -> Callable[[list[Wind
             f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as masked-lm needs",
             "use a tokenizer of a masked language model, or train one with [tokenizer]",
         )
-    special = tokenizer.all_special_ids
-    ordinary = np.setdiff1d(list(tokenizer.get_vocab().values()), special)
-    mask_below = data.mask_replace_prob
-    random_below = data.mask_replace_prob + data.random_replace_prob
+    words = vocabulary(tokenizer)
+    spares = data.masking == "each" and spares_logits(MODEL_CLASS, config)  # one token in a block: the rest is waste
+
+    def choose(draw: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        allowed = ~words.special[ids]
+        if data.masking == "token":
+            return corrupt.choose_tokens(draw, np.flatnonzero(allowed), data.mlm_probability)
+        starts = word_starts(ids, words)
+        if data.masking == "whole-word":
+            return corrupt.choose_words(draw, starts, allowed, data.mlm_probability)
+        return corrupt.choose_spans(draw, starts, allowed, data.mlm_probability, data.mean_span_length)
+
+    def hide(window: Window) -> tuple[np.ndarray, np.ndarray]:
+        draw = corrupt.generator(seed, window.epoch, window.index)
+        if data.masking == "each":
+            place = np.array([window.index])
+            return corrupt.mask(draw, window.ids, place, tokenizer.mask_token_id, words.ordinary, 1.0, 0.0)
+        chosen = choose(draw, window.ids)
+        shares = (data.mask_replace_prob, data.random_replace_prob)
+        return corrupt.mask(draw, window.ids, chosen, tokenizer.mask_token_id, words.ordinary, *shares)
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
-        shape = (len(windows), len(windows[0].ids) + 2)
-        input_ids = np.empty(shape, np.int64)
+        lengths = np.array([len(window.ids) for window in windows])
+        shape = (len(windows), lengths.max() + 2)
+        input_ids = np.full(shape, tokenizer.pad_token_id or 0, np.int64)  # behind a window that is short
         labels = np.full(shape, -100, np.int64)
-        input_ids[:, 0], input_ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        input_ids[:, 0] = tokenizer.cls_token_id
         for b, window in enumerate(windows):
-            ids = window.ids
-            key = np.array([seed % 2**32 * 2**32 + window.epoch, window.index], np.uint64)
-            draw = np.random.Generator(np.random.Philox(key=key))
-            candidates = np.flatnonzero(np.isin(ids, special, invert=True))
-            hidden = draw.permutation(candidates)[: max(1, round(data.mlm_probability * len(candidates)))]
-            kind = draw.random(len(hidden))
-            strangers = ordinary[draw.integers(len(ordinary), size=len(hidden))]
-            labels[b, 1 + hidden] = ids[hidden]
-            shown = np.where(kind < random_below, strangers, ids[hidden])
-            input_ids[b, 1:-1] = ids
-            input_ids[b, 1 + hidden] = np.where(kind < mask_below, tokenizer.mask_token_id, shown)
-        batch = torch.from_numpy(input_ids)
-        return {"input_ids": batch, "attention_mask": torch.ones_like(batch), "labels": torch.from_numpy(labels)}
+            inside = slice(1, 1 + lengths[b])
+            input_ids[b, inside], labels[b, inside] = hide(window)
+            input_ids[b, 1 + lengths[b]] = tokenizer.sep_token_id
+        attention_mask = (np.arange(shape[1]) < lengths[:, None] + 2).astype(np.int64)
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if spares:
+            batch["logits_to_keep"] = labels != -100
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     return collate
 

@@ -21,13 +21,16 @@ from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, 
 from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.schema import ChoiceData
+from llmkit.recipe.datatables import ChoiceData
 
 MODEL_CLASS = AutoModelForMultipleChoice
 PEFT_TYPE = "SEQ_CLS"  # peft has no type for it; this one hands inputs of any shape on to the model
 PIPELINE = "multiple-choice"
 TARGETS = ("answer",)  # the roles of columns that only training and evaluation read
 METRICS = ("accuracy",)
+# Their heads judge a choice by its last token, which is padding, where the configuration does not say otherwise
+# (modeling_roformer.py, RoFormerSequenceSummary).
+LAST_BY_DEFAULT = ("convbert", "roformer")
 # Names of columns that data sets use. Where the context is one of BEGUN, the column beside it begins every choice.
 BEGUN = {"sent1": "sent2", "ctx_a": "ctx_b"}
 CONTEXTS = ("context", "article", "passage", "premise", "story", "startphrase", "ctx")
@@ -294,6 +297,8 @@ def settle(
     That way is the first of KINDS that all can be read in, else the one that most can. Raises UserError that names the
     rows with an answer that is missing or none of the choices.
     """
+    if config.model_type in LAST_BY_DEFAULT and not hasattr(config, "summary_type"):
+        config.summary_type = "first"
     parts = [*([train] if train is not None else []), *validation.values()]
     read = [[readings(*target) for target in part.targets] for part in parts]
     counts = {kind: sum(kind in each for each in chain.from_iterable(read)) for kind in KINDS}

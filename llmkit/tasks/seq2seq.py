@@ -20,7 +20,7 @@ from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.model import positions
-from llmkit.recipe.schema import PairData
+from llmkit.recipe.datatables import PairData
 from llmkit.tasks import causal_lm
 
 MODEL_CLASS = AutoModelForSeq2SeqLM
