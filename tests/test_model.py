@@ -666,3 +666,10 @@ def test_a_model_from_scratch_has_room_for_new_tokens(base):
         config, _ = models.load_config(table)
         said = refused(models.fit_to_tokenizer, config, table, words, own_tokenizer=False)
         assert "the tokenizer has 42 tokens and the model embeddings for 40" in said
+
+
+@pytest.mark.parametrize("layers", [1, 4, 25])
+def test_another_number_of_layers_goes_on_with_the_pattern_of_the_architecture(layers):
+    table = Model(config=ReadOnly({"model_type": "modernbert", "num_hidden_layers": layers}), init="scratch")
+    config, _ = models.load_config(table)
+    assert config.layer_types == AutoConfig.for_model("modernbert", num_hidden_layers=layers).layer_types

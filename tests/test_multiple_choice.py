@@ -14,6 +14,7 @@ from conftest import MASKED, REST, losses
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertForMultipleChoice,
     PreTrainedTokenizerFast,
@@ -557,3 +558,17 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
     assert torch.equal(logits, torch.tensor(json.loads(done.stdout)))
     told = json.loads((place / "run/run.json").read_text())["metrics"]["eval_loss"]
     assert json.loads(llmkit("evaluate", "run").stdout)["eval_loss"] == pytest.approx(told, rel=1e-6)
+
+
+def test_a_roformer_judges_a_choice_by_its_first_token_and_not_by_padding():
+    """Its head takes the last one where the configuration does not say, whatever it is."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model("roformer", **sizes)
+    part = encoded([{"context": "a b", "choices": ["c", "d"], "label": 0}])
+    task.settle(DATA, {}, part, {}, config, False)
+    model = task.MODEL_CLASS.from_config(config).eval()
+    ids = torch.tensor([[[2, 5, 6, 3]]])
+    padded = torch.tensor([[[2, 5, 6, 3, 0, 0]]])
+    alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    there = model(input_ids=padded, attention_mask=(padded > 0).long()).logits
+    assert torch.allclose(there, alone, atol=1e-5)

@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoTokenizer,
-    BertConfig,
     ElectraConfig,
     ElectraForPreTraining,
 )
@@ -504,12 +503,12 @@ def refused(table, config):
     return caught.value
 
 
-def test_other_architectures_are_refused(run, base):
-    found = refused(Model(init="scratch"), BertConfig())
-    assert found.message == "[model]: replaced-token-detection is for ELECTRA, and this is bert"
-    assert 'task = "masked-lm"' in found.hint
+def test_other_architectures_are_refused(run, base, place, llmkit):
+    said = llmkit("pretrain", "electra.toml", f"model.name={base}")
+    assert said.exit_code == 2
+    assert "replaced-token-detection is for a discriminator, such as electra" in said.stderr
     other = Model(name=str(run), generator=Generator(name=str(base)))
-    assert refused(other, ElectraConfig.from_pretrained(run)).message.startswith("[model.generator]: ")
+    assert "model_type: bert there, electra in [model]" in refused(other, ElectraConfig.from_pretrained(run)).details
 
 
 def test_a_generator_that_does_not_fit_is_refused(run):

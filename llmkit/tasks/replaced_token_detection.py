@@ -32,7 +32,7 @@ MODEL_CLASS = AutoModelForPreTraining  # the discriminator
 GENERATOR = "generator"  # the folder of a finished run that holds the generator; the discriminator is at its root
 TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")  # what both read with
 # What of their configurations must be alike for that.
-SHARED = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+SHARED = ("model_type", "vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
 # A generator of 1/4 to 1/2 of the discriminator's size works best (the paper's section 3.2): it is as deep, and narrow.
 NARROWER = ("hidden_size", "num_attention_heads", "intermediate_size")
 # The discriminator's scores are kept as histograms of so many bins: an eighth of a logit each, from -16 to 16.
@@ -127,20 +127,25 @@ def create(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
     """Discriminator and generator as `[model]` and `[model.generator]` describe them, and notes on what is new in them.
 
     The embeddings are the discriminator's. Without a name of its own the generator of a finished run is the one it was
-    trained with; any other comes from the seed. Raises UserError for what is no ELECTRA, and for two that cannot share
-    their embeddings.
+    trained with; any other comes from the seed. Raises UserError for two that cannot share their embeddings, and for
+    heads that do not divide a width, which transformers finds at the first batch.
     """
-    _check("model", config)
     own, notes = _generators_table(table, config)
     narrow, chosen = models.load_config(own, where="model.generator")
-    _check("model.generator", narrow)
-    unlike = [key for key in SHARED if getattr(narrow, key) != getattr(config, key)]
-    if unlike:
+    there, here = ({key: getattr(each, key, None) for key in SHARED} for each in (narrow, config))
+    if there != here:
         raise UserError(
             "[model.generator]: it reads with the discriminator's embeddings, and is made for others",
             "use two that belong together, or change both",
-            tuple(f"{key}: {getattr(narrow, key)} there, {getattr(config, key)} in [model]" for key in unlike),
+            tuple(f"{key}: {there[key]} there, {here[key]} in [model]" for key in SHARED if there[key] != here[key]),
         )
+    for key, each in (("model", config), ("model.generator", narrow)):
+        if each.hidden_size % each.num_attention_heads:
+            raise UserError(
+                f"[{key}]: {each.num_attention_heads} attention heads do not divide a hidden_size of "
+                f"{each.hidden_size}",
+                f"see {key}.config",
+            )
     discriminator, made = models.create(table, config, MODEL_CLASS, seed)
     generator, new = models.create(own, narrow, AutoModelForMaskedLM, seed + 1)
     return Electra(discriminator, generator), [*notes, *made, *(f"generator: {note}" for note in (*chosen, *new))]
@@ -163,21 +168,6 @@ def _generators_table(table: Model, config: Any) -> tuple[Model, list[str]]:
         "config": given.config if name else {**config.to_dict(), **narrower, **given.config},
     }
     return table.model_copy(update={**own, "revision": None, "generator": None}), notes
-
-
-def _check(key: str, config: Any) -> None:
-    """Raise UserError for another architecture than ELECTRA, which alone has both models."""
-    if config.model_type != "electra":
-        raise UserError(
-            f"[{key}]: replaced-token-detection is for ELECTRA, and this is {config.model_type}",
-            'pretrain another encoder with task = "masked-lm"',
-        )
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"[{key}]: {config.num_attention_heads} attention heads do not divide a hidden_size of "
-            f"{config.hidden_size}",
-            f"see {key}.config",
-        )
 
 
 def reload(name: str) -> Electra:

@@ -1,0 +1,127 @@
+"""What a recipe becomes before there is a model: sources, each cleaned and measured for itself; tokens."""
+
+import json
+import os
+import signal
+
+import pytest
+from conftest import CAUSAL, corpus
+from safetensors.torch import load_file
+
+from llmkit import launch, recipe
+from llmkit.assemble import assemble
+from llmkit.data import tokens
+from llmkit.errors import UserError
+from llmkit.progress import MetricsFile
+
+SOURCES = (
+    CAUSAL.replace('path = "corpus.txt"\nsample_by = "line"\n', "")
+    + """
+[data.clean]
+exact_duplicates = true
+[data.sources.stories]
+path = "corpus.txt"
+sample_by = "line"
+weight = 3
+[data.sources.web]
+path = "web.jsonl"
+text_column = "body"
+clean = { html = true, personal_data = ["email"] }
+"""
+)
+
+
+@pytest.fixture
+def mixed(workplace):
+    (workplace / "corpus.txt").write_text(corpus() + corpus(50))
+    rows = [
+        {"id": i, "body": f"<p>{line}</p><script>x</script><p>a{i}@b.org</p>"}
+        for i, line in enumerate(corpus(400).splitlines()[200:])
+    ]
+    (workplace / "web.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (workplace / "mixed.toml").write_text(SOURCES)
+    return workplace
+
+
+def test_each_source_is_read_cleaned_and_measured_for_itself(mixed, llmkit):
+    done = llmkit("pretrain", "mixed.toml", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    record = json.loads((mixed / "run/run.json").read_text())
+    stories, web = record["data"]["stories"], record["data"]["web"]
+    assert stories["clean"]["steps"]["exact_duplicates"]["dropped"] > 30
+    assert "html" not in stories["clean"]["steps"]
+    assert web["clean"]["steps"]["html"]["changed"] == web["clean"]["in"] == web["train"]["documents"]
+    assert web["clean"]["steps"]["personal_data"]["rules"] == {"email": web["clean"]["in"]}
+    assert "exact_duplicates" not in web["clean"]["steps"]  # it has a table of its own
+    metrics = record["metrics"]
+    assert metrics["eval_loss"] == pytest.approx((metrics["eval_stories_loss"] + metrics["eval_web_loss"]) / 2)
+    assert stories["epochs"] == pytest.approx(6 * 8 * 0.75 / stories["train"]["blocks"], abs=1e-4)
+    assert "stories: 75.0% of the blocks" in done.stderr
+    assert "`corpus.txt`, `web.jsonl`" in (mixed / "run/README.md").read_text()
+
+
+def test_a_stopped_mixture_goes_on_to_the_same_weights(mixed, llmkit, monkeypatch):
+    """In its second epoch, in the middle of a source's pass."""
+    words = ("pretrain", "mixed.toml", "trainer.max_steps=120")
+    assert llmkit(*words, "--output-dir", "whole").exit_code == 0
+    assert json.loads((mixed / "whole/run.json").read_text())["metrics"]["epoch"] > 1.2
+    logged = MetricsFile.on_log
+
+    def stop(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == 110:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_log", stop)
+        assert llmkit(*words, "--output-dir", "parts").exit_code == 75
+    assert llmkit(*words, "--output-dir", "parts", "--resume").exit_code == 0
+    whole, parts = (load_file(mixed / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all((whole[name] == parts[name]).all() for name in whole)
+
+
+def test_tokens_are_made_before_the_processes_start(mixed, monkeypatch):
+    """When the launcher is called, all is in the cache: no process reads the documents again."""
+    found = recipe.load("mixed.toml", [], "run")
+
+    def launched(*words):
+        monkeypatch.setattr(tokens, "_write", lambda *words: pytest.fail("tokenized again"))
+        monkeypatch.setattr("llmkit.data.cleaning.clean._write", lambda *words: pytest.fail("cleaned again"))
+        assert len(assemble(found, 42).train) > 0
+        return 75
+
+    monkeypatch.setattr(launch, "_with_accelerate", launched)
+    assert launch.start(found, 2, None, resume=False) == 75
+
+
+def test_a_stream_is_cleaned_as_it_comes(mixed, llmkit):
+    words = ("data.streaming=true", "trainer.max_steps=2", "--output-dir", "run")
+    done = llmkit("pretrain", "causal.toml", *words, "data.clean={min_words = 9}")
+    assert done.exit_code == 0, done.stderr
+    done = llmkit("pretrain", "causal.toml", *words, "data.clean={near_duplicates = true}", "--output-dir", "other")
+    assert done.exit_code == 2
+    assert "near_duplicates" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("data.stride=8", "data.stride is for llmkit evaluate")],
+)
+def test_what_means_something_in_evaluation_alone_is_refused(override, said, mixed):
+    with pytest.raises(UserError, match=said):
+        assemble(recipe.load("causal.toml", [override]), 42)
+
+
+def test_masking_each_is_refused_in_training(mixed):
+    with pytest.raises(UserError, match=r'data\.masking = "each" is for llmkit evaluate'):
+        assemble(recipe.load("masked.toml", ["data.masking=each"]), 42)
+
+
+def test_how_good_the_tokenizer_is_stands_in_the_record(mixed):
+    made = assemble(recipe.load("causal.toml"), 42)
+    about = made.record["tokenizer"]
+    assert about["vocab_size"] == 300
+    assert about["unknown"] == 0
+    assert about["round_trip"] == 1
+    assert about["bytes_per_token"] > 1.2
+    assert any(line.startswith("tokenizer: BPE, 300 entries") for line in made.lines)
