@@ -66,7 +66,8 @@ def documents_of(file: Path, megabytes: float) -> Any:
 def load_tokenizer(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    names = ["input_ids", "attention_mask"]  # as GPT-2 has them
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), model_input_names=names)
 
 
 def train_tokenizer(file: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ HEADS = {
         ("text-classification", "question-answering", "token-classification"), ", with a head of two outputs"
     ),
     "multi-task": ", without the heads",
+    "replaced-token-detection": ", without the generator",
 }
 
 

@@ -87,6 +87,9 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     if cut.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
     separator = task.separator(words)
+    draw = recipe.trainer.get("data_seed")
+    draw = seed if draw is None else draw
+    collate = task.collator(data, words, config, draw)  # which refuses a tokenizer that does not fit
 
     def evaluated(row: pack.TokenRow, limit: int | None) -> Any:
         """What is gone through in evaluation: of a finished model without a tail that is left out."""
@@ -111,8 +114,6 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         held_out = corpus.validation if corpus.validation is not None or fixed is None else corpus.train
         if held_out is not None:
             validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
-    draw = recipe.trainer.get("data_seed")
-    draw = seed if draw is None else draw
     train: Dataset[Any] | None = stream or next(iter(training.values()), None)
     if several and training:
         weights = {name: weight for name, (_, weight) in data.each().items()}
@@ -127,7 +128,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         length=None if cut.within_documents else block_size,
         train=train,
         validation=validation,
-        collate=task.collator(data, words, config, draw),
+        collate=collate,
         losses=task.losses,
         keep=getattr(task, "keep", None),
         begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,

@@ -74,7 +74,7 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
     elif recipe.task == "causal-lm":
         say(f'try it: llmkit generate "Once upon a time" --model {directory}')
     elif recipe.task == "denoising":
-        say(f'try it: llmkit predict {directory} "What a day!"')
+        say(f'try it: llmkit predict {directory} "Then it rained. At first the sun shone."')
     elif recipe.task == "replaced-token-detection":
         say(f"go on:  llmkit finetune RECIPE model.name={directory}")
     elif recipe.task == "masked-lm":
