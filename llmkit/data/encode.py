@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from llmkit.data.wordwise import Remembering, word_by_word
+
 BATCH = 2**20  # characters that are tokenized at once, on all cores
-PIECE = (
-    2**16
-)  # characters: longer documents are tokenized in pieces, so that they keep every core busy in little memory
+# Characters: longer documents are tokenized in pieces, so that they keep every core busy in little memory.
+PIECE = 2**16
 CONTEXT = 100  # characters on either side of a cut that decide whether it changes a token
 TRIES = 20  # places of a kind at which a cut is tried
 OVERHEAD = 1000  # characters that a text counts for beside its own: a batch of empty lines has an end, too
@@ -20,7 +21,7 @@ OVERHEAD = 1000  # characters that a text counts for beside its own: a batch of 
 # Where one word ends and before the next begins; then anywhere at the edge of a word, for text without blanks.
 PLACES = (re.compile(r"(?<=\S)(?=\s)"), re.compile(r"\b"))
 
-Encode = Callable[[list[str]], Iterable[list[int]]]
+Encode = Callable[[list[str]], Iterable["array[int]"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +48,31 @@ class Tokens:
     characters: int
 
 
-def encode(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
+def encode(tokenizer: Any, texts: list[str]) -> Iterable["array[int]"]:
     """The token ids of each text, without special tokens."""
     return encoder(tokenizer)(texts)
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """What gives the token ids of each text, without special tokens; that of a fast tokenizer uses every core.
+    """What gives the token ids of each text (uint32), without special tokens; a fast tokenizer uses every core.
 
     Many a `tokenizer.json` says that texts are to be cut off and padded: not where every token counts.
     """
     if not tokenizer.is_fast:
-        return lambda texts: (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
+        return lambda texts: (
+            array("I", tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts
+        )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    if word_by_word(backend):
+        return Remembering(backend)
 
-    def encode_texts(texts: list[str]) -> Iterable[list[int]]:
+    def encode_texts(texts: list[str]) -> Iterable["array[int]"]:
         if len(texts) == 1:  # in this thread: no need to wait for those of the tokenizer, which may have much to do
-            return [backend.encode(texts[0], add_special_tokens=False).ids]
+            return [array("I", backend.encode(texts[0], add_special_tokens=False).ids)]
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return (encoding.ids for encoding in encodings)
+        return (array("I", encoding.ids) for encoding in encodings)
 
     return encode_texts
 
@@ -96,14 +101,15 @@ def encoded_ahead(
             yield _join(before[0], before[1].result(), separator, dtype)
 
 
-def _join(pieces: Sequence[Piece], encoded: Iterable[list[int]], separator: list[int], dtype: np.dtype) -> Tokens:
-    ids = array(dtype.char)
+def _join(pieces: Sequence[Piece], encoded: Iterable["array[int]"], separator: list[int], dtype: np.dtype) -> Tokens:
+    joined = array("I")
     ends = []
     for piece, found in zip(pieces, encoded, strict=True):
-        ids.fromlist(found[piece.num_context_tokens :])
+        joined += found[piece.num_context_tokens :] if piece.num_context_tokens else found
         if piece.last:
-            ids.fromlist(separator)
-            ends.append(len(ids))
+            joined.fromlist(separator)
+            ends.append(len(joined))
+    ids = array(dtype.char, np.frombuffer(joined, np.uint32).astype(dtype).tobytes())
     characters = 0 if pieces[-1].last else pieces[-1].end
     return Tokens(ids, ends, sum(piece.num_bytes for piece in pieces), characters)
 
@@ -162,5 +168,5 @@ def _context(text: str, cut: int, to_ids: Encode) -> str:
     return before if _ids(to_ids, text[max(0, cut - CONTEXT) : cut + CONTEXT])[: len(known)] == known else ""
 
 
-def _ids(to_ids: Encode, text: str) -> list[int]:
+def _ids(to_ids: Encode, text: str) -> "array[int]":
     return next(iter(to_ids([text])))
