@@ -230,7 +230,7 @@ def test_other_documents_steps_and_evaluation_data_are_other_entries(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "text gone", "report cut", "report gone"])
-def test_what_is_damaged_is_built_again(cache, damage):
+def test_what_is_damaged_is_built_again_and_says_so(cache, damage, capsys):
     source = Texts(["one two", "three four", "three four"])
     table = Clean(exact_duplicates=True)
     clean.clean(source.documents, table, None, "training")
@@ -243,7 +243,9 @@ def test_what_is_damaged_is_built_again(cache, damage):
         report.write_text(report.read_text()[:-3])
     else:
         (text if damage == "text gone" else report).unlink()
+    assert capsys.readouterr().err == ""
     found, report = clean.clean(source.documents, table, None, "training")
+    assert "was damaged" in capsys.readouterr().err
     assert source.readings == 2
     assert list(found) == ["one two", "three four"]
     assert report["steps"]["exact_duplicates"]["dropped"] == 1

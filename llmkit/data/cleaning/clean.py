@@ -31,7 +31,7 @@ from llmkit.data.files import digest
 from llmkit.data.pack import cache_dir, new_cache_entry
 from llmkit.data.read import Documents
 from llmkit.data.words import word_list
-from llmkit.errors import UserError
+from llmkit.errors import UserError, say
 from llmkit.recipe.cleaning import Clean
 
 _VERSION = 1  # of the steps: one more where any of them gives another text than before
@@ -67,7 +67,9 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
     folder = cache_dir() / key
     report = _cached(folder)
     if report is None:
-        shutil.rmtree(folder, ignore_errors=True)  # if it is there, it is damaged
+        if folder.exists():
+            say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
+            shutil.rmtree(folder, ignore_errors=True)
         with new_cache_entry(folder) as draft:
             _write(documents, table, compared, draft)
         report = _cached(folder)
