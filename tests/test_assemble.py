@@ -125,3 +125,17 @@ def test_how_good_the_tokenizer_is_stands_in_the_record(mixed):
     assert about["round_trip"] == 1
     assert about["bytes_per_token"] > 1.2
     assert any(line.startswith("tokenizer: BPE, 300 entries") for line in made.lines)
+
+
+def test_a_changed_file_is_noticed_though_its_time_stamp_is_not(mixed):
+    file = mixed / "corpus.txt"
+    before = file.stat()
+    first = assemble(recipe.load("causal.toml"), 42)
+    file.write_text(file.read_text().replace("fox", "elk"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert file.stat().st_size == before.st_size
+    second = assemble(recipe.load("causal.toml"), 42)
+    assert first.record["data"]["fingerprint"] != second.record["data"]["fingerprint"]
+    assert "elk" in second.tokenizer.decode(second.train.row.ids)
+    assert "elk" not in first.tokenizer.decode(first.train.row.ids)
