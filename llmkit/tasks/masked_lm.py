@@ -37,6 +37,17 @@ def cut(data: MaskedData, block_size: int) -> Cut:
     return Cut(block_size - 2, block_size - 2)
 
 
+def need_tokens(tokenizer: Any, task: str) -> None:
+    """Raise UserError for a tokenizer without what blocks of hidden tokens are made with."""
+    wanted = {"mask_token": "to hide tokens", "cls_token": "to begin a block", "sep_token": "to end one"}
+    missing = [name for name in wanted if getattr(tokenizer, name) is None]
+    if missing:
+        raise UserError(
+            f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as {task} needs",
+            "use a tokenizer of a masked language model, or train one with [tokenizer]",
+        )
+
+
 class Each(Dataset[Window]):
     """Every block as often as it has tokens that are not special; `index` is the place of the one that is hidden.
 
@@ -78,13 +89,7 @@ def collator(
     no part: the one token that a window names is hidden (Salazar et al. 2020, arXiv:1910.14659), so that the loss is
     the mean negative pseudo-log-likelihood of a token.
     """
-    wanted = {"mask_token": "to hide tokens", "cls_token": "to begin a block", "sep_token": "to end one"}
-    missing = [name for name in wanted if getattr(tokenizer, name) is None]
-    if missing:
-        raise UserError(
-            f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as masked-lm needs",
-            "use a tokenizer of a masked language model, or train one with [tokenizer]",
-        )
+    need_tokens(tokenizer, "masked-lm")
     words = vocabulary(tokenizer)
     spares = data.masking == "each" and spares_logits(MODEL_CLASS, config)  # one token in a block: the rest is waste
 

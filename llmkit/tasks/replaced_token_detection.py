@@ -23,7 +23,7 @@ from llmkit.data.pack import TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.datatables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
-from llmkit.tasks.masked_lm import cut, separator
+from llmkit.tasks.masked_lm import cut, need_tokens, separator
 
 __all__ = ["MODEL_CLASS", "collator", "create", "cut", "keep", "losses", "metrics", "reload", "separator"]
 
@@ -193,13 +193,7 @@ def collator(
     generator's distribution gives for a hidden one (`sample`), `weights` how much a token counts in the discriminator's
     loss: special tokens, which are never hidden, not at all. Every draw comes from (seed, epoch, block).
     """
-    wanted = {"mask_token": "to hide tokens", "cls_token": "to begin a block", "sep_token": "to end one"}
-    missing = [name for name in wanted if getattr(tokenizer, name) is None]
-    if missing:
-        raise UserError(
-            f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as replaced-token-detection needs",
-            "use a tokenizer of a masked language model, or train one with [tokenizer]",
-        )
+    need_tokens(tokenizer, "replaced-token-detection")
     special = vocabulary(tokenizer).special
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
