@@ -19,7 +19,7 @@ HEADS = {
 }
 
 
-def explain(recipe: Recipe, processes: int | None) -> None:
+def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) -> None:
     """Print the arithmetic of `recipe` to stderr, on a model without memory; raises UserError as the run would."""
     from llmkit.launch import default_processes
 
@@ -46,7 +46,9 @@ def explain(recipe: Recipe, processes: int | None) -> None:
         + (f" = {total:,}" if rows else f" x {length} = {total:,}"),
     ]
     steps = settings.get("max_steps", -1)
-    if steps > 0:
+    if max_time is not None:
+        lines.append(f"steps          as many as there is time for in {max_time}")
+    elif steps > 0:
         lines.append(f"steps          {steps:,}, {steps * total:,} {what} in all")
     else:
         lines.append(f"steps          as many as {settings.get('num_train_epochs', 3):g} epochs of the data have")

@@ -1,5 +1,6 @@
 """What a recipe becomes before there is a model: data, tokenizer, architecture, and the task's part in training."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,8 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data import files, look, mixture, pack, read, table
 from llmkit.data.cleaning import clean as cleaning
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import CausalData, MaskedData, RowData, TextData
+from llmkit.recipe.cleaning import Clean
+from llmkit.recipe.datatables import CausalData, MaskedData, RowData, Source, TextData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
 
@@ -73,7 +75,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         fitting.check_architecture(config, recipe.task)
     block_size = models.choose_block_size(data.block_size, config)
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
-    corpora = {name: read.corpus(each, seed) for name, (each, _) in data.each().items()}
+    corpora = {name: _of_source(name, each, seed) for name, (each, _) in data.each().items()}
     corpora, cleaned = _cleaned(data, corpora, fixed is None)
     text = read.chained([corpus.train for corpus in corpora.values()])
     words, pieces, added = _tokenizer(recipe, text, config)
@@ -98,6 +100,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         return pack.Blocks(row, cut, limit, evaluation=True)
 
     several = len(corpora) > 1
+    measured_whole = fixed is not None and all(corpus.validation is None for corpus in corpora.values())
     training: dict[str, pack.Blocks] = {}
     stream: pack.StreamedBlocks | None = None
     validation: dict[str, Dataset[Any]] = {}
@@ -111,7 +114,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
                 raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
         elif fixed is None:
             training[name] = _blocks(corpus.train, words, separator, cut, data.max_train_samples, here, "train")
-        held_out = corpus.validation if corpus.validation is not None or fixed is None else corpus.train
+        held_out = corpus.train if measured_whole else corpus.validation
         if held_out is not None:
             validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
     train: Dataset[Any] | None = stream or next(iter(training.values()), None)
@@ -142,6 +145,21 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     )
 
 
+def _of_source(name: str, data: TextData, seed: int) -> read.Corpus:
+    """The corpus of one source of a mixture, whose messages name its keys; of data without sources, as it is."""
+    if not name:
+        return read.corpus(data, seed)
+    try:
+        found = read.corpus(data, seed)
+    except UserError as problem:
+        keys = "|".join(Source.model_fields)
+        said = [
+            re.sub(rf"data\.({keys})\b", rf"data.sources.{name}.\1", each) for each in (problem.message, problem.hint)
+        ]
+        raise UserError(f"{name}: {said[0]}", said[1], problem.details) from problem
+    return replace(found, notes=tuple(f"{name}: {note}" for note in found.notes))
+
+
 def check_use(data: TextData, evaluating: bool) -> None:
     """Raise UserError for a key that means something in evaluation alone."""
     if evaluating:
@@ -159,30 +177,35 @@ def check_use(data: TextData, evaluating: bool) -> None:
 def _cleaned(
     data: TextData, corpora: Mapping[str, read.Corpus], training: bool
 ) -> tuple[dict[str, read.Corpus], dict[str, dict[str, Any]]]:
-    """The corpora as their sources' `clean` wants them, and what was done to each."""
-    found, reports = {}, {}
-    for name, (each, _) in data.each().items():
-        corpus = corpora[name]
-        table = each.clean if each.clean is not None else data.clean
-        if table is not None:
-            validation = corpus.validation
-            done: dict[str, Any] = {}
-            if data.streaming:
-                train = cleaning.clean_streamed(corpus.train, table)
-                validation = None if validation is None else cleaning.clean_streamed(validation, cleaning.alone(table))
-            else:
-                if validation is not None:
-                    validation, done["clean_validation"] = cleaning.clean(
-                        validation, cleaning.alone(table), None, "validation"
-                    )
-                train = corpus.train
-                if training:
-                    train, done["clean"] = cleaning.clean(train, table, validation, "training")
-                elif validation is None:
-                    train, done["clean"] = cleaning.clean(train, cleaning.alone(table), None, "validation")
-            corpus = replace(corpus, train=train, validation=validation)
-            reports[name] = done
-        found[name] = corpus
+    """The corpora as their sources' `clean` wants them, and what was done to each.
+
+    Nothing is trained on that overlaps with the validation data of any source. Where there is none, a finished model is
+    measured on all documents, which are cleaned as validation data is.
+    """
+    tables = {name: each.clean if each.clean is not None else data.clean for name, (each, _) in data.each().items()}
+    found, reports = dict(corpora), {name: dict[str, Any]() for name in corpora}
+
+    def cleaned(name: str, documents: read.Documents, table: Clean, key: str, what: str) -> read.Documents:
+        if data.streaming:
+            return cleaning.clean_streamed(documents, table)
+        against = read.chained(held_out) if held_out and what == "training" else None
+        documents, reports[name][key] = cleaning.clean(documents, table, against, what)
+        return documents
+
+    held_out: list[read.Documents] = []
+    for name, corpus in corpora.items():
+        table, validation = tables[name], corpus.validation
+        if table is not None and validation is not None:
+            validation = cleaned(name, validation, cleaning.alone(table), "clean_validation", "validation")
+            found[name] = replace(corpus, validation=validation)
+        held_out += [] if validation is None else [validation]
+    for name, corpus in found.items():
+        table = tables[name]
+        if table is not None and training:
+            found[name] = replace(corpus, train=cleaned(name, corpus.train, table, "clean", "training"))
+        elif table is not None and not held_out:
+            train = cleaned(name, corpus.train, cleaning.alone(table), "clean", "validation")
+            found[name] = replace(corpus, train=train)
     return found, reports
 
 

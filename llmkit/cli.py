@@ -76,7 +76,7 @@ def pretrain(
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
         if dry_run:
-            return _explain(loaded, processes)
+            return _explain(loaded, processes, max_time)
         return launch.start(loaded, processes, accelerate_config, resume, seconds)
 
     _do(act)
@@ -108,7 +108,7 @@ def finetune(
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(path, settings, output_dir, task, verb="finetune"), max_time)
         if dry_run:
-            return _explain(loaded, processes)
+            return _explain(loaded, processes, max_time)
         if seeds is not None:
             from llmkit.repeat import repeat
 
@@ -155,18 +155,19 @@ def _by_the_clock(recipe: "Recipe", time: str | None) -> "Recipe":
         return recipe
     own = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
     said = (
-        f"--max-time {time}: training ends so long after its first step began, evaluation and saving included; "
+        f"--max-time {time}: training ends so long after its first step began, evaluation and saving in between "
+        f"included, the last evaluation and the saving of the model not; "
         f"trainer.{own} does not count"
     )
     return recipe.model_copy(update={"notes": (*recipe.notes, said)})
 
 
-def _explain(recipe: "Recipe", processes: int | None) -> int:
+def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
     """The resolved recipe on stdout, the arithmetic on stderr."""
     print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
     from llmkit import arithmetic
 
-    arithmetic.explain(recipe, processes)
+    arithmetic.explain(recipe, processes, max_time)
     return 0
 
 

@@ -16,7 +16,7 @@ from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
 PARTIAL = ("validation_fraction", "max_eval_samples")
 # What belongs to a training: a tracker of its own, and the sharding over several processes.
 NOT_EVALUATED = ("report_to", "fsdp", "fsdp_config", "deepspeed")
-LANGUAGE_MODELS = {"causal-lm", "chat"}  # one kind of model: either is measured on the other's data
+ALIKE = ({"causal-lm", "chat"}, {"denoising", "seq2seq"})  # one kind of model: either is measured on the other's data
 
 
 def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
@@ -33,7 +33,7 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
             )
     recipe = load(path, overrides, task=task)
     made_for = one_task_of(name)
-    if made_for != recipe.task and not {made_for, recipe.task} <= LANGUAGE_MODELS:
+    if made_for != recipe.task and not any({made_for, recipe.task} <= kind for kind in ALIKE):
         raise UserError(
             f"`{name}` is a model for {made_for}, and the recipe is for {recipe.task}", f"name a recipe for {made_for}"
         )

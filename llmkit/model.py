@@ -43,8 +43,15 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
         name = str(model_type)
     else:
         name = table.name
-        if not Path(name).exists():
+        place = Path(name)
+        if not place.exists():
             hub.check(name, "model", table.revision)
+        several = place.name.startswith("checkpoint-") and (place / "model.safetensors").is_file()
+        if several and not (place / "config.json").is_file():
+            raise UserError(
+                f"{where}.name: `{name}` holds several models in one, from which training goes on (--resume)",
+                "name a finished run",
+            )
         with hub.loading(name, "model"):
             if adapter_settings(name, table.revision) is not None:
                 raise UserError(

@@ -29,6 +29,7 @@ HEADS = {
     "ForConditionalGeneration": "seq2seq",
     "MTModel": "seq2seq",  # MarianMTModel
     "ForMaskedLM": "masked-lm",
+    "ElectraForPreTraining": "replaced-token-detection",
     "ForPreTraining": "masked-lm",
     "LMHeadModel": "causal-lm",
     "ForCausalLM": "causal-lm",
@@ -61,9 +62,10 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     if task == "denoising":  # its model writes from a text, as that of seq2seq does
         task = "seq2seq"
     if task == "replaced-token-detection":
+        run = str(Path(name).parent) if Path(name).name.startswith("checkpoint-") else name
         raise UserError(
             f"`{name}` tells which tokens of a text were replaced: it is made to be fine-tuned",
-            f"llmkit finetune RECIPE model.name={name}; its generator fills blanks: llmkit predict {name}/generator",
+            f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
     layout, answer = filler(name) if task == "masked-lm" else answerer(name, task)
     count = 0

@@ -1,6 +1,7 @@
 """What a word becomes is remembered, and nothing changes by that."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -53,6 +54,11 @@ def word_piece():
         NOISE[:500] + PLAIN,
         trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]", "<|end|>"], show_progress=False),
     )
+    return made
+
+
+def with_token(made, token):
+    made.add_tokens([token])
     return made
 
 
@@ -117,6 +123,22 @@ def test_long_words_and_those_that_come_late_are_not_kept(monkeypatch):
     assert set(encode.known) == {"a", " b", " c"}
 
 
+def test_two_threads_may_ask_at_once(monkeypatch):
+    monkeypatch.setattr(wordwise, "MOST", 50)
+    backend = byte_level(GPT2)
+    encode = Remembering(backend)
+    wanted = [each.ids for each in backend.encode_batch(NOISE, add_special_tokens=False)]
+
+    def read(shift):
+        order = [*range(shift, len(NOISE)), *range(shift)]
+        for i in range(0, len(order), 7):
+            some = order[i : i + 7]
+            assert [ids.tolist() for ids in encode([NOISE[j] for j in some])] == [wanted[j] for j in some]
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(read, (0, 1000, 2000, 3000)))
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -127,6 +149,7 @@ def test_long_words_and_those_that_come_late_are_not_kept(monkeypatch):
         lambda: byte_level(split_by(r"\w+ \w+")),
         lambda: byte_level(pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), GPT2])),
         lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)),
+        lambda: with_token(word_piece(), AddedToken("New York", normalized=True)),
         lambda: Tokenizer(models.BPE()),
         lambda: Tokenizer(models.Unigram()),
     ],

@@ -137,7 +137,7 @@ def infill(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spans replaced by one mask token each; and the spans, int64 [S, 2]: first position in `ids`, number of tokens.
 
-    BART (Lewis et al. 2020, arXiv:1910.13461, section 2.2): lengths are Poisson, and where one is 0 a mask token is put
+    BART (Lewis et al. 2019, arXiv:1910.13461, section 2.2): lengths are Poisson, and where one is 0 a mask token is put
     in. Spans are drawn until they hold round(probability * allowed tokens), which the last is cut to. They are sorted,
     with at least one token kept between any two: where too few are kept for that, spans are joined. One that would
     cover a token that is not allowed is cut in two there.
@@ -190,7 +190,7 @@ def span_corruption(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs, in which the next sentinel stands for each span; and targets: sentinel, span, sentinel, ..., sentinel.
 
-    T5 (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4), with the lengths of its `random_spans_noise_mask`:
+    T5 (Raffel et al. 2019, arXiv:1910.10683, section 3.1.4), with the lengths of its `random_spans_noise_mask`:
     round(noise_density * allowed tokens) are hidden, at least one and never all, in round(hidden / mean) spans; the
     kept and the hidden are cut at random and take turns, the kept first: the last allowed token is hidden. There are
     fewer spans than `sentinels`: with few of those, longer ones of the same density. A span that would cover a token

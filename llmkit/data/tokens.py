@@ -73,12 +73,12 @@ def tokenize(documents: Documents, tokenizer: Any, separator: list[int], *, veri
     """
     to_ids = encoder(tokenizer)
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
-    key = xxhash.xxh3_128_hexdigest(repr((2, documents.fingerprint, rules, separator)).encode())
+    key = xxhash.xxh3_128_hexdigest(repr((3, documents.fingerprint, rules, separator)).encode())
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
     folder = cache_dir() / key
     row = _finished(folder, dtype, verify)
     if row is None:
-        with _locked(folder, documents.source):
+        with locked(folder / "lock", f"tokenizes {documents.source}"):
             row = _finished(folder, dtype, True)  # by the process that this one waited for
             if row is None:
                 _write(documents, to_ids, separator, folder, dtype)
@@ -121,14 +121,15 @@ def _writing(cache: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path, source: str) -> Iterator[None]:
-    with _writing(folder.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
+def locked(file: Path, work: str) -> Iterator[None]:
+    """Hold the lock of a cache entry; of two processes one waits for the other, and says for what `work`."""
+    with _writing(cache_dir()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"waiting for another process that tokenizes {source}")
+            say(f"waiting for another process that {work}")
             lock.acquire()
     try:
         yield

@@ -35,13 +35,14 @@ class Remembering:
 
     def __call__(self, texts: list[str]) -> list["array[int]"]:
         cut = [WORDS.findall(text) if not any(each in text for each in self.far) else [text] for text in texts]
-        new = list(set(chain.from_iterable(cut)).difference(self.known))
+        words = set(chain.from_iterable(cut))
+        new = list(words.difference(self.known))
         encodings = self.backend.encode_batch_fast(new, add_special_tokens=False)
-        self.known.update((word, array("I", each.ids).tobytes()) for word, each in zip(new, encodings, strict=True))
-        found = [array("I", b"".join(map(self.known.__getitem__, words))) for words in cut]
-        for word in new if len(self.known) > MOST else filter(lambda word: len(word) > LONGEST, new):
-            del self.known[word]
-        return found
+        made = {word: array("I", each.ids).tobytes() for word, each in zip(new, encodings, strict=True)}
+        if len(self.known) < MOST:  # only added to: another thread may be about to look a word up
+            self.known.update((word, ids) for word, ids in made.items() if len(word) <= LONGEST)
+        here = {word: made[word] if word in made else self.known[word] for word in words}
+        return [array("I", b"".join(map(here.__getitem__, words))) for words in cut]
 
 
 def word_by_word(backend: Any) -> bool:
@@ -52,8 +53,9 @@ def word_by_word(backend: Any) -> bool:
     """
     rules = json.loads(backend.to_str())
     model, normalizer, splitter = rules["model"], rules["normalizer"], rules["pre_tokenizer"]
-    if splitter is None:
-        return False
+    far = (t for t in rules["added_tokens"] if t["lstrip"] or t["rstrip"] or re.search(r"\s", t["content"]))
+    if splitter is None or (normalizer and any(token["normalized"] for token in far)):
+        return False  # such tokens are looked for in the normalized text, which is not seen here
     if model["type"] == "WordPiece":
         return bool(normalizer) and normalizer["type"] == "BertNormalizer" and splitter["type"] == "BertPreTokenizer"
     if model["type"] != "BPE" or model.get("dropout"):

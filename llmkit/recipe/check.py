@@ -280,7 +280,10 @@ def _check_data(draft: Draft) -> None:
         problem(("trainer", "dataloader_num_workers"), "a stream is read by one worker at most")
     steps = get("trainer", "max_steps")
     if get("data", "streaming") and (steps is None or steps <= 0) and not _refused(draft, "trainer", "max_steps"):
-        problem(("data", "streaming"), "needs `trainer.max_steps`: the length of a stream is not known")
+        problem(
+            ("data", "streaming"),
+            "needs `trainer.max_steps` (with --max-time any number): the length of a stream is not known",
+        )
     ways = ("delete", "swap", "synonym")
     altered = [key for key in ways if get("data", "augment", key) or _refused(draft, "data", "augment", key)]
     if get("data", "augment") is not None and not altered:

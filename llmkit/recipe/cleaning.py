@@ -67,7 +67,7 @@ class Clean(Table):
 
     # Documents that are not good enough.
     c4: bool = Field(
-        default=False, description="The rules for lines and pages of C4 (Raffel et al. 2020, arXiv:1910.10683)."
+        default=False, description="The rules for lines and pages of C4 (Raffel et al. 2019, arXiv:1910.10683)."
     )
     c4_min_words_per_line: int = Field(default=5, ge=0, description="With `c4`: a shorter line is dropped.")
     c4_min_sentences: int = Field(default=3, ge=0, description="With `c4`: a page with fewer sentences is dropped.")
@@ -157,8 +157,12 @@ class Clean(Table):
     max_words: int | None = Field(default=None, ge=1, description="Drop documents with more words.")
 
     # What needs all documents.
-    exact_duplicates: bool = Field(default=False, description="Keep the first of several documents that are the same.")
-    overlap: bool = Field(default=False, description="Drop documents that share text with the validation data.")
+    exact_duplicates: bool = Field(
+        default=False, description="Keep the first of several documents that are the same, within one source."
+    )
+    overlap: bool = Field(
+        default=False, description="Drop documents that share text with the validation data, that of all sources."
+    )
     overlap_ngram: int = Field(
         default=13,
         ge=1,
@@ -171,7 +175,8 @@ class Clean(Table):
         description="With `overlap`: the share of a document's n-grams that may be shared; 0 drops it for one.",
     )
     near_duplicates: bool = Field(
-        default=False, description="Keep the first of several documents that are nearly the same (MinHash, verified)."
+        default=False,
+        description="Keep the first of several documents of one source that are nearly the same (MinHash, verified).",
     )
     near_threshold: float = Field(
         default=0.8,

@@ -14,6 +14,7 @@ The cleaned text is written once, as JSON lines, and found again by what went in
 import json
 import os
 import shutil
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from llmkit.data.cleaning.scrub import scrub
 from llmkit.data.files import digest
 from llmkit.data.pack import cache_dir, new_cache_entry
 from llmkit.data.read import Documents
+from llmkit.data.tokens import locked
 from llmkit.data.words import word_list
 from llmkit.errors import UserError, say
 from llmkit.recipe.cleaning import Clean
@@ -59,7 +61,7 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
         return documents, {}
     if table.overlap and against is None:
         raise UserError(
-            "data.clean.overlap compares with the validation data, and there is none",
+            f"{documents.source}: data.clean.overlap compares with the validation data, and there is none",
             "set data.validation_fraction or data.validation_split, or unset data.clean.overlap",
         )
     compared = against if table.overlap else None
@@ -67,16 +69,19 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
     folder = cache_dir() / key
     report = _cached(folder)
     if report is None:
-        if folder.exists():
-            say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
-            shutil.rmtree(folder, ignore_errors=True)
-        with new_cache_entry(folder) as draft:
-            _write(documents, table, compared, draft)
-        report = _cached(folder)
+        with locked(folder.with_suffix(".lock"), f"cleans {documents.source}"):
+            report = _cached(folder)  # by the process that this one waited for
+            if report is None:
+                if folder.exists():
+                    say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
+                    shutil.rmtree(folder, ignore_errors=True)
+                with new_cache_entry(folder) as draft:
+                    _write(documents, table, compared, draft)
+                report = _cached(folder)
     if report is None:
         raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
     report = {"documents": name, **report}
-    if not report["out"]:
+    if report["in"] and not report["out"]:
         steps = sorted(report["steps"], key=lambda step: -report["steps"][step]["dropped"])
         raise UserError(
             f"{documents.source}: cleaning leaves none of {report['in']:,} {name} documents",
@@ -274,10 +279,15 @@ class _Counted:
         self.num_documents = self.num_characters = 0
 
         def read() -> Iterator[str]:
+            started, due = time.monotonic(), 10.0  # seconds
             for text in documents:
                 self.num_documents += 1
                 self.num_characters += len(text)
                 yield text
+                if (seconds := time.monotonic() - started) > due:
+                    done = f"{self.num_documents:,} documents, {self.num_characters / 1e6:,.0f}M characters"
+                    say(f"cleaning {documents.source}: {done}, {self.num_characters / 1e6 / seconds:.1f}M a second")
+                    due = min(2 * due, due + 600)
 
         self.documents = Documents(read, documents.fingerprint, documents.source)
 

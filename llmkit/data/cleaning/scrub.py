@@ -33,6 +33,15 @@ def scrub(table: Clean) -> Step:
 
     Raises UserError where Presidio is asked for and is not installed.
     """
+    if "phone" in table.personal_data:
+        import phonenumbers
+
+        unknown = sorted(set(table.phone_regions) - phonenumbers.SUPPORTED_REGIONS)
+        if unknown:
+            raise UserError(
+                f"data.clean.phone_regions: there is no country {', '.join(unknown)}",
+                "codes of two letters, as of internet domains but for the United Kingdom: GB, DE, US",
+            )
     known = {"email": _emails, "iban": _ibans, "card": _cards, "ip": _addresses, "phone": _phones(table.phone_regions)}
     finders: dict[str, Finder] = {kind: known[kind] for kind in PERSONAL_DATA if kind in table.personal_data}
     presidio = _presidio(table.presidio_language) if table.presidio else None
@@ -161,6 +170,8 @@ _NO_NUMBERS = re.compile(  # of telephones: decimals, years from and to, address
 # What phonenumbers may find a number in; it is slow, and is shown these pieces alone, with what stands around them.
 _DIALLED = re.compile(r"[+(\[]{0,3}\d(?:[\s()\[\].,/~\u00a0\u2010-\u2015\u2212-]{0,4}(?:ext\.?|x|#)?\s?\d){6,19}")
 _AROUND = 20
+# Rows of figures, of which tables are full: each would be looked at in vain, and slowly.
+_FIGURES = re.compile(r"(?:\d+[.,]\d+[\s;]+){2,}|(?:\d{1,2}\s+){6,}")
 
 
 def _phones(regions: tuple[str, ...]) -> Finder:
@@ -168,6 +179,8 @@ def _phones(regions: tuple[str, ...]) -> Finder:
         import phonenumbers
 
         for piece in _DIALLED.finditer(text):
+            if _FIGURES.match(piece[0]):
+                continue
             start = max(0, piece.start() - _AROUND)
             found = {
                 (start + match.start, start + match.end)
