@@ -149,7 +149,8 @@ def sentence_starts(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     A sentence ends with a line, or with one of . ! ? and a blank, or with … or one of the marks that need no blank (the
     full-width ones and those of other scripts), and with the closing brackets and quotation marks behind. The point of
     a single letter ("e.g.", "J. Smith") ends none; that of a longer abbreviation ("Dr. Smith") is taken for an end.
-    WordPiece shows no blanks: there any point may end one, except that of `3 . 5`, and quotation marks behind it close. Marks of which the vocabulary has single bytes only are not seen.
+    WordPiece shows no blanks: there any point may end one, except that of `3 . 5`, and quotation marks behind it close.
+    Marks of which the vocabulary has single bytes only are not seen.
     Special tokens are sentences of their own, but not the unknown token.
     """
     kinds, offsets = _written(ids, vocabulary)
