@@ -336,8 +336,8 @@ def test_the_shape_of_the_message(write):
         ),
         (
             PLAIN + "streaming = true\n",
-            "line 8  data.streaming: needs `trainer.max_steps` (with --max-time any number): the length of a stream is not "
-            "known",
+            "line 8  data.streaming: needs `trainer.max_steps` (with --max-time any number): the length of a stream is "
+            "not known",
         ),
         (
             MASKED + "mask_replace_prob = 0.8\nrandom_replace_prob = 0.3\n",
