@@ -46,4 +46,5 @@ class ReadOnly(Mapping[str, T], Generic[T]):
 class Table(BaseModel):
     """A table that takes the fields it names and no others, never converts a type and never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Built when they are used: of these tables a recipe has a few, and each costs milliseconds before the first word.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
