@@ -19,14 +19,13 @@ from llmkit import model as models
 from llmkit import reload as finished
 from llmkit.data import corrupt
 from llmkit.data.boundaries import vocabulary
-from llmkit.data.pack import Cut, TokenRow, Window
+from llmkit.data.pack import TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.datatables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
-from llmkit.tasks.causal_lm import Whole
 from llmkit.tasks.masked_lm import cut, need_tokens, separator
 
-__all__ = ["MODEL_CLASS", "collator", "create", "cut", "keep", "losses", "measured", "metrics", "reload", "separator"]
+__all__ = ["MODEL_CLASS", "collator", "create", "cut", "keep", "losses", "metrics", "reload", "separator"]
 
 MODEL_CLASS = AutoModelForPreTraining  # the discriminator
 
@@ -223,11 +222,6 @@ def collator(
         }
 
     return collate
-
-
-def measured(row: TokenRow, data: ReplacedData, cut: Cut, limit: int | None, tokenizer: Any) -> Whole:
-    """What `llmkit evaluate` goes through."""
-    return Whole(row, cut, limit)
 
 
 def losses(
