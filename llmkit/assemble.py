@@ -1,8 +1,7 @@
 """What a recipe becomes before there is a model: data, tokenizer, architecture, and the task's part in training."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +14,10 @@ from llmkit import fitting, tasks, tokenizer, vocabulary
 from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit.data import examples as rows_to_examples
-from llmkit.data import files, look, mixture, pack, read, table
+from llmkit.data import files, look, mixture, pack, read, sources, table
 from llmkit.data.cleaning import clean as cleaning
 from llmkit.errors import UserError
-from llmkit.recipe.cleaning import Clean
-from llmkit.recipe.datatables import CausalData, MaskedData, RowData, Source, TextData
+from llmkit.recipe.datatables import CausalData, MaskedData, RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
 
@@ -75,8 +73,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         fitting.check_architecture(config, recipe.task)
     block_size = models.choose_block_size(data.block_size, config)
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
-    corpora = {name: _of_source(name, each, seed) for name, (each, _) in data.each().items()}
-    corpora, cleaned = _cleaned(data, corpora, fixed is None)
+    corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
     text = read.chained([corpus.train for corpus in corpora.values()])
     words, pieces, added = _tokenizer(recipe, text, config)
     lines = []
@@ -105,7 +102,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     stream: pack.StreamedBlocks | None = None
     validation: dict[str, Dataset[Any]] = {}
     for name, corpus in corpora.items():
-        about = {"fingerprint": corpus.train.fingerprint, "revision": corpus.revision, **cleaned.get(name, {})}
+        about = {"fingerprint": corpus.train.fingerprint, "revision": corpus.revision, **cleaned[name]}
         record["data"] |= {name: about} if several else about
         here = record["data"][name] if several else record["data"]
         if fixed is None and data.streaming:
@@ -145,21 +142,6 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     )
 
 
-def _of_source(name: str, data: TextData, seed: int) -> read.Corpus:
-    """The corpus of one source of a mixture, whose messages name its keys; of data without sources, as it is."""
-    if not name:
-        return read.corpus(data, seed)
-    try:
-        found = read.corpus(data, seed)
-    except UserError as problem:
-        keys = "|".join(Source.model_fields)
-        said = [
-            re.sub(rf"data\.({keys})\b", rf"data.sources.{name}.\1", each) for each in (problem.message, problem.hint)
-        ]
-        raise UserError(f"{name}: {said[0]}", said[1], problem.details) from problem
-    return replace(found, notes=tuple(f"{name}: {note}" for note in found.notes))
-
-
 def check_use(data: TextData, evaluating: bool) -> None:
     """Raise UserError for a key that means something in evaluation alone."""
     if evaluating:
@@ -172,41 +154,6 @@ def check_use(data: TextData, evaluating: bool) -> None:
         raise UserError(
             'data.masking = "each" is for llmkit evaluate: it hides one token at a time', "token, whole-word or span"
         )
-
-
-def _cleaned(
-    data: TextData, corpora: Mapping[str, read.Corpus], training: bool
-) -> tuple[dict[str, read.Corpus], dict[str, dict[str, Any]]]:
-    """The corpora as their sources' `clean` wants them, and what was done to each.
-
-    Nothing is trained on that overlaps with the validation data of any source. Where there is none, a finished model is
-    measured on all documents, which are cleaned as validation data is.
-    """
-    tables = {name: each.clean if each.clean is not None else data.clean for name, (each, _) in data.each().items()}
-    found, reports = dict(corpora), {name: dict[str, Any]() for name in corpora}
-
-    def cleaned(name: str, documents: read.Documents, table: Clean, key: str, what: str) -> read.Documents:
-        if data.streaming:
-            return cleaning.clean_streamed(documents, table)
-        against = read.chained(held_out) if held_out and what == "training" else None
-        documents, reports[name][key] = cleaning.clean(documents, table, against, what)
-        return documents
-
-    held_out: list[read.Documents] = []
-    for name, corpus in corpora.items():
-        table, validation = tables[name], corpus.validation
-        if table is not None and validation is not None:
-            validation = cleaned(name, validation, cleaning.alone(table), "clean_validation", "validation")
-            found[name] = replace(corpus, validation=validation)
-        held_out += [] if validation is None else [validation]
-    for name, corpus in found.items():
-        table = tables[name]
-        if table is not None and training:
-            found[name] = replace(corpus, train=cleaned(name, corpus.train, table, "clean", "training"))
-        elif table is not None and not held_out:
-            train = cleaned(name, corpus.train, cleaning.alone(table), "clean", "validation")
-            found[name] = replace(corpus, train=train)
-    return found, reports
 
 
 def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.Cut) -> list[str]:

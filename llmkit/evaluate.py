@@ -50,8 +50,8 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
 def evaluate(name: str, recipe: Recipe) -> None:
     """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
 
-    Of text no token is left out: the last block is as long as what is left, which training leaves aside. Where each
-    token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity, and is called so.
+    Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
+    Where each token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity and called so.
     """
     import torch
     import transformers

@@ -292,6 +292,13 @@ def _from_config(table: Model, config: Any, model_class: Any, **options: Any) ->
         ) from problem
 
 
+def count_parameters(module: torch.nn.Module, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+    """The parameters of a module that is made of several models, as transformers counts them: shared ones once."""
+    tables = {id(inside.weight) for inside in module.modules() if isinstance(inside, torch.nn.Embedding)}
+    counted = (p for p in module.parameters() if p.requires_grad or not only_trainable)
+    return sum(p.numel() for p in counted if not exclude_embeddings or id(p) not in tables)
+
+
 def num_parameters(table: Model, config: Any, model_class: Any) -> int:
     """Parameters of this architecture, tied ones once, counted without memory for them."""
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:  # Marian's own, before it has a tokenizer

@@ -10,9 +10,6 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,16 +67,6 @@ vocab_size = 300
 )
 
 
-def half_a_second() -> float:
-    """In seconds; on a machine that is slow at the moment, what a loader takes beside the imports that it stands on."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import typer; from pydantic import BaseModel"], check=True)
-        times.append(time.perf_counter() - start)
-    return max(0.5, 2.5 * min(times))
-
-
 def corpus(lines: int = 200) -> str:
     """Text with something to learn and no two lines alike."""
     animals = ("fox", "hen", "owl", "cat", "dog")
@@ -110,19 +97,23 @@ def llmkit() -> Callable[..., Result]:
     return call
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers, pretrained for six steps by llmkit: its pooler and any head are new to it."""
+def pretrained(folder: Path, file: str, recipe: str, output: str) -> Path:
+    """A finished run of `recipe` on the corpus, in a folder with both."""
     from llmkit.cli import app
 
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "masked.toml").write_text(MASKED)
+    (folder / file).write_text(recipe)
     (folder / "corpus.txt").write_text(corpus())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        done = CliRunner().invoke(app, ["pretrain", "masked.toml", "--output-dir", "base"], catch_exceptions=False)
+        done = CliRunner().invoke(app, ["pretrain", file, "--output-dir", output], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
-    return folder / "base"
+    return folder / output
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers, pretrained for six steps by llmkit: its pooler and any head are new to it."""
+    return pretrained(tmp_path_factory.mktemp("base"), "masked.toml", MASKED, "base")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ LINE = (
         "llmkit.data",
         "llmkit.data.look",
         "llmkit.data.labels",
+        "llmkit.data.sources",
         "llmkit.data.mixture",
         "llmkit.data.cleaning",
         "llmkit.data.cleaning.clean",

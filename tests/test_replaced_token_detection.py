@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REST, corpus, losses
+from conftest import REST, corpus, losses, pretrained
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from transformers import (
@@ -18,7 +18,6 @@ from transformers import (
     ElectraConfig,
     ElectraForPreTraining,
 )
-from typer.testing import CliRunner
 
 from llmkit.data.pack import EVALUATION, Window
 from llmkit.data.read import Documents
@@ -66,16 +65,7 @@ def words():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run beside the files it came of."""
-    from llmkit.cli import app
-
-    folder = tmp_path_factory.mktemp("electra")
-    (folder / "electra.toml").write_text(RECIPE)
-    (folder / "corpus.txt").write_text(corpus())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = CliRunner().invoke(app, ["pretrain", "electra.toml", "--output-dir", "run"], catch_exceptions=False)
-    assert done.exit_code == 0, done.stderr
-    return folder / "run"
+    return pretrained(tmp_path_factory.mktemp("electra"), "electra.toml", RECIPE, "run")
 
 
 @pytest.fixture

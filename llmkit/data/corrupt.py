@@ -48,9 +48,8 @@ def choose_spans(
     word = np.cumsum(edges)
     lengths = np.bincount(word[allowed], minlength=len(starts) + 2)
     missing = _budget(probability, lengths.sum())
-    left = (
-        lengths.tolist()
-    )  # nothing is left of words that are hidden or not allowed; the last entry is behind the text
+    # Nothing is left of words that are hidden or not allowed; the last entry is behind the text.
+    left = lengths.tolist()
     anchors = draw.permutation(np.flatnonzero(lengths))
     # A geometric number modulo 10 has the distribution of one that is drawn again until it is no more than 10.
     spans = 1 + (draw.geometric(1 / mean_length, len(anchors)) - 1) % LONGEST_SPAN

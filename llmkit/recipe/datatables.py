@@ -162,7 +162,8 @@ class DenoisingData(TextData):
     """What an encoder-decoder is pretrained on."""
 
     corruption: Corruption = Field(
-        default=Corruption(), description="A table: what is done to the texts, of which one weight at least is given."
+        default=Corruption.model_construct(),  # not validated, which would build the table at every start
+        description="A table: what is done to the texts, of which one weight at least is given.",
     )
 
 

@@ -64,13 +64,7 @@ class SharedEncoder(torch.nn.Module):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers counts them."""
-        left_out = {
-            id(module.weight)
-            for module in self.modules()
-            if exclude_embeddings and isinstance(module, torch.nn.Embedding)
-        }
-        counted = (p for p in self.parameters() if p.requires_grad or not only_trainable)
-        return sum(p.numel() for p in counted if id(p) not in left_out)
+        return models.count_parameters(self, only_trainable, exclude_embeddings)
 
     def save_each(self, directory: Path, tokenizer: Any) -> None:
         """Write each task's model, encoder and all, into a folder of its name, in Hugging Face's layout."""

@@ -87,9 +87,7 @@ class Electra(torch.nn.Module):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers counts them, the shared ones once."""
-        tables = {id(module.weight) for module in self.modules() if isinstance(module, torch.nn.Embedding)}
-        counted = (p for p in self.parameters() if p.requires_grad or not only_trainable)
-        return sum(p.numel() for p in counted if not exclude_embeddings or id(p) not in tables)
+        return models.count_parameters(self, only_trainable, exclude_embeddings)
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """As the Trainer asks for it."""
