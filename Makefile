@@ -5,7 +5,7 @@ STORY := Once upon a time there was a young cat named Pip. Pip lived in a sunny 
 Pip looked for the ball with a kind owl. They never found it, and Pip went home and cried.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs test check bench clean
+.PHONY: help demo install format lint types docs test check crash bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ test: install  ## the tests, without a network
 	$(BIN)/python -m pytest
 
 check: lint types docs test  ## all that CI runs
+
+crash: install  ## kill a training at random moments many times
+	$(BIN)/python tests/crash.py
 
 bench: install  ## a recipe beside a plain PyTorch loop: make bench TEXT=input.txt
 	$(BIN)/python benchmarks/shakespeare.py $(TEXT)

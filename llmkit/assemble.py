@@ -114,7 +114,9 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         held_out = corpus.train if measured_whole else corpus.validation
         if held_out is not None:
             validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
-    train: Dataset[Any] | None = stream or next(iter(training.values()), None)
+    train: Dataset[Any] | None = next(iter(training.values()), None)
+    if stream is not None:
+        train = pack.Endless(stream, data.buffer_size, draw)
     if several and training:
         weights = {name: weight for name, (_, weight) in data.each().items()}
         train = mixture.MixedBlocks(training, weights, draw)
@@ -128,7 +130,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         length=None if cut.within_documents else block_size,
         train=train,
         validation=validation,
-        collate=collate,
+        collate=numbered(collate),
         losses=task.losses,
         keep=getattr(task, "keep", None),
         begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,
@@ -140,6 +142,11 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         pieces=pieces,
         several=several,
     )
+
+
+def numbered(collate: Callable[[list[pack.Window]], dict[str, Any]]) -> Callable[[list[pack.Window]], dict[str, Any]]:
+    """The batch with the blocks' numbers, `index` [B]: a step that goes wrong is to be named by them."""
+    return lambda windows: {**collate(windows), "index": torch.tensor([window.index for window in windows])}
 
 
 def check_use(data: TextData, evaluating: bool) -> None:
@@ -288,9 +295,12 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
 def _texts(task: ModuleType, rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
     if hasattr(task, "texts"):
-        return (text for _, row in rows.read() for text in task.texts(row, columns))
-    read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
-    return (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+        found = (text for _, row in rows.read() for text in task.texts(row, columns))
+    else:
+        read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
+        found = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+    # Half a character (JSON can write it) is refused by `encode`, with its place.
+    return (text.encode(errors="ignore").decode() for text in found)
 
 
 # ---- several tasks at once -----------------------------------------------------------------------------------------

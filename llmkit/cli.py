@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from llmkit import __version__
-from llmkit.errors import UserError, say
+from llmkit.errors import RunError, UserError, say
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
@@ -43,6 +43,13 @@ MaxTime = Annotated[
     str | None, typer.Option("--max-time", metavar="TIME", help="Train so long, such as 90s, 30m or 1h30m.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this name.")]
+AllowChange = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="With --resume: a key that may differ from the run's own."),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Ask the Hub nothing: models and data from its cache, or this machine.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
 
 
@@ -64,6 +71,8 @@ def pretrain(
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
     resume: Resume = False,
+    allow_change: AllowChange = None,
+    offline: Offline = False,
     dry_run: DryRun = False,
 ) -> None:
     """Pretrain a language model, causal or masked, from a recipe."""
@@ -73,11 +82,12 @@ def pretrain(
         from llmkit.recipe import load
 
         launch.join()
+        _stay_offline(offline)
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
         if dry_run:
             return _explain(loaded, processes, max_time)
-        return launch.start(loaded, processes, accelerate_config, resume, seconds)
+        return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
 
     _do(act)
 
@@ -95,6 +105,8 @@ def finetune(
         int | None, typer.Option("--seeds", min=2, help="Repeat with so many seeds; mean and standard deviation.")
     ] = None,
     resume: Resume = False,
+    allow_change: AllowChange = None,
+    offline: Offline = False,
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
@@ -104,6 +116,7 @@ def finetune(
         from llmkit.recipe import load
 
         launch.join()
+        _stay_offline(offline)
         path, settings = _recipe_and_overrides(recipe, overrides, task)
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(path, settings, output_dir, task, verb="finetune"), max_time)
@@ -116,8 +129,9 @@ def finetune(
             again += ["--processes", str(processes)] if processes is not None else []
             again += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
             again += ["--max-time", max_time] if max_time is not None else []
+            again += [word for key in allow_change or [] for word in ("--allow-change", key)]
             return repeat(loaded, seeds, again, output_dir, resume)
-        return launch.start(loaded, processes, accelerate_config, resume, seconds)
+        return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
 
     _do(act)
 
@@ -134,6 +148,14 @@ def _recipe_and_overrides(
     if needed and task is None and recipe is None:
         raise UserError("which recipe?", "name one, or --task NAME such as --task sst2")
     return recipe, settings
+
+
+def _stay_offline(wanted: bool) -> None:
+    """Before the libraries are imported, which read the environment once; the processes of a launch inherit it."""
+    if wanted:
+        from llmkit import hub
+
+        hub.go_offline("is not asked (--offline)")
 
 
 def _seconds(time: str | None) -> int | None:
@@ -196,10 +218,12 @@ def generate(
         Path | None, typer.Option("--output", help="With --input: write to a file.  [default: JSON lines on stdout]")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
+    offline: Offline = False,
 ) -> None:
     """Go on writing from a prompt, or answer it."""
 
     def act() -> int:
+        _stay_offline(offline)
         from llmkit import generate as generation
 
         text, words = generation.separate(prompt, options or [], needed=not chat and source is None)
@@ -237,10 +261,12 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]")
     ] = None,
+    offline: Offline = False,
 ) -> None:
     """Label, tag, choose, answer, summarize, translate, fill blanks."""
 
     def act() -> int:
+        _stay_offline(offline)
         from llmkit import predict as prediction
 
         prediction.predict(model, texts or [], source, output)
@@ -255,10 +281,12 @@ def evaluate(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
+    offline: Offline = False,
 ) -> None:
     """Measure a finished model: on its own validation data, or on another recipe's."""
 
     def act() -> int:
+        _stay_offline(offline)
         from llmkit import evaluate as evaluation
         from llmkit import launch
 
@@ -275,14 +303,28 @@ def evaluate(
 def merge(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
     output: Annotated[str, typer.Option("--output", help="A new folder for the whole model.")],
+    offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model; the outputs are compared."""
 
     def act() -> int:
+        _stay_offline(offline)
         from llmkit import merge as merging
 
         merging.merge(run, output)
         return 0
+
+    _do(act)
+
+
+@app.command()
+def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Say whether a run directory is whole, and what it can go on from."""
+
+    def act() -> int:
+        from llmkit import check as checking
+
+        return checking.check(run)
 
     _do(act)
 
@@ -357,7 +399,7 @@ def _do(act: Callable[[], int]) -> NoReturn:
         code = act()
     except UserError as mistake:
         say(str(mistake))
-        code = 2
+        code = 1 if isinstance(mistake, RunError) else 2
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of our output has gone: nothing to tell it

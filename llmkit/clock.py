@@ -1,16 +1,13 @@
 """A training that ends by the clock (`--max-time`), and whose learning rate follows the time that has passed."""
 
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
-from llmkit.data.pack import StreamedBlocks, Window
 from llmkit.errors import UserError, say
 
 TICKS = 10_000  # steps that the schedule is made for where the recipe names none: as fine as anybody would notice
@@ -140,18 +137,3 @@ def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[fl
         )
     factor: Callable[[float], float] = made.lr_lambdas[0]
     return factor
-
-
-class Endless(IterableDataset[Window]):
-    """Pass after pass over a stream; Trainer takes one for as long as `max_steps` and waits where it is not."""
-
-    def __init__(self, stream: StreamedBlocks) -> None:
-        self.stream = stream
-
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing: the passes are counted here."""
-
-    def __iter__(self) -> Iterator[Window]:
-        for epoch in count():
-            self.stream.set_epoch(epoch)
-            yield from self.stream

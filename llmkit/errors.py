@@ -1,11 +1,13 @@
 """What the user is told on stderr: the one exception that is shown without a traceback, and plain lines."""
 
 import sys
+from contextlib import suppress
 
 
 def say(line: str) -> None:
-    """One line for the user; stdout is for data alone."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    """One line for the user; stdout is for data alone. That nobody listens any more is no reason to fail."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class UserError(Exception):
@@ -26,3 +28,7 @@ class UserError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+
+class RunError(UserError):
+    """A run that cannot go on through no mistake of the user's; shown in the same way, with exit code 1."""

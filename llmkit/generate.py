@@ -97,8 +97,7 @@ def load(name: str | None, task: str, seed: int | None) -> tuple[str, Any, Any]:
     if why != "named":
         say(f"model: {name} ({why})")
     try:
-        if why != "named" and not Path(name).exists():
-            hub.check(name, "model")  # before torch is imported, which takes seconds
+        hub.commit(name)  # before torch is imported, which takes seconds
         with hub.loading(name, "model"):
             model, tokenizer = _load(name)
     except UserError as problem:
@@ -119,17 +118,20 @@ def _load(name: str) -> tuple[Any, Any]:
 
     from llmkit import reload
 
-    adapter = reload.adapter_settings(name)
+    adapter = reload.adapter_settings(name, hub.commit(name))
     base = adapter["base_model_name_or_path"] if adapter else name
-    if base != name and not Path(base).exists():
-        hub.check(base, "model")
+    revision = hub.commit(base, adapter.get("revision") if adapter else None)
     with hub.loading(base, "model"):
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     _check_generative(name, config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     model = reload.reload(name, AutoModelForCausalLM)
     in_adapter = adapter is None or reload.adapter_file(name, "tokenizer_config.json") is not None
     with reload.quiet():
-        tokenizer = AutoTokenizer.from_pretrained(name if in_adapter else base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name if in_adapter else base,
+            revision=hub.commit(name) if in_adapter else revision,
+            trust_remote_code=False,
+        )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what upstream makes up where there are no files
         raise UserError(f"`{name}` has no tokenizer", "save it beside the model: tokenizer.save_pretrained(...)")
     return model, tokenizer

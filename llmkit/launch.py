@@ -7,6 +7,7 @@ passes on what rank 0 says, and takes the exit code from a file that rank 0 writ
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,27 +17,43 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from filelock import FileLock
+
+from llmkit import changes, hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
-from llmkit.recipe import load
+from llmkit.recipe.datatables import RowData
+from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
 
 LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
+STOPPED = 75  # the exit code of a run that a signal ended, and that goes on with --resume
 
 
 def start(
-    recipe: Recipe, processes: int | None, accelerate_config: Path | None, resume: bool, max_time: int | None = None
+    recipe: Recipe,
+    processes: int | None,
+    accelerate_config: Path | None,
+    resume: bool,
+    max_time: int | None = None,
+    allowed: Sequence[str] = (),
 ) -> int:
-    """Train `recipe` on as many processes as were asked for, `max_time` seconds if that is given; the exit code."""
+    """Train `recipe` on as many processes as were asked for, `max_time` seconds if that is given; the exit code.
+
+    `allowed` are the keys in which the recipe may differ from the one that the run to resume began with.
+    """
     if LAUNCH in os.environ:
         from llmkit import train
 
-        return train.run(recipe, Path(os.environ[DIRECTORY]), resume, max_time)
+        shared = Path(os.environ[DIRECTORY])
+        with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
+            return train.run(recipe, shared, resume, max_time, allowed)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "llmkit was started by a launcher; it starts its processes itself",
@@ -48,24 +65,41 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
-    directory = find_directory(recipe, resume, machine_rank)
+    directory = find_directory(recipe, resume, machine_rank, allowed)
     if directory is None:
         return 0
-    before = signal.signal(signal.SIGTERM, _leave_early)
+    before = leave_early()
     try:
-        if count == 1 and accelerate_config is None:
-            return _alone(recipe, directory, resume, max_time)
-        _prepare(recipe)
-        log = directory / (runs.LAUNCH_LOG if not machine_rank else f"launch-{machine_rank}.log")
-        return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+        if machine_rank:
+            log = directory / f"launch-{machine_rank}.log"
+            return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+        with runs.held(directory):
+            try:
+                if count == 1 and accelerate_config is None:
+                    return _alone(recipe, directory, resume, max_time, allowed)
+                _prepare(recipe)
+                log = directory / runs.LAUNCH_LOG
+                return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+            finally:
+                runs.release(directory)
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if not machine_rank:
-            runs.release(directory)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _prepare(recipe: Recipe) -> None:
-    """Clean, tokenize and pack before the processes start, which find it done: none waits for another and times out."""
+    """Clean, tokenize and pack before the processes start, which find it done: none waits for another and times out.
+
+    What the Hub is asked for, it is asked here: all processes read one commit.
+    """
+    if recipe.model.name:
+        hub.commit(recipe.model.name, recipe.model.revision)
+    if recipe.tokenizer.name:
+        hub.commit(recipe.tokenizer.name)
+    from llmkit.data import files
+
+    if isinstance(recipe.data, RowData) and not files.is_local(recipe.data):
+        hub.check(recipe.data.path, "dataset", recipe.data.revision)
     if recipe.task not in PRETRAINING or getattr(recipe.data, "streaming", False):
         return
     from llmkit.assemble import assemble
@@ -73,48 +107,44 @@ def _prepare(recipe: Recipe) -> None:
     assemble(recipe, recipe.trainer.get("seed", 42))
 
 
-def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0) -> Path | None:
+def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed: Sequence[str] = ()) -> Path | None:
     """Where the run goes; None when the run to resume is finished already."""
     if machine_rank:  # the first machine has claimed it, on storage that all share
         if recipe.output_dir is None:
             raise UserError("several machines need one directory", "name it: --output-dir on storage that all share")
-        shared = Path(recipe.output_dir).expanduser()
+        shared = at_home(recipe.output_dir)
         for _ in range(600):
             if runs.is_run(shared):
                 return shared
             time.sleep(1)
         raise UserError(f"the first machine has not made `{shared}` in ten minutes", "is the storage shared?")
     if resume:
-        found = runs.newest(Path(recipe.output_dir).expanduser() if recipe.output_dir else runs.ROOT / recipe.name)
+        found = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
         if found is not None and runs.is_run(found):
             if runs.is_finished(found):
                 say(f"`{found}` is finished: nothing to resume")
                 return None
-            _check_same(recipe, found)
+            changes.refuse(changes.since(found, recipe), allowed, found)
             return found
         say("nothing to resume: starting anew")
     named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME
     return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
 
 
-def _check_same(recipe: Recipe, directory: Path) -> None:
-    """The run to go on with is one of this recipe: the same task, model, tokenizer and data."""
-    saved = directory / runs.RECIPE_FILE
-    if not saved.is_file():
-        return
-    earlier = load(str(saved))
-    tables = ("task", "model", "tokenizer", "data", "lora")
-    other = [table for table in tables if getattr(recipe, table) != getattr(earlier, table)]
-    if other:
-        raise UserError(
-            f"`{directory}` is a run of another recipe: {', '.join(other)} differ{'s' if len(other) == 1 else ''}",
-            f"its own is {saved}; go on with that, or start a new run",
-        )
+def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
+    """Before training there is nothing to save: end at once, as a run that can be started again.
 
+    Returns what the signals did before.
+    """
 
-def _leave_early(number: int, frame: FrameType | None) -> None:
-    """Before training there is nothing to save, and the directory to take back."""
-    sys.exit(128 + number)
+    def end(number: int, frame: FrameType | None) -> None:
+        leave(STOPPED)
+
+    def stay(number: int, frame: FrameType | None) -> None:
+        say("there is nothing to save yet")
+
+    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, runs.SAVING: stay}
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 def default_processes() -> int:
@@ -132,11 +162,11 @@ def one_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None) -> int:
+def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None, allowed: Sequence[str]) -> int:
     one_gpu()
     from llmkit import train
 
-    return train.run(recipe, directory, resume, max_time)
+    return train.run(recipe, directory, resume, max_time, allowed)
 
 
 # ---- the parent ----------------------------------------------------------------------------------------------------
@@ -146,17 +176,21 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
     with tempfile.TemporaryDirectory(prefix="llmkit-") as name:
         meeting = Path(name)  # the ranks' process ids, the pipe for what rank 0 says, its exit code
         os.mkfifo(meeting / "stderr")
+        os.mkfifo(meeting / "alive")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # open for writing too: no end of file between two writers
         received: list[int] = []
         child: subprocess.Popen[bytes] | None = None
 
         def forward(number: int, frame: FrameType | None) -> None:
-            received.append(number)
+            if number != runs.SAVING:
+                received.append(number)
             if child is not None:
                 _signal_ranks(meeting, child, number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in runs.STOPPING}
+        before = {number: signal.signal(number, forward) for number in (*runs.STOPPING, runs.SAVING)}
+        alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it, and find its end when we are gone
         ended = threading.Event()
+        begun = log_file.stat().st_size if log_file.exists() else 0
         voice = threading.Thread(target=_pass_on, args=(pipe, ended))
         voice.start()
         try:
@@ -178,14 +212,22 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
             ended.set()
             voice.join()
             os.close(pipe)
+            os.close(alive)
+        said = log_file.read_bytes()[begun:].decode(errors="replace")
+        rank, failed = _first_to_fail(said)
         status = meeting / "status"
         if status.is_file():
-            return int(status.read_text())
-    if received:
-        return 128 + received[0]
+            code = int(status.read_text())
+            if code == 1 and rank > 0:  # what rank 0 died of is that another did
+                _say_why(said, log_file, rank, failed)
+            return code
+    if received:  # before training: there was nothing to save
+        return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else STOPPED
     if child.returncode == 0:  # rank 0 is on another machine
         return 0
-    _say_why(log_file)
+    if failed == STOPPED:  # a signal met it before there was anything to save
+        return STOPPED
+    _say_why(said, log_file, rank, failed)
     return 1
 
 
@@ -259,6 +301,8 @@ def _pass_on(pipe: int, ended: threading.Event) -> None:
 
 def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_once: bool) -> None:
     ranks = [int(file.name.removeprefix("rank-")) for file in meeting.glob("rank-*")]
+    if number == runs.SAVING and not ranks:
+        return
     if at_once or not ranks:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -269,12 +313,22 @@ def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_o
             os.kill(process, number)
 
 
-def _say_why(log: Path) -> None:
-    """No rank left word: show the end of what was written where the user can find the rest."""
-    lines = log.read_text(errors="replace").splitlines()
-    said = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
-    cause = said[-1] if said else None
-    shown = lines[-5:] if cause is None else lines[max(0, cause - 4) : cause + 1]
+def _first_to_fail(said: str) -> tuple[int, int]:
+    """The rank that the launcher names as the cause, which it does last, and its exit code; -1 and 1 if none."""
+    found = re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+) ", said)
+    return (int(found[-1][0]), int(found[-1][1])) if found else (-1, 1)
+
+
+def _say_why(said: str, log: Path, rank: int, code: int) -> None:
+    """No rank left word: show what they said last, and where the user can find the rest."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        memory = ", as the kernel does when there is too little memory" if -code == signal.SIGKILL else ""
+        say(f"error: process {rank} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
+        return
+    lines = said.splitlines()
+    causes = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
+    shown = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
     say("\n".join([*shown, f"error: a process of this run failed; all it said is in {log}"]))
 
 
@@ -286,9 +340,21 @@ def join() -> None:
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])
+    leave_early(os._exit)  # what others of this run have left waiting cannot be ended in order
     (meeting / f"rank-{os.getpid()}").touch()
     if os.environ.get("RANK", "0") == "0":
         os.dup2(os.open(meeting / "stderr", os.O_WRONLY), 2)
+    threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
+
+
+def _watch_parent(pipe: Path) -> None:
+    """End as after SIGTERM when the parent is gone: nobody would know of this process."""
+    try:
+        with pipe.open("rb") as alive:
+            alive.read()
+    except OSError:  # it has gone already
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def is_rank() -> bool:

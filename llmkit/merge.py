@@ -8,6 +8,7 @@ from typing import Any
 from llmkit import hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
+from llmkit.recipe.paths import at_home
 
 TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
 LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on
@@ -19,19 +20,21 @@ def merge(run: str, output: str) -> None:
     The logits before and after are compared in fp32; RuntimeError where they differ. Raises UserError for a `run`
     without an adapter and an `output` with files in it; `output` is there whole or not at all.
     """
-    target = Path(output).expanduser().resolve()
+    target = at_home(output).resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"the output directory `{output}` holds other files", "name another, empty or new")
-    if not Path(run).exists():
-        hub.check(run, "model")
+    revision = hub.commit(run)  # before torch is imported, which takes seconds
     import torch
     from transformers import AutoTokenizer
+    from transformers.utils import cached_file
 
     from llmkit import model as models
     from llmkit import reload
 
     with hub.loading(run, "model"):
-        adapter = reload.adapter_settings(run)
+        adapter = reload.adapter_settings(run, revision)
+        if adapter is None and not Path(run).exists():  # not read is not the same as not there
+            cached_file(run, "config.json", revision=revision)
     if adapter is None:
         raise UserError(
             f"`{run}` holds no adapter, there is nothing to merge",
@@ -51,8 +54,11 @@ def merge(run: str, output: str) -> None:
         )
     with hub.loading(run, "model"):
         in_run = reload.adapter_file(run, "tokenizer_config.json") is not None
+        base = adapter["base_model_name_or_path"]
         tokenizer = AutoTokenizer.from_pretrained(
-            run if in_run else adapter["base_model_name_or_path"], trust_remote_code=False
+            run if in_run else base,
+            revision=revision if in_run else hub.commit(base, adapter.get("revision")),
+            trust_remote_code=False,
         )
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:

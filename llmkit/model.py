@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, GenerationConfig, set_seed
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
 
 from llmkit import hub
 from llmkit.adapt import WITH_HEAD, adapt, check_4bit, freeze, in_4bit, outermost
@@ -44,8 +44,7 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
     else:
         name = table.name
         place = Path(name)
-        if not place.exists():
-            hub.check(name, "model", table.revision)
+        revision = hub.commit(name, table.revision)
         several = place.name.startswith("checkpoint-") and (place / "model.safetensors").is_file()
         if several and not (place / "config.json").is_file():
             raise UserError(
@@ -53,13 +52,14 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
                 "name a finished run",
             )
         with hub.loading(name, "model"):
-            if adapter_settings(name, table.revision) is not None:
+            if adapter_settings(name, revision) is not None:
                 raise UserError(
                     f"{where}.name: `{name}` is an adapter, not a whole model",
                     f"merge it first: llmkit merge {name} --output DIR, then {where}.name=DIR",
                 )
+            code = _code(table, "AutoConfig", PreTrainedConfig.get_config_dict(name, revision=revision)[0])
             config = AutoConfig.from_pretrained(
-                name, revision=table.revision, trust_remote_code=table.trust_remote_code
+                name, revision=revision, trust_remote_code=table.trust_remote_code, **code
             )
     known = set(config.to_dict()) | set(config.attribute_map) | {"pruned_heads"}
     unknown = [key for key in overrides if key not in known]
@@ -86,6 +86,18 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
         except (StrictDataclassError, TypeError, ValueError) as problem:
             raise UserError(f"{where}.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
     return config, notes
+
+
+def _code(table: Model, part: str, config: Mapping[str, Any]) -> dict[str, str | None]:
+    """For upstream's loaders: the commit of the code for `part` that comes with a model, where it may run.
+
+    The code may be another repository's (`org/code--file.Class`), whose main branch upstream would read.
+    """
+    reference = (config.get("auto_map") or {}).get(part)
+    if not table.trust_remote_code or not reference or table.name is None:
+        return {}
+    place = reference.partition("--")[0] if "--" in reference else table.name
+    return {"code_revision": hub.commit(place, table.revision if place == table.name else None)}
 
 
 def _layer_types(config: Any, num_layers: int) -> list[str]:
@@ -209,6 +221,8 @@ def create(
     if table.train != "all":
         freeze(model, table.train, new)
     if lora is not None:
+        if table.name is not None:  # the adapter's settings say what it fits
+            table = table.model_copy(update={"revision": hub.commit(table.name, table.revision)})
         model = adapt(model, lora, task_type, new, table)
     return model, notes
 
@@ -222,11 +236,14 @@ def _pretrained(
         model, found = model_class.from_pretrained(
             table.name,
             config=config,
-            revision=table.revision,
+            revision=hub.commit(table.name, table.revision),
             trust_remote_code=table.trust_remote_code,
+            use_safetensors=table.use_safetensors or None,  # where there are both, safetensors
+            weights_only=True,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # found below, and named
+            **_code(table, model_class.__name__, vars(config)),
             **options,
         )
     kind, pooler = type(model).__name__, f"{model.base_model_prefix}.pooler"  # a masked language model has none
@@ -283,10 +300,11 @@ def _in_base(model: Any, key: str) -> bool:
 
 
 def _from_config(table: Model, config: Any, model_class: Any, **options: Any) -> Any:
+    code = _code(table, model_class.__name__, vars(config))
     try:
-        return model_class.from_config(config, trust_remote_code=table.trust_remote_code, **options)
+        return model_class.from_config(config, trust_remote_code=table.trust_remote_code, **code, **options)
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as problem:  # sizes that do not divide, ...
-        raise UserError(
+        raise hub.code_refused(problem, table.name or config.model_type) or UserError(
             f"[model]: {type(config).__name__} with these settings makes no model: {' '.join(str(problem).split())}",
             "see model.config",
         ) from problem

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from llmkit import hub
+from llmkit import checkpoint, hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
@@ -101,10 +101,10 @@ def check_model(name: str) -> None:
     """A folder with a finished model, or a Hub id."""
     directory = Path(name)
     if runs.is_run(directory) and not runs.is_finished(directory):
-        checkpoint = runs.last_checkpoint(directory)
+        last, _ = checkpoint.newest(directory, runs.read_record(directory).get("id"))
         raise UserError(
             f"the run `{name}` is not finished",
-            f"use its last checkpoint: {checkpoint}" if checkpoint else "finish it with --resume",
+            f"use its last checkpoint: {last.path}" if last else "finish it with --resume",
         )
     if directory.is_file():
         raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
@@ -127,12 +127,13 @@ def task_of(name: str) -> str:
         from transformers import AutoConfig
         from transformers.utils.peft_utils import find_adapter_config_file
 
-        adapter = find_adapter_config_file(name)
+        revision = hub.commit(name)
+        adapter = find_adapter_config_file(name, revision=revision)
         if adapter:
             kind = json.loads(Path(adapter).read_text()).get("task_type")
             if kind in PEFT_TASKS:
                 return PEFT_TASKS[kind]
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     architecture = (config.architectures or ["?"])[0]
     for ending, task in HEADS.items():
         if architecture.endswith(ending):
@@ -229,7 +230,7 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     record = record_of(name)
     model = reload.reload(name, module.MODEL_CLASS)
     with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     runs.collect_from_here()
     fit_for_batches(tokenizer, model.config)
     trained = record.get("max_length") or record.get("block_size")
@@ -303,7 +304,7 @@ def filler(name: str) -> tuple[Layout, Answer]:
     wanted = data_of(name, "masked-lm").text_column or "text"
     model = reload.reload(name, AutoModelForMaskedLM)
     with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     runs.collect_from_here()
     limit = models.positions(model.config)
     mask = tokenizer.mask_token

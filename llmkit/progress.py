@@ -1,26 +1,21 @@
 """What a run says while it trains: a live bar in a terminal, plain lines in a log, `metrics.jsonl` on the disk."""
 
 import json
+import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.clock import MaxTime
 from llmkit.clock import clock as clock
 from llmkit.errors import say
-from llmkit.run import METRICS_FILE, STOPPING
-
-AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
+from llmkit.run import METRICS_FILE
 
 
 def is_terminal() -> bool:
@@ -57,7 +52,9 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
-            self.bar.update(1 if self.limit is None else min(int(self.limit.passed), self.limit.seconds) - self.bar.n)
+            with suppress(OSError):  # the terminal is gone, the run is not
+                passed = 1 if self.limit is None else min(int(self.limit.passed), self.limit.seconds) - self.bar.n
+                self.bar.update(passed)
 
     def on_log(
         self,
@@ -105,7 +102,8 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with suppress(OSError):
+                self.bar.close()
             self.bar = None
 
     def _step(self, state: TrainerState) -> str:
@@ -118,7 +116,8 @@ class Progress(TrainerCallback):
 
     def _say(self, line: str) -> None:
         if self.bar is not None:
-            self.bar.write(line, file=sys.stderr)
+            with suppress(OSError):
+                self.bar.write(line, file=sys.stderr)
         else:
             say(line)
 
@@ -129,13 +128,13 @@ class MetricsFile(TrainerCallback):
     def __init__(self, directory: Path) -> None:
         self.path = directory / METRICS_FILE
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """What an earlier start wrote beyond the checkpoint that this one goes on from comes again."""
-        if self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
-            self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= state.global_step))
+    @staticmethod
+    def cut(directory: Path, length: int) -> None:
+        """Keep the first `length` bytes: what an earlier start wrote beyond its checkpoint comes again."""
+        path = directory / METRICS_FILE
+        if path.exists():
+            with path.open("r+b") as lines:
+                lines.truncate(min(length, path.stat().st_size))
 
     def on_log(
         self,
@@ -145,60 +144,11 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        figures = {key: _in_json(value) for key, value in (logs or {}).items()}
         with self.path.open("a") as lines:
-            lines.write(json.dumps({"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}) + "\n")
+            lines.write(json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n")
 
 
-class Epochs(TrainerCallback):
-    """Tells the data which epoch it is: under several processes accelerate tells only the sampler.
-
-    Counted here, for Trainer calls every pass over a stream the first one.
-    """
-
-    epoch: int | None = None
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        dataset = kwargs["train_dataloader"].dataset
-        while hasattr(dataset, "dataset"):  # accelerate's shard around a stream
-            dataset = dataset.dataset
-        self.epoch = int(state.epoch or 0) if self.epoch is None else self.epoch + 1
-        dataset.set_epoch(self.epoch)
-
-
-class StopOnSignal(TrainerCallback):
-    """A signal to end: finish the step, save a checkpoint, stop. A second one leaves at once."""
-
-    def __init__(self) -> None:
-        self.received = 0  # by this process, at any moment: also while the ranks agree
-        self.signal = 0  # what they agreed on
-        self.stopped = False  # training was ended by it, before its last step
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Signals that come in here are noted; what they did before holds again afterwards."""
-        before = {number: signal.signal(number, self._note) for number in STOPPING}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.signal = self.received
-        if args.world_size > 1:
-            if args.device.type != "cpu" and state.global_step % AGREE_EVERY:
-                return
-            agreed = torch.tensor(self.received, device=args.device)
-            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-            self.signal = int(agreed)
-        if self.signal and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
+def _in_json(value: Any) -> Any:
+    """JSON has no number for what is not finite: it becomes "nan" or "inf"."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,6 +19,7 @@ from llmkit.errors import UserError
 # The architecture of an adapter's model, with its labels. Not `config.json`: beside one, transformers looks for whole
 # weights in the adapter's folder and does not load its base (auto_factory.py).
 ADAPTED_CONFIG = "model_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WITHIN_ADAPTER = "base_model.model."  # what peft sets before the names of tensors
 
 
@@ -28,19 +29,20 @@ def reload(name: str, model_class: Any, config: Any = None) -> Any:
     In fp32 on a CPU (a bf16 checkpoint is loaded as bf16 otherwise, and crawls), as saved on a GPU. `config` replaces
     the model's own. Raises UserError where weights are missing: nothing is filled with random numbers in silence.
     """
-    if not Path(name).exists():
-        hub.check(name, "model")
+    revision = hub.commit(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {
         "dtype": "auto" if device == "cuda" else torch.float32,
         "trust_remote_code": False,
+        "use_safetensors": True,
+        "weights_only": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # found below, and named
     }
     with quiet(), hub.loading(name, "model"):
-        adapter = adapter_settings(name)
+        adapter = adapter_settings(name, revision)
         if adapter is None:
-            model, found = model_class.from_pretrained(name, config=config, **options)
+            model, found = model_class.from_pretrained(name, config=config, revision=revision, **options)
             lacking = _unfilled(found)
         else:
             model, lacking = _reload_adapter(name, adapter, model_class, config, options)
@@ -62,11 +64,17 @@ def _reload_adapter(
 
     for file in (ADAPTED_CONFIG, "config.json"):
         if config is None and (path := adapter_file(name, file)):
-            config = AutoConfig.from_pretrained(path)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    weights = adapter_file(name, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise UserError(
+            f"the adapter `{name}` has no {ADAPTER_WEIGHTS}",
+            "an adapter_model.bin is a pickle, which can run code when it is opened: have it saved as safetensors",
+        )
+    folder = str(Path(weights).parent)  # of a Hub id, the commit in the cache
     base, revision = adapter["base_model_name_or_path"], adapter.get("revision")
     try:
-        if not Path(base).exists():
-            hub.check(base, "model", revision)
+        revision = hub.commit(base, revision)
         with hub.loading(base, "model"):
             model, found = model_class.from_pretrained(base, config=config, revision=revision, **options)
     except UserError as problem:
@@ -74,12 +82,12 @@ def _reload_adapter(
     if model.can_generate() and (path := adapter_file(name, "generation_config.json")):
         model.generation_config = GenerationConfig.from_pretrained(Path(path).parent)
     try:
-        model = PeftModel.from_pretrained(model, name)
+        model = PeftModel.from_pretrained(model, folder)
     except KeyError as problem:  # peft 0.21 on a tensor of `modules_to_save` that the adapter does not hold
         return model, {str(problem.args[0]).removeprefix(WITHIN_ADAPTER)}
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     wanted |= {f"{WITHIN_ADAPTER}{key}" for key in _unfilled(found)}
-    return model, {key.removeprefix(WITHIN_ADAPTER) for key in wanted - load_peft_weights(name, "cpu").keys()}
+    return model, {key.removeprefix(WITHIN_ADAPTER) for key in wanted - load_peft_weights(folder, "cpu").keys()}
 
 
 def _unfilled(found: dict[str, Any]) -> set[str]:
@@ -106,7 +114,11 @@ def save_config(model: Any, directory: Path) -> None:
 def adapter_file(name: str, file: str) -> str | None:
     """The path of a file of a folder or Hub id; None where it has none of that name."""
     return cached_file(
-        name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        name,
+        file,
+        revision=hub.commit(name),
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
 
 

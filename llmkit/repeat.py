@@ -12,6 +12,7 @@ from types import FrameType
 
 from llmkit import run as runs
 from llmkit.errors import UserError, say
+from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import Recipe
 
 SUMMARY = "seeds.json"
@@ -56,7 +57,7 @@ def deviation(values: Sequence[float]) -> float:
 
 def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Path:
     """A new folder for the runs: the one that was named, else one numbered like a run; with `resume` the newest."""
-    first = Path(output_dir or recipe.output_dir or runs.ROOT / recipe.name).expanduser()
+    first = at_home(str(output_dir or recipe.output_dir or runs.ROOT / recipe.name))
     if output_dir is not None and not resume:
         if first.is_dir() and any(first.iterdir()):
             raise UserError(

@@ -9,12 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from llmkit import hub
 from llmkit.errors import UserError
+from llmkit.recipe.paths import at_home
 
 ROOT = Path("runs")
 RECORD_FILE = "run.json"
@@ -22,20 +28,23 @@ RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-# What a checkpoint needs for training to go on exactly; Trainer writes trainer_state.json last.
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
-# Signals that end a run with a checkpoint; SIGUSR1 is what SLURM sends before its limit, SIGHUP a closed connection.
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# Signals that end a run with a checkpoint (SIGHUP: a closed connection), and the one after which it goes on.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAVING = signal.SIGUSR1
+LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
+PATIENCE = 10.0  # seconds in which the children of a run that was killed are expected to notice it
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
 def claim(path: str, named: bool) -> Path:
     """A new directory for a run: `path` if the user `named` it, which must be empty then; else `path`, `-2`, `-3`..."""
-    first = directory = Path(path).expanduser()
+    first = directory = at_home(path)
     created = True
     try:
         if named:
-            if directory.is_dir() and any(directory.iterdir()):
+            if directory.is_dir() and any(
+                path.name not in (LOCK_FILE, RANKS_LOCK, HOLDER_FILE) for path in directory.iterdir()
+            ):
                 another_run = is_run(directory)
                 raise UserError(
                     f"the output directory `{path}` holds {'another run' if another_run else 'other files'}",
@@ -65,7 +74,7 @@ def release(directory: Path) -> None:
     """Take back a claimed directory in which nothing was trained."""
     record = read_record(directory)
     if record.get("status") == "preparing":
-        for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG):
+        for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE):
             (directory / name).unlink(missing_ok=True)
         with suppress(OSError):  # not empty after all
             if record.get("created"):
@@ -102,20 +111,67 @@ def is_run(directory: Path) -> bool:
     return (directory / RECORD_FILE).is_file()
 
 
-def last_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the highest step that has all its files."""
-    steps = [d for d in directory.glob("checkpoint-*") if d.name.removeprefix("checkpoint-").isdigit()]
-    whole = [d for d in steps if all((d / name).is_file() for name in CHECKPOINT_FILES)]
-    return max(whole, key=lambda d: int(d.name.removeprefix("checkpoint-")), default=None)
+def holder(directory: Path) -> dict[str, Any]:
+    """Which process trains in `directory`; empty where none does."""
+    found = _read_json(directory / HOLDER_FILE)
+    if not found:
+        return {}
+    try:
+        with FileLock(directory / LOCK_FILE, timeout=0):
+            return {}
+    except Timeout:
+        return found
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keep other processes from training in `directory`; raises UserError that names the one which does already.
+
+    The lock goes with the process that took it, however it ends. Its data workers and ranks, which notice that it is
+    gone, may outlive it by a few seconds; ranks have a lock of their own.
+    """
+    lock, ranks = FileLock(directory / LOCK_FILE), FileLock(directory / RANKS_LOCK)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            if (directory / RANKS_LOCK).exists():
+                with ranks.acquire(timeout=0):
+                    pass
+            break
+        except Timeout:
+            lock.release(force=True)
+            holder = _read_json(directory / HOLDER_FILE)
+            gone = holder.get("host") == platform.node() and not Path(f"/proc/{holder.get('pid')}").exists()
+            if not (gone and Path("/proc").is_dir()) or time.monotonic() > until:
+                raise UserError(
+                    f"`{directory}` is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}, "
+                    f"since {holder.get('since', '?')}",
+                    "wait for it, stop it, or name another directory with --output-dir",
+                ) from None
+            time.sleep(0.2)
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(directory / HOLDER_FILE, {"pid": os.getpid(), "host": platform.node(), "since": since})
+        if "id" not in read_record(directory):
+            update_record(directory, id=uuid.uuid4().hex)
+        yield
+    finally:
+        (directory / HOLDER_FILE).unlink(missing_ok=True)
+        lock.release()
 
 
 def read_record(directory: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none or it cannot be read."""
+    return _read_json(directory / RECORD_FILE)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads((directory / RECORD_FILE).read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def update_record(directory: Path, **facts: Any) -> None:
@@ -124,10 +180,16 @@ def update_record(directory: Path, **facts: Any) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside and rename, so that no reader ever sees half of it."""
+    """Write beside, wait until it is on the disk, and rename: no reader and no power cut ever leaves half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
-    draft.replace(path)
+    try:
+        with draft.open("w") as out:
+            out.write(json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def collect_from_here() -> None:
@@ -144,7 +206,7 @@ def surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
-        "command": ["llmkit", *sys.argv[1:]],
+        "command": ["llmkit", *map(hub.scrub, sys.argv[1:])],
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
         "started": round(time.time(), 3),
     }

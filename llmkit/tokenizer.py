@@ -1,9 +1,9 @@
 """The tokenizer of a run: from the Hub, from a folder, or trained on the run's own text."""
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import xxhash
@@ -38,6 +38,7 @@ USUAL_TOKENS = {
 SAMPLE = 1_000_000  # bytes of text that a report looks at
 LONGEST = 4_000  # characters in one of its texts
 MARK = "\u2581"  # what normalisers of SentencePiece's kind write for a space
+LONG_RUN = re.compile(r"\S{1000}|\s{1000}")
 ANY_CHARACTER = Regex(r"[\s\S]")
 
 
@@ -56,9 +57,7 @@ def load(
             "a model from a config table needs a tokenizer",
             'name one (tokenizer.name) or train one on the data (tokenizer.type = "byte-bpe")',
         )
-    revision = model.revision if table.name is None else None
-    if not Path(name).exists():
-        hub.check(name, "model", revision)
+    revision = hub.commit(name, model.revision if table.name is None else None)
     with hub.loading(name, "model"):
         found = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
     if len(found) <= len(found.all_special_tokens):  # what upstream makes up where there are no files
@@ -69,7 +68,7 @@ def load(
 def _trained(table: Table, task: str, documents: Documents, max_length: int | None, segments: bool) -> Any:
     """Train, or read from the cache what the same text and table gave before (every process reads the same)."""
     key = xxhash.xxh3_128_hexdigest(
-        repr((3, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
+        repr((4, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
     )
     folder = cache_dir() / f"tokenizer-{key}"
     if not folder.exists():
@@ -106,7 +105,17 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
         )
         with new_cache_entry(folder) as draft:
             made.save_pretrained(draft)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _cut(documents: Iterable[str]) -> Iterator[str]:
+    """The texts, parted behind each long run: training takes the square of the longest word's length."""
+    for text in documents:
+        begin = 0
+        for run in LONG_RUN.finditer(text):
+            yield text[begin : run.end()]
+            begin = run.end()
+        yield text[begin:]
 
 
 def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int) -> Tokenizer:
@@ -152,7 +161,7 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int
         trainer = None
     try:
         if trainer is not None:
-            backend.train_from_iterator(documents, trainer)
+            backend.train_from_iterator(_cut(documents), trainer)
         size = backend.get_vocab_size()
     except Exception as problem:  # of no class of its own
         if "not large enough" not in str(problem):
@@ -207,6 +216,16 @@ def _settled(model: dict[str, Any], num_special: int) -> models.Unigram:
 
 
 # ---- how good it is ------------------------------------------------------------------------------------------------
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """The same for tokenizers that make the same of every text; how they pad and cut off is the caller's business."""
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        known = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    else:
+        known = tokenizer.get_vocab()
+    return xxhash.xxh3_128_hexdigest(json.dumps(known, sort_keys=True).encode())
 
 
 def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:

@@ -1,43 +1,51 @@
 """The story of one run, from a recipe to a finished run directory."""
 
+import json
 import os
 import platform
+import re
+import shutil
 import signal
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from llmkit import adapt, report
+from llmkit import adapt, changes, checkpoint, hub, memory, report, tokenizer
 from llmkit import model as models
 from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
-from llmkit.clock import NO_END, Endless, MaxTime
-from llmkit.errors import UserError, say
-from llmkit.progress import Epochs, MetricsFile, Progress, StopOnSignal
+from llmkit.clock import NO_END, MaxTime
+from llmkit.errors import RunError, UserError, say
+from llmkit.progress import MetricsFile, Progress
 from llmkit.recipe.schema import GENERATING, Recipe
+from llmkit.resuming import NO_ROOM, StoppedInEvaluation
+from llmkit.stopping import StopOnSignal
 from llmkit.tasks import multi_task
 from llmkit.trainer import Trainer, batch_size
 
 FINISHED, STOPPED = 0, 75
-# Upstream lets DDP look for unused parameters at every step; our models use all of theirs. The other processes wait
-# while the first prepares the data: a day, not half an hour.
-FITTING_DEFAULTS = {"ddp_find_unused_parameters": False, "ddp_timeout": 86_400}
+EXPORT = ".draft-model"
+LOST = re.compile(r"Connection (closed|reset) by peer|Timed out waiting|gloo/transport|Broken pipe")  # as gloo says it
+UNIMPORTANT = ("transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")  # of a model's config
+# Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
+FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
 SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
 
 
-def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None) -> int:
+def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None, allowed: Sequence[str] = ()) -> int:
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
     With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
-    Raises UserError before the first step for whatever would have failed later.
+    `allowed` are keys in which the recipe may differ from the one that a run to go on with was begun with. Raises
+    UserError before the first step for whatever would have failed later.
     """
     started = time.monotonic()
     transformers.utils.logging.disable_progress_bar()
@@ -68,9 +76,11 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     assembly.notes.extend(made)
     if assembly.begin is not None:
         assembly.begin(model)
-    if limit is not None and isinstance(assembly.train, IterableDataset):
-        assembly = replace(assembly, train=Endless(assembly.train))
-    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit)
+    record = runs.read_record(directory)
+    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    while not memory.fits(trainer):
+        memory.shrink(args)
+        trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
     facts = {
         "task": recipe.task,
         "name": recipe.name,
@@ -80,49 +90,56 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
         "parameters": model.num_parameters(),
         "trainable_parameters": model.num_parameters(only_trainable=True),
+        "revisions": hub.commits(),
         **assembly.record,
     }
     if max_time is not None:
         facts["max_time"] = max_time
     if main:
         report.introduce(recipe, assembly, facts, precision, args, directory)
-    checkpoint = runs.last_checkpoint(directory) if resume else None
-    if resume and checkpoint is None and any(directory.glob("checkpoint-*")):  # starting anew would rotate them away
-        raise UserError(
-            f"no checkpoint in `{directory}` is whole: each needs {', '.join(runs.CHECKPOINT_FILES)}",
-            "start a new run, from their weights if you like: model.name=.../checkpoint-N",
-        )
-    if resume and max_time is None and (before := runs.read_record(directory).get("max_time")):
+    found = find_checkpoint(directory, record.get("id", "")) if resume else None
+    if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
+    changed = [] if found is None else changes.since(directory, recipe)
+    if found is not None:
+        changes.refuse(changes.differences(found.manifest["fingerprints"], trainer.fingerprints), allowed, directory)
     if limit is not None:
         args.max_steps = NO_END
     preflight(trainer)
     runs.collect_from_here()
     if main:
+        checkpoint.sweep(directory)
+        MetricsFile.cut(directory, found.manifest["metrics_bytes"] if found else 0)
         again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
         (directory / runs.RECIPE_FILE).write_text(again.to_toml(comments=True))
-        earlier = runs.read_record(directory)
-        facts["started"] = earlier.get("started", facts["started"])
+        facts["started"] = record.get("started", facts["started"])
         runs.update_record(directory, **facts, status="running")
         if resume:
-            say(f"going on from {checkpoint}" if checkpoint else "no checkpoint to go on from: starting anew")
+            say(f"going on from {found.path}" if found else "no checkpoint to go on from: starting anew")
     set_seed(args.seed)
-    try:
-        with stop.watching():
-            result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except Exception:
-        if main:
-            runs.update_record(directory, status="failed")
-        raise
-    if stop.stopped:
-        if main:
-            runs.update_record(directory, status="stopped", seconds=round(time.monotonic() - started, 1))
-            say(f"stopped at step {trainer.state.global_step}; the same command with --resume goes on from there")
-        return 130 if stop.signal == signal.SIGINT else STOPPED
-    metrics = {**result.metrics, **final_evaluation(trainer)}
-    trainer.save_model(str(directory))
+    with stop.watching():
+        try:
+            place = trainer.go_on_from(found, new_schedule=any(key.startswith("trainer.") for key, *_ in changed))
+            result = trainer.train(resume_from_checkpoint=place)
+            metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
+        except StoppedInEvaluation:
+            if trainer.saved_at != trainer.state.global_step:
+                trainer._save_checkpoint(trainer.model_wrapped, None)
+        except Exception as problem:
+            if main:
+                runs.update_record(
+                    directory, status="failed", problem=hub.scrub(f"{type(problem).__name__}: {problem}")
+                )
+            if not isinstance(problem, UserError) and trainer.save_after_failure():
+                say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
+            if known := known_failure(problem):
+                raise known from problem
+            raise
+        if stop.stopped:
+            return stopped(trainer, stop, directory, time.monotonic() - started)
+        written = export(trainer, directory)
     if main:
-        runs.update_record(directory, steps=trainer.state.global_step)
+        runs.update_record(directory, steps=trainer.state.global_step, files=written)
         if recipe.lora is not None and recipe.task in GENERATING:
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
@@ -131,10 +148,94 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             tokens = batch_size(args) * assembly.length
             metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
         metrics["peak_memory_bytes"] = peak_memory()
+        metrics["saving_seconds"] = round(trainer.saving_seconds, 3)
+        if trainer.skipped_steps:
+            metrics["skipped_steps"] = trainer.skipped_steps
         if recipe.tasks:
             report.finish_each(recipe, model, directory, metrics, facts)
         report.finish(recipe, directory, metrics, facts, time.monotonic() - started)
     return FINISHED
+
+
+def known_failure(problem: Exception) -> RunError | None:
+    """In words, what a data worker or the memory died of; None of anything else, which is shown as it is."""
+    said = " ".join(str(problem).split())
+    if isinstance(problem, torch.OutOfMemoryError):
+        return RunError(
+            f"out of memory: {said}", "a smaller trainer.per_device_train_batch_size, and more accumulation"
+        )
+    if "DataLoader worker" in said and ("exited unexpectedly" in said or "is killed by signal" in said):
+        return RunError(
+            f"a data worker was killed: {said}",
+            "by too little memory, or too little of it in /dev/shm? trainer.dataloader_num_workers=0 needs none",
+        )
+    if isinstance(problem, torch.distributed.DistError) or LOST.search(said):
+        return RunError(
+            f"another process of this run is gone, or has not answered for trainer.ddp_timeout: {said}",
+            "--resume goes on from the last checkpoint",
+        )
+    if "DataLoader timed out" in said:
+        return RunError(
+            f"a data worker hung: {said}", "guard.dataloader_timeout is how long to wait; is the storage there?"
+        )
+    return None
+
+
+def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint; raises UserError where there are some and none is whole."""
+    found, wrong = checkpoint.newest(directory, run)
+    for problem in wrong:
+        say(f"warning  passed over: {problem}")
+    if found is None and wrong:  # starting anew would hide them
+        raise UserError(
+            f"no checkpoint in `{directory}` is whole",
+            "start a new run, from their weights if you like: model.name=.../checkpoint-N",
+            tuple(wrong),
+        )
+    return found
+
+
+def stopped(trainer: Trainer, stop: StopOnSignal, directory: Path, seconds: float) -> int:
+    """What is said and left when a signal ended the run; the exit code."""
+    step, saved = trainer.state.global_step, trainer.saved_at
+    if trainer.args.process_index == 0:
+        runs.update_record(directory, status="stopped", seconds=round(seconds, 1))
+        if saved == step:
+            say(f"stopped at step {step}; the same command with --resume goes on from there")
+    if saved != step:
+        behind = f"checkpoint-{saved} is there, from which --resume goes on" if saved >= 0 else "no checkpoint is there"
+        raise RunError(f"stopped at step {step}, which could not be saved; {behind}", "is the disk full?")
+    return 130 if stop.signal == signal.SIGINT else STOPPED
+
+
+def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
+    """Write the finished model beside its place, and then into it: what is read there is never half written.
+
+    Returns the size and checksum of each file.
+    """
+    draft, written = directory / EXPORT, {}
+    try:
+        if trainer.args.should_save:
+            shutil.rmtree(draft, ignore_errors=True)
+        trainer.save_model(str(draft))
+        if trainer.args.should_save:
+            for path in draft.rglob("*"):
+                checkpoint.synced(path)
+            written = checkpoint.files_of(draft)
+            for path in sorted(draft.iterdir()):
+                if path.is_dir():
+                    shutil.rmtree(directory / path.name, ignore_errors=True)
+                path.replace(directory / path.name)
+            draft.rmdir()
+            checkpoint.synced(directory)
+        return written
+    except NO_ROOM as problem:
+        shutil.rmtree(draft, ignore_errors=True)
+        kept = f"checkpoint-{trainer.saved_at} holds them" if trainer.saved_at >= 0 else "there is no checkpoint"
+        raise RunError(
+            f"the finished weights could not be written to `{directory}`: {' '.join(str(problem).split())}; {kept}",
+            "make room; the same command with --resume writes them",
+        ) from problem
 
 
 def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -174,6 +275,7 @@ def has_fast_bf16() -> bool:
 
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
     """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
+    join_others(settings)
     try:
         args = TrainingArguments(
             **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available(), **settings},
@@ -183,7 +285,7 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
             disable_tqdm=True,
             label_names=["labels"],
         )
-        _ = args.device  # joins the other processes
+        _ = args.device
     except (TypeError, ValueError, ImportError) as problem:
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     expected = int(os.environ.get("WORLD_SIZE", "1"))
@@ -199,6 +301,14 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
     return args
 
 
+def join_others(settings: Mapping[str, Any]) -> None:
+    """Meet the other processes, with an end to waiting for one that hangs: upstream forgets `ddp_timeout` on a CPU."""
+    on_cpu = settings.get("use_cpu") or os.environ.get("ACCELERATE_USE_CPU") == "true"
+    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        seconds = settings.get("ddp_timeout", 1800)
+        torch.distributed.init_process_group(settings.get("ddp_backend") or "gloo", timeout=timedelta(seconds=seconds))
+
+
 def build_trainer(
     recipe: Recipe,
     assembly: Assembly,
@@ -206,6 +316,7 @@ def build_trainer(
     args: TrainingArguments,
     directory: Path,
     limit: MaxTime | None = None,
+    run: str = "",
 ) -> tuple[Trainer, StopOnSignal]:
     """The Trainer with our few callbacks in place of upstream's printing ones."""
     strategies = (
@@ -219,7 +330,7 @@ def build_trainer(
             "trainer.eval_strategy asks for evaluation, and there is no validation data", "see data.validation_fraction"
         )
     stop = StopOnSignal()
-    callbacks: list[Any] = [Epochs(), stop, *([] if limit is None else [limit])]
+    callbacks: list[Any] = [stop, *([] if limit is None else [limit])]
     if recipe.early_stopping is not None:
         if recipe.tasks and (args.metric_for_best_model or "loss") in ("loss", "eval_loss"):
             names = ", ".join(f"eval_{name}_loss" for name in recipe.tasks)
@@ -230,10 +341,36 @@ def build_trainer(
     if args.process_index == 0:
         shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
         callbacks += [MetricsFile(directory), Progress(batch_size(args) * shown[0], shown[1], limit)]
-    return make_trainer(assembly, model, args, callbacks), stop
+    kept, args.save_total_limit = args.save_total_limit, None  # upstream would remove by date, and anybody's
+    saving = {"run": run, "limit": kept, "fingerprints": fingerprints(recipe, assembly, args)}
+    return make_trainer(assembly, model, args, callbacks, guard=recipe.guard, stop=stop, **saving), stop
 
 
-def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callbacks: list[Any]) -> Trainer:
+def fingerprints(recipe: Recipe, assembly: Assembly, args: TrainingArguments) -> dict[str, Any]:
+    """What the data, the tokenizer and the model of a run are known by when it goes on."""
+
+    def data(about: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "fingerprint" not in about:  # of each source, or each task
+            return {name: data(each) for name, each in about.items() if isinstance(each, dict)}
+        counted = ("documents", "tokens", "blocks", "rows", "examples")
+        train = {key: value for key, value in about.get("train", {}).items() if key in counted}
+        return {"fingerprint": about["fingerprint"], **({"train": train} if train else {})}
+
+    several = {name: each["data"] for name, each in assembly.record.get("tasks", {}).items()}
+    settings = assembly.config.to_dict()
+    found: dict[str, Any] = {
+        "data": data(several or assembly.record["data"]),
+        "tokenizer": tokenizer.fingerprint(assembly.tokenizer),
+        "model": {key: value for key, value in settings.items() if key not in UNIMPORTANT and not key.startswith("_")},
+    }
+    if recipe.tasks or args.train_sampling_strategy == "group_by_length":  # the order of examples follows from it
+        found["batch"] = args.train_batch_size if recipe.tasks else batch_size(args)
+    return json.loads(json.dumps(found, default=str))
+
+
+def make_trainer(
+    assembly: Assembly, model: Any, args: TrainingArguments, callbacks: list[Any], **options: Any
+) -> Trainer:
     """The Trainer over the assembly's data."""
     try:
         trainer = Trainer(
@@ -249,11 +386,36 @@ def make_trainer(assembly: Assembly, model: Any, args: TrainingArguments, callba
             data_collator=assembly.collate,
             processing_class=assembly.tokenizer,
             callbacks=callbacks,
+            **options,
         )
     except (ValueError, RuntimeError, ImportError) as problem:  # a tracker that is not installed, upstream's own checks
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__module__.startswith("transformers.integrations"):
+            unharmed(callback)
     return trainer
+
+
+def unharmed(tracker: Any) -> None:
+    """A tracker whose service fails is told nothing more; the run does not depend on it."""
+    for event in (name for name in dir(TrainerCallback) if name.startswith("on_")):
+        setattr(tracker, event, _unharmed(tracker, getattr(tracker, event)))
+
+
+def _unharmed(tracker: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if getattr(tracker, "gave_up", False):
+            return None
+        try:
+            return method(*args, **kwargs)
+        except Exception as problem:
+            tracker.gave_up = True
+            said = hub.scrub(f"{type(problem).__name__}: {problem}")
+            say(f"warning  {type(tracker).__name__} failed, and the run goes on without it: {said}")
+            return None
+
+    return call
 
 
 def preflight(trainer: Trainer) -> None:

@@ -7,17 +7,24 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
-from transformers import Trainer as UpstreamTrainer
 from transformers import TrainingArguments
 
+from llmkit import state
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.data.mixture import MixedBlocks
+from llmkit.errors import RunError, say
+from llmkit.guard import Guard, Skipped, forbid
+from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.reload import save_config
+from llmkit.resuming import ResumingTrainer
+from llmkit.stopping import StopOnSignal
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 
+SHOWN = 8  # examples of a skipped step that its line names
 
-class Trainer(UpstreamTrainer):
-    """Losses summed over labels and divided once, evaluation that weighs by label, and steps without idle work.
+
+class Trainer(ResumingTrainer):
+    """Losses summed over labels and divided once, steps that can do no harm, evaluation that weighs by label.
 
     `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(model, outputs,
     batch)`, [B, K], is what its metrics need of the outputs, so that evaluation holds no logits; `metrics(stats, part)`
@@ -36,6 +43,8 @@ class Trainer(UpstreamTrainer):
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         several: bool = False,
+        guard: GuardTable | None = None,
+        stop: StopOnSignal | None = None,
         **kwargs: Any,
     ) -> None:
         self._losses = losses
@@ -49,6 +58,12 @@ class Trainer(UpstreamTrainer):
         self._loss_shifts_labels = False  # our labels stand where they are predicted
         self.model_accepts_loss_kwargs = True  # so that upstream counts the tokens, which compute_loss divides by
         self._trained: list[torch.nn.Parameter] | None = None
+        self._logged_before = 0
+        self._stop = stop
+        self._guard_table = guard or GuardTable()
+        self.guard = Guard(self._guard_table, self.args.device)
+        self._step_loss = torch.zeros((), device=self.args.device)
+        self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
 
     def compute_loss(
@@ -66,7 +81,110 @@ class Trainer(UpstreamTrainer):
             num_items_in_batch = labels.ne(-100).sum()
         # DDP averages gradients over the processes, each of which has divided by the labels of all.
         loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        # A loss that is not finite may have gradients that are; so it has none, and no process needs to ask another.
+        loss = loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Upstream is given a loss of 0: that of the whole step is counted once it is judged."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = self._step_loss + loss
+        if "index" in inputs:
+            self._step_examples.append(inputs["index"])
+        return torch.zeros_like(loss)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient's norm, by which and by the loss it is judged whether the step may be taken.
+
+        Not under DeepSpeed, nor with fp16, which have guards of their own.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        loss, examples = self._step_loss, self._step_examples
+        self._step_loss, self._step_examples = torch.zeros_like(loss), []
+        if not torch.is_tensor(norm) or self.accelerator.scaler is not None:
+            self._tr_loss += loss
+            return norm
+        fine = self.guard.judge(self.state.global_step + 1, loss, norm, examples)
+        self._tr_loss += torch.where(fine, loss, 0.0)
+        forbid(self.optimizer, self._parameters(model), fine)
+        return norm
+
+    def _parameters(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
+        """What is trained, listed once."""
+        if self._trained is None:
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self._trained
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Tell what was skipped before it is logged, saved or evaluated; after too many in a row, stop."""
+        due = self.control.should_log or self.control.should_save or self.control.should_training_stop
+        if not self.stopped:
+            for skipped in self.guard.read(self.state.global_step, self._from_all, now=due):
+                self._tell(skipped)
+        in_a_row = self.guard.in_a_row
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if in_a_row >= self._guard_table.max_skipped_steps and not self.stopped:
+            step = self.state.global_step
+            self._save_checkpoint(self.model_wrapped, None)
+            raise RunError(
+                f"{in_a_row} steps in a row were skipped, up to step {step}: training does not get better from here",
+                f"a lower trainer.learning_rate, or other data; the weights of step {step - in_a_row} are in "
+                f"checkpoint-{step}, from which --resume goes on behind what was skipped",
+            )
+
+    def _tell(self, skipped: Skipped) -> None:
+        self.skipped_steps += 1
+        due = self.control.should_log  # which telling of it would take for done
+        what = {"skipped_loss": skipped.loss, "skipped_grad_norm": skipped.grad_norm}
+        self.control = self.callback_handler.on_log(
+            self.args, self.state, self.control, {"skipped_step": skipped.step, **what, "examples": skipped.examples}
+        )
+        self.control.should_log = due
+        if self.args.process_index == 0:
+            numbers = ", ".join(map(str, skipped.examples[:SHOWN])) + (", ..." if len(skipped.examples) > SHOWN else "")
+            say(
+                f"warning  step {skipped.step} skipped, {'a spike' if skipped.spike else 'not finite'}: "
+                f"loss {skipped.loss:.4g}, gradient norm {skipped.grad_norm:.4g} (examples {numbers})"
+            )
+
+    def _from_all(self, numbers: list[int]) -> list[int]:
+        """The numbers of all processes."""
+        if self.args.world_size == 1:
+            return numbers
+        found: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(found, numbers)
+        return [number for each in found for number in each]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The loss is the mean over the steps that were taken, where upstream divides by all."""
+        if "loss" in logs:
+            taken, steps = self.guard.drain(), self.state.global_step - self._logged_before
+            self._logged_before = self.state.global_step
+            if 0 < steps != taken:
+                logs["loss"] = logs["loss"] * steps / taken if taken else float("nan")
+        super().log(logs, start_time)
+
+    def further_state(self) -> dict[str, Any]:
+        return self.guard.state()
+
+    def restore_further_state(self, kept: dict[str, Any]) -> None:
+        self.guard.restore(kept)
+        self._logged_before = self._globalstep_last_logged
+
+    def stopping(self) -> bool:
+        return self._stop is not None and self._stop.stopped
+
+    def get_train_dataloader(self) -> Any:
+        """As upstream, with an end to waiting for a data worker that hangs."""
+        loader = super().get_train_dataloader()
+        if loader.num_workers:
+            loader.timeout = self._guard_table.dataloader_timeout
+        return loader
 
     def prediction_step(
         self,
@@ -113,10 +231,14 @@ class Trainer(UpstreamTrainer):
         """
         parts = self._validation if eval_dataset is None else {"data": eval_dataset}
         found: dict[str, float] = {}
-        for number, (name, part) in enumerate(parts.items()):
-            prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
-            self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
-            found |= super().evaluate(part, ignore_keys, prefix)
+        random = state.random_state()  # training goes on as if nothing had been evaluated
+        try:
+            for number, (name, part) in enumerate(parts.items()):
+                prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
+                self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
+                found |= super().evaluate(part, ignore_keys, prefix)
+        finally:
+            state.set_random_state(random)
         if self._several:
             losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in parts]
             found[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
@@ -143,9 +265,7 @@ class Trainer(UpstreamTrainer):
         )
         if not plain or self.accelerator.scaler is not None:
             return super()._clip_grad_norm(model)
-        if self._trained is None:
-            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+        return torch.nn.utils.clip_grad_norm_(self._parameters(model), self.args.max_grad_norm)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save with the `use_cache` that the model came with (upstream turns it off to train and saves that).

@@ -15,16 +15,16 @@ from llmkit.cli import _seconds, app
 OPTIONS = {
     "pretrain": [
         *("recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
-        *("--resume", "--dry-run"),
+        *("--resume", "--offline", "--dry-run"),
     ],
     "finetune": [
         *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
-        *("--seeds", "--resume", "--dry-run"),
+        *("--seeds", "--resume", "--offline", "--dry-run"),
     ],
-    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed"],
-    "predict": ["model", "texts", "--input", "--output"],
-    "evaluate": ["model", "recipe", "overrides", "--task"],
-    "merge": ["run", "--output"],
+    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed", "--offline"],
+    "predict": ["model", "texts", "--input", "--output", "--offline"],
+    "evaluate": ["model", "recipe", "overrides", "--task", "--offline"],
+    "merge": ["run", "--output", "--offline"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],

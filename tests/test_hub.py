@@ -1,7 +1,11 @@
 """The Hub's answers in words, from a server on this machine that answers as the real one does."""
 
+import io
 import json
+import logging
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -9,23 +13,43 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants, hf_hub_download
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from llmkit import hub
+from llmkit import hub, launch
+from llmkit import model as models
+from llmkit import tokenizer as tokenizers
+from llmkit.data import table
 from llmkit.errors import UserError
+from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.schema import Model
+from llmkit.recipe.schema import Tokenizer as TokenizerTable
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT, PUSHED = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 FILES = {"config.json": b'{"model_type": "gpt2"}'}
+ROWS = {"README.md": b"---\nlicense: mit\n---\n", "train.csv": b"text,label\n" + b"a,0\nb,1\n" * 10}
 
 
 class Server(ThreadingHTTPServer):
     """The Hub's read API for `org/good`, `org/gated` and `org/broken` (half of its file comes); all else is unknown."""
 
     fail_first = 0
+    fail_files = False  # not what the API answers, but the files fail
     status = 503
+    retry_after: str | None = None
     delay = 0.0
+    commit = COMMIT  # of the main branch; any other is there by its hash
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.files: dict[str, bytes] = FILES
+        self.asked: list[str] = []
 
     @property
     def url(self) -> str:
@@ -47,12 +71,16 @@ class Answers(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def do_GET(self) -> None:
-        time.sleep(self.server.delay)
-        if self.server.fail_first > 0:
+        if self.server.delay:
+            time.sleep(self.server.delay)
+        self.server.asked.append(self.path)
+        if self.server.fail_first > 0 and (not self.server.fail_files or "/resolve/" in self.path):
             self.server.fail_first -= 1
-            self.answer(self.server.status)
+            self.answer(self.server.status, **{"Retry-After": self.server.retry_after or ""})
             return
         path = self.path.partition("?")[0].removeprefix("/api")
+        named = re.search("[0-9a-f]{40}", path)
+        commit = named[0] if named else self.server.commit
         if path.endswith("/auth-check"):
             self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
         elif "/revision/nope" in path:
@@ -62,17 +90,22 @@ class Answers(BaseHTTPRequestHandler):
         elif not any(name in path for name in ("org/good", "org/gated", "org/broken")):
             self.answer(401, X_Error_Code="RepoNotFound", X_Error_Message="Invalid username or password.")
         elif "/resolve/" in path:
-            body = FILES.get(path.rpartition("/")[2])
+            name = path.rpartition("/")[2]
+            body = self.server.files.get(name)
             if body is None:
-                self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+                self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             else:
                 half = {"Content_Length": str(2 * len(body))} if "org/broken" in path else {}
-                self.answer(200, body, ETag='"0123456789"', X_Repo_Commit=COMMIT, **half)
+                self.answer(200, body, ETag=f'"{name}"', X_Repo_Commit=commit, **half)
+        elif "/tree/" in path and path.endswith(commit):
+            found = [{"type": "file", "path": name, "size": len(self.server.files[name])} for name in self.server.files]
+            self.answer(200, json.dumps([{**each, "oid": "0"} for each in found]).encode())
         elif "/tree/" in path:
-            self.answer(200, b"[]")
+            self.answer(404, X_Error_Code="EntryNotFound")
         else:
-            about = {"id": "org/good", "sha": COMMIT, "gated": "auto" if "org/gated" in path else False}
-            self.answer(200, json.dumps({**about, "siblings": [{"rfilename": name} for name in FILES]}).encode())
+            about = {"id": "org/good", "sha": commit, "gated": "auto" if "org/gated" in path else False}
+            files = [{"rfilename": name} for name in self.server.files]
+            self.answer(200, json.dumps({**about, "siblings": files}).encode())
 
     do_HEAD = do_GET
 
@@ -84,17 +117,38 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "_trouble", "")
     monkeypatch.setattr(hub, "WAITS", (0.01, 0.02, 0.03))
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "DISABLE_SAFETENSORS_CONVERSION"):
         monkeypatch.setenv(name, "0")  # so that it is put back after go_offline
+    monkeypatch.setenv(hub.COMMITS, "{}")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     with Server(("127.0.0.1", 0), Answers) as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         files = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", running.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps its endpoint
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a GPT-2 of one layer with its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(1)
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 9}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{n}": n for n in range(9)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0").save_pretrained(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def mistake(act: Callable[[], object]) -> str:
@@ -142,7 +196,7 @@ def test_a_busy_hub_is_asked_again_and_the_user_sees_it(
 def test_a_hub_that_stays_busy_leaves_the_cache(server: Server) -> None:
     hf_hub_download("org/good", "config.json")
     server.fail_first = 100
-    assert hub.check("org/good", "model") is None
+    assert hub.check("org/good", "model") == COMMIT  # that of the cache
     assert COMMIT in hf_hub_download("org/good", "config.json")  # not asked any more
     text = mistake(lambda: _load("org/gated"))
     assert f"{server.url} answers 503 again and again, and the model `org/gated` is not" in text
@@ -154,6 +208,7 @@ def test_without_a_network_the_cache_is_read_at_once(server: Server, monkeypatch
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
     assert hub.check("org/none", "model") is None
+    assert hub.check("org/good", "model") == COMMIT
     assert COMMIT in hf_hub_download("org/good", "config.json")
     text = mistake(lambda: _load("org/none"))
     assert time.monotonic() - began < 2
@@ -214,6 +269,293 @@ def test_a_split_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
 def test_other_failures_are_not_hidden() -> None:
     with pytest.raises(KeyError), hub.loading("org/good", "model"):
         raise KeyError("a bug of ours")
+
+
+def test_a_hub_that_answers_nothing_is_absent_in_three_seconds(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall that drops packets: the queue of a socket that nobody accepts from is full."""
+    assert hub.PATIENCE == 3
+    monkeypatch.setattr(hub, "PATIENCE", 0.3)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with socket.create_connection(deaf.getsockname()):
+            began = time.monotonic()
+            assert hub.check("org/good", "model") is None
+            assert time.monotonic() - began < 1
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_a_name_server_that_answers_nothing_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(5) and [])
+    began = time.monotonic()
+    assert hub.check("org/good", "model") is None
+    assert time.monotonic() - began < 1
+    answered.set()
+
+
+def test_one_address_that_answers_is_enough(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a machine whose IPv6 leads nowhere."""
+    monkeypatch.setattr(hub, "PATIENCE", 0.5)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.test")
+    monkeypatch.setenv("no_proxy", "*")
+    look_up = socket.getaddrinfo
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        both = [answer for each in (deaf.getsockname(), server.server_address) for answer in look_up(*each[:2])]
+
+        def names(host: str, *rest: Any, **options: Any) -> Any:
+            return both if host == "hub.test" else look_up(host, *rest, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", names)
+        with socket.create_connection(deaf.getsockname()):
+            assert hub._reachable()
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_must_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("no_proxy", "")
+    for proxy, there in ((server.url, True), (server.url.removeprefix("http://"), True), ("http://127.0.0.1:9", False)):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert hub._reachable() is there
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_file_that_is_refused_for_a_while_is_waited_for_aloud(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    hub.check("org/good", "model")
+    screen, waits = io.StringIO(), list[float]()
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        monkeypatch.setattr(handler, "stream", screen)
+    monkeypatch.setattr("time.sleep", waits.append)
+    # The first refusal of each file is asked again at once, upstream.
+    server.fail_first, server.fail_files, server.status, server.retry_after = 2, True, status, "7"
+    _load("org/good")
+    assert waits == [8]  # upstream adds a second
+    assert screen.getvalue().splitlines() == [
+        "the Hub is not well: Rate limited. Waiting 8.0s before retry [Retry 1/5]."
+    ]
+
+
+# ---- one commit ------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_in_the_middle_of_a_start_does_not_mix_two_versions(server: Server, tiny: Path) -> None:
+    server.files = contents(tiny)
+    model = Model(name="org/good")
+    config, _ = models.load_config(model)
+    server.commit = PUSHED
+    words = tokenizers.load(TokenizerTable(), model, "causal-lm", None, None)  # type: ignore[arg-type]
+    created, _ = models.create(model, config, AutoModelForCausalLM, 0)
+    assert len(words) == created.get_input_embeddings().num_embeddings
+    files = [path for path in server.asked if "/resolve/" in path]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.rpartition("/")[2] for path in files}
+    assert all(f"/resolve/{COMMIT}/" in path for path in files)
+    assert hub.commits() == {"org/good": COMMIT}
+
+
+def test_an_adapter_notes_the_commit_of_its_base(server: Server, tiny: Path) -> None:
+    server.files = contents(tiny)
+    model = Model(name="org/good")
+    config, _ = models.load_config(model)
+    adapter, _ = models.create(model, config, AutoModelForCausalLM, 0, lora={}, task_type="CAUSAL_LM")
+    assert adapter.peft_config["default"].revision == COMMIT
+
+
+def test_each_repository_is_asked_about_once_and_children_know_the_answer(server: Server) -> None:
+    for _ in range(2):
+        assert hub.check("org/good", "model") == COMMIT
+        assert hub.check("org/good", "dataset") == COMMIT
+        assert hub.check("org/good", "model", "v1") == COMMIT
+    assert sum("/api/" in path and "org/good" in path for path in server.asked) == 3
+    read = {"org/good": COMMIT, "datasets/org/good": COMMIT, "org/good@v1": COMMIT}
+    assert hub.commits() == read
+    child = "from llmkit import hub; print(hub.commits())"
+    assert eval(subprocess.check_output([sys.executable, "-c", child])) == read
+
+
+def test_a_path_has_no_commit(server: Server, tmp_path: Path) -> None:
+    assert hub.commit(str(tmp_path)) is None
+    assert hub.commit("org/good") == COMMIT
+    assert [path for path in server.asked if "org/good" not in path] == []
+
+
+def test_a_data_set_is_read_at_one_commit_and_again_without_the_hub(
+    server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    server.files = ROWS
+    data = ClassificationData(path="org/good", validation_fraction=0.5)
+    found = table.tables(data, 0)
+    assert found.revision == COMMIT
+    assert all(f"/resolve/{COMMIT}/" in path for path in server.asked if "/resolve/" in path)
+    monkeypatch.setenv(hub.COMMITS, "{}")
+    attempts = request.getfixturevalue("no_network")
+    hub.go_offline("is not asked")
+    again = table.tables(data, 0)
+    assert (again.revision, list(again.train)) == (COMMIT, list(found.train))
+    said = mistake(lambda: table.tables(data.model_copy(update={"revision": PUSHED}), 0))
+    assert f"the cache holds `org/good` at {COMMIT}, and {PUSHED} is asked for" in said
+    assert attempts == []
+
+
+# ---- pickles and code ------------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_on_the_hub_is_refused_and_nobody_is_asked_to_convert_it(server: Server, tiny: Path) -> None:
+    weights = GPT2LMHeadModel.from_pretrained(tiny).state_dict()
+    file = io.BytesIO()
+    torch.save(weights, file)
+    server.files = {**contents(tiny), "pytorch_model.bin": file.getvalue()}
+    del server.files["model.safetensors"]
+    config, _ = models.load_config(Model(name="org/good"))
+    said = mistake(lambda: models.create(Model(name="org/good"), config, AutoModelForCausalLM, 0))
+    assert "the weights of the model `org/good` are a pickle" in said
+    assert "model.use_safetensors = false" in said
+    allowed = Model(name="org/good", use_safetensors=False)
+    model, _ = models.create(allowed, config, AutoModelForCausalLM, 0)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert [thread.name for thread in threading.enumerate() if "conversion" in thread.name] == []
+    assert [path for path in server.asked if "discussions" in path or "commits" in path] == []
+
+
+def test_code_from_the_hub_is_run_only_if_allowed_and_at_the_pinned_commit(server: Server, tiny: Path) -> None:
+    config = {
+        **json.loads((tiny / "config.json").read_text()),
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"},
+    }
+    code = b"""from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+class OwnConfig(GPT2Config):
+    model_type = "own"
+class Own(GPT2LMHeadModel):
+    config_class = OwnConfig
+"""
+    server.files = {**contents(tiny), "config.json": json.dumps(config).encode(), "own.py": code}
+    said = mistake(lambda: models.load_config(Model(name="org/good")))
+    assert f"read it first: {server.url}/org/good" in said
+    assert "model.trust_remote_code = true" in said
+    assert [path for path in server.asked if path.endswith("own.py")] == []
+    for init in ("scratch", "pretrained"):
+        table = Model(name="org/good", trust_remote_code=True, init=init)
+        loaded, _ = models.load_config(table)
+        server.commit = PUSHED
+        made, _ = models.create(table, loaded, AutoModelForCausalLM, 0)
+        assert type(made).__name__ == "Own"
+    files = [path for path in server.asked if "/resolve/" in path]
+    assert any(path.endswith("own.py") for path in files)
+    assert all(f"/resolve/{COMMIT}/" in path for path in files)
+
+
+# ---- --offline -------------------------------------------------------------------------------------------------------
+
+
+def test_offline_generates_from_the_cache_alone(
+    server: Server, tiny: Path, llmkit: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    server.files = contents(tiny)
+    command = ("generate", "w1 w2", "do_sample=false", "max_new_tokens=4", "--model", "org/good")
+    online = llmkit(*command)
+    assert online.exit_code == 0, online.stderr
+    os.environ[hub.COMMITS] = "{}"  # a new process
+    attempts = request.getfixturevalue("no_network")
+    again = llmkit(*command, "--offline")
+    assert (again.exit_code, again.stdout) == (0, online.stdout)
+    missing = llmkit("generate", "w1", "--model", "org/none", "--offline")
+    assert missing.exit_code == 2
+    assert "is not asked (--offline), and the model `org/none` is not" in missing.stderr
+    assert "in the cache: org/good;" in missing.stderr
+    assert attempts == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain", "causal.toml", "model.name=org/none", "--dry-run"],
+        ["pretrain", "causal.toml", "data.path=org/none", "model.name=org/none"],
+        ["finetune", "--task", "text-classification", "data.path=org/none", "model.name=org/none"],
+        ["predict", "org/none", "a text"],
+        ["evaluate", "org/none", "causal.toml"],
+        ["merge", "org/none", "--output", "whole"],
+    ],
+)
+def test_every_command_that_reads_from_the_hub_can_stay_offline(
+    command: list[str],
+    server: Server,
+    workplace: Path,
+    llmkit: Callable[..., Any],
+    no_network: list[Any],
+) -> None:
+    done = llmkit(*command, "--offline")
+    assert done.exit_code == 2
+    assert "is not asked (--offline)" in done.stderr
+    assert no_network == []
+
+
+def test_the_processes_of_a_launch_stay_offline_too(server: Server, tmp_path: Path) -> None:
+    hub.go_offline("is not asked (--offline)")
+    environment = launch.environment(tmp_path, tmp_path, 2)
+    child = "from huggingface_hub import constants; from datasets import config\n"
+    child += "print(constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE)"
+    assert subprocess.check_output([sys.executable, "-c", child], env=environment, text=True) == "True True\n"
+
+
+# ---- secrets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("--token hf_abcdefGHIJ12345 x", "--token *** x"),
+        ("model.name=org/hf_small", "model.name=org/hf_small"),
+        ("http://me:geheim@proxy:3128/", "http://me:***@proxy:3128/"),
+        ("see https://host:443/a@b and c:d@e", "see https://host:443/a@b and c:d@e"),
+        ("s3://:pass@bucket, again ftp://u:p@h", "s3://:***@bucket, again ftp://u:***@h"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_what_looks_like_a_secret_is_scrubbed(text: str, left: str) -> None:
+    assert hub.scrub(text) == left
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "token"]
+)
+def test_the_secrets_of_the_environment_are_scrubbed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "s3cr3t/value")
+    assert hub.scrub("a s3cr3t/value b s3cr3t/value") == "a *** b ***"
+
+
+def test_a_long_secret_goes_before_a_short_one_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "abcdefgh")
+    monkeypatch.setenv("B_TOKEN", "abcdefghijkl")
+    assert hub.scrub("abcdefghijkl abcdefgh") == "*** ***"
+
+
+def test_other_variables_and_short_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallelism")
+    monkeypatch.setenv("USE_TOKEN", "true")
+    monkeypatch.setenv("MONKEY", "chimpanzee")
+    assert hub.scrub("parallelism is true, chimpanzee") == "parallelism is true, chimpanzee"
+
+
+def test_the_token_of_a_login_is_scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("my-own-token\n")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert hub.scrub("it is my-own-token.") == "it is ***."
+
+
+def test_what_the_clients_say_is_scrubbed() -> None:
+    def fail() -> None:
+        with hub.loading("org/good", "model"):
+            raise OSError("cannot reach http://me:geheim@proxy with hf_abcdefGHIJ12345")
+
+    said = mistake(fail)
+    assert "http://me:***@proxy with ***" in said
+    assert "geheim" not in said and "hf_" not in said
 
 
 def test_the_command_with_no_network(tmp_path: Path) -> None:

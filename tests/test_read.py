@@ -375,6 +375,6 @@ def test_data_sets(tmp_path, monkeypatch, streaming):
     assert other.train.fingerprint != found.train.fingerprint
     found = mistake("parquet", data_files=files, streaming=streaming, text_column="txt")
     assert found.message == "`parquet` (split train) has no column `txt`"
-    assert found.hint == "set data.text_column to one of: id, text"
+    assert found.hint == "did you mean `text`? set data.text_column to one of: id, text"
     found = mistake("parquet", data_files=files, streaming=streaming, text_column="id")
     assert found.message == "`parquet` (split train), row 1: column `id` holds int, not text"

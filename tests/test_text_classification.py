@@ -729,49 +729,6 @@ def facts(run="runs/mini"):
     return json.loads(Path(run, "run.json").read_text())
 
 
-def with_label(*labels, text="tale"):
-    """20 rows with these labels in turn, under the file's header."""
-    return "text,label\n" + "".join(f"{text},{labels[i % len(labels)]}\n" for i in range(20))
-
-
-def lines_with(row):
-    """JSON lines of which the fourth is `row`."""
-    good = [json.dumps({"text": f"tale {i}", "label": i % 2}) + "\n" for i in range(20)]
-    return "".join([*good[:3], row + "\n", *good[3:]])
-
-
-TWO = with_label("a", "b")
-BAD_FILES = {
-    "ragged.csv": (TWO + "one, two,a\n", "line 22: 3 fields where the header has 2", "quote fields"),
-    "floats.csv": (with_label("0.5", "1.5"), "line 2: label 0.5 is a float", "data.problem_type"),
-    "gap.csv": (with_label(0, 1, 3), "line 4: label 3 is out of range", 'data.label_names = ["0", "1", "3"]'),
-    "missing.csv": (TWO + "tale,\n", "line 22: no label", "mend the rows"),
-    "missing.jsonl": (lines_with('{"text": "tale"}'), "line 4: no `label`; the row has text", "every row needs"),
-    "null.jsonl": (lines_with('{"text": "tale", "label": null}'), "line 4: no label", "mend the rows"),
-    "broken.jsonl": (lines_with('{"text": "tale", "label": 1'), "line 4: not JSON", "one object a line"),
-    "number.jsonl": (lines_with('{"text": 5, "label": 1}'), "line 4: column `text` holds int", "data.text_column"),
-    "nolabel.csv": (TWO.replace("label", "mood"), "which column is the label?", "one of: text, mood"),
-    "one.csv": (with_label("a"), "every row has the label a", "is it the right column"),
-    "header.csv": ("text,label\n", "there are no rows", "is it empty"),
-    "empty.csv": ("", "there are no rows", "is it empty"),
-    "blank.csv": (with_label("a", "b", text="  "), "not one row of the train data has text", "the right column?"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_data_is_named_with_its_row_and_a_remedy(name, mini, llmkit):
-    content, mistake, remedy = BAD_FILES[name]
-    (mini / name).write_text(content)
-    before = sorted(mini.rglob("*"))
-    done = llmkit("finetune", "mini.toml", f"data.path={name}")
-    assert done.exit_code == 2, done.stderr
-    assert f"`{mini / name}`" in done.stderr or f"`{name}`" in done.stderr
-    assert mistake in done.stderr
-    assert remedy in done.stderr.split("hint: ")[1]
-    assert done.stderr.count("error: ") == 1
-    assert sorted(mini.rglob("*")) == before
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

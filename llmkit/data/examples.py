@@ -15,6 +15,8 @@ from llmkit.errors import UserError
 
 CHUNK = 1000  # rows that are tokenized at once
 NOT_THE_MODELS = ("labels", "index", "offset_start", "offset_end", "choices", "weights")
+# Characters of a text that is cut to fewer tokens anyway: a tokenizer holds some 280 bytes for each of them.
+LONGEST_TEXT = 2**20
 SHOWN = 5  # mistakes in rows that one message names
 
 
@@ -52,11 +54,12 @@ class Encoded:
     """What rows have become before their labels are settled.
 
     `inputs` are the model's, one entry each example; `row` says which row an example came from (a long one may give
-    several). By row: `targets` as they were read, `lengths` in tokens before anything was cut off, a `key` that two
-    rows share when their texts are the same; and which rows have no text at all (`empty`), or a target that no example
-    holds (`unlearned`). `labels` are the targets as the model's numbers, once it is settled what they mean: one entry
-    each example (labels of single tokens are in `inputs` instead). `tokenizer` is there for targets that are text.
-    `copies` makes the altered copies of all rows that training learns from too; nothing but training calls it.
+    several). By row: `targets` as they were read, `lengths` in tokens before anything was cut off (of the `beginning`
+    of a text, where that is all that is read), a `key` that two rows share when their texts are the same; and which
+    rows have no text at all (`empty`), or a target that no example holds (`unlearned`). `labels` are the targets as the
+    model's numbers, once it is settled what they mean: one entry each example (labels of single tokens are in `inputs`
+    instead). `tokenizer` is there for targets that are text. `copies` makes the altered copies of all rows that
+    training learns from too; nothing but training calls it.
     """
 
     source: Rows
@@ -195,6 +198,11 @@ def chunks(rows: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
     waiting = iter(rows)
     while chunk := list(islice(waiting, size)):
         yield chunk
+
+
+def beginning(text: str, length: int) -> str:
+    """As much of a text as its first `length` tokens may need; what is behind it is neither read nor counted."""
+    return text[: max(LONGEST_TEXT, 16 * length)]
 
 
 def key_of(*texts: str) -> int:

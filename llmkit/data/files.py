@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,7 +30,24 @@ CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bmes")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", *CONLL_SUFFIXES)
 SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
 
+# What the first bytes of a file say that it is, where it is not the text that its name promises, and what to do.
+_BEGINNINGS = (
+    (b"\xff\xfe\x00\x00", "UTF-32", 'set data.encoding = "utf-32"'),
+    (b"\xff\xfe", "UTF-16", 'set data.encoding = "utf-16"'),
+    (b"\xfe\xff", "UTF-16", 'set data.encoding = "utf-16"'),
+    (b"\x1f\x8b", "a gzip file", "let its name end in .gz"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it, or pack it with gzip"),
+    (b"BZh", "a bzip2 file", "unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ\x00", "an xz file", "unpack it, or pack it with gzip"),
+    (b"PAR1", "a Parquet file", "let its name end in .parquet"),
+    (b"%PDF", "a PDF", "take the text out of it"),
+)
+
+_UTF_16 = 'if it is UTF-16 without a mark at its begin, set data.encoding = "utf-16-le"'
 _NO_WORD = ("#", "-DOCSTART-")  # a line of a CoNLL file that begins so tells nothing of its columns
+
+SHOWN = 80  # characters of a row, in a message
 
 csv.field_size_limit(1 << 30)
 
@@ -90,8 +108,15 @@ def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
         return [path]
     if path.is_dir():
         visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
-        return sorted(f for f in visible if f.is_file() and suffix(f) in suffixes)
-    return sorted(Path(f) for f in glob.glob(pattern, recursive=True) if Path(f).is_file())  # noqa: PTH207
+        return sorted(f for f in visible if suffix(f) in suffixes and _is_file(f))
+    return sorted(f for f in map(Path, glob.glob(pattern, recursive=True)) if _is_file(f))  # noqa: PTH207
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file; a link to nothing is refused, for what it stood for would be missed in silence."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"`{path}` is a link to `{path.readlink()}`, which is not there", "mend the link or remove it")
+    return path.is_file()
 
 
 def suffix(file: Path) -> str:
@@ -99,15 +124,36 @@ def suffix(file: Path) -> str:
     return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
 
 
-def content_hash(files: Sequence[Path]) -> str:
-    """A hash of the bytes in the files and of where each ends, not of their names."""
+def nearest(wanted: str, columns: Sequence[str]) -> str:
+    """The first words of a hint: the column whose name is closest to one that is not there; "" where none is."""
+    near = get_close_matches(wanted, columns, 1) or [name for name in columns if name.casefold() == wanted.casefold()]
+    return f"did you mean `{near[0]}`? " if near else ""
+
+
+def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None) -> str:
+    """A hash of the bytes in the files and of where each ends, not of their names; `nuls` counts NULs by file."""
     content = xxhash.xxh64()
     for file in files:
         with reading(file), file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 content.update(chunk)
+                if nuls is not None:
+                    nuls[file] += chunk.count(0)
         content.update(b"\0")
     return content.hexdigest()
+
+
+def nul_bytes(counts: Mapping[Path, int], encoding: str) -> tuple[str, ...]:
+    """A remark on each file with NUL bytes, which are read as they are and seldom meant.
+
+    Not where they belong: in Parquet and gzip files, and in text of UTF-16 and the like.
+    """
+    text = {file: n for file, n in counts.items() if file.suffix.lower() not in (".gz", ".parquet")}
+    return tuple(
+        f"`{file}` holds {n:,} NUL bytes, read as they are; if it is UTF-16, set data.encoding"
+        for file, n in text.items()
+        if n and _is_byte_wise(encoding)
+    )
 
 
 def digest(*parts: object) -> str:
@@ -138,7 +184,10 @@ def rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Ite
         raise UserError(
             f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"
         )
-    raise UserError(f"`{file}`: llmkit does not read `{kind}` files", f"it reads {' '.join(SUFFIXES)}")
+    raise UserError(
+        f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
+        f"it reads files that end in {' '.join(SUFFIXES)} (or the same with .gz)",
+    )
 
 
 def parquet_columns(file: Path) -> list[str]:
@@ -155,7 +204,9 @@ def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key
     `where` says in which file and row it stands; `key` is the recipe's key that chose the column.
     """
     if column not in row:
-        raise UserError(f"{where}: no `{column}`; the row has {', '.join(row)}", "every row needs that column")
+        raise UserError(
+            f"{where}: no `{column}`; the row has {', '.join(row) or 'nothing'}", "every row needs that column"
+        )
     value = row[column]
     if value is None:
         return ""
@@ -176,20 +227,47 @@ def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key
 
 
 def _json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    first = ""
     for number, line in lines(file, encoding):
         if not line.strip():
             continue
+        first = first or line.lstrip()[0]
+        array = "a list of rows over many lines is read from a file that ends in .json" if first == "[" else ""
         try:
-            row = json.loads(line.strip())
+            row = _from_json(line.strip())
         except ValueError as problem:
             what = str(problem).replace("line 1 column", "column")  # of this line, whose number in the file we know
-            raise UserError(f"`{file}`, line {number}: not JSON ({what})", "one object a line is expected") from problem
+            raise UserError(
+                f"`{file}`, line {number}: {what if isinstance(problem, _UnfitError) else f'not JSON ({what})'}",
+                _UTF_16 if "\0" in line else array or "one object a line is expected",
+            ) from problem
         if not isinstance(row, dict):
             raise UserError(
                 f"`{file}`, line {number}: an object is expected, this is a {type(row).__name__}",
-                'write a row as an object with its columns: {"text": "..."}',
+                array or 'write a row as an object with its columns: {"text": "..."}',
             )
         yield f"line {number}", row
+
+
+class _UnfitError(ValueError):
+    """What is JSON, and no row that could be meant."""
+
+
+def _from_json(text: str) -> Any:
+    """The value that JSON says; ValueError also where an object has a key twice, or it is nested too deep."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise _UnfitError("lists or objects inside one another, too many to read") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; Python's own reader takes the last of two values of one key, and nobody is told."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _UnfitError(f"the key `{twice}` stands in one object twice")
+    return found
 
 
 def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,7 +281,9 @@ def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _json_lines(file, encoding)
         return
     try:
-        content = json.loads(whole(file, encoding))
+        content = _from_json(whole(file, encoding))
+    except _UnfitError as problem:
+        raise UserError(f"`{file}`: {problem}", "mend it, or write one object a line") from problem
     except ValueError as problem:
         # JSON lines of which the first is broken: where one object goes on over many lines, another can open on the
         # second line only after a bracket.
@@ -215,7 +295,15 @@ def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(content, dict) and not isinstance(items, list) and not second:
         yield from _json_lines(file, encoding)  # of one line
         return
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    rows = items if isinstance(items, list) else []
+    odd = [number for number, item in enumerate(rows, 1) if not isinstance(item, dict)]
+    if 0 < len(odd) < len(rows):
+        kind = type(rows[odd[0] - 1]).__name__
+        raise UserError(
+            f"`{file}`, item {odd[0]}: an object is expected, this is a {kind}",
+            'write a row as an object with its columns: {"text": "..."}',
+        )
+    if not isinstance(items, list) or odd:
         raise UserError(
             f"`{file}`: a list of objects is expected, or one object a line",
             'such as [{"text": "..."}, ...], the same as {"data": [...]}, or SQuAD\'s format',
@@ -228,7 +316,9 @@ def _json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        _from_json(line)
+    except _UnfitError:
+        return True
     except ValueError:
         return False
     return True
@@ -273,7 +363,9 @@ def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, di
 
 def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     numbered = lines(file, encoding)
-    first = next(numbered, (0, ""))[1]
+    above, first = next(((number - 1, line) for number, line in numbered if line.strip()), (0, ""))  # blank lines
+    if "\0" in first:
+        raise UserError(f"`{file}`, line {above + 1}: NUL bytes among the names of the columns", _UTF_16)
     # The comma where none of these occurs: one column.
     unquoted = re.sub('"[^"]*"', "", first)
     delimiter = "\t" if suffix(file) == ".tsv" else max(",;\t|", key=unquoted.count)
@@ -282,30 +374,36 @@ def _csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
         delimiter=delimiter,
         strict=True,
     )
-    begins = 1  # the line on which a row begins; quoted line breaks let it go on for many
+    begins = above + 1  # the line on which a row begins; quoted line breaks let it go on for many
     try:
         header = next(reader, [])
         numbered_by_pandas = len(header) > 1 and not header[0]  # its index: no column of the data
         for number, name in enumerate(header, 1):
             if not name.strip() and not (numbered_by_pandas and number == 1):
-                raise UserError(f"`{file}`, line 1: column {number} has no name", "name it or take it out")
+                raise UserError(f"`{file}`, line {begins}: column {number} has no name", "name it or take it out")
             if Counter(header)[name] > 1:
                 raise UserError(
-                    f"`{file}`, line 1: {Counter(header)[name]} columns are called `{name}`",
+                    f"`{file}`, line {begins}: {Counter(header)[name]} columns are called `{name}`",
                     "give every column a name of its own",
                 )
-        begins = reader.line_num + 1
+        begins = above + reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
                 raise UserError(
                     f"`{file}`, line {begins}: {len(row)} fields where the header has {len(header)}",
                     f"the delimiter read from the header is {delimiter!r}; quote fields that contain it",
+                    (" ".join(delimiter.join(row).split())[:SHOWN],),
                 )
             if row:
                 named = zip(header, row, strict=True)
                 yield f"line {begins}", dict(itertools.islice(named, int(numbered_by_pandas), None))
-            begins = reader.line_num + 1
+            begins = above + reader.line_num + 1
     except csv.Error as problem:
+        if str(problem).startswith("new-line character"):
+            raise UserError(
+                f"`{file}`, line {begins}: a carriage return inside a field that is not quoted",
+                "quote the field; if every line ends so (as on an old Mac), write line feeds instead",
+            ) from problem
         raise UserError(
             f"`{file}`, line {begins}: {problem}",
             'a field that begins with a quote ends with one, and a quote inside it is doubled ("")',
@@ -354,8 +452,26 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, d
 
     with _reading_parquet(file), pyarrow.parquet.ParquetFile(file) as table:
         batches = table.iter_batches(1000, columns=None if columns is None else list(columns))
-        every = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-        yield from ((f"row {index + 1}", row) for index, row in enumerate(every))
+        every = itertools.chain.from_iterable(map(_values, batches))
+        number = 0
+        try:
+            for number, row in enumerate(every, 1):
+                yield f"row {number}", row
+        except (ValueError, OverflowError) as problem:  # UnicodeDecodeError, or a time that Python has no words for
+            if isinstance(problem, pyarrow.ArrowException):
+                raise
+            raise UserError(
+                f"`{file}`, row {number + 1}: {problem}", "mend the row, or take out the column if it is not needed"
+            ) from problem
+
+
+def _values(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a batch; one by one only where they cannot be had at once, so that those before the bad one count."""
+    try:
+        found = batch.to_pylist()
+    except (ValueError, OverflowError):
+        found = (batch.slice(row, 1).to_pylist()[0] for row in range(batch.num_rows))
+    yield from found
 
 
 @contextmanager
@@ -382,11 +498,16 @@ def whole(file: Path, encoding: str) -> str:
 def lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """The lines of a text file, with their line breaks and their numbers from 1, in constant memory."""
     with reading(file), _open(file) as stream:
-        if not "\n\n".encode(encoding).endswith(b"\n\n"):  # UTF-16 and the like: bytes cannot be cut into lines
+        if not _is_byte_wise(encoding):
             yield from enumerate(io.StringIO(decode(stream.read(), file, 1, encoding), newline="\n"), 1)
             return
         for number, raw in enumerate(stream, 1):
             yield number, decode(raw, file, number, encoding)
+
+
+def _is_byte_wise(encoding: str) -> bool:
+    """Whether bytes can be cut into lines before they are decoded: not those of UTF-16 and the like."""
+    return "\n\n".encode(encoding).endswith(b"\n\n")
 
 
 def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
@@ -397,9 +518,18 @@ def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
         line = first_line + raw.count(b"\n", 0, problem.start)
         raise UserError(
             f"`{file}`, line {line}: byte 0x{raw[problem.start]:02x} is not {encoding}",
-            "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
+            _meant(file) or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
         ) from problem
     return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
+
+
+def _meant(file: Path) -> str:
+    """A hint where the first bytes of a file say what it is."""
+    with reading(file), _open(file) as stream:
+        begin = stream.read(8)
+    return next(
+        (f"it begins like {what}: {remedy}" for known, what, remedy in _BEGINNINGS if begin.startswith(known)), ""
+    )
 
 
 @contextmanager

@@ -169,6 +169,7 @@ def infer_names(part: Encoded, problem: str, width: int | None = None) -> tuple[
         except ValueError as mistake:
             mistakes[row] = str(mistake)
     refuse(part.source, mistakes, "whose label cannot be used", _remedy(mistakes))
+    _check_alike(part, problem)
     names = [max(found, key=found.__getitem__) for found in spellings.values()]
     if not names or not all(map(INTEGER.fullmatch, names)):
         return tuple(sorted(names, key=str.casefold))
@@ -188,6 +189,21 @@ def infer_names(part: Encoded, problem: str, width: int | None = None) -> tuple[
         + (meant if len(whole) <= SHOWN_NAMES else ""),
     )
     return tuple(map(str, whole))
+
+
+def _check_alike(part: Encoded, problem: str) -> None:
+    """Refuse numbers, and true and false, in a column whose other labels are names; in a CSV all are text."""
+    named: str | None = None
+    others: dict[int, str] = {}
+    for row, target in enumerate(part.targets):
+        for value in many(target) if problem == MULTI else [target]:
+            if not isinstance(value, str):
+                others[row] = f"label {json.dumps(value)} is a {type(value).__name__}"
+            elif named is None and not INTEGER.fullmatch(value.strip()):
+                named = value
+    if named is not None:
+        hint = f'such as "{named}"; mend the rows, or say what the numbers stand for: data.label_names'
+        refuse(part.source, others, "whose label is no name, as others are", hint)
 
 
 def numbers(part: Encoded, labels: Labels, meant: Sequence[str] | None, indicators: bool, unknown: str) -> np.ndarray:

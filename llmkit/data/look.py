@@ -11,6 +11,7 @@ from llmkit.errors import UserError
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.
 DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
+HUGE = 100_000  # tokens of one row: seldom meant to be one
 RARE = 0.1  # a class with fewer rows than this share of what it would have if all had as many
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -76,6 +77,9 @@ def _warnings(name: str, part: Encoded, found: dict[str, Any]) -> list[str]:
             f"{_share(found['truncated_rows'], rows)} are longer than data.max_length and cut off, "
             f"{share:.1%} of all tokens"
         )
+    if found["lengths"]["max"] > HUGE:
+        longest = max(range(rows), key=part.lengths.__getitem__)
+        said.append(f"{places(part.source, [longest])[0]} has {part.lengths[longest]:,} tokens or more: is it one row?")
     if (cut := found["balance"].get("cut", 0)) > TRUNCATED * rows:
         said.append(f"{_share(cut, rows)} have targets longer than data.max_target_length, which are cut off")
     if found["duplicate_rows"] > DUPLICATES * rows:

@@ -1,8 +1,9 @@
 """The row of tokens becomes blocks: windows over running text, or each document in pieces of its own."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from llmkit.data.encode import encode, encoded, encoder
 from llmkit.data.read import Documents
 from llmkit.data.tokens import TokenRow, cache_dir, new_cache_entry, tokenize
-from llmkit.errors import UserError
+from llmkit.errors import UserError, say
 
 __all__ = [
     "EVALUATION",
     "Blocks",
     "Cut",
+    "Endless",
     "StreamedBlocks",
     "TokenRow",
     "Window",
@@ -172,6 +174,48 @@ class StreamedBlocks(IterableDataset[Window]):
         for begin, end in zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True):
             count = -(-(end - begin) // self.cut.length)
             yield from (_piece(begin, end, piece, count) for piece in range(count))
+
+
+class Endless(IterableDataset[Window]):
+    """Pass after pass over a stream: Trainer would not tell it in which one a run goes on.
+
+    The first `skip` blocks are passed over: to be where a run was, a stream is read and tokenized again up to there.
+    With `buffer_size` blocks come in random order: each time one of so many that wait is drawn, by seed and pass.
+    """
+
+    def __init__(self, stream: StreamedBlocks, buffer_size: int | None = None, seed: int = 0) -> None:
+        self.stream, self.buffer_size, self.seed = stream, buffer_size, seed
+        self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the passes are counted here."""
+
+    def __iter__(self) -> Iterator[Window]:
+        begun, blocks = time.monotonic(), self._all()
+        if self.skip:
+            next(islice(blocks, self.skip - 1, None), None)
+            say(
+                f"read {self.skip:,} blocks of the stream again, to go on behind them: {time.monotonic() - begun:.1f} s"
+            )
+        return blocks
+
+    def _all(self) -> Iterator[Window]:
+        for epoch in count():
+            self.stream.set_epoch(epoch)
+            yield from self.stream if self.buffer_size is None else self._shuffled(self.buffer_size, epoch)
+
+    def _shuffled(self, size: int, epoch: int) -> Iterator[Window]:
+        draw = np.random.default_rng([self.seed, epoch])
+        waiting: list[Window] = []
+        for window in self.stream:
+            if len(waiting) < size:
+                waiting.append(window)
+                continue
+            place = int(draw.integers(size))
+            drawn, waiting[place] = waiting[place], window
+            yield drawn
+        for place in draw.permutation(len(waiting)):
+            yield waiting[place]
 
 
 def materialize(stream: StreamedBlocks, limit: int) -> TokenRow:

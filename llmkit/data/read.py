@@ -1,6 +1,7 @@
 """Texts out of files, folders and Hub data sets, one document at a time."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,12 +19,14 @@ from llmkit.recipe.datatables import TextData
 class Documents:
     """Texts that can be read again and again, in the same order, in constant memory.
 
-    `fingerprint` changes when the content or the way of reading it changes; `source` is for messages.
+    `fingerprint` changes when the content or the way of reading it changes; `source` is for messages;
+    `remarks` are on the files, for the user.
     """
 
     read: Callable[[], Iterator[str]]
     fingerprint: str
     source: str
+    remarks: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
         return (text for text in self.read() if text)
@@ -60,16 +63,18 @@ def corpus(data: TextData, seed: int) -> Corpus:
         train, validation, revision = *_local(data), None
     else:
         train, validation, revision = _from_hub(data)
-    if next(iter(train), None) is None:
+    if all(text.isspace() for text in train):  # the first that is not answers
         raise UserError(f"{train.source}: there is no text in it", "is it empty, or a header with no rows?")
+    remarks = tuple(dict.fromkeys([*train.remarks, *(() if validation is None else validation.remarks)]))
     if validation is not None:
         unasked = data.validation_fraction and not data.validation_split
         note = ("validation_fraction is ignored: the data has a validation split",) if unasked else ()
-        return Corpus(train, validation, note, revision)
+        return Corpus(train, validation, (*remarks, *note), revision)
     if not data.validation_fraction:
-        return Corpus(train, None, ("no validation data: set data.validation_fraction to hold some out",), revision)
+        none = "no validation data: set data.validation_fraction to hold some out"
+        return Corpus(train, None, (*remarks, none), revision)
     hold_out = _from_end if data.validation_from == "end" else _by_hash
-    return Corpus(*hold_out(train, data.validation_fraction, seed), revision=revision)
+    return Corpus(*hold_out(train, data.validation_fraction, seed), remarks, revision)
 
 
 def _by_hash(documents: Documents, fraction: float, seed: int) -> tuple[Documents, Documents]:
@@ -137,14 +142,15 @@ def _local(data: TextData) -> tuple[Documents, Documents | None]:
 
 
 def _documents(data: TextData, split: str) -> Documents:
-    found = files.of_split(data, split)
+    found, nuls = files.of_split(data, split), Counter[Path]()
     return Documents(
         lambda: itertools.chain.from_iterable(_texts(file, data) for file in found),
         digest(
-            *(files.content_hash(found), [files.suffix(file) for file in found]),
+            *(files.content_hash(found, nuls), [files.suffix(file) for file in found]),
             *(data.sample_by, data.text_column, data.encoding),
         ),
         f"`{data.path}`",
+        files.nul_bytes(nuls, data.encoding),
     )
 
 
@@ -166,7 +172,10 @@ def _text_column(columns: list[str], wanted: str | None, source: str) -> str:
     if wanted is not None:
         if wanted in columns:
             return wanted
-        raise UserError(f"{source} has no column `{wanted}`", f"set data.text_column to one of: {', '.join(columns)}")
+        near = files.nearest(wanted, columns)
+        raise UserError(
+            f"{source} has no column `{wanted}`", f"{near}set data.text_column to one of: {', '.join(columns)}"
+        )
     if "text" in columns:
         return "text"
     if len(columns) == 1:

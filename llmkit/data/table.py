@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import xxhash
 from llmkit import hub
 from llmkit.data import files
 from llmkit.data.files import digest
-from llmkit.errors import UserError
+from llmkit.errors import UserError, say
 from llmkit.recipe.datatables import Data, RowData
 from llmkit.recipe.table import ReadOnly
 
@@ -27,7 +28,8 @@ class Rows:
     """Rows that can be read again and again, in the same order, in constant memory.
 
     `read` gives each row with where it stands, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split
-    train), row 3". `fingerprint` changes when the content or the choice of rows changes; `source` is for messages.
+    train), row 3". `fingerprint` changes when the content or the choice of rows changes; `source` is for messages;
+    `remarks` are on the files, for the user.
     """
 
     read: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
@@ -35,6 +37,7 @@ class Rows:
     class_names: Mapping[str, tuple[str, ...]]  # of the Hub's columns of classes; local files have none
     fingerprint: str
     source: str
+    remarks: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         return self.read()
@@ -44,7 +47,8 @@ def need(rows: Rows, column: str, role: str) -> None:
     """Raise UserError where the rows have no such column; `data.ROLE_column` is the key that names another."""
     if column not in rows.columns:
         raise UserError(
-            f"{rows.source} has no column `{column}`", f"set data.{role}_column to one of: {', '.join(rows.columns)}"
+            f"{rows.source} has no column `{column}`",
+            f"{files.nearest(column, rows.columns)}set data.{role}_column to one of: {', '.join(rows.columns)}",
         )
 
 
@@ -85,6 +89,8 @@ def tables(data: RowData, seed: int, train: bool = True) -> Tables:
         notes.append("no validation data: set data.validation_fraction to hold some out")
     else:
         validation = {data.split: open_split(data, data.split)}
+    opened = [*([] if training is None else [training]), *validation.values()]
+    notes += dict.fromkeys(remark for rows in opened for remark in rows.remarks)
     return Tables(
         _first(training, data.max_train_samples) if training and train else None,
         {name: _first(rows, data.max_eval_samples) for name, rows in validation.items()},
@@ -100,7 +106,7 @@ def default_validation(data: Data) -> str | None:
         import datasets
 
         with hub.loading(data.path, "dataset"):
-            splits = datasets.get_dataset_split_names(data.path, data.name, revision=data.revision)
+            splits = datasets.get_dataset_split_names(data.path, data.name, revision=_commit(data))
     return next((name for name in VALIDATION_NAMES if name in splits), None)
 
 
@@ -190,8 +196,9 @@ def _from_files(data: RowData, split: str) -> Rows:
             for place, row in files.rows(file, data.encoding):
                 yield f"`{file}`, {place}", row
 
-    content = digest(files.content_hash(found), [files.suffix(file) for file in found], data.encoding)
-    return Rows(read, columns, {}, content, source)
+    nuls = Counter[Path]()
+    content = digest(files.content_hash(found, nuls), [files.suffix(file) for file in found], data.encoding)
+    return Rows(read, columns, {}, content, source, files.nul_bytes(nuls, data.encoding))
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------
@@ -200,17 +207,37 @@ def _from_files(data: RowData, split: str) -> Rows:
 def load(data: Data, split: str, streaming: bool = False) -> Any:
     """One split of a Hub data set, as `datasets` gives it."""
     import datasets
+    import pyarrow
 
     datasets.disable_progress_bars()
+    how = {"name": data.name, "data_files": plain_files(data), "split": split, "streaming": streaming}
     with hub.loading(data.path, "dataset"):
-        return datasets.load_dataset(
-            data.path,
-            name=data.name,
-            data_files=plain_files(data),
-            split=split,
-            revision=data.revision,
-            streaming=streaming,
+        how["revision"] = _commit(data)
+        try:
+            found = datasets.load_dataset(data.path, **how)
+        except (pyarrow.ArrowInvalid, OSError) as problem:
+            # Of a table that is cut off, Arrow says so in an OSError with no number; the Hub's errors have their own.
+            if not isinstance(problem, pyarrow.ArrowInvalid) and (type(problem) is not OSError or problem.errno):
+                raise
+            say(f"the cache of `{data.path}` is damaged ({problem}): making it again")
+            found = datasets.load_dataset(data.path, download_mode="reuse_cache_if_exists", **how)
+    # Without the Hub, `datasets` takes what its cache got last, whatever revision is asked for.
+    there = {Path(file["filename"]).parent.name for file in getattr(found, "cache_files", ())}
+    wanted = hub.check(data.path, "dataset", data.revision)
+    if datasets.config.HF_HUB_OFFLINE and wanted and there and wanted not in there:
+        raise UserError(
+            f"the cache holds `{data.path}` at {', '.join(there)}, and {wanted} is asked for",
+            "data.revision chooses; or let it be downloaded",
         )
+    return found
+
+
+def _commit(data: Data) -> str | None:
+    """The commit to read at, for upstream: with a plain hash it leaves out what the Hub knows of the data set."""
+    from huggingface_hub import ResolvedRevision
+
+    found = hub.check(data.path, "dataset", data.revision)
+    return data.revision if found is None else ResolvedRevision(found, data.revision, data.path, "dataset")
 
 
 def plain_files(data: Data) -> Any:

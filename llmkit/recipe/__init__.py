@@ -11,7 +11,7 @@ from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import OF_THE_PATH, Draft, apply_overrides, read_value
 from llmkit.recipe.keytype import nearest
 from llmkit.recipe.named import NAMED
-from llmkit.recipe.paths import resolve_paths
+from llmkit.recipe.paths import at_home, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.table import ReadOnly
 from llmkit.recipe.tomltext import dotted, key_lines, leaves
@@ -29,7 +29,7 @@ def bundled() -> dict[str, Path]:
 
 def find(path_or_name: str) -> Path:
     """The file of a recipe: a path that exists, else the name of one that comes with llmkit."""
-    path = Path(path_or_name).expanduser()
+    path = at_home(path_or_name)
     if path.is_file():
         return path
     known = bundled()
@@ -161,7 +161,7 @@ def _parts(draft: Draft) -> dict[str, schema.Part]:
         return {}
     for name, entry in entries.items():
         key = ("tasks", name)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "checkpoint":
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name.startswith("checkpoint"):
             draft.problem(key, "its model is saved under this name: letters, digits, - and _ only")
         if not isinstance(entry, dict):
             draft.problem(key, f'must be a table, such as {{ recipe = "{entry}" }}')

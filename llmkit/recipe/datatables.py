@@ -86,6 +86,11 @@ class TextData(Texts, Data):
         default={}, description="In place of `path`: several, mixed by weight, each with what [data] says of one."
     )
     streaming: bool = Field(default=False, description="Download while training; needs `trainer.max_steps`.")
+    buffer_size: int | None = Field(
+        default=None,
+        ge=2,
+        description="With `streaming`: blocks come in random order, each drawn from so many that are held ready.",
+    )
     validation_from: Literal["documents", "end"] = Field(
         default="documents",
         description="What `validation_fraction` holds out: documents drawn by the seed, or the text's end.",

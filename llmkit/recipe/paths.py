@@ -57,10 +57,15 @@ def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
     return value
 
 
+def at_home(text: str) -> Path:
+    """The path with a `~` read; Path's own way to do so raises where there is no such user."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
 def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = True) -> str:
     if not text or "://" in text:
         return text
-    home = os.path.expanduser(text)  # noqa: PTH111 - Path's own raises where there is no such user
+    home = str(at_home(text))
     pattern = glob.has_magic(text)
     for base in bases:
         plain = os.path.normpath(base / home)  # not resolved: what a link points to may have another suffix

@@ -86,6 +86,11 @@ class Model(Table):
     )
     revision: str | None = Field(default=None, description="The branch, tag or commit of `name` on the Hub.")
     trust_remote_code: bool = Field(default=False, description="Run Python code that comes with `name` on the Hub.")
+    use_safetensors: bool = Field(
+        default=True,
+        description="Read weights from safetensors alone. `false` reads a `pytorch_model.bin` too, and of it nothing "
+        "but tensors.",
+    )
     attn_implementation: str | None = Field(
         default=None,
         description="The attention kernel, such as `sdpa` or `flash_attention_2`; by default the best there is.",
@@ -170,6 +175,25 @@ class EarlyStopping(Table):
     early_stopping_threshold: float = Field(default=0.0, ge=0, description="The least gain in the metric that counts.")
 
 
+class Guard(Table):
+    """What happens to a step that would do harm, and to data that does not come."""
+
+    max_skipped_steps: int = Field(
+        default=5,
+        ge=1,
+        description="A step whose loss or gradient is not finite is skipped; after so many in a row the run stops.",
+    )
+    spike_sigma: float | None = Field(
+        default=None,
+        gt=0,
+        description="Skip a step too whose loss or gradient norm is so many standard deviations above the mean of the "
+        "last 128 steps.",
+    )
+    dataloader_timeout: int = Field(
+        default=600, ge=1, description="Seconds that a data worker may take for a batch before it counts as hung."
+    )
+
+
 class Part(Table):
     """One of several tasks that share an encoder."""
 
@@ -215,6 +239,7 @@ class Recipe(Table):
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
+    guard: Guard = Field(default=Guard.model_construct(), description="When a step is skipped, and a run stopped.")
 
     # What the loader adds: nothing that a recipe can say.
     source: Path | None = Field(default=None, exclude=True)
@@ -264,7 +289,7 @@ DATA_OF_TASK: dict[str, type[Data]] = {
 def own_tables(task: object) -> dict[str, type[Table]]:
     """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
     if task == "multi-task":
-        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping}
+        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping, "guard": Guard}
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
     return {
         "model": Model,
@@ -272,6 +297,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "data": data,
         "evaluation": Evaluation,
         "early_stopping": EarlyStopping,
+        "guard": Guard,
     }
 
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit.data import examples as rows_to_examples
-from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
+from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.datatables import ChatData
@@ -119,7 +119,7 @@ def conversation(
     """
     missing = [name for name in columns.values() if name not in row]
     if missing:
-        raise ValueError(f"no `{missing[0]}`; the row has {', '.join(row)}")
+        raise ValueError(f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
     if "messages" in columns:
         value = row[columns["messages"]]
         try:
@@ -164,7 +164,8 @@ def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
     found = []
     for each in value:
         if "from" in each:
-            found.append({"role": SHAREGPT.get(each["from"], each["from"]), "content": each.get("value")})
+            who = each["from"]
+            found.append({"role": SHAREGPT.get(str(who), who), "content": each.get("value")})
         else:
             found.append({key: part for key, part in each.items() if part is not None})
     return found
@@ -279,7 +280,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
                 mistakes[len(done.keys)] = str(mistake)
             done.keys.append(key_of(text))
             done.targets.append((answers, len(places)))
-            whole.append(text)
+            whole.append(beginning(text, length))
             learned.append(places)
         read = tokenizer(
             whole, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
@@ -320,16 +321,16 @@ def settle(
     fixed: bool,
 ) -> Turns:
     """What ends an answer; UserError where no answer is left to learn from, or to measure by."""
-    parts = [*([train] if train is not None else []), *validation.values()]
-    for part in parts:
+    parts = {**({} if train is None else {"training": train}), **validation}
+    for name, part in parts.items():
         if len(part.unlearned) == len(part.keys):
             raise UserError(
-                f"{part.source.source}: every answer begins behind the first data.max_length tokens: "
-                "nothing can be learned",
+                f"{part.source.source}: no supervised tokens in the {name} data: of {len(part.keys):,} rows, every "
+                "answer begins behind the first data.max_length tokens",
                 "raise data.max_length",
             )
     room = data.max_length or min(models.positions(config) or LONGEST_INPUT, LONGEST_INPUT)
-    return Turns(turn_ends(parts[0].tokenizer), room if data.pack else None)
+    return Turns(turn_ends(next(iter(parts.values())).tokenizer), room if data.pack else None)
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:

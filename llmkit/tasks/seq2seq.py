@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from llmkit import metrics as measures
 from llmkit.data import examples as rows_to_examples
-from llmkit.data.examples import Encoded, Examples, chunks, key_of, refuse
+from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
@@ -154,6 +154,7 @@ def _tokenized(tokenizer: Any, side: str, texts: list[str], length: int) -> tupl
     """The tokens of each text, `length` at most, and how many there were; `side` is the name that the tokenizer takes
     the texts by: some read and write in different vocabularies.
     """
+    texts = [beginning(text, length) for text in texts]
     options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
     ids = tokenizer(**{side: texts}, truncation=False, **options)["input_ids"]
     lengths = [len(each) for each in ids]
@@ -193,7 +194,8 @@ def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
     """What a tokenizer of one's own is trained on: both sides. `encode` finds, with its place, what is no text."""
     for column in columns.values():
         outer, _, inner = column.partition(".")
-        value = row[column] if column in row else (row.get(outer) or {}).get(inner)
+        table = row.get(outer)
+        value = row[column] if column in row else table.get(inner) if isinstance(table, Mapping) else None
         yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
 

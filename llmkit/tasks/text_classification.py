@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from llmkit import metrics as measures
 from llmkit.data import augment
-from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own
+from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, models_own
 from llmkit.data.files import text_of
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
 from llmkit.data.labels import settle as settle  # what the labels mean is one of the things that a task says
@@ -82,6 +82,9 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
     for chunk in chunks(rows.read()):
         texts = [text_of(row, first, place, "data.text_column") for place, row in chunk]
         pairs = [text_of(row, second, place, "data.text_pair_column") for place, row in chunk] if second else None
+        keys = [key_of(*each) for each in zip(*filter(None, [texts, pairs]), strict=True)]
+        texts = [beginning(text, length) for text in texts]
+        pairs = pairs and [beginning(text, length) for text in pairs]
         whole = tokenizer(texts, pairs, truncation=False, padding=False, return_attention_mask=False, verbose=False)
         lengths = [len(ids) for ids in whole["input_ids"]]
         long = [i for i, size in enumerate(lengths) if size > length]
@@ -105,7 +108,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
             done.row.append(number)
             done.lengths.append(lengths[i])
             done.cut.append(max(0, lengths[i] - length))
-            done.keys.append(key_of(text, *([pairs[i]] if pairs is not None else [])))
+            done.keys.append(keys[i])
             if not text.strip() and not (pairs is not None and pairs[i].strip()):
                 done.empty.append(number)
         if label is not None:

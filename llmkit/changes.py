@@ -1,0 +1,85 @@
+"""What may be another than it was when a run goes on, and what would make it another run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit import run as runs
+from llmkit.errors import UserError
+from llmkit.recipe import load
+from llmkit.recipe.schema import Recipe
+
+# What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
+# tables, and keys of [trainer] by how they begin.
+FREE_TABLES = ("output_dir", "evaluation", "generation")
+FREE = (
+    *("per_device_", "gradient_accumulation_steps", "logging_", "save_", "eval_", "dataloader_", "report_to"),
+    *(
+        "run_name",
+        "project",
+        "trackio_",
+        "ddp_",
+        "use_cpu",
+        "hub_",
+        "push_to_hub",
+        "disable_tqdm",
+        "log_",
+        "torch_empty",
+    ),
+    *(
+        "include_",
+        "skip_memory_metrics",
+        "debug",
+        "gradient_checkpointing",
+        "batch_eval_metrics",
+        "prediction_loss_only",
+    ),
+    *("activation_checkpointing", "auto_find", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
+)
+
+
+def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """Each key in which `recipe` differs from that of the run in `directory`, with both values; free ones left out."""
+    saved = directory / runs.RECIPE_FILE
+    if not saved.is_file():
+        return []
+    before, now = (each.model_dump(mode="json") for each in (load(str(saved)), recipe))
+    return [found for found in differences(before, now) if not _is_free(found[0])]
+
+
+def _is_free(key: str) -> bool:
+    table, _, rest = key.partition(".")
+    if table == "guard":
+        return rest == "dataloader_timeout"
+    return table in FREE_TABLES or (table == "trainer" and rest.startswith(FREE))
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """Each key, a path with dots, whose value differs between two tables, with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys((*before, *now)):
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+    elif before != now:
+        yield key, before, now
+
+
+def refuse(found: Iterable[tuple[str, Any, Any]], allowed: Sequence[str], directory: Path) -> None:
+    """Raise UserError that shows each difference which is not allowed: a key, or a table for all of its keys."""
+    wrong = [
+        (key, before, now)
+        for key, before, now in found
+        if not any(key == each or key.startswith(f"{each}.") for each in allowed)
+    ]
+    if wrong:
+        raise UserError(
+            f"`{directory}` was begun with another recipe, and goes on with the same alone",
+            "to change what it is all the same: "
+            + " ".join(f"--allow-change {key}" for key in dict.fromkeys(key for key, *_ in wrong))
+            + "; or start a new run, from its weights if you like: model.name=.../checkpoint-N",
+            tuple(f"{key}: {_shown(before)} -> {_shown(now)}" for key, before, now in wrong),
+        )
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,0 +1,82 @@
+"""Signals: the ones that end a run with a checkpoint, and the one that asks for a checkpoint and lets it go on."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmkit.resuming import StoppedInEvaluation
+from llmkit.run import SAVING, STOPPING
+
+AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
+SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of the signal
+
+
+class StopOnSignal(TrainerCallback):
+    """A signal to end: finish the step, save a checkpoint, stop; evaluation is broken off. A second leaves at once."""
+
+    def __init__(self) -> None:
+        self.received = 0  # by this process, at any moment: also while the ranks agree
+        self.asked = False  # for a checkpoint
+        self.signal = 0  # what they agreed on
+        self.stopped = False  # training was ended by it, before its last step
+        self._predicted = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Signals that come in here are noted; what they did before holds again afterwards."""
+        before = {number: signal.signal(number, self._note) for number in (*STOPPING, SAVING)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == SAVING:
+            self.asked = True
+            return
+        if self.received:
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self.received = number
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY:
+            return
+        agreed = self._agree(args)
+        if agreed >= STOP and state.global_step < state.max_steps:
+            self.signal = agreed - STOP
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+        elif agreed:
+            self.asked = False
+            control.should_save = True
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._predicted += 1
+        if args.world_size > 1 and args.device.type != "cpu" and self._predicted % AGREE_EVERY:
+            return
+        agreed = self._agree(args)
+        if agreed >= STOP:
+            self.signal = agreed - STOP
+            self.stopped = True
+            raise StoppedInEvaluation
+
+    def _agree(self, args: TrainingArguments) -> int:
+        """What the processes do together: the most that any of them was told."""
+        own = STOP + self.received if self.received else SAVE if self.asked else 0
+        if args.world_size == 1:
+            return own
+        agreed = torch.tensor(own, device=args.device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+        return int(agreed)
