@@ -287,6 +287,7 @@ class ResumingTrainer(UpstreamTrainer):
             each.early_stopping_patience_counter = counter
         self.restore_further_state(kept["further"])
         if kept["pending"]:
+            self._load_rng_state(str(self._resumed.path))  # for what is saved now
             self.control.should_evaluate = self.control.should_save = True
             self._maybe_log_save_evaluate(
                 self._tr_loss, None, self.model_wrapped, None, self.state.epoch, None, time.time()
@@ -455,6 +456,7 @@ class ResumingTrainer(UpstreamTrainer):
             rates = [base * factor for base, factor in zip(self.lr_scheduler.base_lrs, factors, strict=True)]
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
+            self.lr_scheduler._last_lr = rates
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

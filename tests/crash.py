@@ -35,6 +35,7 @@ LAST = 12  # steps
 SAVED = 8  # the step whose save is looked at closely: one checkpoint is there before, and goes when it is done
 RUN = "run"  # the run directory
 PATIENCE = 300.0  # seconds after which a start hangs
+ORPHANS = 30.0  # seconds after which a rank should have noticed that its parent is gone
 REST = (
     *("trainer.max_steps=12", "trainer.save_steps=4", "trainer.logging_steps=3", "trainer.save_total_limit=1"),
     *("trainer.eval_strategy=steps", "trainer.eval_steps=5", "trainer.gradient_accumulation_steps=2"),
@@ -127,7 +128,7 @@ class Watch:
         self.who, self.directory, self.process = who, directory.absolute(), os.getpid()
         self.kill = plan.point if plan.point is not None and plan.point.who == who else None
         self.count, self.busy = 0, False
-        self.opened: dict[str, bool] = {}  # files that this process opened to write, and whether to append
+        self.opened: dict[str, str] = {}  # files that this process opened to write, and how
         self.before = self.files()
         self.log = None if plan.events is None else os.open(plan.events / who, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         fsync = os.fsync
@@ -146,7 +147,7 @@ class Watch:
             path, mode, flags = args
             if isinstance(path, str | bytes | Path) and flags & self.WRITING:
                 self.event("open", os.fsdecode(path))
-                self.opened[str(Path(os.fsdecode(path)).absolute())] = "a" in (mode or "")
+                self.opened[str(Path(os.fsdecode(path)).absolute())] = mode or ""
         elif event in EVENTS:
             path, folder = EVENTS[event]
             inside = -1 if folder is None or len(args) <= folder else args[folder]
@@ -164,10 +165,11 @@ class Watch:
             file: size
             for file, (node, size, date) in now.items()
             if size and before.get(node) != (size, date) and self.is_own(file)
+            if "+" not in self.opened.get(file, "")  # cut short, which is done at once
         }
         if self.kill is not None and self.kill.number == self.count:
             for file, size in written.items() if self.kill.half else ():
-                old = self.before[file][1] if self.opened.get(file) and file in self.before else 0
+                old = self.before[file][1] if "a" in self.opened.get(file, "") and file in self.before else 0
                 os.truncate(file, old + (size - old) // 2)
             os.kill(self.process, signal.SIGKILL)
         if self.log is not None:
@@ -348,12 +350,22 @@ def launched() -> list[int]:
     return [int(text) for file in Path().glob("launcher") if (text := file.read_text())]
 
 
+def lives(group: int) -> bool:
+    """Whether a process of this group has not ended; one that nobody has waited for has."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
+
+
 class Differs(Exception):
     """A run that was killed did not come to what the other came to."""
 
 
-def finish(training: Training) -> None:
-    """Go on with a run that was killed, to its end."""
+def finish(training: Training, saved: bool) -> None:
+    """Go on with a run that was killed, to its end; where something was `saved` not from the beginning."""
     start = Start(training, resume=True)
     code = start.wait()
     if code is None:
@@ -361,6 +373,8 @@ def finish(training: Training) -> None:
         raise Differs(f"--resume hangs\n{start.said()}")
     if code:
         raise Differs(f"--resume ended with {code}\n{start.said()}")
+    if saved and "going on from" not in start.said() and "is finished" not in start.said():
+        raise Differs(f"--resume began anew, and there was a checkpoint\n{start.said()}")
 
 
 # ---- what a run came to --------------------------------------------------------------------------------------------
@@ -405,7 +419,10 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def compare(expected: dict[str, Any]) -> None:
     """Raises Differs where the run is not as `expected`."""
-    got = outcome(Path(RUN))
+    try:
+        got = outcome(Path(RUN))
+    except (OSError, ValueError, KeyError) as problem:
+        raise Differs(f"what it left cannot be read: {problem!r}") from problem
     for name in dict.fromkeys((*expected, *got)):
         one, other = expected.get(name), got.get(name)
         if one != other:
@@ -451,15 +468,17 @@ class Trials:
         files = sorted(Path("events").iterdir())
         return {file.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
 
-    def trial(self, what: str, act: Callable[[], None]) -> None:
+    def trial(self, what: str, act: Callable[[], None], saved: bool = False) -> None:
         """One run that `act` begins and kills, gone on with to its end, and compared; what fails is kept."""
         shutil.rmtree(RUN, ignore_errors=True)
         Path("said.log").unlink(missing_ok=True)
         try:
             act()
             self.resumes += 1
-            finish(self.training)
+            left = launched()
+            finish(self.training, saved)
             compare(self.expected)
+            self.end(left)
         except Differs as problem:
             kept = self.folder / f"wrong-{len(self.wrong)}"
             kept.mkdir()
@@ -469,8 +488,18 @@ class Trials:
             self.wrong.append(f"{self.training.label}, killed {what}: {problem} ({kept})")
             tell(f"  {self.wrong[-1]}")
 
-    def points(self, events: dict[str, list[Any]], parts: Sequence[str]) -> list[tuple[Point, str]]:
-        """The points of these parts of a start, in each process, with a name.
+    def end(self, left: list[int]) -> None:
+        """The ranks of a parent that was killed do not live on."""
+        until = time.monotonic() + ORPHANS
+        while living := [group for group in left if lives(group)]:
+            if time.monotonic() > until:
+                for group in living:
+                    os.killpg(group, signal.SIGKILL)
+                raise Differs(f"ranks live {ORPHANS:.0f} s longer than their parent, and would for ever")
+            time.sleep(0.1)
+
+    def points(self, events: dict[str, list[Any]], parts: Sequence[str]) -> list[tuple[Point, str, str]]:
+        """The points of these parts of a start, in each process, with the part and a name.
 
         The parts: "beginning", the saves by their step, and "end", which begins with the export.
         """
@@ -486,16 +515,18 @@ class Trials:
                     halves = ([False] if changed else []) + ([True] if written else [])
                     words = {False: "before", True: "half way to"}
                     found += [
-                        (Point(who, number, half), f"{who}, {words[half]} {kind} {name} ({number})") for half in halves
+                        (Point(who, number, half), part, f"{who}, {words[half]} {kind} {name} ({number})")
+                        for half in halves
                     ]
         return found
 
     def at_points(self, every: int, beginning_and_end: bool) -> None:
         """At each point of a save; of the beginning and the end too, and of what a start that goes on does first."""
         parts = ("beginning", str(SAVED), "end") if beginning_and_end else (str(SAVED),)
-        for point, where in self.points(self.events, parts)[::every]:
+        for point, part, where in self.points(self.events, parts)[::every]:
             self.counted += 1
-            self.trial(f"at {where}", lambda point=point: self._kill_at(point, resume=False))
+            saved = part != "beginning"
+            self.trial(f"at {where}", lambda point=point: self._kill_at(point, resume=False), saved)
         if beginning_and_end:
             behind = self.behind_save()
             self.going_on(lambda: self._kill_at(behind, resume=False), "beginning", every)
@@ -505,14 +536,14 @@ class Trials:
         """At each point of a part of a start that goes on with what `stop` begins and ends."""
         shutil.rmtree(RUN, ignore_errors=True)
         stop()
-        for point, where in self.points(self.watch(resume=True), (part,))[::every]:
+        for point, _, where in self.points(self.watch(resume=True), (part,))[::every]:
             self.counted += 1
 
             def act(point: Point = point) -> None:
                 stop()
                 self._kill_at(point, resume=True)
 
-            self.trial(f"going on, at {where}", act)
+            self.trial(f"going on, at {where}", act, saved=True)
 
     def behind_save(self) -> Point:
         """Where the first line is written to metrics.jsonl after the save at SAVED, half of it."""
@@ -628,7 +659,7 @@ def main() -> int:
             trials.at_moments(chosen.moments)
             if chosen.again:
                 trials.again_and_again(chosen.again)
-            trials.trial("by SIGTERM in an evaluation", trials.stop_in_evaluation)
+            trials.trial("by SIGTERM in an evaluation", trials.stop_in_evaluation, saved=True)
         wrong += trials.wrong
         tell(trials.row())
         os.chdir(place)

@@ -22,17 +22,17 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def unfinished(trained, tmp_path, monkeypatch):
-    """The same run as if it had been killed before its weights were written."""
-    shutil.copytree(trained, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    run = tmp_path / "work/run"
+    """A copy of the run, as if it had been killed before its weights were written."""
+    monkeypatch.chdir(trained)
+    run = tmp_path / "copy"
+    shutil.copytree("run", run)
     (run / "model.safetensors").unlink()
     runs.update_record(run, status="running")
     return run
 
 
-def resume(llmkit, *words):
-    return llmkit("pretrain", "causal.toml", *words, "--output-dir", "run", "--resume")
+def resume(llmkit, run, *words):
+    return llmkit("pretrain", "causal.toml", *words, "--output-dir", str(run), "--resume")
 
 
 def cut(path):
@@ -99,11 +99,11 @@ def test_no_byte_of_a_manifest_can_change_unseen(tmp_path):
 def test_going_on_passes_over_damage_says_which_and_ends_in_the_same_weights(unfinished, trained, llmkit):
     flip(unfinished / "checkpoint-6/model.safetensors")
     cut(unfinished / "checkpoint-4/optimizer.safetensors")
-    done = resume(llmkit)
+    done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
     assert "passed over: checkpoint-6: model.safetensors is not what was written" in done.stderr
     assert "passed over: checkpoint-4: optimizer.safetensors has " in done.stderr
-    assert "going on from run/checkpoint-2" in done.stderr
+    assert f"going on from {unfinished}/checkpoint-2" in done.stderr
     whole = trained / "run"
     assert (unfinished / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert losses(unfinished) == losses(whole)
@@ -116,9 +116,9 @@ def test_where_no_checkpoint_is_whole_none_is_touched(unfinished, llmkit):
     for step in (2, 4, 6):
         (unfinished / f"checkpoint-{step}/training.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in unfinished.rglob("checkpoint-*/*")}
-    done = resume(llmkit)
+    done = resume(llmkit, unfinished)
     assert done.exit_code == 2
-    assert "error: no checkpoint in `run` is whole" in done.stderr
+    assert f"error: no checkpoint in `{unfinished}` is whole" in done.stderr
     for step in (2, 4, 6):
         assert f"checkpoint-{step}: training.json is missing" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in unfinished.rglob("checkpoint-*/*")} == before
@@ -135,10 +135,10 @@ def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
 def test_a_strangers_checkpoint_is_neither_gone_on_from_nor_rotated_away(unfinished, llmkit):
     stranger = made(unfinished, 99, run="another")
     shutil.rmtree(unfinished / "checkpoint-6")
-    done = resume(llmkit, "trainer.save_total_limit=1")
+    done = resume(llmkit, unfinished, "trainer.save_total_limit=1")
     assert done.exit_code == 0, done.stderr
     assert "passed over: checkpoint-99: it is another run's" in done.stderr
-    assert "going on from run/checkpoint-4" in done.stderr
+    assert f"going on from {unfinished}/checkpoint-4" in done.stderr
     assert [folder.name for folder in checkpoint.folders(unfinished)] == ["checkpoint-99", "checkpoint-6"]
     assert isinstance(checkpoint.examine(stranger, "another"), checkpoint.Checkpoint)
 
@@ -196,9 +196,9 @@ def test_what_is_half_written_or_half_removed_is_no_checkpoint_and_is_swept(unfi
     shutil.copytree(unfinished / "checkpoint-2", unfinished / ".old-checkpoint-1")
     (unfinished / ".old-checkpoint-1/model.safetensors").unlink()
     (unfinished / ".notes").write_text("mine")
-    done = resume(llmkit)
+    done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-6" in done.stderr
+    assert f"going on from {unfinished}/checkpoint-6" in done.stderr
     assert "passed over" not in done.stderr
     hidden = [name for name in left(unfinished) if name.startswith(".")]
     assert ".notes" in hidden

@@ -1,0 +1,43 @@
+"""docs/reliability.md promises nothing that no test shows: its table of faults is complete, and each test is there."""
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+TEXT = (ROOT / "docs/reliability.md").read_text()
+ROWS = [re.split(r"(?<!\\)\|", line)[1:-1] for line in TEXT.splitlines() if re.match(r"\| \d+ \|", line)]
+FAULTS = [[cell.strip() for cell in row] for row in TEXT and ROWS if len(row) == 4]
+NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+NO_TEST = re.compile(r"(cannot be tested here|not tested)[^:]*: \w.{20,}")  # a reason follows
+
+
+def functions(file: str) -> set[str]:
+    """The tests of a file, which is read and not imported."""
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_there_are_fifty_faults_in_their_order():
+    assert [int(number) for number, *_ in FAULTS] == list(range(1, 51))
+    assert all(fault and done for _, fault, done, _ in FAULTS)
+
+
+@pytest.mark.parametrize("row", FAULTS, ids=[row[0] for row in FAULTS])
+def test_each_fault_has_a_test_or_a_reason(row):
+    shown = row[3]
+    assert NAMED.search(shown) or NO_TEST.fullmatch(shown), f"row {row[0]}: {shown}"
+    assert "TODO" not in shown
+
+
+def test_every_test_that_is_named_is_there():
+    named = NAMED.findall(TEXT)
+    tests = {file: functions(file) for file, _ in named if (ROOT / "tests" / file).is_file()}
+    assert [f"{file}::{name}" for file, name in named if name not in tests.get(file, ())] == []
+    assert len(re.findall("::", TEXT)) == len(named)  # none is misspelt
+
+
+def test_prose_keeps_to_the_lines_of_the_project():
+    long = [line for line in TEXT.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert long == []

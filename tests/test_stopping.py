@@ -1,0 +1,324 @@
+"""Signals in every phase of a run, and what it goes on with."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import losses
+
+from llmkit import checkpoint, state, train
+from llmkit.data import tokens
+from llmkit.progress import MetricsFile
+from llmkit.trainer import Trainer
+
+EVALUATED = ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.per_device_eval_batch_size=2")
+RANDOM = ("model.config.resid_pdrop=0.1", "trainer.max_steps=9")
+
+
+def log_of(run):
+    """What was logged, without the clock's figures."""
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("time", "_runtime", "_per_second", "_preparation_time")
+    return [{key: value for key, value in entry.items() if not key.endswith(timed)} for entry in entries]
+
+
+def same(workplace, one, two):
+    for file in ("model.safetensors", "checkpoint-9/optimizer.safetensors", "checkpoint-9/process-0.safetensors"):
+        assert (workplace / one / file).read_bytes() == (workplace / two / file).read_bytes(), file
+    assert log_of(workplace / one) == log_of(workplace / two)
+
+
+def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workplace, llmkit, monkeypatch):
+    append, done = tokens._append, []
+
+    def stopping(*args):
+        append(*args)
+        done.append(args)
+        if len(done) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(tokens, "_append", stopping)
+    found = llmkit("pretrain", "causal.toml")
+    assert found.exit_code == 75
+    assert not (workplace / "runs").exists()
+    assert len(done) == 2  # the training and the validation data
+    found = llmkit("pretrain", "causal.toml", "--resume")
+    assert found.exit_code == 0, found.stderr
+    assert len(done) == 2
+    assert "starting anew" in found.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
+@pytest.mark.parametrize("at", [2, 6, 8])
+def test_in_evaluation_it_is_broken_off_and_done_again(at, number, code, workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *EVALUATED, *RANDOM, "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    step, predicted = Trainer.prediction_step, []
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == at:
+            predicted.append(1)
+            if len(predicted) == 3:
+                os.kill(os.getpid(), number)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "prediction_step", stopping)
+        done = llmkit(*words, "parts")
+    assert done.exit_code == code, done.stderr
+    assert len(predicted) == 3
+    assert f"stopped at step {at}" in done.stderr
+    assert not (workplace / "parts/model.safetensors").exists()
+    assert llmkit(*words, "parts", "--resume").exit_code == 0
+    same(workplace, "whole", "parts")
+
+
+def test_in_the_last_evaluation_nothing_is_exported(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *RANDOM, "trainer.save_strategy=no", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    step = Trainer.prediction_step
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "prediction_step", stopping)
+        done = llmkit(*words, "parts")
+    assert done.exit_code == 75, done.stderr
+    assert not (workplace / "parts/model.safetensors").exists()
+    done = llmkit(*words, "parts", "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    assert losses(workplace / "parts") == losses(workplace / "whole")
+
+
+def test_while_a_checkpoint_is_saved_it_is_finished_first(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *RANDOM, "trainer.save_steps=4", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    seal = checkpoint.seal
+
+    def stopping(draft, manifest):
+        if manifest["step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return seal(draft, manifest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "seal", stopping)
+        done = llmkit(*words, "parts")
+    assert done.exit_code == 75, done.stderr
+    assert {path.name for path in (workplace / "parts").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    assert llmkit(*words, "parts", "--resume").exit_code == 0
+    same(workplace, "whole", "parts")
+
+
+def test_epoch_by_epoch_what_was_due_at_its_end_is_done(workplace, llmkit, monkeypatch):
+    """Stopped in the evaluation at an epoch's end, and killed (as if) between its last step and its end."""
+    words = (
+        "pretrain",
+        "causal.toml",
+        "trainer.max_steps=",
+        "trainer.num_train_epochs=2",
+        "model.config.resid_pdrop=0.1",
+    )
+    words += ("trainer.eval_strategy=epoch", "trainer.save_strategy=epoch", "trainer.load_best_model_at_end=true")
+    assert llmkit(*words, "--output-dir", "whole").exit_code == 0
+    step = Trainer.prediction_step
+    (end,) = {entry["step"] for entry in log_of(workplace / "whole") if entry.get("epoch") == 1 and "loss" in entry}
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == end:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "prediction_step", stopping)
+        assert llmkit(*words, "--output-dir", "parts").exit_code == 75
+    done = llmkit(*words, "--output-dir", "parts", "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    assert log_of(workplace / "parts") == log_of(workplace / "whole")
+
+
+def test_a_second_signal_leaves_at_once(workplace):
+    """In a process of its own, which it ends."""
+    words = [
+        sys.executable,
+        "-m",
+        "llmkit",
+        "pretrain",
+        "causal.toml",
+        "trainer.max_steps=1000000",
+        "trainer.logging_steps=1",
+    ]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGSTOP)  # so that both are there when it goes on
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def test_two_runs_in_one_directory_one_trains_and_one_is_told_who_does(workplace):
+    words = [
+        sys.executable,
+        "-m",
+        "llmkit",
+        "pretrain",
+        "causal.toml",
+        "trainer.max_steps=100000",
+        "--output-dir",
+        "run",
+    ]
+    first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in first.stderr:
+            if line.startswith("step"):
+                break
+        second = subprocess.run([*words, "--resume"], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"`run` is in use by process {first.pid} on " in second.stderr
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    left = json.loads((workplace / "run/.holder.json").read_text())
+    assert left["pid"] == first.pid
+    third = subprocess.Popen([*words, "--resume"], stderr=subprocess.PIPE, text=True)
+    for line in third.stderr:
+        if line.startswith("step"):
+            break
+    third.send_signal(signal.SIGTERM)
+    third.communicate(timeout=60)
+    assert third.returncode == 75
+
+
+def test_two_that_begin_at_once_in_one_directory(workplace):
+    words = [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", "--output-dir", "run"]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert json.loads((workplace / "run/run.json").read_text())["status"] == "finished"
+
+
+# ---- a full disk ---------------------------------------------------------------------------------------------------
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["begin", "model", "optimizer", "seal", "synced"])
+def test_a_full_disk_costs_the_checkpoint_and_no_more(where, workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *RANDOM, "trainer.save_steps=3", "trainer.save_total_limit=9", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    kinds = {
+        "begin": (checkpoint, "begin"),
+        "model": (Trainer, "save_model"),
+        "optimizer": (state, "save_file"),
+        "seal": (checkpoint, "seal"),
+        "synced": (checkpoint, "synced"),
+    }
+    place, name = kinds[where]
+    sound = getattr(place, name)
+
+    def fails(*args, **kwargs):
+        if now[0] == 6:
+            full()
+        return sound(*args, **kwargs)
+
+    now = [0]
+    save = Trainer._save_checkpoint
+
+    def saving(self, *args):
+        now[0] = self.state.global_step
+        save(self, *args)
+        now[0] = 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_checkpoint", saving)
+        patch.setattr(place, name, fails)
+        done = llmkit(*words, "parts")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("step 6 was not saved: [Errno 28] No space left on device; training goes on") >= 1
+    assert {path.name for path in (workplace / "parts").glob("*checkpoint-*")} == {"checkpoint-3", "checkpoint-9"}
+    same(workplace, "whole", "parts")
+
+
+def test_without_room_for_another_checkpoint_none_is_begun(workplace, llmkit, monkeypatch):
+    usage = checkpoint.shutil.disk_usage
+
+    def little(path):
+        return usage(path)._replace(free=1000)
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", little)
+    done = llmkit("pretrain", "causal.toml", "trainer.save_steps=2", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    assert "step 4 was not saved" in done.stderr
+    assert "0 MB are free" in done.stderr
+    assert [path.name for path in (workplace / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_stop_that_cannot_be_saved_says_so(workplace, llmkit, monkeypatch):
+    logged = MetricsFile.on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.setattr(checkpoint, "seal", full)
+
+    monkeypatch.setattr(MetricsFile, "on_log", on_log)
+    done = llmkit("pretrain", "causal.toml", "trainer.save_steps=2", "--output-dir", "run")
+    assert done.exit_code == 1
+    assert "stopped at step 5, which could not be saved; checkpoint-2 is there" in done.stderr
+
+
+def test_finished_weights_that_do_not_fit_are_written_by_who_goes_on(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *RANDOM, "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    save = Trainer.save_model
+
+    def fails(self, output_dir=None, _internal_call=False):
+        save(self, output_dir, _internal_call)
+        if output_dir.endswith(train.EXPORT):
+            full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_model", fails)
+        done = llmkit(*words, "parts")
+    assert done.exit_code == 1
+    assert "the finished weights could not be written to `parts`" in done.stderr
+    assert "checkpoint-9 holds them" in done.stderr
+    assert not (workplace / "parts/model.safetensors").exists()
+    assert not (workplace / "parts" / train.EXPORT).exists()
+    assert llmkit(*words, "parts", "--resume").exit_code == 0
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+
+
+def test_a_small_disk(workplace, llmkit, tmp_path):
+    """A file system of a megabyte, where mounting is allowed."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        words = ("pretrain", "causal.toml", "trainer.save_steps=2", "trainer.save_total_limit=3", "--output-dir")
+        done = llmkit(*words, str(small / "run"))
+        assert done.exit_code in (0, 1), done.stderr
+        assert "was not saved" in done.stderr
+        whole = [checkpoint.examine(path) for path in checkpoint.folders(small / "run")]
+        assert whole
+        assert not [each for each in whole if isinstance(each, str)]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
