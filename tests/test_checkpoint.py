@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections import namedtuple
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import CAUSAL, losses, pretrained
 
 from llmkit import checkpoint
 from llmkit import run as runs
+from llmkit.progress import MetricsFile
 
 RUN = "0" * 32
 
@@ -122,6 +124,25 @@ def test_where_no_checkpoint_is_whole_none_is_touched(unfinished, llmkit):
     for step in (2, 4, 6):
         assert f"checkpoint-{step}: training.json is missing" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in unfinished.rglob("checkpoint-*/*")} == before
+
+
+def test_what_was_passed_over_does_not_push_out_what_is_whole(unfinished, llmkit, monkeypatch):
+    """Of the one checkpoint that is kept, the damaged one of step 6 is not it, though no other has a later step."""
+    for step in (4, 6):
+        flip(unfinished / f"checkpoint-{step}/model.safetensors")
+    logged = MetricsFile.on_log
+
+    def stop(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == 3:  # noted when step 4 is over
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_log", stop)
+        assert resume(llmkit, unfinished, "trainer.save_total_limit=1").exit_code == 75
+    done = resume(llmkit, unfinished)
+    assert done.exit_code == 0, done.stderr
+    assert f"going on from {unfinished}/checkpoint-4" in done.stderr
 
 
 def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):

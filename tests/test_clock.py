@@ -14,7 +14,8 @@ from accelerate import PartialState
 from transformers import TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from llmkit import train
-from llmkit.clock import NO_END, Endless, MaxTime, clock
+from llmkit.clock import NO_END, MaxTime, clock
+from llmkit.data.pack import Endless
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
 

@@ -15,7 +15,7 @@ from conftest import corpus, losses
 from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
-from llmkit.progress import StopOnSignal
+from llmkit.stopping import StopOnSignal
 
 BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
 
@@ -70,7 +70,12 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert f"stopped at step {step}" in said
     done = subprocess.run(
-        command(*words[:1], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO, "--resume"), capture_output=True, text=True
+        command(
+            *(words[0], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO),
+            *("--resume", "--allow-change", "trainer.max_steps"),
+        ),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert f"going on from runs/causal/checkpoint-{step}" in done.stderr
