@@ -130,11 +130,22 @@ def seal(draft: Path, manifest: Mapping[str, Any]) -> Path:
     runs.write_json(draft / MANIFEST, {**content, "checksum": _sum(json.loads(json.dumps(content)))})
     synced(draft)
     place = draft.with_name(draft.name.removeprefix(DRAFT))
+    away = place.with_name(f"{OLD}{place.name}")
+    shutil.rmtree(away, ignore_errors=True)
     if place.exists():  # what stood there was not whole, or is of this step too
-        _remove(place)
+        place.replace(away)
     draft.replace(place)
     synced(place.parent)
+    shutil.rmtree(away, ignore_errors=True)
     return place
+
+
+def adopt(directory: Path) -> None:
+    """Put into its place what was whole when its run was killed, and had no name yet."""
+    for draft in directory.glob(f"{DRAFT}{PREFIX}*"):
+        place = draft.with_name(draft.name.removeprefix(DRAFT))
+        if not place.exists() and isinstance(read_manifest(draft), dict):
+            draft.replace(place)
 
 
 def abandon(draft: Path) -> None:
@@ -142,14 +153,17 @@ def abandon(draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
 
 
-def rotate(directory: Path, run: str, limit: int | None, keep: int | None) -> None:
-    """Leave the `limit` newest checkpoints of this run and the one of step `keep`; nobody else's is touched."""
+def rotate(directory: Path, run: str, limit: int | None, keep: int | None, step: int | None = None) -> None:
+    """Leave the `limit` newest checkpoints of this run and the one of step `keep`; nobody else's is touched.
+
+    One of a later step than this `step` was passed over: it does not count, and it is left.
+    """
     if limit is None or limit <= 0:
         return
     mine = []
     for folder in folders(directory):
         manifest = read_manifest(folder)
-        if isinstance(manifest, dict) and manifest["run"] == run:
+        if isinstance(manifest, dict) and manifest["run"] == run and (step is None or manifest["step"] <= step):
             mine.append(folder)
     kept = f"{PREFIX}{keep}"
     spared = int(any(folder.name == kept for folder in mine) and limit > 1)  # the best one counts among them

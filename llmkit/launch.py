@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from llmkit import changes, hub
+from llmkit import changes, checkpoint, hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe.datatables import RowData
@@ -65,15 +65,16 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
-    directory = find_directory(recipe, resume, machine_rank, allowed)
-    if directory is None:
-        return 0
     before = leave_early()
     try:
+        directory = find_directory(recipe, resume, machine_rank, allowed)
+        if directory is None:
+            return 0
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
             return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
         with runs.held(directory):
+            checkpoint.adopt(directory)
             try:
                 if count == 1 and accelerate_config is None:
                     return _alone(recipe, directory, resume, max_time, allowed)
@@ -143,7 +144,8 @@ def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
     def stay(number: int, frame: FrameType | None) -> None:
         say("there is nothing to save yet")
 
-    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, runs.SAVING: stay}
+    handlers: dict[signal.Signals, Callable[..., None]] = {runs.SAVING: stay}
+    handlers |= {number: end for number in runs.stopping() if number != signal.SIGINT}
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
@@ -187,7 +189,7 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
             if child is not None:
                 _signal_ranks(meeting, child, number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in (*runs.STOPPING, runs.SAVING)}
+        before = {number: signal.signal(number, forward) for number in (*runs.stopping(), runs.SAVING)}
         alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it, and find its end when we are gone
         ended = threading.Event()
         begun = log_file.stat().st_size if log_file.exists() else 0
@@ -343,17 +345,21 @@ def join() -> None:
     leave_early(os._exit)  # what others of this run have left waiting cannot be ended in order
     (meeting / f"rank-{os.getpid()}").touch()
     if os.environ.get("RANK", "0") == "0":
-        os.dup2(os.open(meeting / "stderr", os.O_WRONLY), 2)
+        try:  # without waiting for a reader: a parent that is gone will never be one
+            said = os.open(meeting / "stderr", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            os._exit(STOPPED)
+        os.set_blocking(said, True)
+        os.dup2(said, 2)
     threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
 
 
 def _watch_parent(pipe: Path) -> None:
     """End as after SIGTERM when the parent is gone: nobody would know of this process."""
-    try:
-        with pipe.open("rb") as alive:
-            alive.read()
-    except OSError:  # it has gone already
-        pass
+    with suppress(OSError):  # it has gone already, and its folder with it
+        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # one that is gone would be waited for for ever
+        os.set_blocking(alive, True)
+        os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

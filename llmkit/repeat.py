@@ -87,7 +87,7 @@ def _run(words: Sequence[str]) -> int:
         if child is not None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in runs.STOPPING}
+    before = {number: signal.signal(number, forward) for number in runs.stopping()}
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "llmkit", "finetune", *words],

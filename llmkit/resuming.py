@@ -109,7 +109,7 @@ class ResumingTrainer(UpstreamTrainer):
         elif self.args.should_save:
             state.write(self.optimizer.state_dict(), draft, OPTIMIZER)
         boundary = self._boundary or self._stand()
-        own = {"random": boundary["random"], "loss": float(boundary["loss"])}
+        own = {"random": {**state.random_state(), **boundary["random"]}, "loss": float(boundary["loss"])}
         state.write(own, draft, f"process-{self.args.process_index}")
         if self.args.should_save:
             scaler = getattr(self.accelerator, "scaler", None)
@@ -189,7 +189,7 @@ class ResumingTrainer(UpstreamTrainer):
         return bool(agreed)
 
     def _rotate(self, directory: Path, limit: int | None) -> None:
-        checkpoint.rotate(directory, self.run, limit, self.state.best_global_step)
+        checkpoint.rotate(directory, self.run, limit, self.state.best_global_step, self.state.global_step)
 
     def _name_best(self, directory: Path) -> None:
         """Where the best checkpoint is now: the run may have been moved."""
@@ -267,6 +267,7 @@ class ResumingTrainer(UpstreamTrainer):
         self.state.compute_steps(self.args, max_steps)  # of logging, evaluation and saving, as they are asked for now
         self._name_best(Path(self.args.output_dir))
         self.saved_at = self.state.global_step
+        self._attempt(lambda: self._rotate(Path(self.args.output_dir), self.limit), main_only=True)  # killed before it
         epoch, samples, at_end = self._place()
         self._epoch, self._samples, self._seen = epoch, samples, self._resumed.manifest["samples_seen"]
         total = self.get_total_train_batch_size(self.args)
@@ -311,7 +312,7 @@ class ResumingTrainer(UpstreamTrainer):
         first = self._resumed is not None and epoch == epochs_trained
         at_end = first and self._place()[2]
         if not first:
-            self._epoch, self._samples = epoch, 0
+            self._epoch, self._samples, self._offset = epoch, 0, 0
         self._ended = False
         self.train_dataset.set_epoch(epoch)
         self._boundary = self._stand()
@@ -431,7 +432,7 @@ class ResumingTrainer(UpstreamTrainer):
         loss = getattr(self, "_tr_loss", None)
         return {
             "step": self.state.global_step,
-            "random": state.random_state(),
+            "random": state.torch_random_state(),
             "loss": 0.0 if loss is None else loss.clone(),  # on its device: nobody waits for it
             "flos": self.current_flos,
         }

@@ -28,9 +28,7 @@ RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-# Signals that end a run with a checkpoint (SIGHUP: a closed connection), and the one after which it goes on.
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SAVING = signal.SIGUSR1
+SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run goes on
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
 PATIENCE = 10.0  # seconds in which the children of a run that was killed are expected to notice it
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
@@ -42,9 +40,7 @@ def claim(path: str, named: bool) -> Path:
     created = True
     try:
         if named:
-            if directory.is_dir() and any(
-                path.name not in (LOCK_FILE, RANKS_LOCK, HOLDER_FILE) for path in directory.iterdir()
-            ):
+            if directory.is_dir() and not all(_is_of_a_beginning(path) for path in directory.iterdir()):
                 another_run = is_run(directory)
                 raise UserError(
                     f"the output directory `{path}` holds {'another run' if another_run else 'other files'}",
@@ -61,13 +57,36 @@ def claim(path: str, named: bool) -> Path:
                     break
                 number += 1
                 directory = first.with_name(f"{first.name}-{number}")
-        write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
+        with FileLock(directory / LOCK_FILE, timeout=PATIENCE):
+            if not is_run(directory):  # of one that was killed while it began, or that begins at this moment
+                write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
+    except Timeout:
+        pass  # `held` says who is there
     except OSError as problem:
         why = problem.strerror or str(problem)
         raise UserError(
             f"the output directory `{path}` cannot be written: {why}", "name another with --output-dir"
         ) from problem
     return directory
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    """A file that a run leaves which was killed before its training began."""
+    if path.name == RECORD_FILE:
+        return read_record(path.parent).get("status") == "preparing"
+    return path.name in (RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE) or _is_draft(path)
+
+
+def _is_draft(path: Path) -> bool:
+    """What `write_text` leaves when it is killed."""
+    return path.name.startswith((f".{RECORD_FILE}.", f".{HOLDER_FILE}.", f".{RECIPE_FILE}."))
+
+
+def sweep(directory: Path) -> None:
+    """Remove what `write_text` left when it was killed; the directory is held."""
+    for path in directory.iterdir():
+        if _is_draft(path):
+            path.unlink(missing_ok=True)
 
 
 def release(directory: Path) -> None:
@@ -81,6 +100,12 @@ def release(directory: Path) -> None:
                 directory.rmdir()
             if directory.parent == ROOT:
                 ROOT.rmdir()
+
+
+def stopping() -> list[signal.Signals]:
+    """Signals that end a run with a checkpoint; SIGHUP, a closed connection, unless `nohup` says otherwise."""
+    known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def newest(first: Path) -> Path | None:
@@ -180,11 +205,16 @@ def update_record(directory: Path, **facts: Any) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A JSON file, whole or as it was."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
     """Write beside, wait until it is on the disk, and rename: no reader and no power cut ever leaves half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("w") as out:
-            out.write(json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
         draft.replace(path)

@@ -67,11 +67,12 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 def random_state() -> dict[str, Any]:
     """Where the random numbers of this process stand: Python's, NumPy's, torch's and the accelerator's."""
     name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
-    found: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(keys), *rest],
-        "torch": torch.get_rng_state(),
-    }
+    return {"python": random.getstate(), "numpy": [name, torch.from_numpy(keys), *rest], **torch_random_state()}
+
+
+def torch_random_state() -> dict[str, torch.Tensor]:
+    """Those of torch alone, from which a step draws: cheap enough to be kept at each."""
+    found = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         found["cuda"] = torch.cuda.get_rng_state()
     return found

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.resuming import StoppedInEvaluation
-from llmkit.run import SAVING, STOPPING
+from llmkit.run import SAVING, stopping
 
 AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
 SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of the signal
@@ -31,7 +31,7 @@ class StopOnSignal(TrainerCallback):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Signals that come in here are noted; what they did before holds again afterwards."""
-        before = {number: signal.signal(number, self._note) for number in (*STOPPING, SAVING)}
+        before = {number: signal.signal(number, self._note) for number in (*stopping(), SAVING)}
         try:
             yield
         finally:

@@ -109,9 +109,10 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     runs.collect_from_here()
     if main:
         checkpoint.sweep(directory)
+        runs.sweep(directory)
         MetricsFile.cut(directory, found.manifest["metrics_bytes"] if found else 0)
         again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
-        (directory / runs.RECIPE_FILE).write_text(again.to_toml(comments=True))
+        runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True))
         facts["started"] = record.get("started", facts["started"])
         runs.update_record(directory, **facts, status="running")
         if resume:
@@ -126,6 +127,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             if trainer.saved_at != trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model_wrapped, None)
         except Exception as problem:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again for a worker that died
             if main:
                 runs.update_record(
                     directory, status="failed", problem=hub.scrub(f"{type(problem).__name__}: {problem}")

@@ -170,10 +170,11 @@ class Trainer(ResumingTrainer):
         super().log(logs, start_time)
 
     def further_state(self) -> dict[str, Any]:
-        return self.guard.state()
+        return {**self.guard.state(), "evaluated": self.evaluated}
 
     def restore_further_state(self, kept: dict[str, Any]) -> None:
         self.guard.restore(kept)
+        self.evaluated = kept["evaluated"]
         self._logged_before = self._globalstep_last_logged
 
     def stopping(self) -> bool:
@@ -182,8 +183,9 @@ class Trainer(ResumingTrainer):
     def get_train_dataloader(self) -> Any:
         """As upstream, with an end to waiting for a data worker that hangs."""
         loader = super().get_train_dataloader()
-        if loader.num_workers:
-            loader.timeout = self._guard_table.dataloader_timeout
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate goes through what it wraps
+        if inner.num_workers:
+            inner.timeout = self._guard_table.dataloader_timeout
         return loader
 
     def prediction_step(

@@ -10,7 +10,7 @@ CRASH = Path(__file__).with_name("crash.py")
 
 def test_trainings_that_are_killed_go_on_to_the_same_weights_optimizer_and_losses():
     """A process of its own: it forks, which after other tests' threads would hang."""
-    words = ("causal-lm-1", "lora-2", "--every", "24", "--moments", "1", "--again", "2")
+    words = ("causal-lm-1", "lora-2", "--every", "40", "--moments", "1", "--again", "1")
     done = subprocess.run([sys.executable, str(CRASH), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
@@ -18,7 +18,7 @@ def test_trainings_that_are_killed_go_on_to_the_same_weights_optimizer_and_losse
     for _, _, points, kills, resumes, equal, _ in rows:
         assert equal == "yes"
         assert int(points) >= 2
-        assert int(kills) >= int(points) + 3
+        assert int(kills) >= int(points) + 2
         assert int(resumes) > int(points)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -324,3 +325,29 @@ def test_a_tensor_that_the_checkpoint_lacks_is_not_made_up(workplace, llmkit, mo
     done = llmkit("pretrain", "causal.toml", "--output-dir", "run", "--resume")
     assert done.exit_code == 1
     assert "it lacks transformer.h.1.mlp.c_fc.weight" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fate", "said"), [("killed", "a data worker was killed: "), ("hangs", "a data worker hung: DataLoader timed out")]
+)
+def test_a_data_worker_that_is_lost_ends_the_run_in_words(fate, said, workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", "--output-dir")
+    sound, main = Blocks.__getitem__, os.getpid()
+
+    def lost(self, index):
+        if os.getpid() != main and not self.evaluation and index == 17:
+            if fate == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        return sound(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Blocks, "__getitem__", lost)
+        more = ("trainer.dataloader_num_workers=2", "guard.dataloader_timeout=2", "trainer.max_steps=30")
+        done = llmkit(*words, "run", *more)
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert record(workplace / "run")["status"] == "failed"
+    assert llmkit(*words, "run", "trainer.max_steps=30", "--resume").exit_code == 0
