@@ -1,5 +1,6 @@
 """What may be another than it was when a run goes on, and what would make it another run."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _is_free(key: str) -> bool:
+    if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # what is there is known by its content
+        return True
     table, _, rest = key.partition(".")
     if table == "guard":
         return rest == "dataloader_timeout"

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock
-
 from llmkit import changes, checkpoint, hub
 from llmkit import run as runs
 from llmkit.errors import UserError, say
@@ -49,6 +47,8 @@ def start(
     `allowed` are the keys in which the recipe may differ from the one that the run to resume began with.
     """
     if LAUNCH in os.environ:
+        from filelock import FileLock
+
         from llmkit import train
 
         shared = Path(os.environ[DIRECTORY])

@@ -16,8 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe.paths import at_home
@@ -36,6 +34,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenize
 
 def claim(path: str, named: bool) -> Path:
     """A new directory for a run: `path` if the user `named` it, which must be empty then; else `path`, `-2`, `-3`..."""
+    from filelock import FileLock, Timeout  # here, for a misspelt key is answered before anything is locked
+
     first = directory = at_home(path)
     created = True
     try:
@@ -138,6 +138,8 @@ def is_run(directory: Path) -> bool:
 
 def holder(directory: Path) -> dict[str, Any]:
     """Which process trains in `directory`; empty where none does."""
+    from filelock import FileLock, Timeout
+
     found = _read_json(directory / HOLDER_FILE)
     if not found:
         return {}
@@ -155,6 +157,8 @@ def held(directory: Path) -> Iterator[None]:
     The lock goes with the process that took it, however it ends. Its data workers and ranks, which notice that it is
     gone, may outlive it by a few seconds; ranks have a lock of their own.
     """
+    from filelock import FileLock, Timeout
+
     lock, ranks = FileLock(directory / LOCK_FILE), FileLock(directory / RANKS_LOCK)
     until = time.monotonic() + PATIENCE
     while True:

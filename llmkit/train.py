@@ -365,6 +365,10 @@ def fingerprints(recipe: Recipe, assembly: Assembly, args: TrainingArguments) ->
         "tokenizer": tokenizer.fingerprint(assembly.tokenizer),
         "model": {key: value for key, value in settings.items() if key not in UNIMPORTANT and not key.startswith("_")},
     }
+    if recipe.lora is not None and recipe.model.name:  # whose weights are in no checkpoint
+        place = Path(recipe.model.name)
+        weights = [path.name for path in sorted(place.glob("*.safetensors"))] if place.is_dir() else []
+        found["base"] = checkpoint.files_of(place, only=weights) or hub.commit(recipe.model.name, recipe.model.revision)
     if recipe.tasks or args.train_sampling_strategy == "group_by_length":  # the order of examples follows from it
         found["batch"] = args.train_batch_size if recipe.tasks else batch_size(args)
     return json.loads(json.dumps(found, default=str))

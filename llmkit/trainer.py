@@ -180,9 +180,17 @@ class Trainer(ResumingTrainer):
     def stopping(self) -> bool:
         return self._stop is not None and self._stop.stopped
 
-    def get_train_dataloader(self) -> Any:
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Any] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> Any:
         """As upstream, with an end to waiting for a data worker that hangs."""
-        loader = super().get_train_dataloader()
+        loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate goes through what it wraps
         if inner.num_workers:
             inner.timeout = self._guard_table.dataloader_timeout

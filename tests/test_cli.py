@@ -15,16 +15,17 @@ from llmkit.cli import _seconds, app
 OPTIONS = {
     "pretrain": [
         *("recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
-        *("--resume", "--offline", "--dry-run"),
+        *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "finetune": [
         *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
-        *("--seeds", "--resume", "--offline", "--dry-run"),
+        *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],
     "evaluate": ["model", "recipe", "overrides", "--task", "--offline"],
     "merge": ["run", "--output", "--offline"],
+    "check": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],

@@ -168,7 +168,7 @@ def test_a_run_is_not_resumed_with_another_adapter(place, llmkit):
     (place / "run/run.json").write_text(json.dumps({**record, "status": "stopped"}))
     done = llmkit("finetune", "recipe.toml", "lora.r=8", "--output-dir", "run", "--resume")
     assert done.exit_code == 2
-    assert "lora differs" in done.stderr
+    assert "lora.r: 4 -> 8" in done.stderr
 
 
 def test_two_processes_learn_what_one_does(place, llmkit):

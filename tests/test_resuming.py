@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from conftest import corpus, losses
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from llmkit import changes, train
 from llmkit.data.pack import Blocks, Endless, Window
@@ -308,8 +308,6 @@ def test_a_tracker_that_fails_is_told_nothing_more(workplace, llmkit, monkeypatc
 
 
 def test_a_tensor_that_the_checkpoint_lacks_is_not_made_up(workplace, llmkit, monkeypatch):
-    from safetensors.torch import save_file
-
     from llmkit import checkpoint
 
     with monkeypatch.context() as patch:
@@ -351,3 +349,47 @@ def test_a_data_worker_that_is_lost_ends_the_run_in_words(fate, said, workplace,
     assert "Traceback" not in done.stderr
     assert record(workplace / "run")["status"] == "failed"
     assert llmkit(*words, "run", "trainer.max_steps=30", "--resume").exit_code == 0
+
+
+def test_a_run_that_was_moved_finds_its_best_checkpoint(workplace, llmkit, monkeypatch):
+    """A learning rate that ruins the model: the first evaluation's weights are the best."""
+    words = ("pretrain", "causal.toml", "trainer.learning_rate=3.0", "trainer.lr_scheduler_type=constant")
+    words += ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.save_steps=2", "trainer.max_steps=8")
+    words += ("trainer.load_best_model_at_end=true", "trainer.save_total_limit=1", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        assert llmkit(*words, "before").exit_code == 75
+    (workplace / "before").rename(workplace / "after")
+    done = llmkit(*words, "after", "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert (workplace / "after/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    best = {path.name for path in (workplace / "after").glob("checkpoint-*")}
+    assert best == {path.name for path in (workplace / "whole").glob("checkpoint-*")}
+    assert len(best) == 2
+
+
+def test_data_that_was_moved_is_known_by_what_it_holds(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", "--output-dir", "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert llmkit(*words).exit_code == 75
+    (workplace / "corpus.txt").rename(workplace / "elsewhere.txt")
+    done = llmkit(*words, "--resume", "data.path=elsewhere.txt")
+    assert done.exit_code == 0, done.stderr
+    assert "going on from run/checkpoint-4" in done.stderr
+
+
+def test_an_adapter_does_not_go_on_upon_other_weights(workplace, llmkit, monkeypatch):
+    assert llmkit("pretrain", "causal.toml", "--output-dir", "base").exit_code == 0
+    words = ("pretrain", "causal.toml", "model.config=", "tokenizer=", "model.name=base", "model.init=pretrained")
+    words += ("lora.r=4", "--output-dir", "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert llmkit(*words).exit_code == 75
+    weights = load_file("base/model.safetensors")
+    weights["transformer.wpe.weight"][0, 0] += 1
+    save_file(weights, "base/model.safetensors", metadata={"format": "pt"})
+    done = llmkit(*words, "--resume")
+    assert done.exit_code == 2
+    assert "base.model.safetensors.xxh3_128" in done.stderr

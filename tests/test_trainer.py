@@ -13,25 +13,34 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from llmkit import recipe as recipes
 from llmkit.assemble import assemble
+from llmkit.resuming import ResumingTrainer
 from llmkit.trainer import Trainer
 
 OVERRIDDEN = (
-    *("compute_loss", "prediction_step", "floating_point_ops", "_clip_grad_norm", "save_model"),
-    *("evaluate", "_get_train_sampler", "_get_eval_sampler"),
+    *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "_clip_grad_norm", "_get_grad_norm"),
+    *("evaluate", "_get_train_sampler", "_get_eval_sampler", "_get_dataloader", "save_model"),
+)
+OF_RESUMING = (
+    *("_save_checkpoint", "_load_best_model", "set_initial_training_values", "_init_training_state", "_run_epoch"),
+    *("get_batch_samples", "_maybe_log_save_evaluate", "log", "_load_optimizer_and_scheduler", "_load_scaler"),
+    *("_load_rng_state", "_save", "_issue_warnings_after_load"),
 )
 
 
-@pytest.mark.parametrize("method", OVERRIDDEN)
-def test_an_overridden_method_has_upstreams_signature(method):
+@pytest.mark.parametrize(
+    ("of", "method"), [(Trainer, name) for name in OVERRIDDEN] + [(ResumingTrainer, name) for name in OF_RESUMING]
+)
+def test_an_overridden_method_has_upstreams_signature(of, method):
     """A release of transformers that moves one fails here and not in a night's training."""
-    ours = inspect.signature(getattr(Trainer, method)).parameters.values()
+    ours = inspect.signature(getattr(of, method)).parameters.values()
     theirs = inspect.signature(getattr(transformers.Trainer, method)).parameters.values()
     assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]
 
 
 def test_nothing_else_is_overridden():
-    ours = {name for name in vars(Trainer) if inspect.isfunction(vars(Trainer)[name])} - {"__init__"}
-    assert ours == set(OVERRIDDEN)
+    for of, known in ((Trainer, {*OVERRIDDEN, "log", "_maybe_log_save_evaluate"}), (ResumingTrainer, set(OF_RESUMING))):
+        ours = {name for name in vars(of) if inspect.isfunction(vars(of)[name])} - {"__init__"}
+        assert {name for name in ours if hasattr(transformers.Trainer, name)} == known
 
 
 def test_what_trainer_reads_of_us_is_still_there():
