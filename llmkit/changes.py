@@ -1,41 +1,31 @@
 """What may be another than it was when a run goes on, and what would make it another run."""
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmkit import run as runs
 from llmkit.errors import UserError
-from llmkit.recipe import load
 from llmkit.recipe.schema import Recipe
 
 # What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
 # tables, and keys of [trainer] by how they begin.
 FREE_TABLES = ("output_dir", "evaluation", "generation")
 FREE = (
-    *("per_device_", "gradient_accumulation_steps", "logging_", "save_", "eval_", "dataloader_", "report_to"),
     *(
+        "per_device_",
+        "gradient_accumulation_steps",
+        "logging_",
+        "save_",
+        "eval_",
+        "dataloader_",
+        "report_to",
         "run_name",
-        "project",
-        "trackio_",
-        "ddp_",
-        "use_cpu",
-        "hub_",
-        "push_to_hub",
-        "disable_tqdm",
-        "log_",
-        "torch_empty",
     ),
-    *(
-        "include_",
-        "skip_memory_metrics",
-        "debug",
-        "gradient_checkpointing",
-        "batch_eval_metrics",
-        "prediction_loss_only",
-    ),
-    *("activation_checkpointing", "auto_find", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
+    *("project", "trackio_", "ddp_", "use_cpu", "log_", "include_", "skip_memory_metrics", "debug", "torch_empty"),
+    *("activation_checkpointing", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
 )
 
 
@@ -44,11 +34,16 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     saved = directory / runs.RECIPE_FILE
     if not saved.is_file():
         return []
-    before, now = (each.model_dump(mode="json") for each in (load(str(saved)), recipe))
-    return [found for found in differences(before, now) if not _is_free(found[0])]
+    try:
+        before = tomllib.loads(saved.read_text())
+    except (OSError, ValueError) as problem:
+        raise UserError(f"`{saved}` cannot be read: {problem}", "it says what the run was begun with") from problem
+    now = tomllib.loads(recipe.to_toml())
+    return [found for found in differences(before, now) if not is_free(found[0])]
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a key may differ."""
     if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # what is there is known by its content
         return True
     table, _, rest = key.partition(".")

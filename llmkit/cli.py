@@ -78,15 +78,17 @@ def pretrain(
     """Pretrain a language model, causal or masked, from a recipe."""
 
     def act() -> int:
-        from llmkit import launch
+        from llmkit import rank
         from llmkit.recipe import load
 
-        launch.join()
+        rank.join()
         _stay_offline(offline)
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
         if dry_run:
             return _explain(loaded, processes, max_time)
+        from llmkit import launch
+
         return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
 
     _do(act)
@@ -112,10 +114,10 @@ def finetune(
     """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
 
     def act() -> int:
-        from llmkit import launch
+        from llmkit import rank
         from llmkit.recipe import load
 
-        launch.join()
+        rank.join()
         _stay_offline(offline)
         path, settings = _recipe_and_overrides(recipe, overrides, task)
         seconds = _seconds(max_time)
@@ -131,6 +133,8 @@ def finetune(
             again += ["--max-time", max_time] if max_time is not None else []
             again += [word for key in allow_change or [] for word in ("--allow-change", key)]
             return repeat(loaded, seeds, again, output_dir, resume)
+        from llmkit import launch
+
         return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
 
     _do(act)
@@ -393,7 +397,7 @@ def top(
 
 def _do(act: Callable[[], int]) -> NoReturn:
     """Run a command's work and leave with its exit code: 2 for a user's mistake, 130 for Ctrl-C."""
-    from llmkit import launch
+    from llmkit import rank
 
     try:
         code = act()
@@ -405,4 +409,4 @@ def _do(act: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone: nothing to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    raise typer.Exit(launch.leave(code))
+    raise typer.Exit(rank.leave(code))

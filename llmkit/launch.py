@@ -17,21 +17,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import changes, checkpoint, hub
+from llmkit import changes, checkpoint, hub, rank
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe.datatables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
 
-LAUNCH, DIRECTORY, TERMINAL = "LLMKIT_LAUNCH", "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
-STOPPED = 75  # the exit code of a run that a signal ended, and that goes on with --resume
+DIRECTORY, TERMINAL = "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
 
 
 def start(
@@ -46,7 +45,7 @@ def start(
 
     `allowed` are the keys in which the recipe may differ from the one that the run to resume began with.
     """
-    if LAUNCH in os.environ:
+    if rank.LAUNCH in os.environ:
         from filelock import FileLock
 
         from llmkit import train
@@ -65,7 +64,7 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
-    before = leave_early()
+    before = rank.leave_early()
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
         if directory is None:
@@ -73,7 +72,10 @@ def start(
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
             return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+        before_us = runs.read_record(directory)
         with runs.held(directory):
+            if runs.read_record(directory).get("started") != before_us.get("started"):
+                raise UserError(f"another run was started in `{directory}` at this moment", "try again")
             checkpoint.adopt(directory)
             try:
                 if count == 1 and accelerate_config is None:
@@ -132,23 +134,6 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
     return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
 
 
-def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
-    """Before training there is nothing to save: end at once, as a run that can be started again.
-
-    Returns what the signals did before.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        leave(STOPPED)
-
-    def stay(number: int, frame: FrameType | None) -> None:
-        say("there is nothing to save yet")
-
-    handlers: dict[signal.Signals, Callable[..., None]] = {runs.SAVING: stay}
-    handlers |= {number: end for number in runs.stopping() if number != signal.SIGINT}
-    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
-
-
 def default_processes() -> int:
     """One for each visible GPU; one where there is none."""
     import torch
@@ -184,12 +169,12 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
         child: subprocess.Popen[bytes] | None = None
 
         def forward(number: int, frame: FrameType | None) -> None:
-            if number != runs.SAVING:
+            if number != rank.SAVING:
                 received.append(number)
             if child is not None:
                 _signal_ranks(meeting, child, number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in (*runs.stopping(), runs.SAVING)}
+        before = {number: signal.signal(number, forward) for number in (*rank.stopping(), rank.SAVING)}
         alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it, and find its end when we are gone
         ended = threading.Event()
         begun = log_file.stat().st_size if log_file.exists() else 0
@@ -216,20 +201,20 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
             os.close(pipe)
             os.close(alive)
         said = log_file.read_bytes()[begun:].decode(errors="replace")
-        rank, failed = _first_to_fail(said)
+        first, failed = _first_to_fail(said)
         status = meeting / "status"
         if status.is_file():
             code = int(status.read_text())
-            if code == 1 and rank > 0:  # what rank 0 died of is that another did
-                _say_why(said, log_file, rank, failed)
+            if code == 1 and first > 0:  # what rank 0 died of is that another did
+                _say_why(said, log_file, first, failed)
             return code
     if received:  # before training: there was nothing to save
-        return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else STOPPED
+        return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else rank.STOPPED
     if child.returncode == 0:  # rank 0 is on another machine
         return 0
-    if failed == STOPPED:  # a signal met it before there was anything to save
-        return STOPPED
-    _say_why(said, log_file, rank, failed)
+    if failed == rank.STOPPED:  # a signal met it before there was anything to save
+        return rank.STOPPED
+    _say_why(said, log_file, first, failed)
     return 1
 
 
@@ -260,7 +245,7 @@ def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
     """What the ranks find in their environment."""
     import torch
 
-    found = {**os.environ, LAUNCH: str(meeting), DIRECTORY: str(directory)}
+    found = {**os.environ, rank.LAUNCH: str(meeting), DIRECTORY: str(directory)}
     if not torch.cuda.is_available():
         found["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
         found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
@@ -303,7 +288,7 @@ def _pass_on(pipe: int, ended: threading.Event) -> None:
 
 def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_once: bool) -> None:
     ranks = [int(file.name.removeprefix("rank-")) for file in meeting.glob("rank-*")]
-    if number == runs.SAVING and not ranks:
+    if number == rank.SAVING and not ranks:
         return
     if at_once or not ranks:
         with suppress(ProcessLookupError):
@@ -321,60 +306,14 @@ def _first_to_fail(said: str) -> tuple[int, int]:
     return (int(found[-1][0]), int(found[-1][1])) if found else (-1, 1)
 
 
-def _say_why(said: str, log: Path, rank: int, code: int) -> None:
+def _say_why(said: str, log: Path, number: int, code: int) -> None:
     """No rank left word: show what they said last, and where the user can find the rest."""
     if code < 0:
         name = signal.Signals(-code).name
         memory = ", as the kernel does when there is too little memory" if -code == signal.SIGKILL else ""
-        say(f"error: process {rank} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
+        say(f"error: process {number} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
         return
     lines = said.splitlines()
     causes = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
     shown = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
     say("\n".join([*shown, f"error: a process of this run failed; all it said is in {log}"]))
-
-
-# ---- a rank --------------------------------------------------------------------------------------------------------
-
-
-def join() -> None:
-    """Called first in every process: a rank of a launch leaves its process id, and rank 0 speaks through the parent."""
-    if LAUNCH not in os.environ:
-        return
-    meeting = Path(os.environ[LAUNCH])
-    leave_early(os._exit)  # what others of this run have left waiting cannot be ended in order
-    (meeting / f"rank-{os.getpid()}").touch()
-    if os.environ.get("RANK", "0") == "0":
-        try:  # without waiting for a reader: a parent that is gone will never be one
-            said = os.open(meeting / "stderr", os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            os._exit(STOPPED)
-        os.set_blocking(said, True)
-        os.dup2(said, 2)
-    threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
-
-
-def _watch_parent(pipe: Path) -> None:
-    """End as after SIGTERM when the parent is gone: nobody would know of this process."""
-    with suppress(OSError):  # it has gone already, and its folder with it
-        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # one that is gone would be waited for for ever
-        os.set_blocking(alive, True)
-        os.read(alive, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def is_rank() -> bool:
-    """This process was started by a parent that is llmkit."""
-    return LAUNCH in os.environ
-
-
-def leave(code: int) -> int:
-    """Leave the exit code for the parent, from rank 0; what this process itself should exit with.
-
-    A rank that was stopped leaves with 0: the launcher would kill the others, which are saving.
-    """
-    if LAUNCH not in os.environ:
-        return code
-    if os.environ.get("RANK", "0") == "0":
-        (Path(os.environ[LAUNCH]) / "status").write_text(str(code))
-    return 0 if code in (75, 130) else code

@@ -127,6 +127,7 @@ class MetricsFile(TrainerCallback):
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / METRICS_FILE
+        self.failed = False
 
     @staticmethod
     def cut(directory: Path, length: int) -> None:
@@ -145,8 +146,16 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         figures = {key: _in_json(value) for key, value in (logs or {}).items()}
-        with self.path.open("a") as lines:
-            lines.write(json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n")
+        line = json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n"
+        try:
+            with self.path.open("ab", buffering=0) as lines:
+                before = lines.tell()
+                if lines.write(line.encode()) != len(line):
+                    lines.truncate(before)
+        except OSError as problem:
+            if not self.failed:
+                say(f"warning  {self.path} cannot be written, and training goes on: {problem}")
+            self.failed = True
 
 
 def _in_json(value: Any) -> Any:

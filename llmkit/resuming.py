@@ -53,11 +53,13 @@ class ResumingTrainer(UpstreamTrainer):
         self.skipped_steps = 0
         self._resumed: Checkpoint | None = None
         self._kept: dict[str, Any] = {}  # what the checkpoint says beside weights and optimizer
+        self._own: dict[str, Any] = {}  # what this process left in it
         self._new_schedule = False
         self._epoch, self._samples, self._ended = 0, 0, False  # the place: examples of an epoch, and whether it is over
         self._seen = 0  # examples in all
         self._offset = 0  # where in the epoch training goes on that upstream cannot skip to by whole batches
         self._load_random_after_fetch = False
+        self._metrics_bytes, self._taken_back = 0, False
         self._pending = False  # an evaluation that was due when a signal came
         self._stepping = False  # inside the optimizer: the weights are neither the old nor the new ones
         self.control: TrainerControl
@@ -71,6 +73,8 @@ class ResumingTrainer(UpstreamTrainer):
             return None
         self._resumed, self._new_schedule = found, new_schedule
         self._kept = state.read(found.path, TRAINING)
+        self._own = self._of_process()  # now: this step may be saved anew before it is needed
+        self.args.eval_on_start = False
         return str(found.path)
 
     # ---- saving ----------------------------------------------------------------------------------------------------
@@ -86,6 +90,8 @@ class ResumingTrainer(UpstreamTrainer):
         if not saved and self.limit is not None and self.limit > 1:  # older ones would go anyway
             self._attempt(lambda: self._rotate(directory, self.limit - 1), main_only=True)  # type: ignore[operator]
             saved = self._write_and_seal(directory, draft)
+        if not saved and self.state.best_global_step == step:
+            self.state.best_model_checkpoint = None
         if saved:
             self.saved_at = step
             self._attempt(lambda: self._rotate(directory, self.limit), main_only=True)
@@ -121,6 +127,7 @@ class ResumingTrainer(UpstreamTrainer):
                 "last_logged": self._globalstep_last_logged,
                 "early_stopping": patience,
                 "pending": self._pending,
+                "over": self.control.should_training_stop and not self.stopping() and not self._at_last_step(),
                 "skipped_steps": self.skipped_steps,
                 "further": self.further_state(),
             }
@@ -140,9 +147,29 @@ class ResumingTrainer(UpstreamTrainer):
             "samples_seen": self._seen,
             "batch": self.get_total_train_batch_size(self.args),
             "processes": self.args.world_size,
-            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+            "metrics_bytes": self._metrics_bytes if self._taken_back else self._size_of_metrics(),
             "fingerprints": self.fingerprints,
         }
+
+    def _size_of_metrics(self) -> int:
+        metrics = Path(self.args.output_dir) / METRICS_FILE
+        return metrics.stat().st_size if metrics.exists() else 0
+
+    def _at_last_step(self) -> bool:
+        return self.state.global_step >= self.state.max_steps
+
+    def noted(self) -> tuple[list[int], int, int]:
+        """What an evaluation adds to that it does not end."""
+        patience = [each.early_stopping_patience_counter for each in self._early_stopping()]
+        return patience, len(self.state.log_history), self._size_of_metrics()
+
+    def take_back(self, noted: tuple[list[int], int, int]) -> None:
+        """Forget the parts of an evaluation that was broken off: it is made again, all of it."""
+        patience, logged, self._metrics_bytes = noted
+        self._taken_back = True
+        for each, counter in zip(self._early_stopping(), patience, strict=True):
+            each.early_stopping_patience_counter = counter
+        del self.state.log_history[logged:]
 
     def further_state(self) -> dict[str, Any]:
         """What else a checkpoint keeps."""
@@ -173,6 +200,8 @@ class ResumingTrainer(UpstreamTrainer):
             if self.args.should_save or not main_only:
                 action()
         except NO_ROOM as caught:
+            if "DataLoader worker" in str(caught):  # torch raises it wherever the process is
+                raise
             problem = " ".join(str(caught).split())
         failed = self.any_process(bool(problem))
         if failed:
@@ -200,6 +229,8 @@ class ResumingTrainer(UpstreamTrainer):
             self.state.best_model_checkpoint = str(folder) if there else None
 
     def _load_best_model(self) -> None:
+        if self.stopped:  # who goes on will
+            return
         folder = Path(self.state.best_model_checkpoint or "")
         found = checkpoint.examine(folder, self.run)
         if isinstance(found, str):
@@ -225,8 +256,8 @@ class ResumingTrainer(UpstreamTrainer):
                 )
             else:
                 epochs = epoch + 1 + math.ceil(max(0, max_steps - step - left_in_epoch) / per_epoch)
-            if self.args.process_index == 0:
-                before = self._resumed.manifest["batch"]
+            before = self._resumed.manifest["batch"]
+            if self.args.process_index == 0 and before != total:
                 say(
                     f"a step learns from {total} examples now, and learned from {before}: {step} steps are made, "
                     f"{max(0, max_steps - step)} are left"
@@ -282,13 +313,14 @@ class ResumingTrainer(UpstreamTrainer):
             return
         kept = self._kept
         self._total_loss_scalar, self._globalstep_last_logged = kept["total_loss"], kept["last_logged"]
-        self._tr_loss = torch.tensor(self._of_process().get("loss", 0.0), device=self.args.device)
+        self._tr_loss = torch.tensor(self._own["loss"], device=self.args.device)
+        self._load_rng_state(str(self._resumed.path))  # for what is saved before the next step
+        self.control.should_training_stop = kept["over"]
         self.skipped_steps = kept["skipped_steps"]
         for each, counter in zip(self._early_stopping(), kept["early_stopping"], strict=False):
             each.early_stopping_patience_counter = counter
         self.restore_further_state(kept["further"])
         if kept["pending"]:
-            self._load_rng_state(str(self._resumed.path))  # for what is saved now
             self.control.should_evaluate = self.control.should_save = True
             self._maybe_log_save_evaluate(
                 self._tr_loss, None, self.model_wrapped, None, self.state.epoch, None, time.time()
@@ -352,7 +384,6 @@ class ResumingTrainer(UpstreamTrainer):
             if not self._resumed.manifest["epoch_ended"]:
                 self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
                 self._maybe_log_save_evaluate(self._tr_loss, None, model, trial, epoch, ignore, start_time)
-            self._load_rng_state(str(self._resumed.path))
         else:
             self.control.should_training_stop = True
 
@@ -450,7 +481,8 @@ class ResumingTrainer(UpstreamTrainer):
             return
         for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
             group.update(settings)
-        place = {key: self._kept["scheduler"][key] for key in ("last_epoch", "_step_count")}
+        kept = self._kept["scheduler"]
+        place = {key: kept[key] for key in ("last_epoch", "_step_count") if key in kept}
         self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **place})
         if isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR):
             factors = [factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
@@ -465,17 +497,17 @@ class ResumingTrainer(UpstreamTrainer):
             scaler.load_state_dict(self._kept["scaler"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        own = self._of_process()
-        if own:
-            state.set_random_state(own["random"])
+        if "random" in self._own:
+            state.set_random_state(self._own["random"])
 
     def _of_process(self) -> dict[str, Any]:
-        """What this process left in the checkpoint; empty for one that was not there then."""
+        """What this process left in the checkpoint; where there were more or fewer, the mean of their losses."""
         assert self._resumed is not None
-        name = f"process-{self.args.process_index}"
-        if not (self._resumed.path / f"{name}.json").is_file():
-            return {}
-        found: dict[str, Any] = state.read(self._resumed.path, name)
+        path, before = self._resumed.path, self._resumed.manifest["processes"]
+        every = [state.read(path, f"process-{rank}") for rank in range(before)]
+        found: dict[str, Any] = dict(every[self.args.process_index]) if self.args.process_index < before else {}
+        if before != self.args.world_size:
+            found["loss"] = sum(each["loss"] for each in every) / before
         return found
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -5,7 +5,6 @@ import glob
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +25,6 @@ RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run goes on
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
 PATIENCE = 10.0  # seconds in which the children of a run that was killed are expected to notice it
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
@@ -57,7 +55,7 @@ def claim(path: str, named: bool) -> Path:
                     break
                 number += 1
                 directory = first.with_name(f"{first.name}-{number}")
-        with FileLock(directory / LOCK_FILE, timeout=PATIENCE):
+        with FileLock(directory / LOCK_FILE, timeout=0):
             if not is_run(directory):  # of one that was killed while it began, or that begins at this moment
                 write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
     except Timeout:
@@ -100,12 +98,6 @@ def release(directory: Path) -> None:
                 directory.rmdir()
             if directory.parent == ROOT:
                 ROOT.rmdir()
-
-
-def stopping() -> list[signal.Signals]:
-    """Signals that end a run with a checkpoint; SIGHUP, a closed connection, unless `nohup` says otherwise."""
-    known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def newest(first: Path) -> Path | None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from llmkit.trainer import Trainer, batch_size
 
 FINISHED, STOPPED = 0, 75
 EXPORT = ".draft-model"
+LEAVE_FIRST = 5.0  # seconds: the launcher ends all others when one ends, and who is to blame should be first
 LOST = re.compile(r"Connection (closed|reset) by peer|Timed out waiting|gloo/transport|Broken pipe")  # as gloo says it
 UNIMPORTANT = ("transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")  # of a model's config
 # Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
@@ -100,9 +102,13 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     found = find_checkpoint(directory, record.get("id", "")) if resume else None
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
-    changed = [] if found is None else changes.since(directory, recipe)
+    changed: list[str] = []
     if found is not None:
-        changes.refuse(changes.differences(found.manifest["fingerprints"], trainer.fingerprints), allowed, directory)
+        other = list(changes.differences(found.manifest["fingerprints"], trainer.fingerprints))
+        changes.refuse(other, allowed, directory)
+        changed = [key for key, *_ in other]
+        if "trainer.optim" in changed:
+            raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
     if limit is not None:
         args.max_steps = NO_END
     preflight(trainer)
@@ -114,13 +120,13 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
         runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True))
         facts["started"] = record.get("started", facts["started"])
-        runs.update_record(directory, **facts, status="running")
+        runs.update_record(directory, **facts, status="running", problem=None)
         if resume:
             say(f"going on from {found.path}" if found else "no checkpoint to go on from: starting anew")
     set_seed(args.seed)
     with stop.watching():
         try:
-            place = trainer.go_on_from(found, new_schedule=any(key.startswith("trainer.") for key, *_ in changed))
+            place = trainer.go_on_from(found, new_schedule=any(key.startswith("trainer.") for key in changed))
             result = trainer.train(resume_from_checkpoint=place)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
         except StoppedInEvaluation:
@@ -128,11 +134,15 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
                 trainer._save_checkpoint(trainer.model_wrapped, None)
         except Exception as problem:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again for a worker that died
-            if main:
-                runs.update_record(
-                    directory, status="failed", problem=hub.scrub(f"{type(problem).__name__}: {problem}")
-                )
-            if not isinstance(problem, UserError) and trainer.save_after_failure():
+            saved = not isinstance(problem, UserError) and trainer.save_after_failure()
+            if saved and stop.received:  # the signal that ended the data workers, too
+                stop.signal = stop.received
+                return stopped(trainer, stop, directory, time.monotonic() - started)
+            with suppress(OSError):
+                said = hub.scrub(f"{type(problem).__name__}: {problem}")
+                if main:
+                    runs.update_record(directory, status="failed", problem=said)
+            if saved:
                 say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
             if known := known_failure(problem):
                 raise known from problem
@@ -162,6 +172,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
 def known_failure(problem: Exception) -> RunError | None:
     """In words, what a data worker or the memory died of; None of anything else, which is shown as it is."""
     said = " ".join(str(problem).split())
+    if isinstance(problem, KeyError) and "metric_for_best_model" in said:
+        return RunError(said.strip("\"'"), "trainer.metric_for_best_model is to be one of them")
     if isinstance(problem, torch.OutOfMemoryError):
         return RunError(
             f"out of memory: {said}", "a smaller trainer.per_device_train_batch_size, and more accumulation"
@@ -172,8 +184,10 @@ def known_failure(problem: Exception) -> RunError | None:
             "by too little memory, or too little of it in /dev/shm? trainer.dataloader_num_workers=0 needs none",
         )
     if isinstance(problem, torch.distributed.DistError) or LOST.search(said):
+        time.sleep(LEAVE_FIRST)
         return RunError(
-            f"another process of this run is gone, or has not answered for trainer.ddp_timeout: {said}",
+            "another process of this run is gone, or has not answered for trainer.ddp_timeout: "
+            + said.partition(". This is")[0],
             "--resume goes on from the last checkpoint",
         )
     if "DataLoader timed out" in said:
@@ -201,7 +215,8 @@ def stopped(trainer: Trainer, stop: StopOnSignal, directory: Path, seconds: floa
     """What is said and left when a signal ended the run; the exit code."""
     step, saved = trainer.state.global_step, trainer.saved_at
     if trainer.args.process_index == 0:
-        runs.update_record(directory, status="stopped", seconds=round(seconds, 1))
+        with suppress(OSError):
+            runs.update_record(directory, status="stopped", seconds=round(seconds, 1))
         if saved == step:
             say(f"stopped at step {step}; the same command with --resume goes on from there")
     if saved != step:
@@ -343,8 +358,12 @@ def build_trainer(
     if args.process_index == 0:
         shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
         callbacks += [MetricsFile(directory), Progress(batch_size(args) * shown[0], shown[1], limit)]
-    kept, args.save_total_limit = args.save_total_limit, None  # upstream would remove by date, and anybody's
-    saving = {"run": run, "limit": kept, "fingerprints": fingerprints(recipe, assembly, args)}
+    args.save_total_limit = None  # upstream would remove by date, and anybody's
+    saving = {
+        "run": run,
+        "limit": recipe.trainer.get("save_total_limit"),
+        "fingerprints": fingerprints(recipe, assembly, args),
+    }
     return make_trainer(assembly, model, args, callbacks, guard=recipe.guard, stop=stop, **saving), stop
 
 
@@ -363,6 +382,7 @@ def fingerprints(recipe: Recipe, assembly: Assembly, args: TrainingArguments) ->
     found: dict[str, Any] = {
         "data": data(several or assembly.record["data"]),
         "tokenizer": tokenizer.fingerprint(assembly.tokenizer),
+        "trainer": {key: value for key, value in recipe.trainer.items() if not changes.is_free(f"trainer.{key}")},
         "model": {key: value for key, value in settings.items() if key not in UNIMPORTANT and not key.startswith("_")},
     }
     if recipe.lora is not None and recipe.model.name:  # whose weights are in no checkpoint

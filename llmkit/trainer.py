@@ -16,7 +16,7 @@ from llmkit.errors import RunError, say
 from llmkit.guard import Guard, Skipped, forbid
 from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.reload import save_config
-from llmkit.resuming import ResumingTrainer
+from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 
@@ -109,7 +109,14 @@ class Trainer(ResumingTrainer):
         if not torch.is_tensor(norm) or self.accelerator.scaler is not None:
             self._tr_loss += loss
             return norm
-        fine = self.guard.judge(self.state.global_step + 1, loss, norm, examples)
+        judged = loss
+        if (
+            self.args.world_size > 1 and self._guard_table.spike_sigma is not None
+        ):  # or one would step and one would not
+            judged = loss.detach().clone()
+            torch.distributed.all_reduce(judged)
+            judged /= self.args.world_size
+        fine = self.guard.judge(self.state.global_step + 1, judged, norm, examples)
         self._tr_loss += torch.where(fine, loss, 0.0)
         forbid(self.optimizer, self._parameters(model), fine)
         return norm
@@ -123,12 +130,12 @@ class Trainer(ResumingTrainer):
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Tell what was skipped before it is logged, saved or evaluated; after too many in a row, stop."""
         due = self.control.should_log or self.control.should_save or self.control.should_training_stop
-        if not self.stopped:
-            for skipped in self.guard.read(self.state.global_step, self._from_all, now=due):
-                self._tell(skipped)
+        found = [] if self.stopped else self.guard.read(self.state.global_step, self._from_all, now=due)
+        for skipped in found:
+            self._tell(skipped)
         in_a_row = self.guard.in_a_row
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        if in_a_row >= self._guard_table.max_skipped_steps and not self.stopped:
+        if found and in_a_row >= self._guard_table.max_skipped_steps and not self.stopped:
             step = self.state.global_step
             self._save_checkpoint(self.model_wrapped, None)
             raise RunError(
@@ -174,7 +181,7 @@ class Trainer(ResumingTrainer):
 
     def restore_further_state(self, kept: dict[str, Any]) -> None:
         self.guard.restore(kept)
-        self.evaluated = kept["evaluated"]
+        self.evaluated = kept.get("evaluated", self.evaluated)
         self._logged_before = self._globalstep_last_logged
 
     def stopping(self) -> bool:
@@ -241,12 +248,15 @@ class Trainer(ResumingTrainer):
         """
         parts = self._validation if eval_dataset is None else {"data": eval_dataset}
         found: dict[str, float] = {}
-        random = state.random_state()  # training goes on as if nothing had been evaluated
+        random, noted = state.random_state(), self.noted()  # training goes on as if nothing had been evaluated
         try:
             for number, (name, part) in enumerate(parts.items()):
                 prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
                 self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
                 found |= super().evaluate(part, ignore_keys, prefix)
+        except StoppedInEvaluation:
+            self.take_back(noted)
+            raise
         finally:
             state.set_random_state(random)
         if self._several:

@@ -66,6 +66,7 @@ LINE = (
         "llmkit.checkpoint",
         "llmkit.run",
         "llmkit.hub",
+        "llmkit.rank",
         "llmkit.recipe",
         "llmkit.recipe.check",
         "llmkit.recipe.paths",

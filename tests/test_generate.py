@@ -24,7 +24,7 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import generate
+from llmkit import checkpoint, generate
 
 POSITIONS = 64
 PROMPT = "Once upon a time"
@@ -110,12 +110,12 @@ def test_without_a_run_and_a_network_the_error_says_how_to_make_one(
 def test_an_unfinished_run_names_its_checkpoint(place: Path, llmkit: Callable[..., Result]) -> None:
     run = place / "runs/half"
     shutil.copytree(place / "gpt2", run / "checkpoint-5")
-    (run / "run.json").write_text('{"status": "running", "task": "causal-lm"}')
+    (run / "run.json").write_text('{"status": "running", "task": "causal-lm", "id": "half"}')
     assert "use --resume" in refused(llmkit("generate", PROMPT, "--model", "runs/half")).replace(
         "finish it with", "use"
     )
-    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
-        (run / "checkpoint-5" / name).touch()
+    draft = (run / "checkpoint-5").rename(run / ".draft-checkpoint-5")
+    checkpoint.seal(draft, {"run": "half", "step": 5})
     said = refused(llmkit("generate", PROMPT, "--model", "runs/half"))
     assert "not finished" in said and "use its last checkpoint: runs/half/checkpoint-5" in said
     assert llmkit("generate", PROMPT, "max_new_tokens=2", "--model", "runs/half/checkpoint-5").exit_code == 0

@@ -945,14 +945,15 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         'task = "causal-lm"  # recipe line 1\n\n'
         '[model]\nname = "openai-community/gpt2"  # recipe line 4\ninit = "pretrained"  # default\n'
         "config.n_layer = 2  # command line\ntrust_remote_code = false  # default\n"
-        'train = "all"  # default\nload_in_4bit = false  # default\n\n'
+        'use_safetensors = true  # default\ntrain = "all"  # default\nload_in_4bit = false  # default\n\n'
         '[data]\npath = "org/corpus"  # recipe line 7\nsplit = "train"  # default\nencoding = "utf-8"  # default\n'
         'sample_by = "document"  # default\nstreaming = false  # default\nvalidation_from = "documents"  # default\n'
         'block_size = 8  # command line\npack = "running"  # default\n\n'
         "[trainer]\nlogging_first_step = true  # default\nlogging_steps = 10  # default\n"
         "save_total_limit = 2  # default\n\n[lora]\nr = 4  # recipe line 9\n\n"
         "[generation]\ndo_sample = true  # default\ntemperature = 0.8  # default\n"
-        "top_p = 0.95  # default\nmax_new_tokens = 200  # default\n"
+        "top_p = 0.95  # default\nmax_new_tokens = 200  # default\n\n"
+        "[guard]\nmax_skipped_steps = 5  # default\ndataloader_timeout = 600  # default\n"
     )
 
 

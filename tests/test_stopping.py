@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import losses
+from conftest import corpus, losses
 
 from llmkit import checkpoint, state, train
 from llmkit.data import tokens
@@ -33,6 +33,7 @@ def same(workplace, one, two):
 
 
 def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workplace, llmkit, monkeypatch):
+    (workplace / "corpus.txt").write_text(corpus(333))  # which no other test has prepared
     append, done = tokens._append, []
 
     def stopping(*args):
