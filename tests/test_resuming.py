@@ -393,3 +393,34 @@ def test_an_adapter_does_not_go_on_upon_other_weights(workplace, llmkit, monkeyp
     done = llmkit(*words, "--resume")
     assert done.exit_code == 2
     assert "base.model.safetensors.xxh3_128" in done.stderr
+
+
+def test_an_allowed_change_outlives_a_kill_before_the_next_checkpoint(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", "--output-dir", "run", "trainer.lr_scheduler_type=constant")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert llmkit(*words).exit_code == 75
+    logged = MetricsFile.on_log
+
+    def killed(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        raise SystemExit(9)  # which nothing in the run answers to
+
+    again = (*words, "trainer.learning_rate=0.002", "--resume", "--allow-change", "trainer.learning_rate")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_log", killed)
+        assert llmkit(*again).exit_code == 9
+    assert not (workplace / "run/checkpoint-5").exists()
+    assert llmkit(*again).exit_code == 0
+    entries = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
+    assert [entry["learning_rate"] for entry in entries if "loss" in entry] == [0.01] * 4 + [0.002] * 2
+
+
+def test_another_optimizer_does_not_go_on_from_the_state_of_the_first(workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", "--output-dir", "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert llmkit(*words).exit_code == 75
+    done = llmkit(*words, "trainer.optim=adafactor", "--resume", "--allow-change", "trainer.optim")
+    assert done.exit_code == 2
+    assert "another optimizer cannot go on" in done.stderr

@@ -323,3 +323,99 @@ def test_a_small_disk(workplace, llmkit, tmp_path):
         assert not [each for each in whole if isinstance(each, str)]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+# ---- what was due ----------------------------------------------------------------------------------------------------
+
+
+def in_evaluation(monkeypatch, when):
+    """SIGTERM in the first evaluation for which `when` says so; the number of its batch is told, too."""
+    step, done, batches = Trainer.prediction_step, [], []
+
+    def stopping(self, *args, **kwargs):
+        batches.append(self.state.global_step)
+        if not done and when(self.state.global_step, batches.count(self.state.global_step)):
+            done.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "prediction_step", stopping)
+
+
+def test_at_the_last_step_of_an_epoch_its_evaluation_is_left_to_who_goes_on(workplace, llmkit, monkeypatch):
+    words = (
+        "pretrain",
+        "causal.toml",
+        "trainer.max_steps=",
+        "trainer.num_train_epochs=2",
+        "trainer.eval_strategy=epoch",
+    )
+    words += ("model.config.resid_pdrop=0.1", "trainer.save_strategy=best", "trainer.metric_for_best_model=loss")
+    assert llmkit(*words, "--output-dir", "whole").exit_code == 0
+    (end,) = {entry["step"] for entry in log_of(workplace / "whole") if entry.get("epoch") == 1 and "loss" in entry}
+    logged = MetricsFile.on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == end - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_log", on_log)
+        done = llmkit(*words, "--output-dir", "parts")
+    assert done.exit_code == 75
+    assert f"stopped at step {end}" in done.stderr
+    assert llmkit(*words, "--output-dir", "parts", "--resume").exit_code == 0
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    assert log_of(workplace / "parts") == log_of(workplace / "whole")
+
+
+def test_of_several_sources_those_that_were_evaluated_are_evaluated_again(workplace, llmkit, monkeypatch):
+    (workplace / "other.txt").write_text(corpus(120))
+    text = (workplace / "causal.toml").read_text().replace('path = "corpus.txt"\nsample_by = "line"\n', "")
+    sources = "".join(
+        f'[data.sources.{name}]\npath = "{file}"\nsample_by = "line"\n'
+        for name, file in (("a", "corpus.txt"), ("b", "other.txt"))
+    )
+    (workplace / "causal.toml").write_text(text + "\n" + sources)
+    words = ("pretrain", "causal.toml", *EVALUATED, *RANDOM)
+    done = llmkit(*words, "--output-dir", "whole")
+    assert done.exit_code == 0, done.stderr
+    with monkeypatch.context() as patch:
+        in_evaluation(patch, lambda step, batch: step == 4 and batch == 15)
+        assert llmkit(*words, "--output-dir", "parts").exit_code == 75
+    done = llmkit(*words, "--output-dir", "parts", "--resume")
+    assert done.exit_code == 0, done.stderr
+    same(workplace, "whole", "parts")
+
+
+def test_a_run_that_stopped_early_stays_stopped(workplace, llmkit, monkeypatch):
+    """A learning rate that ruins the model: the second evaluation is worse, and the run is over in step 4."""
+    words = ("pretrain", "causal.toml", "trainer.learning_rate=3.0", "trainer.lr_scheduler_type=constant")
+    words += ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.save_steps=2", "trainer.max_steps=40")
+    words += ("trainer.load_best_model_at_end=true", "early_stopping.early_stopping_patience=1", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    last = max(entry["step"] for entry in log_of(workplace / "whole"))
+    assert last < 40
+    with monkeypatch.context() as patch:  # in the evaluation of the best weights, when all is over
+        in_evaluation(patch, lambda step, batch: step == last and batch == 6)
+        found = llmkit(*words, "parts")
+    assert found.exit_code == 75, found.stderr
+    assert llmkit(*words, "parts", "--resume").exit_code == 0
+    assert (workplace / "parts/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
+    assert max(entry["step"] for entry in log_of(workplace / "parts")) == last
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(workplace, llmkit, monkeypatch):
+    logged = MetricsFile.on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        if state.global_step == 3 and self.path.is_file():
+            self.path.unlink()
+            self.path.mkdir()
+        logged(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(MetricsFile, "on_log", on_log)
+    done = llmkit("pretrain", "causal.toml", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("metrics.jsonl cannot be written, and training goes on") == 1
