@@ -105,14 +105,16 @@ class Guard:
             self._filled = torch.tensor(kept["filled"], device=self._zero.device)
 
 
-def forbid(optimizer: Any, parameters: Sequence[torch.nn.Parameter], fine: torch.Tensor) -> None:
+def forbid(
+    optimizer: Any, parameters: Sequence[torch.nn.Parameter], fine: torch.Tensor, on_device: bool = True
+) -> None:
     """Keep a step from being taken that is not `fine`: parameters, moments and step counts stay as they are.
 
-    Fused Adam and AdamW read the verdict on the device (torch/optim/adam.py, `found_inf`). For others it is waited
-    for, and the gradients are taken away.
+    Fused Adam and AdamW read the verdict `on_device` (torch/optim/adam.py, `found_inf`). For others, and for weights
+    that are spread over processes, it is waited for, and the gradients are taken away.
     """
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
-    if isinstance(inner, torch.optim.Adam) and all(group.get("fused") for group in inner.param_groups):
+    if on_device and isinstance(inner, torch.optim.Adam) and all(group.get("fused") for group in inner.param_groups):
         inner.found_inf = (~fine).float()
     elif not bool(fine):
         for parameter in parameters:

@@ -104,6 +104,8 @@ class Trainer(ResumingTrainer):
         Not under DeepSpeed, nor with fp16, which have guards of their own.
         """
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP's
+            norm = norm.full_tensor()
         loss, examples = self._step_loss, self._step_examples
         self._step_loss, self._step_examples = torch.zeros_like(loss), []
         if not torch.is_tensor(norm) or self.accelerator.scaler is not None:
@@ -118,8 +120,13 @@ class Trainer(ResumingTrainer):
             judged /= self.args.world_size
         fine = self.guard.judge(self.state.global_step + 1, judged, norm, examples)
         self._tr_loss += torch.where(fine, loss, 0.0)
-        forbid(self.optimizer, self._parameters(model), fine)
+        forbid(self.optimizer, self._parameters(model), fine, on_device=self._whole_weights())
         return norm
+
+    def _whole_weights(self) -> bool:
+        """Every process has all of the weights: neither FSDP nor DeepSpeed."""
+        kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+        return self.accelerator.distributed_type in kinds
 
     def _parameters(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
         """What is trained, listed once."""
@@ -278,12 +285,7 @@ class Trainer(ResumingTrainer):
 
         On a 40 ms step that walk, and the search for sharded tensors among them, took 0.7 ms.
         """
-        plain = self.accelerator.distributed_type in (
-            DistributedType.NO,
-            DistributedType.MULTI_GPU,
-            DistributedType.MULTI_CPU,
-        )
-        if not plain or self.accelerator.scaler is not None:
+        if not self._whole_weights() or self.accelerator.scaler is not None:
             return super()._clip_grad_norm(model)
         return torch.nn.utils.clip_grad_norm_(self._parameters(model), self.args.max_grad_norm)
 
