@@ -8,6 +8,7 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="llmkit-tests-")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.pop("HF_TOKEN", None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # commands that tests start are as fast as a user's
 
 import json
 from collections.abc import Callable
