@@ -53,8 +53,9 @@ def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workpla
     assert "starting anew" in found.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
-@pytest.mark.parametrize("at", [2, 6, 8])
+@pytest.mark.parametrize(
+    ("at", "number", "code"), [(2, signal.SIGTERM, 75), (6, signal.SIGINT, 130), (8, signal.SIGHUP, 75)]
+)
 def test_in_evaluation_it_is_broken_off_and_done_again(at, number, code, workplace, llmkit, monkeypatch):
     words = ("pretrain", "causal.toml", *EVALUATED, *RANDOM, "--output-dir")
     assert llmkit(*words, "whole").exit_code == 0
