@@ -80,4 +80,4 @@ def leave(code: int) -> int:
         return code
     if os.environ.get("RANK", "0") == "0":
         (Path(os.environ[LAUNCH]) / "status").write_text(str(code))
-    return 0 if code in (75, 130) else code
+    return 0 if code in (STOPPED, 130) else code

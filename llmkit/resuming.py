@@ -59,7 +59,7 @@ class ResumingTrainer(UpstreamTrainer):
         self._seen = 0  # examples in all
         self._offset = 0  # where in the epoch training goes on that upstream cannot skip to by whole batches
         self._load_random_after_fetch = False
-        self._metrics_bytes, self._taken_back = 0, False
+        self._metrics_bytes: int | None = None  # how much of the log counts, where an evaluation was broken off
         self._pending = False  # an evaluation that was due when a signal came
         self._stepping = False  # inside the optimizer: the weights are neither the old nor the new ones
         self.control: TrainerControl
@@ -119,13 +119,12 @@ class ResumingTrainer(UpstreamTrainer):
         state.write(own, draft, f"process-{self.args.process_index}")
         if self.args.should_save:
             scaler = getattr(self.accelerator, "scaler", None)
-            patience = [each.early_stopping_patience_counter for each in self._early_stopping()]
             training = {
                 "scheduler": None if self.is_deepspeed_enabled else self.lr_scheduler.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "total_loss": self._total_loss_scalar,
                 "last_logged": self._globalstep_last_logged,
-                "early_stopping": patience,
+                "early_stopping": self._patience(),
                 "pending": self._pending,
                 "over": self.control.should_training_stop and not self.stopping() and not self._at_last_step(),
                 "skipped_steps": self.skipped_steps,
@@ -147,7 +146,7 @@ class ResumingTrainer(UpstreamTrainer):
             "samples_seen": self._seen,
             "batch": self.get_total_train_batch_size(self.args),
             "processes": self.args.world_size,
-            "metrics_bytes": self._metrics_bytes if self._taken_back else self._size_of_metrics(),
+            "metrics_bytes": self._size_of_metrics() if self._metrics_bytes is None else self._metrics_bytes,
             "fingerprints": self.fingerprints,
         }
 
@@ -160,13 +159,11 @@ class ResumingTrainer(UpstreamTrainer):
 
     def noted(self) -> tuple[list[int], int, int]:
         """What an evaluation adds to that it does not end."""
-        patience = [each.early_stopping_patience_counter for each in self._early_stopping()]
-        return patience, len(self.state.log_history), self._size_of_metrics()
+        return self._patience(), len(self.state.log_history), self._size_of_metrics()
 
     def take_back(self, noted: tuple[list[int], int, int]) -> None:
         """Forget the parts of an evaluation that was broken off: it is made again, all of it."""
         patience, logged, self._metrics_bytes = noted
-        self._taken_back = True
         for each, counter in zip(self._early_stopping(), patience, strict=True):
             each.early_stopping_patience_counter = counter
         del self.state.log_history[logged:]
@@ -536,6 +533,10 @@ class ResumingTrainer(UpstreamTrainer):
         if lacking or strange:
             what = f"lacks {lacking[0]}" if lacking else f"holds {strange[0]}, which the model has not"
             raise RunError(f"the checkpoint does not fit the model: it {what}", "is it of this recipe's model?")
+
+    def _patience(self) -> list[int]:
+        """How many evaluations early stopping has waited."""
+        return [each.early_stopping_patience_counter for each in self._early_stopping()]
 
     def _early_stopping(self) -> list[EarlyStoppingCallback]:
         return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]

@@ -26,13 +26,14 @@ from llmkit.assemble import Assembly, assemble
 from llmkit.clock import NO_END, MaxTime
 from llmkit.errors import RunError, UserError, say
 from llmkit.progress import MetricsFile, Progress
+from llmkit.rank import STOPPED
 from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.resuming import NO_ROOM, StoppedInEvaluation
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks import multi_task
 from llmkit.trainer import Trainer, batch_size
 
-FINISHED, STOPPED = 0, 75
+FINISHED = 0
 EXPORT = ".draft-model"
 LEAVE_FIRST = 5.0  # seconds: the launcher ends all others when one ends, and who is to blame should be first
 LOST = re.compile(r"Connection (closed|reset) by peer|Timed out waiting|gloo/transport|Broken pipe")  # as gloo says it

@@ -112,9 +112,8 @@ class Trainer(ResumingTrainer):
             self._tr_loss += loss
             return norm
         judged = loss
-        if (
-            self.args.world_size > 1 and self._guard_table.spike_sigma is not None
-        ):  # or one would step and one would not
+        # Of its own loss each process would judge for itself, and one would step where another does not.
+        if self.args.world_size > 1 and self._guard_table.spike_sigma is not None:
             judged = loss.detach().clone()
             torch.distributed.all_reduce(judged)
             judged /= self.args.world_size
