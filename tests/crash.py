@@ -166,6 +166,7 @@ class Watch:
             for file, (node, size, date) in now.items()
             if size and before.get(node) != (size, date) and self.is_own(file)
             if "+" not in self.opened.get(file, "")  # cut short, which is done at once
+            if not Path(file).parent.name.startswith("checkpoint-")  # rank 0 has synced it, and then given it that name
         }
         if self.kill is not None and self.kill.number == self.count:
             for file, size in written.items() if self.kill.half else ():
