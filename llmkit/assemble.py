@@ -37,7 +37,7 @@ class Assembly:
     train: Dataset[Any] | None
     validation: Mapping[str, Dataset[Any]]
     collate: Callable[..., dict[str, torch.Tensor]]
-    losses: Callable[..., torch.Tensor]
+    losses: Callable[..., torch.Tensor] | None  # of what predicts tokens: `llmkit.head` has them
     keep: Callable[..., torch.Tensor] | None
     begin: Callable[[Any], None] | None
     metrics: Callable[[Any, Any], dict[str, float]]
@@ -131,7 +131,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train=train,
         validation=validation,
         collate=numbered(collate),
-        losses=task.losses,
+        losses=getattr(task, "losses", None),
         keep=getattr(task, "keep", None),
         begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,
         metrics=lambda sums, part: task.metrics(sums, part.row),
@@ -280,8 +280,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train=None if train is None else task.examples(train, known, evaluation=False),
         validation={name: task.examples(part, known, evaluation=True) for name, part in held_out.items()},
         collate=choose_collator(task, words, config),
-        losses=partial(task.losses, known=known),
-        keep=partial(task.keep, known=known) if recipe.evaluation.metrics != () else None,
+        losses=partial(task.losses, known=known) if hasattr(task, "losses") else None,
+        keep=partial(task.keep, known=known) if hasattr(task, "keep") and recipe.evaluation.metrics != () else None,
         begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
         metrics=report,
         lines=look.lines(record),
@@ -393,10 +393,11 @@ def choose_metrics(task: ModuleType, known: Any, table: Evaluation) -> Callable[
     further = {name: _further(name, own, table.trust_remote_code) for name in wanted if name not in own}
 
     def report(stats: Any, part: Any) -> dict[str, float]:
-        found = task.metrics(stats[:, 2:], part) if wanted else {}
+        kept = stats[:, 2:] if hasattr(task, "keep") else stats
+        found = task.metrics(kept, part) if wanted else {}
         said = {"loss": measures.mean_loss(stats[:, :2]), **{name: found[name] for name in wanted if name in found}}
         if further:
-            predictions, references = task.predictions_and_references(stats[:, 2:], part)
+            predictions, references = task.predictions_and_references(kept, part)
             for metric in further.values():
                 result = metric.compute(predictions=predictions, references=references) or {}
                 said.update({key: float(value) for key, value in result.items() if isinstance(value, int | float)})

@@ -12,7 +12,7 @@ from llmkit.recipe.schema import Recipe
 
 # What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
 # tables, and keys of [trainer] by how they begin.
-FREE_TABLES = ("output_dir", "evaluation", "generation")
+FREE_TABLES = ("output_dir", "evaluation", "generation", "speed")
 FREE = (
     *(
         "per_device_",

@@ -67,14 +67,15 @@ def evaluate(name: str, recipe: Recipe) -> None:
     task = tasks.module(recipe.task)
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
-        args = train.training_arguments(kept, Path(nowhere))
+        args = train.training_arguments(train.choose_kernels(kept), Path(nowhere))
+        train.use_cores(args, recipe.speed.threads)
         model = task.reload(name) if hasattr(task, "reload") else reload.reload(name, task.MODEL_CLASS)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)
         if assembly.begin is not None and recipe.task in PRETRAINING:
             assembly.begin(model)
-        trainer = train.make_trainer(assembly, model, args, [])
+        trainer = train.make_trainer(assembly, model, args, [], speed=recipe.speed)
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")

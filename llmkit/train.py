@@ -18,8 +18,9 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
-from llmkit import adapt, changes, checkpoint, hub, memory, report, tokenizer
+from llmkit import adapt, changes, checkpoint, cores, hub, memory, report, tokenizer
 from llmkit import model as models
 from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
@@ -55,7 +56,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if recipe.model.load_in_4bit:
         adapt.check_4bit()
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
-    args = training_arguments(settings, directory)
+    args = training_arguments(choose_kernels(settings), directory)
+    use_cores(args, recipe.speed.threads)
     main = args.process_index == 0
     limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
@@ -93,6 +95,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
         "parameters": model.num_parameters(),
         "trainable_parameters": model.num_parameters(only_trainable=True),
+        "speed": switches(trainer),
         "revisions": hub.commits(),
         **assembly.record,
     }
@@ -284,6 +287,38 @@ def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return settings, fast
 
 
+def choose_kernels(settings: dict[str, Any]) -> dict[str, Any]:
+    """TF32 and Liger's kernels on a GPU that has the one and where the other are installed; each is off by its key.
+
+    `trainer.torch_compile` is left to the user: it takes minutes before the first step.
+    """
+    if not torch.cuda.is_available() or settings.get("use_cpu"):
+        return settings
+    return {"tf32": is_torch_tf32_available(), "use_liger_kernel": is_liger_kernel_available(), **settings}
+
+
+def use_cores(args: TrainingArguments, threads: int | None) -> None:
+    """As many threads as asked for, or as there are cores, unless the environment says how many."""
+    if args.device.type == "cpu" and (threads is not None or "OMP_NUM_THREADS" not in os.environ):
+        torch.set_num_threads(threads or cores.share(1))
+
+
+def switches(trainer: Trainer) -> dict[str, Any]:
+    """For the record: what was switched on to make the run fast."""
+    args, head = trainer.args, trainer.head
+    found = {
+        "fused_loss": head is not None and head.fused,
+        "skip_ignored": head is not None and head.skip,
+        "split_batches": trainer.splits,
+        "attn_implementation": getattr(trainer.model.config, "_attn_implementation", None),
+        "torch_compile": args.torch_compile,
+        "activation_checkpointing": bool(args.activation_checkpointing),
+    }
+    if args.device.type == "cpu":
+        return {**found, "threads": torch.get_num_threads()}
+    return {**found, "tf32": bool(args.tf32), "use_liger_kernel": args.use_liger_kernel}
+
+
 def has_fast_bf16() -> bool:
     """The CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); without, it is hundreds of times slower than fp32."""
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -365,7 +400,8 @@ def build_trainer(
         "limit": recipe.trainer.get("save_total_limit"),
         "fingerprints": fingerprints(recipe, assembly, args),
     }
-    return make_trainer(assembly, model, args, callbacks, guard=recipe.guard, stop=stop, **saving), stop
+    options = {"guard": recipe.guard, "speed": recipe.speed, "stop": stop, **saving}
+    return make_trainer(assembly, model, args, callbacks, **options), stop
 
 
 def fingerprints(recipe: Recipe, assembly: Assembly, args: TrainingArguments) -> dict[str, Any]:
@@ -409,6 +445,7 @@ def make_trainer(
             validation=assembly.validation,
             metrics=assembly.metrics,
             several=assembly.several,
+            rows=assembly.length is None,
             eval_dataset=next(iter(assembly.validation.values()), None),
             data_collator=assembly.collate,
             processing_class=assembly.tokenizer,

@@ -1,6 +1,7 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
-from llmkit import state
+from llmkit import splitting, state
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.data.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.guard import Guard, Skipped, forbid
+from llmkit.head import Head
 from llmkit.recipe.schema import Guard as GuardTable
+from llmkit.recipe.schema import Speed
 from llmkit.reload import save_config
 from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
 from llmkit.stopping import StopOnSignal
@@ -26,9 +29,10 @@ SHOWN = 8  # examples of a skipped step that its line names
 class Trainer(ResumingTrainer):
     """Losses summed over labels and divided once, steps that can do no harm, evaluation that weighs by label.
 
-    `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; `keep(model, outputs,
-    batch)`, [B, K], is what its metrics need of the outputs, so that evaluation holds no logits; `metrics(stats, part)`
-    makes the figures of each part of `validation` from that.
+    `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; without it each label is a
+    token that is predicted where it stands. `keep(model, outputs, batch)`, [B, K], is what its metrics need of the
+    outputs, so that evaluation holds no logits; `metrics(stats, part)` makes the figures of each part of `validation`
+    from that. `rows`: a batch holds rows of several lengths, and padding.
     """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
@@ -38,12 +42,14 @@ class Trainer(ResumingTrainer):
     def __init__(
         self,
         model: Any,
-        losses: Callable[..., torch.Tensor],
+        losses: Callable[..., torch.Tensor] | None,
         keep: Callable[..., torch.Tensor] | None = None,
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         several: bool = False,
+        rows: bool = False,
         guard: GuardTable | None = None,
+        speed: Speed | None = None,
         stop: StopOnSignal | None = None,
         **kwargs: Any,
     ) -> None:
@@ -65,6 +71,11 @@ class Trainer(ResumingTrainer):
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
+        speed = speed or Speed()
+        whole = self._whole_weights()
+        self.head = Head(model, speed.fused_loss and whole, speed.skip_ignored and whole) if losses is None else None
+        on_cpu = self.args.device.type == "cpu"
+        self.splits = rows and whole and (on_cpu if speed.split_batches is None else speed.split_batches)
 
     def compute_loss(
         self,
@@ -74,16 +85,23 @@ class Trainer(ResumingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The losses of `labels` (-100: none), summed, over the global count of labels."""
-        labels = inputs["labels"]
-        outputs = model(**models_own(inputs))
-        losses = self._losses(outputs, inputs, training=True, label_smoothing=self.args.label_smoothing_factor)
+        outputs, losses = self._forward(model, inputs, training=True)
         if num_items_in_batch is None:
-            num_items_in_batch = labels.ne(-100).sum()
+            num_items_in_batch = inputs["labels"].ne(-100).sum()
         # DDP averages gradients over the processes, each of which has divided by the labels of all.
         loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         # A loss that is not finite may have gradients that are; so it has none, and no process needs to ask another.
         loss = loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model: torch.nn.Module, batch: dict[str, Any], training: bool) -> tuple[Any, torch.Tensor]:
+        """The model's outputs, if there are any but losses, and the loss of each label or, in training, their sum."""
+        smoothing = self.args.label_smoothing_factor if training else 0.0
+        if self.head is not None:
+            return None, self.head.losses(model, models_own(batch), batch["labels"], smoothing, summed=training)
+        assert self._losses is not None
+        outputs = model(**models_own(batch))
+        return outputs, self._losses(outputs, batch, training=training, label_smoothing=smoothing)
 
     def training_step(
         self,
@@ -92,7 +110,14 @@ class Trainer(ResumingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Upstream is given a loss of 0: that of the whole step is counted once it is judged."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        pieces = [inputs]
+        if self.splits and "attention_mask" in inputs:
+            starting = splitting.cost_of_starting(self._flops_per_token)
+            pieces = splitting.pieces(inputs, starting, self.model.config.is_encoder_decoder)
+        loss = torch.zeros((), device=self.args.device)
+        for number, piece in enumerate(pieces, 1):  # the processes add up their gradients behind the last one
+            with nullcontext() if number == len(pieces) else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, piece, num_items_in_batch)
         self._step_loss = self._step_loss + loss
         if "index" in inputs:
             self._step_examples.append(inputs["index"])
@@ -223,8 +248,7 @@ class Trainer(ResumingTrainer):
         batch = self._prepare_inputs(inputs)
         labels = batch["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**models_own(batch))
-        losses = self._losses(outputs, batch)
+            outputs, losses = self._forward(model, batch, training=False)
         counts = labels.ne(-100).flatten(1).sum(dim=1) if labels.dim() > 1 else labels.ne(-100)
         summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
         stats = torch.stack([summed, counts.float()], dim=1)

@@ -27,6 +27,7 @@ from llmkit.data.look import look
 from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
+from llmkit.head import Head
 from llmkit.recipe.datatables import ChatData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import chat
@@ -435,8 +436,7 @@ def tiny(config_class=LlamaConfig, attention="sdpa", words=None, **keys):
 
 def summed(model, batch, known=None):
     with torch.no_grad():
-        outputs = model(**models_own(batch), use_cache=False)
-    return chat.losses(outputs, batch, known).double()
+        return Head(model).losses(model, {**models_own(batch), "use_cache": False}, batch["labels"]).double()
 
 
 @pytest.mark.parametrize("config_class", [GPT2Config, LlamaConfig])
@@ -483,31 +483,19 @@ def test_packing_is_refused_where_conversations_would_mix(config_class, keys, ap
 # --- losses, metrics, what ends a turn --------------------------------------------------------------------------------
 
 
-def test_losses_are_those_of_the_labels_whether_or_not_the_model_spares_the_rest(words):
+def test_the_metrics_are_those_of_the_labels(words):
     done = several(words)
     model = tiny(GPT2Config, words=words)
     part = chat.examples(done, settle(done), evaluation=True)
     batch = chat.collator(words, model.config, 1)([part[i] for i in range(len(part))])
-    assert batch["logits_to_keep"].sum() == (batch["labels"] != -100).sum() > 0
     found = summed(model, batch)
-    whole = {key: values for key, values in batch.items() if key != "logits_to_keep"}
-    torch.testing.assert_close(found, summed(model, whole))
-    logits = model(**models_own(whole)).logits
-    expected = torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none")
-    torch.testing.assert_close(found, expected.detach().double(), atol=1e-5, rtol=1e-5)
-    assert found[batch["labels"] == -100].abs().max() == 0
-    outputs = SimpleNamespace(logits=logits)
-    smooth = chat.losses(outputs, whole, None, training=True, label_smoothing=0.1)
-    assert (smooth - expected).abs().max() > 0.01
-    torch.testing.assert_close(chat.losses(outputs, whole, None, label_smoothing=0.1), expected)
-    kept = chat.keep(model, outputs, whole, None).detach().numpy()
-    mean = float(expected.detach().sum() / (batch["labels"] != -100).sum())
-    assert chat.metrics(kept, part) == {"perplexity": pytest.approx(np.exp(mean), rel=1e-5)}
-
-
-def test_an_architecture_that_cannot_spare_logits_goes_without(words):
-    batch = chat.collator(words, SimpleNamespace(), 1)([{"input_ids": [1, 2], "labels": [-100, 3], "index": 0}])
-    assert set(batch) == {"input_ids", "labels", "index", "attention_mask"}
+    logits = model(**models_own(batch)).logits
+    expected = torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none").detach().double()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    counts = (batch["labels"] != -100).sum(dim=1)
+    stats = torch.stack([found.sum(dim=1), counts], dim=1).numpy()
+    mean = float(expected.sum() / counts.sum())
+    assert chat.metrics(stats, part) == {"perplexity": pytest.approx(np.exp(mean), rel=1e-5)}
 
 
 def test_generation_stops_at_the_end_of_a_turn(words):

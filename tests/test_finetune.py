@@ -10,6 +10,8 @@ import torch
 from conftest import corpus, losses
 from safetensors.torch import load_file
 
+from llmkit import splitting
+
 RECIPE = """
 task = "text-classification"
 [model]
@@ -169,6 +171,33 @@ def test_a_run_is_not_resumed_with_another_adapter(place, llmkit):
     done = llmkit("finetune", "recipe.toml", "lora.r=8", "--output-dir", "run", "--resume")
     assert done.exit_code == 2
     assert "lora.r: 4 -> 8" in done.stderr
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit, monkeypatch):
+    rows = [f"{' '.join(['the fox'] * (i % 5) + ['met the owl'])},{'even' if i % 2 else 'odd'}" for i in range(100)]
+    (place / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    monkeypatch.setattr("llmkit.splitting.STARTING", 0.0)
+    monkeypatch.setattr("llmkit.splitting.FEWEST", 1.0)
+    made, sound = [], splitting.pieces
+
+    def pieces(*args):
+        made.append(sound(*args))
+        return made[-1]
+
+    monkeypatch.setattr(splitting, "pieces", pieces)
+    words = ("model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0")
+    words += ("trainer.train_sampling_strategy=random", f"trainer.gradient_accumulation_steps={accumulated}")
+    finetune(llmkit, *words, name="pieces")
+    assert max(map(len, made)) > 1
+    assert sum(len(piece["labels"]) for batch in made for piece in batch) == 4 * 8 * accumulated
+    made.clear()
+    finetune(llmkit, *words, "speed.split_batches=false", name="whole")
+    assert not made
+    assert losses(place / "pieces") == pytest.approx(losses(place / "whole"), rel=1e-5)
+    pieces_, whole = weights(place / "pieces"), weights(place / "whole")
+    for name in whole:
+        torch.testing.assert_close(pieces_[name], whole[name], rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_learn_what_one_does(place, llmkit):

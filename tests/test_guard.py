@@ -8,8 +8,8 @@ from conftest import losses
 from safetensors.torch import load_file
 
 from llmkit.guard import ENOUGH, Guard, forbid
+from llmkit.head import Head
 from llmkit.recipe.schema import Guard as Table
-from llmkit.tasks import causal_lm
 
 
 def lines(run):
@@ -18,14 +18,14 @@ def lines(run):
 
 def poisoned(monkeypatch, steps):
     """The losses of these training steps are NaN."""
-    sound, calls = causal_lm.losses, []
+    sound, calls = Head.losses, []
 
-    def losses(outputs, batch, training=False, label_smoothing=0.0):
-        found = sound(outputs, batch, training, label_smoothing)
-        calls.extend([1] * training)
-        return found * float("nan") if training and len(calls) in steps else found
+    def losses(self, model, inputs, labels, label_smoothing=0.0, summed=False):
+        found = sound(self, model, inputs, labels, label_smoothing, summed)
+        calls.extend([1] * summed)
+        return found * float("nan") if summed and len(calls) in steps else found
 
-    monkeypatch.setattr(causal_lm, "losses", losses)
+    monkeypatch.setattr(Head, "losses", losses)
 
 
 def judge(guard, step, loss, norm):

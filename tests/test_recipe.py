@@ -953,7 +953,8 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         "save_total_limit = 2  # default\n\n[lora]\nr = 4  # recipe line 9\n\n"
         "[generation]\ndo_sample = true  # default\ntemperature = 0.8  # default\n"
         "top_p = 0.95  # default\nmax_new_tokens = 200  # default\n\n"
-        "[guard]\nmax_skipped_steps = 5  # default\ndataloader_timeout = 600  # default\n"
+        "[guard]\nmax_skipped_steps = 5  # default\ndataloader_timeout = 600  # default\n\n"
+        "[speed]\nfused_loss = true  # default\nskip_ignored = true  # default\n"
     )
 
 
@@ -1121,6 +1122,7 @@ print(sorted({"torch", "transformers", "peft", "numpy", "datasets", "accelerate"
 """
 
 
+@pytest.mark.alone
 def test_a_misspelt_key_is_reported_in_half_a_second_without_torch(write):
     path = write(PLAIN + "[trainer]\nlerning_rate = 1\n[lora]\nbais = 1\n[generation]\ntemprature = 1\n")
     seconds = []

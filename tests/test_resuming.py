@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from llmkit import changes, train
 from llmkit.data.pack import Blocks, Endless, Window
+from llmkit.head import Head
 from llmkit.progress import MetricsFile
-from llmkit.tasks import causal_lm
 from llmkit.trainer import Trainer
 
 
@@ -231,15 +231,14 @@ def test_evaluation_leaves_training_as_it_is(workplace, llmkit):
 
 def test_too_large_a_batch_is_made_smaller_before_the_first_step(workplace, llmkit, monkeypatch):
     assert llmkit("pretrain", "causal.toml", "--output-dir", "whole").exit_code == 0
-    sound, sizes = causal_lm.losses, []
+    sound = Head.losses
 
-    def losses_of(outputs, batch, training=False, label_smoothing=0.0):
-        sizes.append(len(batch["labels"]))
-        if training and sizes[-1] > 2:
+    def losses_of(self, model, inputs, labels, label_smoothing=0.0, summed=False):
+        if summed and len(labels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return sound(outputs, batch, training, label_smoothing)
+        return sound(self, model, inputs, labels, label_smoothing, summed)
 
-    monkeypatch.setattr(causal_lm, "losses", losses_of)
+    monkeypatch.setattr(Head, "losses", losses_of)
     monkeypatch.setattr("llmkit.memory.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml", "--output-dir", "smaller", "trainer.per_device_eval_batch_size=2")
     assert done.exit_code == 0, done.stderr
@@ -252,7 +251,7 @@ def test_out_of_memory_for_one_example_ends_in_words(workplace, llmkit, monkeypa
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(causal_lm, "losses", full)
+    monkeypatch.setattr(Head, "losses", full)
     monkeypatch.setattr("llmkit.memory.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 1

@@ -29,9 +29,11 @@ from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit import tokenizer as tokenizers
 from llmkit.assemble import fit_for_batches
+from llmkit.data.examples import models_own
 from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
+from llmkit.head import Head
 from llmkit.recipe import bundled, load
 from llmkit.recipe.datatables import PairData
 from llmkit.recipe.schema import Model, Tokenizer
@@ -304,7 +306,7 @@ def test_a_tokenizer_of_many_languages_is_told_which_two(words, said, codes, set
 @pytest.mark.parametrize("kind", TINY)
 def test_batches_and_losses_are_those_of_the_model(kind, words):
     model = model_of(kind, words)
-    part, known = examples_of(words, evaluation=False)
+    part, _ = examples_of(words, evaluation=False)
     batch = seq2seq.collator(words, model.config, 1)([part[i] for i in range(len(part))])
     assert batch["labels"].shape[1] == max(len(labels) for labels in (part[i]["labels"] for i in range(len(part))))
     shifted = model.prepare_decoder_input_ids_from_labels(batch["labels"])
@@ -314,14 +316,14 @@ def test_batches_and_losses_are_those_of_the_model(kind, words):
     with torch.no_grad():
         outputs = model(**read, decoder_input_ids=batch["decoder_input_ids"])
         upstream = model(**read, labels=batch["labels"]).loss
-    found = seq2seq.losses(outputs, batch, known)
+        head, inputs = Head(model), models_own(batch)
+        found = head.losses(model, inputs, batch["labels"])
+        smoothed = head.losses(model, inputs, batch["labels"], label_smoothing=0.1)
     assert found.shape == batch["labels"].shape
     assert bool((found[~labelled] == 0).all())
     assert float(found.sum() / labelled.sum()) == pytest.approx(float(upstream), rel=1e-5)
-    smoothed = seq2seq.losses(outputs, batch, known, training=True, label_smoothing=0.1)
     wanted = F.cross_entropy(outputs.logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=0.1)
     assert float(smoothed.sum() / labelled.sum()) == pytest.approx(float(wanted), rel=1e-5)
-    assert torch.equal(seq2seq.losses(outputs, batch, known, label_smoothing=0.1), found)
 
 
 def test_batches_are_rounded_up_on_both_sides(words):

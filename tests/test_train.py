@@ -263,6 +263,55 @@ def test_half_precision_only_where_it_is_fast(settings, cuda, fast, expected, mo
     assert why
 
 
+@pytest.mark.parametrize("task", ["causal", "masked"])
+@pytest.mark.parametrize("switch", ["fused_loss", "skip_ignored"])
+def test_what_makes_a_run_faster_leaves_its_losses_as_they_are(task, switch, workplace, llmkit, monkeypatch):
+    monkeypatch.setattr("llmkit.head.AT_ONCE", 3000)  # ten positions at a time
+    words = ("pretrain", f"{task}.toml", "trainer.gradient_accumulation_steps=2", "--output-dir")
+    for name, more in (("on", ()), ("off", (f"speed.{switch}=false",))):
+        done = llmkit(*words, name, *more)
+        assert done.exit_code == 0, done.stderr
+        assert record(workplace / name)["speed"][switch] == (name == "on")
+    assert losses(workplace / "on") == pytest.approx(losses(workplace / "off"), rel=1e-5)
+    on, off = (record(workplace / name)["metrics"]["eval_loss"] for name in ("on", "off"))
+    assert on == pytest.approx(off, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_activation_checkpointing_leaves_the_losses_as_they_are(kind, workplace, llmkit):
+    words = ("pretrain", {"gpt2": "causal.toml", "bert": "masked.toml"}[kind], "--output-dir")
+    assert llmkit(*words, "without").exit_code == 0
+    done = llmkit(*words, "with", "trainer.activation_checkpointing=true")
+    assert done.exit_code == 0, done.stderr
+    assert record(workplace / "with")["speed"]["activation_checkpointing"]
+    assert losses(workplace / "with") == pytest.approx(losses(workplace / "without"), rel=1e-5)
+
+
+def test_as_many_threads_as_the_recipe_says(workplace, llmkit):
+    before = torch.get_num_threads()
+    try:
+        assert llmkit("pretrain", "causal.toml", "speed.threads=1", "trainer.max_steps=1").exit_code == 0
+        assert torch.get_num_threads() == record(workplace / "runs/causal")["speed"]["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuda", "expected"),
+    [
+        ({}, False, {}),
+        ({}, True, {"tf32": True, "use_liger_kernel": True}),
+        ({"use_cpu": True}, True, {"use_cpu": True}),
+        ({"tf32": False, "use_liger_kernel": False}, True, {"tf32": False, "use_liger_kernel": False}),
+    ],
+)
+def test_a_gpus_kernels_are_switched_on_where_there_is_one(settings, cuda, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(train, "is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr(train, "is_liger_kernel_available", lambda: True)
+    assert train.choose_kernels(settings) == expected
+
+
 def test_progress_is_plain_lines_in_a_log(workplace, llmkit):
     done = llmkit("pretrain", "causal.toml")
     steps = [line for line in done.stderr.splitlines() if line.startswith("step ")]

@@ -68,7 +68,7 @@ def _unknown_table(name: str, content: Any, draft: Draft) -> str:
 
 
 def _unknown(what: str, key: str, siblings: Sequence[str], draft: Draft) -> str:
-    elsewhere = next((known for known in known_keys(draft.task) if known.rpartition(".")[2] == key), "")
+    elsewhere = next((known for known in known_keys(draft.task, key) if known.rpartition(".")[2] == key), "")
     near = elsewhere or nearest(key, siblings)
     return f"{what}, did you mean `{near}`?" if near else what
 

@@ -194,6 +194,30 @@ class Guard(Table):
     )
 
 
+class Speed(Table):
+    """What makes training faster and its losses the same but for rounding; each switch is there to be turned off."""
+
+    fused_loss: bool = Field(
+        default=True,
+        description="Of tasks that predict tokens: compute logits and losses of a part of the positions at a time, so "
+        "that they are never all in memory.",
+    )
+    skip_ignored: bool = Field(
+        default=True,
+        description="Compute no logits where there is no label: masked-lm predicts one token in seven, chat no prompt.",
+    )
+    split_batches: bool | None = Field(
+        default=None,
+        description="Learn from a batch of rows in pieces of like length, with less padding; by default on a CPU.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads of each process on a CPU; by default as many as it has cores to itself, hyper-threads not "
+        "counted, or OMP_NUM_THREADS.",
+    )
+
+
 class Part(Table):
     """One of several tasks that share an encoder."""
 
@@ -240,6 +264,7 @@ class Recipe(Table):
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
     guard: Guard = Field(default=Guard.model_construct(), description="When a step is skipped, and a run stopped.")
+    speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
 
     # What the loader adds: nothing that a recipe can say.
     source: Path | None = Field(default=None, exclude=True)
@@ -289,7 +314,7 @@ DATA_OF_TASK: dict[str, type[Data]] = {
 def own_tables(task: object) -> dict[str, type[Table]]:
     """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
     if task == "multi-task":
-        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping, "guard": Guard}
+        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping, "guard": Guard, "speed": Speed}
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
     return {
         "model": Model,
@@ -298,6 +323,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "evaluation": Evaluation,
         "early_stopping": EarlyStopping,
         "guard": Guard,
+        "speed": Speed,
     }
 
 

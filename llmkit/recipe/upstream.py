@@ -160,6 +160,12 @@ def fields(class_name: str) -> Mapping[str, Field]:
     return _dataclass_fields(class_name, path)
 
 
+def text(class_name: str) -> str:
+    """The source in which `class_name`, a key of CLASSES, is defined."""
+    package, module = CLASSES[class_name]
+    return (_folder(package) / module).read_text(encoding="utf-8")
+
+
 def refusal(class_name: str, key: str, value: Any) -> str:
     """Why `key` cannot be set although it is no misspelling: the run's own, or gone from upstream; else nothing."""
     if why := OWNED[class_name].get(key):

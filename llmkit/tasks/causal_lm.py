@@ -1,13 +1,12 @@
 """Causal language modelling: every position predicts the token that follows it (GPT-2 and its kind)."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM
 
@@ -130,12 +129,6 @@ def begin(model: Any, data: CausalData) -> None:
         )
 
 
-def spares_logits(model_class: Any, config: Any) -> bool:
-    """Whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
-    forward = getattr(model_class._model_mapping.get(type(config), None), "forward", None)
-    return forward is not None and "logits_to_keep" in inspect.signature(forward).parameters
-
-
 def keeps_apart(model: Any) -> bool:
     """Whether the second of two texts in one input gets the logits that it gets alone, to a hundredth of their size.
 
@@ -155,21 +148,6 @@ def keeps_apart(model: Any) -> bool:
         alone = model(input_ids=ids[:, 3:], use_cache=False).logits
     model.train(training)
     return bool((both[:, 3:] - alone).norm() <= 0.01 * alone.norm())
-
-
-def losses(
-    outputs: Any, batch: Mapping[str, torch.Tensor], training: bool = False, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """Cross-entropy (nats) of the labels [B, T]; 0 where a label is -100. Logits are [B, T, V], or of labels alone."""
-    labels = batch["labels"]
-    smoothing = label_smoothing if training else 0.0
-    if outputs.logits.dim() == 2:
-        learned = labels != -100
-        found = F.cross_entropy(outputs.logits.float(), labels[learned], reduction="none", label_smoothing=smoothing)
-        return found.new_zeros(labels.shape).masked_scatter(learned, found)
-    logits = outputs.logits.flatten(0, 1).float()
-    found = F.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=smoothing)
-    return found.view(labels.shape)
 
 
 def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:

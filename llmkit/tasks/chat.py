@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM
 
@@ -26,7 +25,7 @@ from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, r
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.datatables import ChatData
-from llmkit.tasks.causal_lm import keeps_apart, spares_logits
+from llmkit.tasks.causal_lm import keeps_apart
 
 MODEL_CLASS = AutoModelForCausalLM
 PEFT_TYPE = "CAUSAL_LM"
@@ -386,19 +385,15 @@ def packed(encoded: Encoded, room: int) -> Encoded:
 def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
     """Examples -> [B, T] tensors, padded on the right.
 
-    `logits_to_keep` marks the positions with a label where the model can spare the logits of all others: of a large
-    vocabulary they are most of the memory. Packed examples go without `attention_mask`, whereupon transformers keeps
-    apart what `position_ids` count from 0 (masking_utils.py, find_packed_sequence_indices).
+    Packed examples go without `attention_mask`, whereupon transformers keeps apart what `position_ids` count from 0
+    (masking_utils.py, find_packed_sequence_indices).
     """
     pad = rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
-    spares = spares_logits(MODEL_CLASS, config)
 
     def collate(found: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(found)
         if "position_ids" in batch:
             del batch["attention_mask"]
-        if spares:
-            batch["logits_to_keep"] = batch["labels"] != -100
         return batch
 
     return collate
@@ -438,29 +433,7 @@ def balance(part: Encoded, known: Turns) -> dict[str, Any]:
     return dict(Counter(kind(*target) for target in part.targets))
 
 
-# ---- loss, metrics -------------------------------------------------------------------------------------------------
-
-
-def losses(
-    outputs: Any,
-    batch: Mapping[str, torch.Tensor],
-    known: Turns,
-    training: bool = False,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy (nats) of the labels [B, T]; 0 where a label is -100. Logits are [B, T, V], or of labels alone."""
-    labels = batch["labels"]
-    learned = labels != -100
-    logits = outputs.logits if outputs.logits.dim() == 2 else outputs.logits[learned]
-    smoothing = label_smoothing if training else 0.0
-    found = F.cross_entropy(logits.float(), labels[learned], reduction="none", label_smoothing=smoothing)
-    return found.new_zeros(labels.shape).masked_scatter(learned, found)
-
-
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Turns) -> torch.Tensor:
-    """What perplexity needs of the outputs, [B, 2]: each conversation's summed loss and its count of labels."""
-    counts = batch["labels"].ne(-100).sum(dim=1).float()
-    return torch.stack([losses(outputs, batch, known).sum(dim=1), counts], dim=1)
+# ---- metrics -------------------------------------------------------------------------------------------------
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:

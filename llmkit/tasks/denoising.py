@@ -23,9 +23,8 @@ from llmkit.errors import UserError
 from llmkit.model import choose_block_size, positions
 from llmkit.recipe.datatables import DenoisingData
 from llmkit.tasks import seq2seq
-from llmkit.tasks.causal_lm import losses
 
-__all__ = ["MODEL_CLASS", "PEFT_TYPE", "begin", "collator", "cut", "losses", "metrics", "separator"]
+__all__ = ["MODEL_CLASS", "PEFT_TYPE", "begin", "collator", "cut", "metrics", "separator"]
 
 MODEL_CLASS = AutoModelForSeq2SeqLM
 PEFT_TYPE = "SEQ_2_SEQ_LM"

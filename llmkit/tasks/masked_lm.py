@@ -20,9 +20,9 @@ from llmkit.data.boundaries import vocabulary, word_starts
 from llmkit.data.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.datatables import MaskedData
-from llmkit.tasks.causal_lm import Whole, losses, spares_logits
+from llmkit.tasks.causal_lm import Whole
 
-__all__ = ["MODEL_CLASS", "collator", "cut", "losses", "measured", "metrics", "separator"]
+__all__ = ["MODEL_CLASS", "collator", "cut", "measured", "metrics", "separator"]
 
 MODEL_CLASS = AutoModelForMaskedLM
 
@@ -91,7 +91,6 @@ def collator(
     """
     need_tokens(tokenizer, "masked-lm")
     words = vocabulary(tokenizer)
-    spares = data.masking == "each" and spares_logits(MODEL_CLASS, config)  # one token in a block: the rest is waste
 
     def choose(draw: np.random.Generator, ids: np.ndarray) -> np.ndarray:
         allowed = ~words.special[ids]
@@ -123,8 +122,6 @@ def collator(
             input_ids[b, 1 + lengths[b]] = tokenizer.sep_token_id
         attention_mask = (np.arange(shape[1]) < lengths[:, None] + 2).astype(np.int64)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if spares:
-            batch["logits_to_keep"] = labels != -100
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     return collate

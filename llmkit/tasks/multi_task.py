@@ -33,7 +33,7 @@ class Part:
     config: Any
     train: Examples | None
     collate: Callable[..., dict[str, torch.Tensor]]
-    losses: Callable[..., torch.Tensor]
+    losses: Callable[..., torch.Tensor] | None
     keep: Callable[..., torch.Tensor] | None
     begin: Callable[[Any], None] | None
 
@@ -184,7 +184,7 @@ def collator(parts: Sequence[Part]) -> Callable[[list[dict[str, Any]]], dict[str
 
 def losses(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
     """The loss of each label of a batch, as its task has it."""
-    losses_of = {part.name: part.losses for part in parts}
+    losses_of = {part.name: part.losses for part in parts if part.losses is not None}
     return lambda outputs, batch, **options: losses_of[batch["task"]](outputs, batch, **options)
 
 

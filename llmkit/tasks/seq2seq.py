@@ -21,7 +21,6 @@ from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.model import positions
 from llmkit.recipe.datatables import PairData
-from llmkit.tasks import causal_lm
 
 MODEL_CLASS = AutoModelForSeq2SeqLM
 PEFT_TYPE = "SEQ_2_SEQ_LM"
@@ -298,18 +297,7 @@ def balance(part: Encoded, known: Writing) -> dict[str, Any]:
     return {"of": "target tokens", **found, "cut": cut}
 
 
-# ---- loss, predictions, metrics ------------------------------------------------------------------------------------
-
-
-def losses(
-    outputs: Any,
-    batch: Mapping[str, torch.Tensor],
-    known: Writing,
-    training: bool = False,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy (nats) of the labels [B, T] under the logits [B, T, V]; 0 where a label is -100."""
-    return causal_lm.losses(outputs, batch, training, label_smoothing)
+# ---- predictions, metrics ------------------------------------------------------------------------------------
 
 
 def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:

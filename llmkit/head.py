@@ -1,0 +1,155 @@
+"""Output layer and loss in one: no logits where nothing is predicted, and never all of the others in memory at once.
+
+The logits of 2,048 positions over 50,257 words are 412 MB in fp32, their gradients as much again, and of a small model
+they are most of the work. Of masked-lm's positions one in seven is predicted, of a long prompt none.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Logits that are in memory at once on a CPU.
+AT_ONCE = 2**24
+FEW = 8  # tokens that the model is tried with
+
+
+class Head:
+    """The losses of `model`, a language model of any kind, by way of its output layer.
+
+    `skip`: positions without a label get no logits. `fused`: logits and losses are made a part of the positions at a
+    time (`torch.nn.functional.linear_cross_entropy`), which needs a `layer` whose outputs the model hands on as they
+    are. Where it does something to them, as Gemma 2 and Granite do, or where the layer has an adapter, the model is
+    asked to leave positions out (`logits_to_keep`), if it can.
+    """
+
+    def __init__(self, model: Any, fused: bool = True, skip: bool = True) -> None:
+        self.layer = output_layer(model) if fused or skip else None
+        self.fused = fused and self.layer is not None
+        self.skip = skip and (self.layer is not None or spares_logits(model))
+
+    def losses(
+        self,
+        model: Any,
+        inputs: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        label_smoothing: float = 0.0,
+        summed: bool = False,
+    ) -> torch.Tensor:
+        """Cross-entropy (nats) of the labels, [B, T], 0 where one is -100; the sum of all of them if `summed`.
+
+        `model` is called with `inputs`: it may be what wraps the one that this was made for.
+        """
+        learned = labels != -100
+        wanted = labels[learned] if self.skip else labels.flatten()
+
+        def found(losses: torch.Tensor) -> torch.Tensor:
+            if summed:
+                return losses.sum()
+            return (
+                losses.new_zeros(labels.shape).masked_scatter(learned, losses) if self.skip else losses.view_as(labels)
+            )
+
+        if self.layer is None:
+            kept = {"logits_to_keep": learned} if self.skip else {}
+            logits = model(**inputs, **kept).logits
+            return found(_reference(logits if logits.dim() == 2 else logits.flatten(0, 1), wanted, label_smoothing))
+        layer = self.layer
+
+        def instead(hidden: torch.Tensor) -> torch.Tensor:
+            hidden = hidden[learned] if self.skip else hidden.flatten(0, 1)
+            return found(self._of(layer, hidden, wanted, label_smoothing, "sum" if summed else "none"))
+
+        with in_place_of(layer, instead):
+            return model(**inputs).logits
+
+    def _of(
+        self, layer: nn.Linear, hidden: torch.Tensor, wanted: torch.Tensor, smoothing: float, reduction: str
+    ) -> Any:
+        """The losses of `hidden`, [N, H]: one each, or their sum."""
+        weight, bias = layer.weight, layer.bias
+        kind = hidden.device.type
+        if torch.is_autocast_enabled(kind):  # which would look after a Linear
+            dtype = torch.get_autocast_dtype(kind)
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            bias = bias if bias is None else bias.to(dtype)
+        rows = AT_ONCE // weight.shape[0]
+        if not self.fused or smoothing or (kind == "cpu" and len(hidden) <= rows):  # upstream smooths no pieces
+            return _reference(F.linear(hidden, weight, bias), wanted, smoothing, reduction)
+        # On a CPU its own choice of a piece is so small that it takes twice to five times as long as the plain way.
+        options = (
+            nn.LinearCrossEntropyOptions(
+                batch_chunk_size=max(1, rows),
+                chunking_method=None,
+                acc_policy="compact" if hidden.dtype == torch.float32 else "accurate",  # of half precision upstream's
+            )
+            if kind == "cpu"
+            else nn.LinearCrossEntropyOptions()
+        )
+        return F.linear_cross_entropy(
+            hidden,
+            weight,
+            wanted,
+            linear_bias=bias,
+            reduction=reduction,
+            ignore_index=-100,
+            label_smoothing=smoothing,
+            options=options,
+        )
+
+
+def _reference(logits: torch.Tensor, wanted: torch.Tensor, smoothing: float, reduction: str = "none") -> torch.Tensor:
+    return F.cross_entropy(logits.float(), wanted, ignore_index=-100, reduction=reduction, label_smoothing=smoothing)
+
+
+class in_place_of:
+    """While this is entered, `layer` does what `function` does."""
+
+    def __init__(self, layer: nn.Module, function: Callable[[torch.Tensor], Any]) -> None:
+        self.layer, self.function = layer, function
+
+    def __enter__(self) -> None:
+        self.layer.forward = self.function
+
+    def __exit__(self, *_: object) -> None:
+        del self.layer.forward
+
+
+def output_layer(model: Any) -> nn.Linear | None:
+    """The linear layer whose outputs are the model's logits and nothing else; None where there is none.
+
+    It is tried: a mark that the layer gives in place of its outputs must be what comes out. What cannot be run here,
+    because its weights are spread over machines, has none.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    layer: Any = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if type(layer) is not nn.Linear or "forward" in vars(layer) or not all(p.numel() for p in inner.parameters()):
+        return None
+    mark = torch.zeros(())
+    given: list[tuple[int, ...]] = []
+
+    def instead(hidden: torch.Tensor) -> torch.Tensor:
+        given.append(tuple(hidden.shape))
+        return mark
+
+    ids = torch.zeros((1, FEW), dtype=torch.long, device=layer.weight.device)
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if inner.config.is_encoder_decoder else {})
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), in_place_of(layer, instead):
+            alone = inner(**inputs).logits is mark
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # something was to be done with the mark
+        alone = False
+    finally:
+        model.train(training)
+    return layer if alone and given == [(1, FEW, layer.in_features)] else None
+
+
+def spares_logits(model: Any) -> bool:
+    """Whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
