@@ -39,15 +39,16 @@ docs: install  ## the README's references agree with the code
 	$(BIN)/python docs/reference.py --check
 
 test: install  ## the tests, without a network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: lint types docs test  ## all that CI runs
 
 crash: install  ## kill a training at random moments many times
 	$(BIN)/python tests/crash.py
 
-bench: install  ## a recipe beside a plain PyTorch loop: make bench TEXT=input.txt
-	$(BIN)/python benchmarks/shakespeare.py $(TEXT)
+bench: install  ## llmkit beside what people use today (hours), or some of it: make bench WORK="sst2 start-up"
+	$(BIN)/python benchmarks/bench.py $(WORK)
 
 clean:  ## remove what the targets above made (not runs/)
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

@@ -36,6 +36,7 @@ def introduce(
         for number, what in ((args.gradient_accumulation_steps, "accumulated"), (args.world_size, "processes"))
         if number > 1
     )
+    say(f"speed    {', '.join(fast(facts['speed']))}")
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else epochs
     if "max_time" in facts:
@@ -56,6 +57,23 @@ def introduce(
         say(f"note     {note}")
     for warning in assembly.warnings:
         say(f"warning  {warning}")
+
+
+def fast(switches: dict[str, Any]) -> list[str]:
+    """In words what is switched on to make a run fast."""
+    words = {
+        "split_batches": "batches in pieces of like length",
+        "skip_ignored": "logits of labels alone",
+        "fused_loss": "fused loss",
+        "tf32": "TF32",
+        "use_liger_kernel": "Liger kernels",
+        "torch_compile": "torch.compile",
+        "activation_checkpointing": "activation checkpointing",
+    }
+    attention = f"{switches['attn_implementation'] or 'own'} attention"
+    threads = switches.get("threads")
+    on_cpu = [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
+    return [attention, *(said for name, said in words.items() if switches.get(name)), *on_cpu]
 
 
 def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any], seconds: float) -> None:
