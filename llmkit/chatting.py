@@ -8,10 +8,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmkit import generate, predict
 from llmkit.errors import UserError, say
+
+if TYPE_CHECKING:
+    from llmkit.quantize import Kind
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
 ROLES = ("system", "user", "assistant", "tool")
@@ -23,33 +26,34 @@ Message = dict[str, Any]
 
 @dataclass
 class Conversation:
-    """A model, and what was said so far: after the system's message, if there is one, the user and it in turn.
+    """What writes, and what was said so far: after the system's message, if there is one, the user and it in turn.
 
     `cache` holds what the model computed of the tokens `held`, as long as what is said next begins with them.
     """
 
-    name: str
-    model: Any
-    tokenizer: Any
-    options: dict[str, Any]
+    writer: generate.Writer
     messages: list[Message]
     held: list[int] = field(default_factory=list)
     cache: Any = None
 
 
 def chat(
-    question: str | None, name: str | None, options: dict[str, Any], system_prompt: str | None, seed: int | None
+    question: str | None,
+    name: str | None,
+    options: dict[str, Any],
+    system_prompt: str | None,
+    seed: int | None,
+    quantize: "Kind | None" = None,
 ) -> int:
     """Answer one question, or hold a conversation with who is at stdin; the exit code.
 
-    The answers go to stdout as they come. `options` are fields of GenerationConfig; without a `system_prompt` that of
-    the model's own recipe is used. Raises UserError for a model that does not converse.
+    The answers go to stdout as they come. `options` are those of a Writer, and the name of an assistant; without a
+    `system_prompt` that of the model's own recipe is used. Raises UserError for a model that does not converse.
     """
     if question is not None and not question.strip():
         raise UserError("the question is empty", "leave it out to hold a conversation")
-    name, model, tokenizer, system_prompt = load(name, system_prompt, seed)
-    begin = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    talk = Conversation(name, model, tokenizer, options, begin)
+    writer, system_prompt = load(name, options, system_prompt, seed, quantize)
+    talk = Conversation(writer, [{"role": "system", "content": system_prompt}] if system_prompt else [])
     if question is None:
         return converse(talk)
     answer(talk, ask(talk, question), Event())
@@ -63,25 +67,26 @@ def chat_rows(
     options: dict[str, Any],
     system_prompt: str | None,
     seed: int | None,
+    quantize: "Kind | None" = None,
 ) -> None:
     """Answer the conversation in each row of a file, as JSON lines on stdout or in the file `output`.
 
     A row holds `messages`, of which the last is the user's, or a `prompt`; of a text file each line is a question.
     """
-    rows = generate.read_rows(source, output)
-    name, model, tokenizer, system_prompt = load(name, system_prompt, seed)
+    generate.check_rows(source, output)
+    writer, system_prompt = load(name, options, system_prompt, seed, quantize)
 
     def read(place: str, row: generate.Row) -> tuple[generate.Row, list[int]]:
         column, messages = read_messages(place, row)
         shown = {"prompt" if column == "text" else column: row[column]}
         if system_prompt and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        return shown, render(messages, tokenizer, name, f"{place}: ")
+        return shown, render(messages, writer, f"{place}: ")
 
     def decode(prompt: list[int], new: list[int]) -> str:
-        return str(tokenizer.decode(new, skip_special_tokens=True))
+        return str(writer.tokenizer.decode(new, skip_special_tokens=True))
 
-    generate.write_rows(generate.completions(rows, read, decode, model, tokenizer, options), output)
+    generate.write_rows(source, output, read, decode, writer, chat=True, system_prompt=system_prompt)
 
 
 def settings(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
@@ -92,20 +97,26 @@ def settings(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
     return options, system[-1] if system else None
 
 
-def load(name: str | None, system_prompt: str | None, seed: int | None) -> tuple[str, Any, Any, str | None]:
-    """The name, the model, its tokenizer and the system prompt; UserError for a tokenizer without a chat template."""
-    name, model, tokenizer = generate.load(name, "chat", seed)
+def load(
+    name: str | None,
+    options: dict[str, Any],
+    system_prompt: str | None,
+    seed: int | None,
+    quantize: "Kind | None" = None,
+) -> tuple[generate.Writer, str | None]:
+    """What writes, and the system prompt; UserError for a tokenizer without a chat template."""
+    writer = generate.load(name, "chat", options, seed, quantize)
     try:
-        tokenizer.get_chat_template()
+        writer.tokenizer.get_chat_template()
     except ValueError as problem:
         raise UserError(
-            f"the tokenizer of `{name}` has no chat template: the model has not learned to answer",
-            f'let it go on from a text: llmkit generate "..." --model {name}; or teach it to answer: '
-            f"llmkit finetune --task chat model.name={name}",
+            f"the tokenizer of `{writer.name}` has no chat template: the model has not learned to answer",
+            f'let it go on from a text: llmkit generate "..." --model {writer.name}; or teach it to answer: '
+            f"llmkit finetune --task chat model.name={writer.name}",
         ) from problem
     if system_prompt is None:
-        system_prompt = getattr(predict.data_of(name, "chat"), "system_prompt", None)
-    return name, model, tokenizer, system_prompt
+        system_prompt = getattr(predict.data_of(writer.name, "chat"), "system_prompt", None)
+    return writer, system_prompt
 
 
 # ---- the conversation ----------------------------------------------------------------------------------------------
@@ -204,12 +215,13 @@ def ask(talk: Conversation, question: str) -> list[int]:
     """
     from llmkit.model import positions
 
+    writer = talk.writer
     messages = [*talk.messages, {"role": "user", "content": question}]
-    config = generate.choose_settings(talk.model, talk.tokenizer, talk.options)
-    limit = positions(talk.model.config)
+    config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
+    limit = positions(writer.model.config)
     dropped = 0
     while True:
-        tokens = render(messages, talk.tokenizer, talk.name)
+        tokens = render(messages, writer)
         users = [place for place, message in enumerate(messages) if message["role"] == "user"]
         if limit is None or len(users) == 1:
             break
@@ -218,7 +230,7 @@ def ask(talk: Conversation, question: str) -> list[int]:
             break
         del messages[users[0] : users[1]]
         dropped += 1
-    generate.new_tokens(config, talk.model, len(tokens), "the message, as the chat template writes it,")
+    generate.new_tokens(config, writer.model, len(tokens), "the message, as the chat template writes it,")
     if dropped:
         turns = f"{dropped} turns are" if dropped > 1 else "turn is"
         say(f"note: the conversation outgrows the model's {limit:,} positions: its oldest {turns} forgotten")
@@ -231,7 +243,8 @@ def answer(talk: Conversation, tokens: list[int], stop: Event) -> None:
     import torch
     from transformers import DynamicCache, TextStreamer
 
-    config = generate.generation_config(talk.model, talk.tokenizer, talk.options, len(tokens))
+    writer = talk.writer
+    config = generate.generation_config(writer.model, writer.tokenizer, writer.options, len(tokens))
     config.return_dict_in_generate = True
     more: dict[str, Any] = {}
     if talk.cache is not None and len(talk.held) < len(tokens) and tokens[: len(talk.held)] == talk.held:
@@ -239,15 +252,15 @@ def answer(talk: Conversation, tokens: list[int], stop: Event) -> None:
         config.cache_implementation = None  # that of `talk.cache`, which stands
     alone = config.num_beams == 1
     if alone:
-        more["streamer"] = TextStreamer(talk.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        more["streamer"] = TextStreamer(writer.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
     def stopped(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((len(ids),), stop.is_set(), device=ids.device)
 
-    written = generate.write(talk.model, talk.tokenizer, [tokens], config, stopping_criteria=[stopped], **more)
+    written = generate.write(writer, [tokens], config, stopping_criteria=[stopped], **more)
     sequence = written.sequences[0].tolist()
     new = sequence[len(tokens) :]
-    text = talk.tokenizer.decode(new, skip_special_tokens=True)
+    text = writer.tokenizer.decode(new, skip_special_tokens=True)
     if not alone:
         print(text, flush=True)  # noqa: T201
     talk.messages.append({"role": "assistant", "content": text})
@@ -258,15 +271,15 @@ def answer(talk: Conversation, tokens: list[int], stop: Event) -> None:
         say(f"note: cut off after {len(new):,} tokens; max_new_tokens={2 * len(new)} lets it say more")
 
 
-def render(messages: list[Message], tokenizer: Any, name: str, where: str = "") -> list[int]:
+def render(messages: list[Message], writer: generate.Writer, where: str = "") -> list[int]:
     """The conversation as the chat template writes it, up to where the answer begins."""
     from jinja2 import TemplateError
 
     try:
-        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        return list(writer.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
     except TemplateError as problem:
         raise UserError(
-            f"{where}the chat template of `{name}` refuses the conversation: {problem}",
+            f"{where}the chat template of `{writer.name}` refuses the conversation: {problem}",
             "it decides which roles there are and in which order; some know no system prompt",
         ) from problem
 

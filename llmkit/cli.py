@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -206,7 +206,9 @@ def generate(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Fields of GenerationConfig; with --chat, system_prompt.", show_default=False
+            metavar="KEY=VALUE",
+            help="Fields of GenerationConfig; assistant_model; with --chat, system_prompt.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -220,6 +222,10 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="With --input: write to a file.  [default: JSON lines on stdout]")
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option("--quantize", help="Weights in int8, faster on a CPU; on a GPU int8 or int4, in less memory."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
     offline: Offline = False,
@@ -240,14 +246,14 @@ def generate(
 
             settings, system_prompt = chatting.settings(words)
             if source is not None:
-                chatting.chat_rows(source, output, model, settings, system_prompt, seed)
+                chatting.chat_rows(source, output, model, settings, system_prompt, seed, quantize)
                 return 0
             question = generation.read_prompt(text) if text is not None else None
-            return chatting.chat(question, model, settings, system_prompt, seed)
+            return chatting.chat(question, model, settings, system_prompt, seed, quantize)
         if source is not None:
-            generation.generate_rows(source, output, model, generation.settings(words, one=True), seed)
+            generation.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
         else:
-            generation.generate(generation.read_prompt(text), model, generation.settings(words), seed)
+            generation.generate(generation.read_prompt(text), model, generation.settings(words), seed, quantize)
         return 0
 
     _do(act)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, set_seed
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from llmkit import hub
 from llmkit.adapt import WITH_HEAD, adapt, check_4bit, freeze, in_4bit, outermost
@@ -197,6 +197,8 @@ def create(
     options = {} if table.attn_implementation is None else {"attn_implementation": table.attn_implementation}
     new: set[str] = set()
     notes: list[str] = []
+    from transformers import set_seed  # which brings peft along; who generates needs neither
+
     set_seed(seed)
     try:
         if table.init == "scratch":

@@ -350,7 +350,7 @@ def filler(name: str) -> tuple[Layout, Answer]:
 def writing(output: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Write answers as they come: to stdout, or to a file that appears under its name when it is whole."""
     if output is None:
-        yield lambda said: print(_json(said), flush=True)  # noqa: T201
+        yield lambda said: print(as_json(said), flush=True)  # noqa: T201
         return
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -365,10 +365,11 @@ def writing(output: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]
 
 
 def _line(stream: IO[str], said: Mapping[str, Any]) -> None:
-    stream.write(_json(said) + "\n")
+    stream.write(as_json(said) + "\n")
 
 
-def _json(said: Any) -> str:
+def as_json(said: Any) -> str:
+    """`said` as a line of JSON."""
     return json.dumps(said, ensure_ascii=False, default=str)  # a Parquet file's id may be a date
 
 
@@ -380,6 +381,6 @@ def _csv_writer(stream: IO[str]) -> Callable[[Mapping[str, Any]], None]:
         if not header:
             header.extend(said)
             table.writerow(header)
-        table.writerow([_json(value) if isinstance(value, dict | list) else value for value in said.values()])
+        table.writerow([as_json(value) if isinstance(value, dict | list) else value for value in said.values()])
 
     return write

@@ -3,7 +3,7 @@
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WITHIN_ADAPTER = "base_model.model."  # what peft sets before the names of tensors
 
 
-def reload(name: str, model_class: Any, config: Any = None) -> Any:
+def reload(name: str, model_class: Any, config: Any = None, more: Mapping[str, Any] | None = None) -> Any:
     """A finished run, a checkpoint, a folder or a Hub id, whole or an adapter, ready for use on the best device.
 
     In fp32 on a CPU (a bf16 checkpoint is loaded as bf16 otherwise, and crawls), as saved on a GPU. `config` replaces
-    the model's own. Raises UserError where weights are missing: nothing is filled with random numbers in silence.
+    the model's own; `more` is for `from_pretrained`, such as where and in how many bits. Raises UserError where weights
+    are missing: nothing is filled with random numbers in silence.
     """
     revision = hub.commit(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,6 +39,7 @@ def reload(name: str, model_class: Any, config: Any = None) -> Any:
         "weights_only": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # found below, and named
+        **(more or {}),
     }
     with quiet(), hub.loading(name, "model"):
         adapter = adapter_settings(name, revision)
@@ -52,7 +54,7 @@ def reload(name: str, model_class: Any, config: Any = None) -> Any:
             f"another size than its configuration gives, such as {min(lacking)}",
             "was it saved whole, and for this task?",
         )
-    return model.to(device).eval()
+    return (model if "device_map" in options else model.to(device)).eval()
 
 
 def _reload_adapter(

@@ -36,7 +36,15 @@ LINE = (
     *("llmkit.tasks.chat", "llmkit.tasks.seq2seq", "llmkit.tasks.causal_lm"),
     *("llmkit.tasks.text_classification", "llmkit.tasks.question_answering"),
     *("llmkit.tasks.token_classification", "llmkit.tasks.multiple_choice"),
-    *("llmkit.vocabulary", "llmkit.tokenizer", "llmkit.model", "llmkit.fitting", "llmkit.adapt", "llmkit.reload", "llmkit.quantize"),
+    *(
+        "llmkit.vocabulary",
+        "llmkit.tokenizer",
+        "llmkit.model",
+        "llmkit.fitting",
+        "llmkit.adapt",
+        "llmkit.reload",
+        "llmkit.quantize",
+    ),
     *(
         "llmkit.data",
         "llmkit.data.look",

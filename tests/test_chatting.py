@@ -85,8 +85,8 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talk(place: Path) -> chatting.Conversation:
-    name, model, words, _ = chatting.load("model", None, 0)
-    return chatting.Conversation(name, model, words, {"do_sample": False, "max_new_tokens": 6}, [])
+    writer, _ = chatting.load("model", {"do_sample": False, "max_new_tokens": 6}, None, 0)
+    return chatting.Conversation(writer, [])
 
 
 def user(content: str) -> dict[str, str]:
@@ -214,7 +214,7 @@ def test_an_answer_ends_with_the_turn_and_says_when_it_is_cut_off(place: Path, l
 
 def test_what_was_computed_is_used_again_and_changes_nothing(talk: chatting.Conversation) -> None:
     read: list[int] = []
-    talk.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
+    talk.writer.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
     lengths = []
     for line in LINES.splitlines():
         tokens = chatting.ask(talk, line)

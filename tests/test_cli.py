@@ -21,7 +21,7 @@ OPTIONS = {
         *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
         *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
     ],
-    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--seed", "--offline"],
+    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],
     "evaluate": ["model", "recipe", "overrides", "--task", "--offline"],
     "merge": ["run", "--output", "--offline"],
@@ -54,6 +54,7 @@ def seconds(*code: str) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.alone
 def test_help_answers_within_twice_the_time_of_importing_typer():
     pairs = [(seconds("-m", "llmkit", "--help"), seconds("-c", "import typer")) for _ in range(7)]
     assert statistics.median(ours / typer_alone for ours, typer_alone in pairs) < 2
@@ -79,6 +80,7 @@ def test_nothing_heavy_is_imported(words, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mistake", ["data.blok_size=3", "trainer.lerning_rate=1"])
 def test_a_misspelt_key_is_answered_in_half_a_second(mistake, workplace):
     times = []

@@ -24,11 +24,13 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import checkpoint, generate
+from llmkit import checkpoint, generate, predict
 
 POSITIONS = 64
 PROMPT = "Once upon a time"
 END = "<|endoftext|>"
+# What writing needs none of; scipy is imported by transformers itself, where it is installed.
+HEAVY = ("transformers.trainer", "datasets", "peft", "pandas", "sklearn", "evaluate", "bitsandbytes")
 
 
 @pytest.fixture(scope="session")
@@ -285,7 +287,7 @@ from llmkit import generate
 pieces, write = [], sys.stdout.write
 sys.stdout.write = lambda text: (pieces.append(text), write(text))[1]
 generate.generate({PROMPT!r}, "gpt2", {{"max_new_tokens": 12}}, 1)
-heavy = [name for name in ("transformers.trainer", "datasets", "pandas", "sklearn") if name in sys.modules]
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
 print(next(filter(None, pieces)).strip() in {PROMPT!r}, heavy, file=sys.stderr)  # before there is more
 """
     ours, theirs = pty.openpty()
@@ -295,3 +297,135 @@ print(next(filter(None, pieces)).strip() in {PROMPT!r}, heavy, file=sys.stderr) 
     os.close(ours)
     assert done.stderr.decode() == "True []\n"
     assert shown == llmkit("generate", PROMPT, "max_new_tokens=12", "--model", "gpt2", "--seed", "1").stdout
+
+
+# ---- a file of prompts, interrupted ----------------------------------------------------------------------------------
+
+FILE = ("generate", "max_new_tokens=6", "--model", "gpt2", "--input", "rows.txt", "--output", "said.jsonl")
+
+
+@pytest.fixture
+def rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten prompts of many lengths, in chunks of six and batches of few."""
+    monkeypatch.setattr(predict, "CHUNK", 6)
+    monkeypatch.setattr(generate, "BUDGET", {"cpu": 40, "cuda": 40})
+    Path("rows.txt").write_text("".join(f"{'cat ' * (n * 7 % 5)}{n}\n" for n in range(10)))
+    return place
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, problem: BaseException) -> None:
+    """Let the writing of a batch fail when so many are done."""
+    write, count = generate.write, iter(range(after))
+
+    def fail(*words: Any, **more: Any) -> Any:
+        if next(count, None) is None:
+            raise problem
+        return write(*words, **more)
+
+    monkeypatch.setattr(generate, "write", fail)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("torn", ["", '[[3, {"pro'])
+def test_an_interrupted_file_goes_on_to_the_same_bytes(
+    rows: Path, llmkit: Callable[..., Result], after: int, torn: str
+) -> None:
+    assert llmkit(*FILE, "--seed", "3").exit_code == 0
+    whole = Path("said.jsonl").read_bytes()
+    Path("said.jsonl").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, after, KeyboardInterrupt())
+        stopped = llmkit(*FILE, "--seed", "3")
+    assert stopped.exit_code == 130 and "the same command goes on with it" in stopped.stderr
+    assert not list(rows.glob("*said.jsonl")) and not list(rows.glob("*.lock"))
+    with Path("said.jsonl.partial").open("a") as stream:  # as kill -9 or a full disk leaves it
+        stream.write(torn)
+    again = llmkit(*FILE)  # the seed is known
+    assert again.exit_code == 0 and " of 10 rows are in `said.jsonl.partial`: going on" in again.stderr
+    assert Path("said.jsonl").read_bytes() == whole
+    assert not list(rows.glob("*said.jsonl.*"))
+
+
+def test_what_another_command_left_is_refused_and_kept(
+    rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, 2, KeyboardInterrupt())
+        llmkit(*FILE, "--seed", "3")
+    left = Path("said.jsonl.partial").read_bytes()
+    said = refused(llmkit(*FILE, "top_k=4", "--seed", "4"))
+    assert "rows of another command" in said and "settings was" in said and "seed was 3 and is 4" in said
+    Path("rows.txt").write_text("other\n")
+    assert "input was" in refused(llmkit(*FILE))
+    assert Path("said.jsonl.partial").read_bytes() == left
+
+
+def test_a_full_disk_keeps_what_is_done(
+    rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = iter(range(2))
+
+    def full(_: int) -> None:
+        if next(synced, None) is None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left on device" in refused(llmkit(*FILE, "do_sample=false"))
+    assert llmkit(*FILE, "do_sample=false").exit_code == 0
+    there = Path("said.jsonl").read_text()
+    assert llmkit(*FILE[:-2], "do_sample=false").stdout == there
+
+
+def test_the_last_row_is_read_before_the_first_is_written(rows: Path, llmkit: Callable[..., Result]) -> None:
+    with Path("rows.txt").open("a") as stream:
+        stream.write("x" * POSITIONS)
+    assert "`rows.txt`, line 11: the prompt has" in refused(llmkit(*FILE))
+    assert not list(rows.glob("*said.jsonl*"))
+
+
+def test_batches_hold_no_more_than_the_budget() -> None:
+    prompts = {0: [1] * 9, 1: [1] * 2, 2: [1] * 3, 3: [1] * 4, 4: [1] * 30}
+    allowed = {0: 6, 1: 6, 2: 6, 3: 6, 4: 2}
+    assert list(generate._batched(prompts, allowed, 20)) == [[4], [1, 2], [3], [0]]
+    assert list(generate._batched(prompts, allowed, 1000)) == [[4], [1, 2, 3, 0]]
+
+
+def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
+    rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "BUDGET", {"cpu": 4000, "cuda": 4000})
+    whole = llmkit(*FILE[:-2], "do_sample=false").stdout
+    write = generate.write
+
+    def small(writer: Any, prompts: Any, config: Any, **more: Any) -> Any:
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return write(writer, prompts, config, **more)
+
+    monkeypatch.setattr(generate, "write", small)
+    assert llmkit(*FILE[:-2], "do_sample=false").stdout == whole
+
+
+# ---- guesses that are checked ---------------------------------------------------------------------------------------
+
+
+def test_guesses_change_nothing(place: Path, llmkit: Callable[..., Result]) -> None:
+    Path("rows.txt").write_text("cat cat cat cat\nA cat\n")
+    words = ("do_sample=false", "max_new_tokens=12", "--model", "gpt2")
+    shutil.copytree("gpt2", "draft")
+    weights = load_file("draft/model.safetensors")
+    save_file({key: value * 1.1 for key, value in weights.items()}, "draft/model.safetensors", {"format": "pt"})
+    for more in ("prompt_lookup_num_tokens=4", "assistant_model=draft"):
+        for what in (("generate", "cat cat cat cat"), ("generate", "--input", "rows.txt")):
+            plain, guessed = llmkit(*what, *words), llmkit(*what, more, *words)
+            assert (guessed.exit_code, guessed.stdout) == (0, plain.stdout)
+            assert ("one by one" in guessed.stderr) == ("--input" in what)
+    assert "there is no model at `runs/none`" in refused(
+        llmkit("generate", "A", "assistant_model=runs/none", "--model", "gpt2")
+    )
+    tokenizer = json.loads(Path("draft/tokenizer.json").read_text())
+    words_of = tokenizer["model"]["vocab"]
+    words_of["a"], words_of["b"] = words_of["b"], words_of["a"]
+    Path("draft/tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "has other words than" in refused(llmkit("generate", "A", "assistant_model=draft", "--model", "gpt2"))

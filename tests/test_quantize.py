@@ -1,0 +1,130 @@
+"""Weights in int8: near those in fp32, the same in any batch, for every kind of linear layer; what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
+from typer.testing import Result
+
+from llmkit import quantize
+from llmkit.errors import UserError
+
+
+def made() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
+    return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=2, n_positions=32, **size)).eval()
+
+
+def trained() -> tuple[GPT2LMHeadModel, torch.Tensor]:
+    """A GPT-2 that has learned to count, and what it has learned from, [B, T]."""
+    model = made()
+    ids = (torch.arange(16)[None, :] + torch.arange(0, 60, 4)[:, None]) % 64
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(25):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, ids
+
+
+@pytest.mark.parametrize("kind", ["Linear", "Conv1D"])
+def test_a_layer_is_near_the_one_in_fp32(kind: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 80) if kind == "Linear" else Conv1D(80, 48)
+    nn.init.normal_(layer.bias)
+    small = quantize.on_cpu(nn.Sequential(layer), "x", "int8")
+    assert type(small[0]) is quantize.Int8Linear
+    x = torch.randn(3, 5, 48)
+    with torch.inference_mode():
+        there, here = layer(x), small(x)
+    assert here.shape == there.shape == (3, 5, 80)
+    assert 0 < (here - there).norm() / there.norm() < 0.02
+
+
+def test_a_row_is_the_same_whatever_else_is_in_the_batch() -> None:
+    torch.manual_seed(0)
+    small = quantize.Int8Linear(torch.randn(80, 48), None)
+    x = torch.randn(4, 48)
+    x[1] *= 1000  # with one scale for all, the other rows would be zeros
+    x[2] = 0
+    with torch.inference_mode():
+        together = small(x)
+        for row in range(4):
+            assert torch.equal(together[row], small(x[row : row + 1])[0])
+    assert together[0].abs().max() > 1 and together[2].abs().max() == 0
+
+
+def test_perplexity_stays_and_the_tied_embedding_is_left() -> None:
+    model, ids = trained()
+    with torch.inference_mode():
+        there = model(input_ids=ids, labels=ids)
+        before = model.transformer.wte.weight.clone()
+        small = quantize.on_cpu(model, "x", "int8")
+        here = small(input_ids=ids, labels=ids)
+    assert torch.equal(small.transformer.wte.weight, before)
+    assert type(small.lm_head) is quantize.Int8Linear
+    assert not [m for m in small.modules() if type(m) in (nn.Linear, Conv1D)]
+    assert (here.logits - there.logits).norm() / there.logits.norm() < 0.05
+    assert abs(here.loss - there.loss) < 0.02  # perplexity within 2 percent
+
+
+def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="int4 needs a CUDA GPU"):
+        quantize.on_cpu(made(), "x", "int4")
+    monkeypatch.setattr(quantize, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package bitsandbytes"):
+        quantize.on_gpu("int8")
+
+
+def test_what_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    eight, four = (quantize.on_gpu(kind)["quantization_config"] for kind in ("int8", "int4"))
+    assert (eight.load_in_8bit, eight.load_in_4bit) == (True, False)
+    assert (four.load_in_4bit, four.bnb_4bit_quant_type, four.bnb_4bit_compute_dtype) == (True, "nf4", torch.bfloat16)
+    assert quantize.on_gpu("int8")["device_map"] == {"": 0}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from test_generate import byte_tokenizer
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    size = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, n_positions=64, **size)).save_pretrained("gpt2")
+    tokenizer.save_pretrained("gpt2")
+    return tmp_path
+
+
+WORDS = ("max_new_tokens=8", "do_sample=false", "--quantize", "int8", "--model")
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_the_command_writes_in_int8_with_an_adapter_too(place: Path, llmkit: Callable[..., Result]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    plain = llmkit("generate", "A cat", *WORDS, "gpt2")
+    assert (plain.exit_code, plain.stderr) == (0, "")
+    base = GPT2LMHeadModel.from_pretrained("gpt2")
+    torch.manual_seed(1)
+    get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, lora_alpha=64)).save_pretrained("adapter")
+    adapted = llmkit("generate", "A cat", *WORDS, "adapter")
+    assert adapted.exit_code == 0 and adapted.stdout != plain.stdout
+
+
+def test_weights_that_are_quantized_already_are_refused(place: Path, llmkit: Callable[..., Result]) -> None:
+    shutil.copytree("gpt2", "again")
+    config = json.loads(Path("gpt2/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    Path("again/config.json").write_text(json.dumps(config))
+    said = llmkit("generate", "A cat", *WORDS, "again")
+    assert said.exit_code == 2 and "the weights of `again` are quantized already" in said.stderr
