@@ -1,6 +1,7 @@
 """Fine-tuning from end to end: what is trained and what is not, adapters that plain peft loads, merging, resuming."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,10 +174,14 @@ def test_a_run_is_not_resumed_with_another_adapter(place, llmkit):
     assert "lora.r: 4 -> 8" in done.stderr
 
 
+def of_many_lengths(place):
+    rows = [f"{' '.join(['the fox'] * (i % 5) + ['met the owl'])},{'even' if i % 2 else 'odd'}" for i in range(200)]
+    (place / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+
+
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit, monkeypatch):
-    rows = [f"{' '.join(['the fox'] * (i % 5) + ['met the owl'])},{'even' if i % 2 else 'odd'}" for i in range(100)]
-    (place / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    of_many_lengths(place)
     monkeypatch.setattr("llmkit.splitting.STARTING", 0.0)
     monkeypatch.setattr("llmkit.splitting.FEWEST", 1.0)
     made, sound = [], splitting.pieces
@@ -201,7 +206,21 @@ def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit,
 
 
 def test_two_processes_learn_what_one_does(place, llmkit):
-    """The same examples in the same batches, each process with half of them; evaluation counts every row once."""
+    """The same examples in the same batches, each process with half of them; evaluation counts every row once.
+
+    Each process cuts its batches into pieces of its own: they add up their gradients once a batch.
+    """
+    of_many_lengths(place)
+    (place / "site").mkdir()
+    (place / "site/sitecustomize.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom llmkit import splitting\n"
+        "splitting.STARTING, splitting.FEWEST, sound = 0.0, 1.0, splitting.pieces\n"
+        "def pieces(*args):\n"
+        "    found = sound(*args)\n"
+        "    Path(f'pieces-{os.environ[\"RANK\"]}-{len(found)}').touch()\n"
+        "    return found\n"
+        "splitting.pieces = pieces\n"
+    )
     words = ("trainer.max_steps=15", "model.config.hidden_dropout_prob=0.0", "trainer.learning_rate=1e-3")
     words += ("model.config.attention_probs_dropout_prob=0.0",)
     finetune(llmkit, *words, name="one")
@@ -212,8 +231,10 @@ def test_two_processes_learn_what_one_does(place, llmkit):
         ],
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(place / "site")},
     )
     assert done.returncode == 0, done.stderr
+    assert {path.name[:8] for path in place.glob("pieces-*-[234]")} == {"pieces-0", "pieces-1"}
     assert losses(place / "two") == pytest.approx(losses(place / "one"), rel=1e-5)
     one, two = (json.loads((place / name / "run.json").read_text())["metrics"] for name in ("one", "two"))
     for key in ("eval_loss", "eval_accuracy", "eval_f1", "eval_matthews_correlation"):

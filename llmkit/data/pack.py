@@ -97,7 +97,9 @@ class Blocks(Dataset[Window]):
         begin, end = self._bounds(index)
         ids = self.row.ids[begin:end].astype(np.int64)
         ends = self.row.ends
-        starts = np.unique(ends[np.searchsorted(ends, begin) : np.searchsorted(ends, end)])
+        starts = ends[np.searchsorted(ends, begin) : np.searchsorted(ends, end)]
+        if len(starts) > 1:  # of documents without a token several end in one place
+            starts = np.unique(starts)
         if begin == 0 and not (len(starts) and starts[0] == 0):
             starts = np.append(0, starts)
         return Window(ids, starts - begin, index, EVALUATION if self.evaluation else int(self._epoch))

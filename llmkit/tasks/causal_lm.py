@@ -102,7 +102,8 @@ def collator(
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
         length = max(len(window.ids) for window in windows)
-        ids = np.stack([np.pad(window.ids, (0, length - len(window.ids)), "edge") for window in windows])
+        whole = all(len(window.ids) == length for window in windows)
+        ids = np.stack([w.ids if whole else np.pad(w.ids, (0, length - len(w.ids)), "edge") for w in windows])
         labels = ids[:, 1:].copy()
         for b, window in enumerate(windows):
             labels[b, len(window.ids) - 1 :] = -100
