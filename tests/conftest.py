@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import tempfile
 
 # Before any Hugging Face library is imported: they read these once.
@@ -11,7 +12,7 @@ os.environ.pop("HF_TOKEN", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # commands that tests start are as fast as a user's
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,25 @@ def corpus(lines: int = 200) -> str:
     return "".join(
         f"the {animals[i % 5]} {deeds[i % 4]} {i % 7} of the {animals[(i // 5) % 5]}s at {i}\n" for i in range(lines)
     )
+
+
+@pytest.fixture(autouse=True)
+def the_hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """That a test went on without the Hub is none of the next one's business."""
+    from huggingface_hub import constants
+
+    from llmkit import hub
+
+    monkeypatch.setattr(hub, "_trouble", hub._trouble)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
+    yield
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = before["HF_DATASETS_OFFLINE"] == "1"
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def holding(folder, secret):
     [
         lambda name: models.load_config(Model(name=name)),
         lambda name: reload.reload(name, AutoModelForCausalLM),
-        lambda name: generate.load(name, "causal-lm", None),
+        lambda name: generate.load(name, "causal-lm", {}, None),
         predict.task_of,
     ],
 )
@@ -244,7 +244,7 @@ def test_the_pickle_of_an_adapter_is_refused(folder, tmp_path):
     for read in (
         lambda name: reload.reload(name, AutoModelForCausalLM),
         lambda name: merge(name, str(tmp_path / "merged")),
-        lambda name: generate.load(name, "causal-lm", None),
+        lambda name: generate.load(name, "causal-lm", {}, None),
     ):
         said = refused(read, str(tmp_path / "adapter"))
         assert "has no adapter_model.safetensors" in said
