@@ -76,29 +76,31 @@ class Head:
             dtype = torch.get_autocast_dtype(kind)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = bias if bias is None else bias.to(dtype)
-        rows = AT_ONCE // weight.shape[0]
+        rows = max(1, AT_ONCE // weight.shape[0])
         if not self.fused or smoothing or (kind == "cpu" and len(hidden) <= rows):  # upstream smooths no pieces
             return _reference(F.linear(hidden, weight, bias), wanted, smoothing, reduction)
+        if not torch.is_grad_enabled():
+            parts = zip(hidden.split(rows), wanted.split(rows), strict=True)
+            return torch.cat([_reference(F.linear(part, weight, bias), of, smoothing) for part, of in parts])
+        exact = hidden.dtype == torch.float32
         # On a CPU its own choice of a piece is so small that it takes twice to five times as long as the plain way.
         options = (
             nn.LinearCrossEntropyOptions(
-                batch_chunk_size=max(1, rows),
-                chunking_method=None,
-                acc_policy="compact" if hidden.dtype == torch.float32 else "accurate",  # of half precision upstream's
+                batch_chunk_size=rows, chunking_method=None, acc_policy="compact" if exact else "accurate"
             )
             if kind == "cpu"
             else nn.LinearCrossEntropyOptions()
         )
-        return F.linear_cross_entropy(
+        found = F.linear_cross_entropy(
             hidden,
             weight,
             wanted,
             linear_bias=bias,
-            reduction=reduction,
+            reduction=reduction if exact else "none",  # it would give the sum in half precision, to three digits
             ignore_index=-100,
-            label_smoothing=smoothing,
             options=options,
         )
+        return found.float()
 
 
 def _reference(logits: torch.Tensor, wanted: torch.Tensor, smoothing: float, reduction: str = "none") -> torch.Tensor:

@@ -81,8 +81,9 @@ def test_losses_and_gradients_are_those_of_all_logits(kind, fused, skip, smoothi
     logits = model(**inputs).logits
     wanted = F.cross_entropy(logits.mT, labels, reduction="none", label_smoothing=smoothing)
     expected = gradients(model, wanted.sum())
-    each = found.losses(model, inputs, labels, smoothing)
-    torch.testing.assert_close(each, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.losses(model, inputs, labels, smoothing), wanted, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(found.losses(model, inputs, labels, smoothing), wanted, rtol=1e-5, atol=1e-6)
     total = found.losses(model, inputs, labels, smoothing, summed=True)
     assert total.item() == pytest.approx(wanted.sum().item(), rel=1e-6)
     torch.testing.assert_close(gradients(model, total), expected, rtol=1e-4, atol=1e-5)
@@ -127,8 +128,10 @@ def test_an_adapter_on_the_output_layer_is_not_passed_by():
 
 
 def test_under_autocast_the_output_layer_multiplies_in_half_precision(monkeypatch):
+    """And the losses are added up in fp32: a sum in half precision has three digits."""
     model, (inputs, labels) = made("gpt2"), batch_of("gpt2")
-    wanted = Head(model).losses(model, inputs, labels, summed=True).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = Head(model, fused=False).losses(model, inputs, labels, summed=True).item()
     kinds, sound = [], F.linear_cross_entropy
 
     def noted(hidden, weight, *args, **kwargs):
@@ -138,8 +141,13 @@ def test_under_autocast_the_output_layer_multiplies_in_half_precision(monkeypatc
     monkeypatch.setattr(F, "linear_cross_entropy", noted)
     with torch.autocast("cpu", torch.bfloat16):
         found = Head(model).losses(model, inputs, labels, summed=True)
+        with torch.no_grad():
+            evaluated = Head(model).losses(model, inputs, labels).sum()
     assert kinds == [(torch.bfloat16, torch.bfloat16)]
-    assert found.item() == pytest.approx(wanted, rel=1e-2)
+    assert found.dtype == evaluated.dtype == torch.float32
+    assert found.item() == pytest.approx(wanted, rel=2**-9)  # each is rounded to half precision, the sum is not
+    assert evaluated.item() == pytest.approx(wanted, rel=1e-6)
+    assert all(bool(each.isfinite().all()) for each in gradients(model, found))
 
 
 def test_a_layer_that_something_else_has_taken_hold_of_is_left_alone():
