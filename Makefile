@@ -39,7 +39,7 @@ docs: install  ## the README's references agree with the code
 	$(BIN)/python docs/reference.py --check
 
 test: install  ## the tests, without a network
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 check: lint types docs test  ## all that CI runs

@@ -72,10 +72,10 @@ class Trainer(ResumingTrainer):
         self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
         speed = speed or Speed()
-        whole = self._whole_weights()
-        self.head = Head(model, speed.fused_loss and whole, speed.skip_ignored and whole) if losses is None else None
+        may = self._whole_weights() and not self.args.torch_compile  # which wants one shape, and one model
+        self.head = Head(model, speed.fused_loss and may, speed.skip_ignored and may) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
-        self.splits = rows and whole and (on_cpu if speed.split_batches is None else speed.split_batches)
+        self.splits = rows and may and (on_cpu if speed.split_batches is None else speed.split_batches)
 
     def compute_loss(
         self,

@@ -287,6 +287,17 @@ def test_activation_checkpointing_leaves_the_losses_as_they_are(kind, workplace,
     assert losses(workplace / "with") == pytest.approx(losses(workplace / "without"), rel=1e-5)
 
 
+def test_a_compiled_model_is_left_as_it_is(workplace, llmkit):
+    words = ("pretrain", "causal.toml", "trainer.max_steps=2", "--output-dir")
+    assert llmkit(*words, "plain").exit_code == 0
+    done = llmkit(*words, "compiled", "trainer.torch_compile=true", "trainer.torch_compile_backend=eager")
+    assert done.exit_code == 0, done.stderr
+    speed = record(workplace / "compiled")["speed"]
+    assert speed["torch_compile"]
+    assert not speed["fused_loss"] and not speed["skip_ignored"]
+    assert losses(workplace / "compiled") == pytest.approx(losses(workplace / "plain"), rel=1e-5)
+
+
 def test_as_many_threads_as_the_recipe_says(workplace, llmkit):
     before = torch.get_num_threads()
     try:
