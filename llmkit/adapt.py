@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from llmkit.errors import UserError
+from llmkit.quantize import four_bits
 from llmkit.recipe.schema import Model
 from llmkit.reload import quiet
 
@@ -129,13 +129,8 @@ def in_4bit(sketch: Any) -> Any:
 
     `sketch` is the model without memory for its weights.
     """
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float16,
-        llm_int8_skip_modules=[*heads_of(sketch), f"{sketch.base_model_prefix}.pooler"],  # its name in 4 bits too
+    return four_bits(
+        llm_int8_skip_modules=[*heads_of(sketch), f"{sketch.base_model_prefix}.pooler"]  # its name in 4 bits too
     )
 
 

@@ -251,7 +251,9 @@ def generate(
             question = generation.read_prompt(text) if text is not None else None
             return chatting.chat(question, model, settings, system_prompt, seed, quantize)
         if source is not None:
-            generation.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
+            from llmkit import prompts
+
+            prompts.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
         else:
             generation.generate(generation.read_prompt(text), model, generation.settings(words), seed, quantize)
         return 0

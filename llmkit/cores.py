@@ -4,10 +4,8 @@ import math
 import os
 from pathlib import Path
 
-QUOTA = (
-    Path("/sys/fs/cgroup/cpu.max"),
-    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
-)  # of a container: versions 2 and 1
+# What a container may use of the processor, by cgroups of version 2 and 1.
+QUOTA = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 

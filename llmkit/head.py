@@ -5,12 +5,15 @@ they are most of the work. Of masked-lm's positions one in seven is predicted, o
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from llmkit.reload import without_adapter
 
 # Logits that are in memory at once on a CPU.
 AT_ONCE = 2**24
@@ -107,17 +110,14 @@ def _reference(logits: torch.Tensor, wanted: torch.Tensor, smoothing: float, red
     return F.cross_entropy(logits.float(), wanted, ignore_index=-100, reduction=reduction, label_smoothing=smoothing)
 
 
-class in_place_of:
+@contextmanager
+def in_place_of(layer: Any, function: Callable[[torch.Tensor], Any]) -> Iterator[None]:
     """While this is entered, `layer` does what `function` does."""
-
-    def __init__(self, layer: nn.Module, function: Callable[[torch.Tensor], Any]) -> None:
-        self.layer, self.function = layer, function
-
-    def __enter__(self) -> None:
-        self.layer.forward = self.function
-
-    def __exit__(self, *_: object) -> None:
-        del self.layer.forward
+    layer.forward = function
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
 def output_layer(model: Any) -> nn.Linear | None:
@@ -126,7 +126,7 @@ def output_layer(model: Any) -> nn.Linear | None:
     It is tried: a mark that the layer gives in place of its outputs must be what comes out. What cannot be run here,
     because its weights are spread over machines, has none.
     """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = without_adapter(model)
     layer: Any = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if type(layer) is not nn.Linear or "forward" in vars(layer) or not all(p.numel() for p in inner.parameters()):
         return None
@@ -153,5 +153,5 @@ def output_layer(model: Any) -> nn.Linear | None:
 
 def spares_logits(model: Any) -> bool:
     """Whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = without_adapter(model)
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

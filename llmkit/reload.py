@@ -103,9 +103,14 @@ def adapter_settings(name: str, revision: str | None = None) -> dict[str, Any] |
     return json.loads(Path(file).read_text()) if file else None
 
 
+def without_adapter(model: Any) -> Any:
+    """The model itself, where an adapter is wrapped around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def save_config(model: Any, directory: Path) -> None:
     """Write the architecture of an adapter's model, with its labels, beside the adapter, for `reload`."""
-    whole = model.get_base_model()
+    whole = without_adapter(model)
     config = copy.deepcopy(whole.config)
     config.architectures = [type(whole).__name__]
     if hasattr(config, "quantization_config"):  # the adapter fits the base in any precision

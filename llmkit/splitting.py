@@ -13,7 +13,7 @@ import torch
 # 32 rows of SST-2 costs as much as 32 to 128 tokens: with 8 the step took a third longer.
 STARTING = 4e9
 FEWEST = 16.0  # tokens: reading the weights takes as long as using them for so many
-WRITTEN = ("labels", "decoder_input_ids", "decoder_attention_mask")  # what is as long as a decoder's output
+WRITTEN = ("labels", "decoder_input_ids")  # what is as long as a decoder's output
 
 
 def cost_of_starting(flops_per_token: float) -> float:
@@ -35,17 +35,13 @@ def pieces(batch: dict[str, Any], starting: float, decodes: bool = False) -> lis
     ends = cuts(total[order], starting)
     if len(ends) == 1:
         return [batch]
+    tensors = {name: values for name, values in batch.items() if torch.is_tensor(values)}
     found = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-        rows = order[begin:end]
-        chosen, longest = torch.from_numpy(rows), (int(read[rows].max()), int(written[rows].max()))
+        rows = torch.from_numpy(order[begin:end])
+        longest = int(read[rows].max()), int(written[rows].max())
         found.append(
-            {
-                name: _trimmed(name, values[chosen], mask.shape, *longest, decodes)
-                if torch.is_tensor(values)
-                else values
-                for name, values in batch.items()
-            }
+            batch | {name: _trimmed(name, each[rows], mask.shape, *longest, decodes) for name, each in tensors.items()}
         )
     return found
 

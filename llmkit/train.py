@@ -56,7 +56,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if recipe.model.load_in_4bit:
         adapt.check_4bit()
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
-    args = training_arguments(choose_kernels(settings), directory)
+    args = training_arguments(settings, directory)
     use_cores(args, recipe.speed.threads)
     main = args.process_index == 0
     limit = None if max_time is None else MaxTime(max_time, args)
@@ -331,7 +331,8 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
     join_others(settings)
     try:
         args = TrainingArguments(
-            **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available(), **settings},
+            **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available()},
+            **choose_kernels(settings),
             output_dir=str(directory),
             remove_unused_columns=False,
             logging_nan_inf_filter=False,

@@ -16,7 +16,15 @@ LINE = (
         "llmkit.evaluate",
         "llmkit.check",
     ),
-    *("llmkit.train", "llmkit.chatting", "llmkit.generate", "llmkit.predict", "llmkit.merge", "llmkit.report"),
+    *(
+        "llmkit.train",
+        "llmkit.chatting",
+        "llmkit.prompts",
+        "llmkit.generate",
+        "llmkit.predict",
+        "llmkit.merge",
+        "llmkit.report",
+    ),
     *(
         "llmkit.assemble",
         "llmkit.memory",

@@ -434,7 +434,7 @@ def tiny(config_class=LlamaConfig, attention="sdpa", words=None, **keys):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def summed(model, batch, known=None):
+def summed(model, batch):
     with torch.no_grad():
         return Head(model).losses(model, {**models_own(batch), "use_cache": False}, batch["labels"]).double()
 

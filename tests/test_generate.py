@@ -24,7 +24,7 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import checkpoint, generate, predict
+from llmkit import checkpoint, generate, predict, prompts
 
 POSITIONS = 64
 PROMPT = "Once upon a time"
@@ -308,7 +308,7 @@ FILE = ("generate", "max_new_tokens=6", "--model", "gpt2", "--input", "rows.txt"
 def rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten prompts of many lengths, in chunks of six and batches of few."""
     monkeypatch.setattr(predict, "CHUNK", 6)
-    monkeypatch.setattr(generate, "BUDGET", {"cpu": 40, "cuda": 40})
+    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 40, "cuda": 40})
     Path("rows.txt").write_text("".join(f"{'cat ' * (n * 7 % 5)}{n}\n" for n in range(10)))
     return place
 
@@ -385,16 +385,16 @@ def test_the_last_row_is_read_before_the_first_is_written(rows: Path, llmkit: Ca
 
 
 def test_batches_hold_no_more_than_the_budget() -> None:
-    prompts = {0: [1] * 9, 1: [1] * 2, 2: [1] * 3, 3: [1] * 4, 4: [1] * 30}
+    found = {0: [1] * 9, 1: [1] * 2, 2: [1] * 3, 3: [1] * 4, 4: [1] * 30}
     allowed = {0: 6, 1: 6, 2: 6, 3: 6, 4: 2}
-    assert list(generate._batched(prompts, allowed, 20)) == [[4], [1, 2], [3], [0]]
-    assert list(generate._batched(prompts, allowed, 1000)) == [[4], [1, 2, 3, 0]]
+    assert list(prompts._batched(found, allowed, 20)) == [[4], [1, 2], [3], [0]]
+    assert list(prompts._batched(found, allowed, 1000)) == [[4], [1, 2, 3, 0]]
 
 
 def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
     rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "BUDGET", {"cpu": 4000, "cuda": 4000})
+    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 4000, "cuda": 4000})
     whole = llmkit(*FILE[:-2], "do_sample=false").stdout
     write = generate.write
 

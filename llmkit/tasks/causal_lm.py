@@ -15,6 +15,7 @@ from llmkit.data.pack import EVALUATION, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.model import choose_block_size
 from llmkit.recipe.datatables import CausalData
+from llmkit.reload import without_adapter
 
 MODEL_CLASS = AutoModelForCausalLM
 PEFT_TYPE = "CAUSAL_LM"
@@ -136,7 +137,7 @@ def keeps_apart(model: Any) -> bool:
     Recurrent layers carry the first into the second, whatever the positions say. What cannot be run here is believed:
     flash attention needs a GPU, and weights that are spread over machines are not all here.
     """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = without_adapter(model)
     if "position_ids" not in inspect.signature(inner.forward).parameters:
         return False
     if "flash" in str(inner.config._attn_implementation) or not all(p.numel() for p in inner.parameters()):
