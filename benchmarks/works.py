@@ -354,7 +354,7 @@ def evaluation(quick: bool, more: Sequence[str] = ()) -> Work:
     def trainer(padding: str, folder: Path, seed: int) -> Outcome:
         words = [sys.executable, HERE / "plain/evaluate.py", padding]
         much, figures = twice([*words, rows, model], [*words, few, model], folder, rows - few)
-        found = json.loads(much.said)
+        found = json.loads(much.said.splitlines()[-1])  # Trainer prints its metrics too
         return Outcome(*figures, {"parameters": found.pop("parameters")}, found)
 
     return Work(

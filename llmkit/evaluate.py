@@ -68,7 +68,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = train.training_arguments(kept, Path(nowhere))
-        train.use_cores(args, recipe.speed.threads)
+        train.use_cpu(args, recipe.speed)
         model = task.reload(name) if hasattr(task, "reload") else reload.reload(name, task.MODEL_CLASS)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmkit import hub, predict
+from llmkit import cpu, hub, predict
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe import upstream
@@ -104,6 +104,8 @@ def load(
     if ASSISTANT in options:
         writer.more = _assistant(options[ASSISTANT], writer)
     runs.collect_from_here()
+    if model.device.type == "cpu":
+        cpu.reuse_memory()  # the cache grows with each token
     if seed is not None:
         torch.manual_seed(seed)  # not transformers' set_seed, whose module imports peft
     return writer

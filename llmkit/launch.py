@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import changes, checkpoint, cores, hub, rank
+from llmkit import changes, checkpoint, cpu, hub, rank
 from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe.datatables import RowData
@@ -248,7 +248,7 @@ def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
     found = {**os.environ, rank.LAUNCH: str(meeting), DIRECTORY: str(directory)}
     if not torch.cuda.is_available():
         found["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
-        found.setdefault("OMP_NUM_THREADS", str(cores.share(count)))
+        found.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
     if sys.stderr.isatty():
         found[TERMINAL] = str(shutil.get_terminal_size().columns)
     return found

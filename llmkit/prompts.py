@@ -177,8 +177,12 @@ def _write_within_memory(writer: generate.Writer, prompts: Sequence[list[int]], 
     """The new tokens of each prompt; in halves, and halves of them, where a GPU has no memory for all at once."""
     import torch
 
+    from llmkit import prefill
+
     try:
-        return generate.write(writer, prompts, config)[:, max(map(len, prompts)) :].tolist()
+        cache = prefill.read(writer.model, prompts, config)
+        more = {} if cache is None else {"past_key_values": cache}
+        return generate.write(writer, prompts, config, **more)[:, max(map(len, prompts)) :].tolist()
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise

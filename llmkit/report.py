@@ -73,6 +73,7 @@ def fast(switches: dict[str, Any]) -> list[str]:
     attention = f"{switches['attn_implementation'] or 'own'} attention"
     threads = switches.get("threads")
     on_cpu = [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
+    on_cpu += ["memory used again"] if switches.get("reuse_memory") else []
     return [attention, *(said for name, said in words.items() if switches.get(name)), *on_cpu]
 
 

@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
-from llmkit import adapt, changes, checkpoint, cores, hub, memory, report, tokenizer
+from llmkit import adapt, changes, checkpoint, cpu, hub, memory, report, tokenizer
 from llmkit import model as models
 from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
@@ -28,7 +28,7 @@ from llmkit.clock import NO_END, MaxTime
 from llmkit.errors import RunError, UserError, say
 from llmkit.progress import MetricsFile, Progress
 from llmkit.rank import STOPPED
-from llmkit.recipe.schema import GENERATING, Recipe
+from llmkit.recipe.schema import GENERATING, Recipe, Speed
 from llmkit.resuming import NO_ROOM, StoppedInEvaluation
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks import multi_task
@@ -57,7 +57,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         adapt.check_4bit()
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
     args = training_arguments(settings, directory)
-    use_cores(args, recipe.speed.threads)
+    on_cpu = use_cpu(args, recipe.speed)
     main = args.process_index == 0
     limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
@@ -95,7 +95,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
         "parameters": model.num_parameters(),
         "trainable_parameters": model.num_parameters(only_trainable=True),
-        "speed": switches(trainer),
+        "speed": {**switches(trainer), **on_cpu},
         "revisions": hub.commits(),
         **assembly.record,
     }
@@ -297,10 +297,13 @@ def choose_kernels(settings: dict[str, Any]) -> dict[str, Any]:
     return {"tf32": is_torch_tf32_available(), "use_liger_kernel": is_liger_kernel_available(), **settings}
 
 
-def use_cores(args: TrainingArguments, threads: int | None) -> None:
-    """As many threads as asked for, or as there are cores, unless the environment says how many."""
-    if args.device.type == "cpu" and (threads is not None or "OMP_NUM_THREADS" not in os.environ):
-        torch.set_num_threads(threads or cores.share(1))
+def use_cpu(args: TrainingArguments, speed: Speed) -> dict[str, Any]:
+    """As many threads as asked for, or as there are cores, unless the environment says how many; what was chosen."""
+    if args.device.type != "cpu":
+        return {}
+    if speed.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(speed.threads or cpu.share(1))
+    return {"threads": torch.get_num_threads(), "reuse_memory": speed.reuse_memory and cpu.reuse_memory()}
 
 
 def switches(trainer: Trainer) -> dict[str, Any]:
@@ -315,7 +318,7 @@ def switches(trainer: Trainer) -> dict[str, Any]:
         "activation_checkpointing": bool(args.activation_checkpointing),
     }
     if args.device.type == "cpu":
-        return {**found, "threads": torch.get_num_threads()}
+        return found
     return {**found, "tf32": bool(args.tf32), "use_liger_kernel": args.use_liger_kernel}
 
 

@@ -147,11 +147,15 @@ def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenRow | None:
     try:
         if any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
-        ids = np.memmap(folder / "tokens.bin", dtype, mode="r") if done.tokens else np.empty(0, dtype)
-        ends = np.memmap(folder / "ends.bin", np.int64, mode="r") if done.documents else np.empty(0, np.int64)
+        ids, ends = _mapped(folder / "tokens.bin", dtype), _mapped(folder / "ends.bin", np.dtype(np.int64))
     except OSError:
         return None
     return TokenRow(ids, ends, done.num_bytes)
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The numbers of a file, read when they are looked at; no np.memmap, of which a slice takes ten times as long."""
+    return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype)
 
 
 def _journal(folder: Path) -> list[Part]:

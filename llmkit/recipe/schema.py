@@ -216,6 +216,11 @@ class Speed(Table):
         description="Threads of each process on a CPU; by default as many as it has cores to itself, hyper-threads not "
         "counted, or OMP_NUM_THREADS.",
     )
+    reuse_memory: bool = Field(
+        default=True,
+        description="On a CPU under Linux: keep memory that was freed for what needs some next. The system clears each "
+        "page that it gives out.",
+    )
 
 
 class Part(Table):

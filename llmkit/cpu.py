@@ -1,18 +1,24 @@
-"""How many threads suit a CPU: one for each core that this process may use, whose hyper-threads share its units."""
+"""What suits a CPU: a thread for each core that this process may use, and memory that is used again."""
 
+import ctypes
 import math
 import os
+import platform
 from pathlib import Path
 
 # What a container may use of the processor, by cgroups of version 2 and 1.
 QUOTA = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+# Of glibc's malloc.h: from which size on a piece of memory is the system's own, and how much is kept at the end.
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+LARGE = 2**31 - 1  # bytes: it takes an int
 
 
-def available() -> int:
+def cores() -> int:
     """Cores of this machine that this process may use: those it is bound to, and no more than its container is given.
 
-    PyTorch counts hyper-threads too, and all of the machine's where a container is given a share of them.
+    PyTorch counts hyper-threads too, which share a core's units, and all of the machine's where a container is given a
+    share of them.
     """
     import psutil
 
@@ -36,4 +42,16 @@ def quota() -> int | None:
 
 def share(processes: int) -> int:
     """Threads for each of so many processes."""
-    return max(1, available() // processes)
+    return max(1, cores() // processes)
+
+
+def reuse_memory() -> bool:
+    """Keep what is freed for what is asked for next; False where the C library is not glibc, which cannot be told.
+
+    It gives large pieces back to the system at once, which clears each page that it gives out again: of a step of BERT
+    with 4 layers of 256 a tenth of the time.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(MMAP_THRESHOLD, LARGE) and mallopt(TRIM_THRESHOLD, LARGE))

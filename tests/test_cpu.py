@@ -1,0 +1,78 @@
+"""As many threads as there are cores to use, and memory that is used again."""
+
+import platform
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from llmkit import cpu
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Eight cores of two hyper-threads each, a process that is bound to none of them, no container."""
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
+    monkeypatch.setattr(cpu.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.setattr(cpu, "QUOTA", (tmp_path / "cpu.max", tmp_path / "quota"))
+    monkeypatch.setattr(cpu, "PERIOD", tmp_path / "period")
+    return tmp_path
+
+
+def test_hyper_threads_are_not_counted(machine):
+    assert cpu.cores() == 8
+    assert [cpu.share(processes) for processes in (1, 2, 3, 20)] == [8, 4, 2, 1]
+
+
+def test_a_process_that_is_bound_to_some_cores_has_those(machine, monkeypatch):
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    assert cpu.cores() == 3
+
+
+@pytest.mark.parametrize(("limit", "found"), [("250000 100000", 3), ("max 100000", 8), ("50000 100000", 1), ("", 8)])
+def test_a_container_has_its_share(limit, found, machine):
+    (machine / "cpu.max").write_text(limit)
+    assert cpu.cores() == found
+
+
+@pytest.mark.parametrize(("limit", "found"), [("400000", 4), ("-1", 8)])
+def test_so_has_one_of_the_older_kind(limit, found, machine):
+    (machine / "quota").write_text(f"{limit}\n")
+    (machine / "period").write_text("100000\n")
+    assert cpu.cores() == found
+
+
+FAULTS = """
+import resource, sys, torch
+from llmkit import cpu
+
+def step():
+    large = torch.ones(2**24)
+    return float((large * 2).sum()) + float((torch.ones(2**22) + 1).sum())
+
+print(len(sys.argv) > 1 and cpu.reuse_memory())
+for _ in range(20):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
+def test_memory_that_was_freed_is_not_asked_for_again():
+    def faults(*words):
+        done = subprocess.run([sys.executable, "-c", FAULTS, *words], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    (_, without), (told, kept) = faults(), faults("keep")
+    assert told == "True"
+    assert int(kept) < int(without) / 4
+
+
+def test_elsewhere_memory_is_left_to_the_system(monkeypatch):
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
+    assert not cpu.reuse_memory()
