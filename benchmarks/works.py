@@ -397,9 +397,9 @@ def generate_one(quick: bool) -> Work:
 
 def generate_many(quick: bool) -> Work:
     prompts = mixed_prompts(4 if quick else 64)
-    count = 8 if quick else 32
+    count = 8 if quick else 64
 
-    def llmkit(folder: Path, seed: int) -> Outcome:
+    def llmkit(more: Sequence[str], folder: Path, seed: int) -> Outcome:
         write_prompts(folder / "one.jsonl", prompts[:1])
         write_prompts(folder / "all.jsonl", prompts)
         long, short = (
@@ -412,6 +412,7 @@ def generate_many(quick: bool) -> Work:
                 f"{file}-out.jsonl",
                 "--model",
                 SMOL,
+                *more,
                 *greedy(n),
             ]
             for file, n in (("all", count), ("one", 1))
@@ -422,7 +423,11 @@ def generate_many(quick: bool) -> Work:
 
     return Work(
         "tokens/s",
-        {"llmkit": llmkit, "transformers, one by one": partial(one_by_one, prompts, count)},
+        {
+            "llmkit": partial(llmkit, []),
+            "llmkit, int8": partial(llmkit, ["--quantize", "int8"]),
+            "transformers, one by one": partial(one_by_one, prompts, count),
+        },
         wanted={"transformers, one by one": (8, None)},
         alike=("llmkit", "transformers, one by one", 0.9),  # a batch adds up in another order than a row alone
     )
@@ -521,6 +526,7 @@ SWITCHES: dict[str, tuple[Callable[..., Work], list[str]]] = {
     "grouping": (sst2, ["trainer.train_sampling_strategy=random"]),
     "windows": (squad, ["speed.split_batches=false"]),
     "threads": (causal_lm, ["speed.threads=1"]),
+    "reuse-memory": (masked_lm, ["speed.reuse_memory=false"]),
 }
 
 
