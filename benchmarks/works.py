@@ -526,6 +526,7 @@ SWITCHES: dict[str, tuple[Callable[..., Work], list[str]]] = {
     "grouping": (sst2, ["trainer.train_sampling_strategy=random"]),
     "windows": (squad, ["speed.split_batches=false"]),
     "threads": (causal_lm, ["speed.threads=1"]),
+    "fast-dropout": (sst2, ["speed.fast_dropout=false"]),
     "reuse-memory": (masked_lm, ["speed.reuse_memory=false"]),
 }
 

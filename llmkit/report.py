@@ -65,6 +65,7 @@ def fast(switches: dict[str, Any]) -> list[str]:
         "split_batches": "batches in pieces of like length",
         "skip_ignored": "logits of labels alone",
         "fused_loss": "fused loss",
+        "fast_dropout": "fast dropout",
         "tf32": "TF32",
         "use_liger_kernel": "Liger kernels",
         "torch_compile": "torch.compile",

@@ -313,6 +313,7 @@ def switches(trainer: Trainer) -> dict[str, Any]:
         "fused_loss": head is not None and head.fused,
         "skip_ignored": head is not None and head.skip,
         "split_batches": trainer.splits,
+        "fast_dropout": trainer.fast_dropout,
         "attn_implementation": getattr(trainer.model.config, "_attn_implementation", None),
         "torch_compile": args.torch_compile,
         "activation_checkpointing": bool(args.activation_checkpointing),

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
-from llmkit import splitting, state
+from llmkit import dropout, splitting, state
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.data.mixture import MixedBlocks
 from llmkit.errors import RunError, say
@@ -75,6 +75,7 @@ class Trainer(ResumingTrainer):
         self._as_it_is = may = self._whole_weights() and not self.args.torch_compile  # which wants one shape
         self.head = Head(model, speed.fused_loss and may, speed.skip_ignored and may) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
+        self.fast_dropout = on_cpu and may and speed.fast_dropout and dropout.speed_up(model)
         self.splits = rows and may and (on_cpu if speed.split_batches is None else speed.split_batches)
 
     def compute_loss(

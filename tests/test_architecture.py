@@ -32,6 +32,7 @@ LINE = (
         "llmkit.trainer",
         "llmkit.head",
         "llmkit.splitting",
+        "llmkit.dropout",
         "llmkit.stopping",
         "llmkit.resuming",
         "llmkit.progress",

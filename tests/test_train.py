@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from llmkit import train
 from llmkit.progress import MetricsFile
@@ -296,6 +297,46 @@ def test_a_compiled_model_is_left_as_it_is(workplace, llmkit):
     assert speed["torch_compile"]
     assert not speed["fused_loss"] and not speed["skip_ignored"]
     assert losses(workplace / "compiled") == pytest.approx(losses(workplace / "plain"), rel=1e-5)
+
+
+def test_the_mode_is_set_when_it_changes_and_not_at_each_step(workplace, llmkit, monkeypatch):
+    changes, seen, set_mode = [], [], torch.nn.Module.train
+    monkeypatch.setattr(
+        GPT2Block, "train", lambda self, mode=True: changes.append(mode) or set_mode(self, mode), raising=False
+    )
+    forward = GPT2Block.forward
+
+    def look(self, *words, **more):
+        seen.append((self.training, self.ln_1.training, torch.is_grad_enabled()))
+        return forward(self, *words, **more)
+
+    monkeypatch.setattr(GPT2Block, "forward", look)
+    words = ("trainer.max_steps=9", "trainer.eval_strategy=steps", "trainer.eval_steps=3")
+    done = llmkit("pretrain", "causal.toml", "trainer.gradient_accumulation_steps=2", *words)
+    assert done.exit_code == 0, done.stderr
+    trained = [mode for *modes, learns in seen for mode in modes if learns]
+    assert len(trained) >= 2 * 9 * 2 and all(trained)  # each block in each half of each step
+    assert not any(mode for *modes, learns in seen for mode in modes if not learns)
+    assert changes.count(True) < 9 * 2  # fewer than there are halves
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+def test_dropout_is_fast_unless_the_recipe_says_no(asked, workplace, llmkit):
+    words = () if asked else ("speed.fast_dropout=false",)
+    done = llmkit("pretrain", "masked.toml", "model.config.hidden_dropout_prob=0.1", "trainer.max_steps=2", *words)
+    assert done.exit_code == 0, done.stderr
+    assert record(workplace / "runs/masked")["speed"]["fast_dropout"] == asked
+    assert ("fast dropout" in done.stderr) == asked
+
+
+def test_memory_is_used_again_unless_the_recipe_says_no(asked, workplace, llmkit, monkeypatch):
+    told = []
+    monkeypatch.setattr("llmkit.cpu.reuse_memory", lambda: told.append(True) or True)
+    words = () if asked else ("speed.reuse_memory=false",)
+    done = llmkit("pretrain", "causal.toml", "trainer.max_steps=1", *words)
+    assert record(workplace / "runs/causal")["speed"]["reuse_memory"] == bool(told) == asked
+    assert ("memory used again" in done.stderr) == asked
 
 
 def test_as_many_threads_as_the_recipe_says(workplace, llmkit):

@@ -210,6 +210,10 @@ class Speed(Table):
         default=None,
         description="Learn from a batch of rows in pieces of like length, with less padding; by default on a CPU.",
     )
+    fast_dropout: bool = Field(
+        default=True,
+        description="On a CPU: draw the random numbers of dropout faster; others than PyTorch's, as of another seed.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,
