@@ -321,7 +321,6 @@ def test_the_mode_is_set_when_it_changes_and_not_at_each_step(workplace, llmkit,
 
 
 @pytest.mark.parametrize("asked", [True, False])
-@pytest.mark.parametrize("asked", [True, False])
 def test_dropout_is_fast_unless_the_recipe_says_no(asked, workplace, llmkit):
     words = () if asked else ("speed.fast_dropout=false",)
     done = llmkit("pretrain", "masked.toml", "model.config.hidden_dropout_prob=0.1", "trainer.max_steps=2", *words)
@@ -330,6 +329,7 @@ def test_dropout_is_fast_unless_the_recipe_says_no(asked, workplace, llmkit):
     assert ("fast dropout" in done.stderr) == asked
 
 
+@pytest.mark.parametrize("asked", [True, False])
 def test_memory_is_used_again_unless_the_recipe_says_no(asked, workplace, llmkit, monkeypatch):
     told = []
     monkeypatch.setattr("llmkit.cpu.reuse_memory", lambda: told.append(True) or True)
