@@ -11,7 +11,7 @@ QUOTA = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_
 PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 # Of glibc's malloc.h: from which size on a piece of memory is the system's own, and how much is kept at the end.
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-LARGE = 2**31 - 1  # bytes: it takes an int
+LARGE = (2**31 - 1, 2**25)  # bytes: it takes an int, and older ones refuse more than 32 MiB as a threshold
 
 
 def cores() -> int:
@@ -46,12 +46,12 @@ def share(processes: int) -> int:
 
 
 def reuse_memory() -> bool:
-    """Keep what is freed for what is asked for next; False where the C library is not glibc, which cannot be told.
+    """Keep what is freed for what is asked for next; False where the C library cannot be told.
 
-    It gives large pieces back to the system at once, which clears each page that it gives out again: of a step of BERT
-    with 4 layers of 256 a tenth of the time.
+    glibc gives large pieces back to the system at once, which clears each page that it gives out again: a tenth of the
+    time that a step of BERT with 4 layers of 256 takes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(MMAP_THRESHOLD, LARGE) and mallopt(TRIM_THRESHOLD, LARGE))
+    return any(mallopt(MMAP_THRESHOLD, size) for size in LARGE) and bool(mallopt(TRIM_THRESHOLD, LARGE[0]))

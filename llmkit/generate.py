@@ -105,7 +105,7 @@ def load(
         writer.more = _assistant(options[ASSISTANT], writer)
     runs.collect_from_here()
     if model.device.type == "cpu":
-        cpu.reuse_memory()  # the cache grows with each token
+        cpu.reuse_memory()  # a cache that grows is a new one for each token
     if seed is not None:
         torch.manual_seed(seed)  # not transformers' set_seed, whose module imports peft
     return writer

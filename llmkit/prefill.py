@@ -19,21 +19,20 @@ from llmkit.splitting import cuts
 
 # Tokens: with a few rows a pass through SmolLM2-135M takes as long as computing so many (0.16 s for 4 tokens).
 STARTING = 64.0
+LONGER = 4  # times the longest prompt
 
 
 def read(model: Any, prompts: Sequence[list[int]], config: Any) -> StaticCache | None:
     """The keys and values of all but the last token of each prompt, on the right: what `model.generate` goes on from.
 
-    None where it is not known to work or to win: on a GPU, for a single prompt, for beams, for models that remember in
-    another way or have adapters.
+    None where it is not known to work or to win: on a GPU, for a single prompt, for beams, for texts much longer than
+    the prompts (each token looks at all of the memory, the empty part too), for models that remember in another way or
+    have adapters.
     """
     longest = max(map(len, prompts))
-    modes = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-    if model.device.type != "cpu" or len(prompts) == 1 or longest == 1 or not isinstance(model, PreTrainedModel):
+    if model.device.type != "cpu" or len(prompts) == 1 or config.max_new_tokens > LONGER * longest:
         return None
-    if config.get_generation_mode() not in modes or config.num_return_sequences != 1 or config.guidance_scale:
-        return None
-    if config.use_cache is False or config.cache_implementation or not _remembers_all(model):
+    if not _one_after_another(config) or not isinstance(model, PreTrainedModel) or not _remembers_all(model):
         return None
     cache = StaticCache(config=model.config, max_cache_len=longest + config.max_new_tokens)
     for rows in _pieces(prompts):
@@ -68,8 +67,18 @@ def _pieces(prompts: Sequence[list[int]]) -> Iterator[list[int]]:
         begin = end
 
 
+def _one_after_another(config: Any) -> bool:
+    """One text for each prompt, by one pass for each token, from the prompt as it is."""
+    plain = config.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+    asked = config.guidance_scale or config.token_healing or config.cache_implementation or config.use_cache is False
+    return plain and config.num_return_sequences == 1 and not asked
+
+
 def _remembers_all(model: PreTrainedModel) -> bool:
-    """Each layer keeps the keys and values of every token, and positions can be given."""
-    layers = DynamicCache(config=model.config).layers
-    known = "position_ids" in inspect.signature(model.base_model.forward).parameters
-    return known and bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    """Upstream knows it to work with a static cache; each layer keeps every token; positions are what is passed."""
+    config = model.config
+    layers = DynamicCache(config=config).layers
+    scaled = (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope")  # by length
+    known = "position_ids" in inspect.signature(model.base_model.forward).parameters and not scaled
+    fixed = model._can_compile_fullgraph and not getattr(config, "alibi", False)
+    return known and fixed and bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

@@ -38,10 +38,14 @@ def pieces(batch: dict[str, Any], starting: float, decodes: bool = False) -> lis
     tensors = {name: values for name, values in batch.items() if torch.is_tensor(values)}
     found = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-        rows = torch.from_numpy(order[begin:end])
+        rows = order[begin:end]
         longest = int(read[rows].max()), int(written[rows].max())
         found.append(
-            batch | {name: _trimmed(name, each[rows], mask.shape, *longest, decodes) for name, each in tensors.items()}
+            batch
+            | {
+                name: _trimmed(name, each[torch.from_numpy(rows)], mask.shape, *longest, decodes)
+                for name, each in tensors.items()
+            }
         )
     return found
 

@@ -333,10 +333,10 @@ def has_fast_bf16() -> bool:
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
     """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
     join_others(settings)
+    fitting = {**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available()}
     try:
         args = TrainingArguments(
-            **{**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available()},
-            **choose_kernels(settings),
+            **{**fitting, **choose_kernels(settings)},
             output_dir=str(directory),
             remove_unused_columns=False,
             logging_nan_inf_filter=False,

@@ -72,11 +72,13 @@ class Trainer(ResumingTrainer):
         self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
         speed = speed or Speed()
-        self._as_it_is = may = self._whole_weights() and not self.args.torch_compile  # which wants one shape
-        self.head = Head(model, speed.fused_loss and may, speed.skip_ignored and may) if losses is None else None
+        # A compiled model wants one shape, and to be left as it is.
+        self._open = self._whole_weights() and not self.args.torch_compile
+        fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
+        self.head = Head(model, fused, skip) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
-        self.fast_dropout = on_cpu and may and speed.fast_dropout and dropout.speed_up(model)
-        self.splits = rows and may and (on_cpu if speed.split_batches is None else speed.split_batches)
+        self.fast_dropout = on_cpu and self._open and speed.fast_dropout and dropout.speed_up(model)
+        self.splits = rows and self._open and (on_cpu if speed.split_batches is None else speed.split_batches)
 
     def compute_loss(
         self,
@@ -127,8 +129,11 @@ class Trainer(ResumingTrainer):
 
     @contextmanager
     def _in_training_mode(self, model: torch.nn.Module) -> Iterator[None]:
-        """Upstream sets the mode at each step and piece, module by module, which takes half a millisecond."""
-        if not model.training or not self._as_it_is:
+        """Upstream sets the mode at each step and piece, module by module, which takes half a millisecond.
+
+        `model` may wrap the one that evaluation has set to its own mode.
+        """
+        if not (self._open and model.training and self.model.training):
             yield
             return
         model.train = lambda mode=True: model

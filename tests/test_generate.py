@@ -24,7 +24,7 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import checkpoint, generate, predict, prompts
+from llmkit import checkpoint, generate, predict, prefill, prompts
 
 POSITIONS = 64
 PROMPT = "Once upon a time"
@@ -382,6 +382,20 @@ def test_the_last_row_is_read_before_the_first_is_written(rows: Path, llmkit: Ca
         stream.write("x" * POSITIONS)
     assert "`rows.txt`, line 11: the prompt has" in refused(llmkit(*FILE))
     assert not list(rows.glob("*said.jsonl*"))
+
+
+@pytest.mark.parametrize("how", ["do_sample=false", "top_k=20"])
+def test_a_file_says_the_same_however_its_prompts_are_read(
+    how: str, rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 4000, "cuda": 4000})
+    words = (*FILE[:-2], how, "--seed", "5")
+    read, caches = prefill.read, []
+    monkeypatch.setattr(prefill, "read", lambda *given: caches.append(read(*given)) or caches[-1])
+    fast = llmkit(*words).stdout
+    assert any(cache is not None for cache in caches)
+    monkeypatch.setattr(prefill, "read", lambda *given: None)
+    assert llmkit(*words).stdout == fast
 
 
 def test_batches_hold_no_more_than_the_budget() -> None:

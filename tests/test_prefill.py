@@ -5,12 +5,24 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 from transformers.generation import GenerationConfig
 
@@ -75,7 +87,17 @@ def written(model, prompts, config, cache=None):
 
 
 @pytest.mark.parametrize("config", [settings(), settings(do_sample=True), settings(repetition_penalty=1.3)])
-@pytest.mark.parametrize(("kind", "model_config"), [(GPT2LMHeadModel, GPT2), (LlamaForCausalLM, GROUPED)])
+@pytest.mark.parametrize(
+    ("kind", "model_config"),
+    [
+        (GPT2LMHeadModel, GPT2),
+        (LlamaForCausalLM, GROUPED),
+        (Qwen3ForCausalLM, Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8, initializer_range=0.5)),
+        (GPTNeoXForCausalLM, GPTNeoXConfig(**SMALL, initializer_range=0.5)),
+        (FalconForCausalLM, FalconConfig(**SMALL, initializer_range=0.5)),
+        (OPTForCausalLM, OPTConfig(**SMALL, ffn_dim=64, word_embed_proj_dim=32, pad_token_id=0, init_std=0.5)),
+    ],
+)
 def test_what_is_written_is_the_same(kind, model_config, config, prompts, monkeypatch):
     monkeypatch.setattr(prefill, "STARTING", 2.0)
     assert len(list(prefill._pieces(prompts))) > 2
@@ -108,6 +130,19 @@ def test_a_prompt_of_one_token_is_not_read_and_no_token_twice(prompts):
         (GPT2LMHeadModel, GPT2, {"use_cache": False}, 8),
         (GPT2LMHeadModel, GPT2, {"cache_implementation": "static"}, 8),
         (GPT2LMHeadModel, GPT2, {"guidance_scale": 1.5}, 8),
+        (GPT2LMHeadModel, GPT2, {"token_healing": True}, 8),
+        (GPT2LMHeadModel, GPT2, {"max_new_tokens": 200}, 8),  # much longer than the prompts
+        # Its local layers look back from the end of the memory; the next takes no cache, the third no static one.
+        (
+            GPTNeoForCausalLM,
+            GPTNeoConfig(
+                vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
+            ),
+            {},
+            8,
+        ),
+        (OpenAIGPTLMHeadModel, OpenAIGPTConfig(vocab_size=50, n_embd=32, n_layer=1, n_head=2), {}, 8),
+        (FalconForCausalLM, FalconConfig(**SMALL, alibi=True), {}, 8),
         (BloomForCausalLM, BloomConfig(vocab_size=50, hidden_size=32, n_layer=1, n_head=2), {}, 8),  # has no positions
         (MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8), {}, 8),  # forgets
     ],

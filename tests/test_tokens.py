@@ -167,7 +167,7 @@ def test_what_was_tokenized_once_is_read_from_the_cache(cache, verify, capsys):
     first = tokenize(texts.documents, letters_tokenizer(), [EOS])
     second = tokenize(texts.documents, letters_tokenizer(), [EOS], verify=verify)
     assert texts.readings == 1
-    assert isinstance(second.ids, np.memmap) and isinstance(second.ends, np.memmap)
+    assert isinstance(second.ids.base, np.memmap) and isinstance(second.ends.base, np.memmap)
     assert second.ids.tolist() == first.ids.tolist() == [1, 2, 3, 0, 4, 5, 0]
     assert (second.ends.tolist(), second.num_bytes) == ([4, 7], 5)
     assert len(list(cache.iterdir())) == 1

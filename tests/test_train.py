@@ -299,6 +299,15 @@ def test_a_compiled_model_is_left_as_it_is(workplace, llmkit):
     assert losses(workplace / "compiled") == pytest.approx(losses(workplace / "plain"), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"dataloader_pin_memory": False, "ddp_find_unused_parameters": True}, train.SEVERAL_TASKS]
+)
+def test_what_a_recipe_says_comes_before_what_fits(settings, tmp_path):
+    args = train.training_arguments({"use_cpu": True, **settings}, tmp_path)
+    assert {key: getattr(args, key) for key in settings} == settings
+    assert args.ddp_find_unused_parameters == settings.get("ddp_find_unused_parameters", False)
+
+
 def test_the_mode_is_set_when_it_changes_and_not_at_each_step(workplace, llmkit, monkeypatch):
     changes, seen, set_mode = [], [], torch.nn.Module.train
     monkeypatch.setattr(

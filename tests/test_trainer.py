@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,19 @@ def test_nothing_else_is_overridden():
     for of, known in ((Trainer, {*OVERRIDDEN, "log", "_maybe_log_save_evaluate"}), (ResumingTrainer, set(OF_RESUMING))):
         ours = {name for name in vars(of) if inspect.isfunction(vars(of)[name])} - {"__init__"}
         assert {name for name in ours if hasattr(transformers.Trainer, name)} == known
+
+
+def test_a_model_that_evaluation_left_is_set_to_training_inside_what_wraps_it():
+    """As DistributedDataParallel does: evaluation goes to the model itself, training to what is around it."""
+    inner = torch.nn.Linear(1, 1).eval()
+    wrapper = torch.nn.Sequential(inner)
+    wrapper.training = True
+    trainer = SimpleNamespace(model=inner, _open=True)
+    for count in (1, 2):  # it is set, and then it stays
+        with Trainer._in_training_mode(trainer, wrapper):
+            assert ("train" in vars(wrapper)) == (count == 2)
+            wrapper.train()
+        assert inner.training and "train" not in vars(wrapper)
 
 
 def test_what_trainer_reads_of_us_is_still_there():
