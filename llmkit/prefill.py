@@ -30,7 +30,7 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> StaticCache |
     have adapters.
     """
     longest = max(map(len, prompts))
-    if model.device.type != "cpu" or len(prompts) == 1 or config.max_new_tokens > LONGER * longest:
+    if model.device.type != "cpu" or 1 in (len(prompts), longest) or config.max_new_tokens > LONGER * longest:
         return None
     if not _one_after_another(config) or not isinstance(model, PreTrainedModel) or not _remembers_all(model):
         return None
@@ -43,7 +43,9 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> StaticCache |
         mask = (torch.arange(width) >= torch.tensor(padding)[:, None]).long()
         places = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
-            model.base_model(torch.tensor(ids), attention_mask=mask, position_ids=places, past_key_values=part)
+            model.base_model(
+                torch.tensor(ids), attention_mask=mask, position_ids=places, past_key_values=part, use_cache=True
+            )
         for whole, piece in zip(cache.layers, part.layers, strict=True):
             if not whole.is_initialized:
                 whole.lazy_initialization(

@@ -111,6 +111,10 @@ def test_what_is_written_is_the_same(kind, model_config, config, prompts, monkey
     torch.testing.assert_close(scores[finite], expected[finite], rtol=1e-4, atol=1e-5)
 
 
+def test_of_prompts_of_one_token_nothing_is_read():
+    assert prefill.read(made(GPT2LMHeadModel, GPT2), [[5], [6]], settings(max_new_tokens=3)) is None
+
+
 def test_a_prompt_of_one_token_is_not_read_and_no_token_twice(prompts):
     pieces = list(prefill._pieces(prompts))
     assert sorted(row for piece in pieces for row in piece) == [1, 2, 3, 4, 5, 6, 7]
