@@ -312,13 +312,10 @@ def write(writer: Writer, prompts: Sequence[list[int]], config: Any, **more: Any
     """What `model.generate` returns for prompts of any lengths, which are padded on the left."""
     import torch
 
-    from llmkit import reload
+    from llmkit import prefill, reload
 
     model = writer.model
-    longest = max(map(len, prompts))
-    pad = config.pad_token_id or 0
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    ids, mask = (each.to(model.device) for each in prefill.padded(prompts, config.pad_token_id or 0))
     more = {"generation_config": config, "tokenizer": writer.tokenizer, **writer.more, **more}
     with refusals(), reload.quiet(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,16 +6,15 @@ for each token.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMode
 
-from llmkit.splitting import cuts
+from llmkit.splitting import groups
 
 # Tokens: with a few rows a pass through SmolLM2-135M takes as long as computing so many (0.16 s for 4 tokens).
 STARTING = 64.0
@@ -35,17 +34,14 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> StaticCache |
     if not _one_after_another(config) or not isinstance(model, PreTrainedModel) or not _remembers_all(model):
         return None
     cache = StaticCache(config=model.config, max_cache_len=longest + config.max_new_tokens)
-    for rows in _pieces(prompts):
+    longer = [row for row, prompt in enumerate(prompts) if len(prompt) > 1]
+    for group in groups([len(prompts[row]) - 1 for row in longer], STARTING):
+        rows = [longer[place] for place in group]
         part = DynamicCache(config=model.config)
-        width = max(len(prompts[row]) for row in rows) - 1
-        padding = [width + 1 - len(prompts[row]) for row in rows]
-        ids = [[0] * pad + prompts[row][:-1] for pad, row in zip(padding, rows, strict=True)]
-        mask = (torch.arange(width) >= torch.tensor(padding)[:, None]).long()
-        places = (mask.cumsum(1) - 1).clamp(min=0)
+        ids, mask = padded([prompts[row][:-1] for row in rows], 0)
+        places, width = (mask.cumsum(1) - 1).clamp(min=0), ids.shape[1]
         with torch.no_grad():
-            model.base_model(
-                torch.tensor(ids), attention_mask=mask, position_ids=places, past_key_values=part, use_cache=True
-            )
+            model.base_model(ids, attention_mask=mask, position_ids=places, past_key_values=part, use_cache=True)
         for whole, piece in zip(cache.layers, part.layers, strict=True):
             if not whole.is_initialized:
                 whole.lazy_initialization(
@@ -58,15 +54,11 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> StaticCache |
     return cache
 
 
-def _pieces(prompts: Sequence[list[int]]) -> Iterator[list[int]]:
-    """The numbers of the prompts that are read together: of like length, and none of a single token."""
-    lengths = np.array([len(prompt) - 1 for prompt in prompts])
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    begin = 0
-    for end in cuts(lengths[order], STARTING):
-        yield order[begin:end].tolist()
-        begin = end
+def padded(prompts: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prompts with `pad` on the left, and the mask of what is not padding: both [prompts, longest]."""
+    padding = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[pad] * number + prompt for number, prompt in zip(padding, prompts, strict=True)])
+    return ids, (torch.arange(ids.shape[1]) >= torch.tensor(padding)[:, None]).long()
 
 
 def _one_after_another(config: Any) -> bool:

@@ -4,6 +4,7 @@ The gradient of the step is the sum of those of the pieces, and so that of the b
 to chance, unlike in batches that are grouped by length.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,23 +32,22 @@ def pieces(batch: dict[str, Any], starting: float, decodes: bool = False) -> lis
     read = _lengths(mask.flatten(1, -2).amax(1) if mask.dim() > 2 else mask)
     written = _lengths(batch["labels"] != -100) if decodes else np.zeros_like(read)
     total = (read + written) * mask[0].numel() // mask.shape[-1]
-    order = np.argsort(total, kind="stable")
-    ends = cuts(total[order], starting)
-    if len(ends) == 1:
+    together = groups(total, starting)
+    if len(together) == 1:
         return [batch]
     tensors = {name: values for name, values in batch.items() if torch.is_tensor(values)}
     found = []
-    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-        rows = order[begin:end]
-        longest = int(read[rows].max()), int(written[rows].max())
-        found.append(
-            batch
-            | {
-                name: _trimmed(name, each[torch.from_numpy(rows)], mask.shape, *longest, decodes)
-                for name, each in tensors.items()
-            }
-        )
+    for rows in together:
+        longest, chosen = (int(read[rows].max()), int(written[rows].max())), torch.from_numpy(rows)
+        parts = {name: _trimmed(name, each[chosen], mask.shape, *longest, decodes) for name, each in tensors.items()}
+        found.append(batch | parts)
     return found
+
+
+def groups(lengths: Sequence[int] | np.ndarray, starting: float) -> list[np.ndarray]:
+    """The numbers of the rows that make a piece each, by length, so that the pieces cost the least together."""
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, cuts(np.asarray(lengths)[order], starting)[:-1])
 
 
 def cuts(lengths: np.ndarray, starting: float) -> list[int]:
