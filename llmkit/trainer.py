@@ -1,7 +1,9 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,8 @@ class Trainer(ResumingTrainer):
         self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
         speed = speed or Speed()
+        if find_spec("lomo_optim") is None:
+            sys.modules["lomo_optim"] = None  # type: ignore[assignment]  # or Accelerate looks for it twice a step
         # A compiled model wants one shape, and to be left as it is.
         self._open = self._whole_weights() and not self.args.torch_compile
         fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
@@ -91,10 +95,11 @@ class Trainer(ResumingTrainer):
         outputs, losses = self._forward(model, inputs, training=True)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(-100).sum()
-        # DDP averages gradients over the processes, each of which has divided by the labels of all.
-        loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        total = losses.sum()
         # A loss that is not finite may have gradients that are; so it has none, and no process needs to ask another.
-        loss = loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        share = torch.where(total.detach().isfinite(), self.accelerator.num_processes, torch.nan)
+        # DDP averages gradients over the processes, each of which divides by the labels of all.
+        loss = total * (share / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model: torch.nn.Module, batch: dict[str, Any], training: bool) -> tuple[Any, torch.Tensor]:

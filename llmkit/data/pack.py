@@ -97,7 +97,7 @@ class Blocks(Dataset[Window]):
         begin, end = self._bounds(index)
         ids = self.row.ids[begin:end].astype(np.int64)
         ends = self.row.ends
-        starts = ends[np.searchsorted(ends, begin) : np.searchsorted(ends, end)]
+        starts = ends[ends.searchsorted(begin) : ends.searchsorted(end)]
         if len(starts) > 1:  # of documents without a token several end in one place
             starts = np.unique(starts)
         if begin == 0 and not (len(starts) and starts[0] == 0):
