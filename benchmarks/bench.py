@@ -2,8 +2,8 @@
 
     python benchmarks/bench.py [WORK ...] [--repeats 3] [--quick] [--output runs/bench]
 
-Without a WORK all of them, which takes hours; `start-up` stands for every `start-up/...`. In each round every side has
-its turn, in the next one in the opposite order, with a seed of its own. Ratios are the medians of those of the rounds.
+Without a WORK all of them, which takes hours; `start-up` stands for every `start-up/...`. In each round the sides run
+by turns of a second, with one seed, in the next round with another. Ratios are the medians of those of the rounds.
 A work whose sides have not done the same (parameters, steps, examples, and in the mean the same metric) gets no row,
 and the exit code is 1. `--quick` is to try whether all runs, in a few minutes: its figures mean nothing.
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -36,16 +37,20 @@ Rounds = Mapping[str, Sequence[Outcome]]  # by side
 
 
 def perform(name: str, work: Work, repeats: int) -> dict[str, list[Outcome]]:
-    """Every side by turns, as often as asked for; each run in a folder of its own that is gone afterwards."""
+    """Every side, as often as asked for; each run in a folder of its own that is gone afterwards."""
     found: dict[str, list[Outcome]] = {side: [] for side in work.sides}
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         if work.prepare is not None:
             work.prepare(Path(place))
         for number in range(repeats * work.times):
-            for side in [*work.sides][:: -1 if number % 2 else 1]:
-                folder = Path(place, "side")
-                folder.mkdir()
-                outcome = work.sides[side](folder, number + 1)
+            running = {}
+            with ThreadPoolExecutor(len(work.sides) if work.by_turns else 1) as pool:
+                for side in [*work.sides][:: -1 if number % 2 else 1]:
+                    folder = Path(place, f"side-{len(running)}")
+                    folder.mkdir()
+                    running[side] = folder, pool.submit(work.sides[side], folder, number + 1)
+            for side, (folder, done) in running.items():
+                outcome = done.result()
                 shutil.rmtree(folder)
                 found[side].append(outcome)
                 said = {key: round(value, 4) for key, value in outcome.metrics.items() if key in work.spread}

@@ -1,22 +1,28 @@
 """A command seen from outside: how long it took, the most memory it held, what it said. And what the machine can do.
 
+Commands that are started together run by turns, a second each, while the others are stopped: what a machine loses to
+its neighbours from one minute to the next, all of them lose.
+
 Nothing heavy is imported here: a child that is started from a large process is charged with that process's memory.
 """
 
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
+TURN = 1.0  # seconds
 SHOWN = 30  # lines of a command that failed
 PEAK = """
 import time, torch
@@ -33,16 +39,52 @@ class Failed(Exception):
     """A command did not do what it was started for."""
 
 
+class Line:
+    """Who waits for a turn; the first one has it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[object] = deque()
+        self._moved = threading.Condition()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn, and have it in here."""
+        me = object()
+        with self._moved:
+            self._waiting.append(me)
+            self._moved.wait_for(lambda: self._waiting[0] is me)
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._waiting.popleft()
+                self._moved.notify_all()
+
+
+LINE = Line()
+
+
 @dataclass(frozen=True)
 class Ran:
     """A command that has ended. `memory` is the resident size, in bytes, of the largest of its processes."""
 
-    began: float  # as time.time() has it
-    seconds: float
+    turns: Sequence[tuple[float, float]]  # from when to when it ran, as time.time() has it
     processor: float  # seconds of processor time, of all its processes
     memory: int
     said: str
     samples: Sequence[tuple[float, float]]  # (time.time(), processor time up to then) of the command's first process
+
+    @property
+    def began(self) -> float:
+        return self.turns[0][0]
+
+    @property
+    def seconds(self) -> float:
+        return self.between(self.began, self.turns[-1][1])
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds that it ran, from one moment to another."""
+        return sum(max(0.0, min(end, until) - max(begin, since)) for since, until in self.turns)
 
     def processor_between(self, begin: float, end: float) -> float | None:
         """Seconds of processor time from one moment to another, to a tenth; None where there is no /proc."""
@@ -57,21 +99,34 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
     def listen(name: str, pipe: IO[str]) -> None:
         heard[name] = pipe.read()
 
-    began, start = time.time(), time.perf_counter()
-    process = subprocess.Popen(
-        list(map(str, words)),
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    turns: list[tuple[float, float]] = []
+    with LINE.turn():
+        began = time.time()
+        process = subprocess.Popen(
+            list(map(str, words)),
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.send_signal(signal.SIGSTOP)
+        turns.append((began, time.time()))
     listeners = [
         threading.Thread(target=listen, args=each) for each in (("said", process.stdout), ("warned", process.stderr))
     ]
     samples: list[tuple[float, float]] = []
     ended = threading.Event()
+
+    def take_turns() -> None:
+        while not ended.is_set():
+            with LINE.turn(), suppress(ProcessLookupError):
+                began = time.time()
+                os.kill(process.pid, signal.SIGCONT)
+                if not ended.wait(TURN):
+                    os.kill(process.pid, signal.SIGSTOP)
+                turns.append((began, time.time()))
 
     def watch() -> None:
         ticks = os.sysconf("SC_CLK_TCK")
@@ -80,7 +135,7 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
                 fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
                 samples.append((time.time(), (int(fields[11]) + int(fields[12])) / ticks))
 
-    listeners.append(threading.Thread(target=watch))
+    listeners += [threading.Thread(target=each) for each in (take_turns, watch)]
     for each in listeners:
         each.start()
     try:
@@ -90,7 +145,6 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
         raise
     finally:
         ended.set()
-    seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     for each in listeners:
         each.join()
@@ -98,7 +152,7 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
         last = "\n".join([*heard["said"].splitlines()[-SHOWN:], *heard["warned"].splitlines()[-SHOWN:]])
         raise Failed(f"`{' '.join(map(str, words))}` ended with {process.returncode}, not {wanted}:\n{last}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Ran(began, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, heard["said"], samples)
+    return Ran(turns, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, heard["said"], samples)
 
 
 def peak() -> tuple[float, int]:

@@ -60,7 +60,8 @@ class Work:
 
     `wanted` is, for each side, what the ratio of llmkit's figure to its must come to, at least (where less is better,
     at most), and that of the peak memory, at most. `spread` is how far the means of a metric may lie apart; `alike` are
-    two sides whose texts are to be the same in so large a share. `operations` are the floating-point operations that
+    two sides whose texts are to be the same in so large a share. `by_turns`: the sides run by turns of a second; where
+    commands have children, who would go on, one after another. `operations` are the floating-point operations that
     a figure stands for, by figure and length, in a second.
     """
 
@@ -72,6 +73,7 @@ class Work:
     alike: tuple[str, str, float] | None = None
     operations: Callable[[float, float | None], float] | None = None
     prepare: Callable[[Path], None] | None = None
+    by_turns: bool = True
     times: int = 1  # rounds for each that was asked for: more where a command takes a moment
 
 
@@ -142,10 +144,10 @@ def trained(
     units = (last["step"] - warm["step"]) * counts["units"] / counts["steps"]
     used = ran.processor_between(warm["time"], last["time"])
     return Outcome(
-        figure=units / (last["time"] - warm["time"]),
+        figure=units / ran.between(warm["time"], last["time"]),
         processor=units / used if used else None,
         memory=ran.memory,
-        first=logs[0]["time"] - ran.began,
+        first=ran.between(ran.began, logs[0]["time"]),
         counts=counts,
         metrics=metrics,
         length=length,
@@ -286,7 +288,8 @@ def two_processes(quick: bool) -> Work:
         command = ours(words, {**trainer, "per_device_train_batch_size": 16 // processes}, [recipe], one)
         return lambda folder, seed: replace(command(folder, seed), processor=None)  # the parent's says nothing
 
-    return Work("tokens/s", {"llmkit, 2 processes": side(2), "llmkit, 1 process": side(1)}, spread={"eval_loss": 0.1})
+    sides = {"llmkit, 2 processes": side(2), "llmkit, 1 process": side(1)}
+    return Work("tokens/s", sides, spread={"eval_loss": 0.1}, by_turns=False)
 
 
 def chat(quick: bool) -> Work:
@@ -500,7 +503,7 @@ def start_training(quick: bool) -> Work:
 
     def first(run: Path, ran: Ran) -> Outcome:
         log = json.loads((run / "metrics.jsonl").read_text().partition("\n")[0])
-        return Outcome(log["time"] - ran.began, ran.processor_between(ran.began, log["time"]), ran.memory)
+        return Outcome(ran.between(ran.began, log["time"]), ran.processor_between(ran.began, log["time"]), ran.memory)
 
     def llmkit(folder: Path, seed: int) -> Outcome:
         settings = ["trainer.max_steps=1", "data.max_eval_samples=24", "trainer.save_strategy=no"]
