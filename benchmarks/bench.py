@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -43,19 +43,34 @@ def perform(name: str, work: Work, repeats: int) -> dict[str, list[Outcome]]:
         if work.prepare is not None:
             work.prepare(Path(place))
         for number in range(repeats * work.times):
-            running = {}
-            with ThreadPoolExecutor(len(work.sides) if work.by_turns else 1) as pool:
-                for side in [*work.sides][:: -1 if number % 2 else 1]:
-                    folder = Path(place, f"side-{len(running)}")
-                    folder.mkdir()
-                    running[side] = folder, pool.submit(work.sides[side], folder, number + 1)
-            for side, (folder, done) in running.items():
-                outcome = done.result()
-                shutil.rmtree(folder)
+            order = [*work.sides][:: -1 if number % 2 else 1]
+            for side, outcome in together(work, order, Path(place), number + 1).items():
                 found[side].append(outcome)
                 said = {key: round(value, 4) for key, value in outcome.metrics.items() if key in work.spread}
                 tell(f"{name} {number + 1}: {side}: {outcome.figure:.4g} {work.unit} {said or ''}")
     return found
+
+
+def together(work: Work, order: Sequence[str], place: Path, seed: int) -> dict[str, Outcome]:
+    """One round; where a side fails, or somebody breaks it off, no command goes on."""
+    pool = ThreadPoolExecutor(len(order) if work.by_turns else 1)
+    jobs = {}
+    try:
+        for number, side in enumerate(order):
+            folder = place / f"side-{number}"
+            folder.mkdir()
+            jobs[side] = pool.submit(work.sides[side], folder, seed)
+        ended, _ = wait(jobs.values(), return_when=FIRST_EXCEPTION)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(job.done() for job in jobs.values()):
+            measure.end_all()
+            time.sleep(0.1)
+    for job in ended:
+        job.result()  # raises what it raised
+    for folder in place.glob("side-*"):
+        shutil.rmtree(folder)
+    return {side: job.result() for side, job in jobs.items()}
 
 
 def compare(work: Work, found: Rounds) -> None:

@@ -1,7 +1,7 @@
 """A command seen from outside: how long it took, the most memory it held, what it said. And what the machine can do.
 
 Commands that are started together run by turns, a second each, while the others are stopped: what a machine loses to
-its neighbours from one minute to the next, all of them lose.
+its neighbours from one minute to the next, all of them lose that still run.
 
 Nothing heavy is imported here: a child that is started from a large process is charged with that process's memory.
 """
@@ -62,6 +62,7 @@ class Line:
 
 
 LINE = Line()
+RUNNING: set[int] = set()  # numbers of processes
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
             stderr=subprocess.PIPE,
             text=True,
         )
-        process.send_signal(signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGSTOP)
+        RUNNING.add(process.pid)
         turns.append((began, time.time()))
     listeners = [
         threading.Thread(target=listen, args=each) for each in (("said", process.stdout), ("warned", process.stderr))
@@ -121,11 +123,12 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
 
     def take_turns() -> None:
         while not ended.is_set():
-            with LINE.turn(), suppress(ProcessLookupError):
+            with LINE.turn():
                 began = time.time()
-                os.kill(process.pid, signal.SIGCONT)
-                if not ended.wait(TURN):
-                    os.kill(process.pid, signal.SIGSTOP)
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)
+                    if not ended.wait(TURN):
+                        os.kill(process.pid, signal.SIGSTOP)
                 turns.append((began, time.time()))
 
     def watch() -> None:
@@ -138,13 +141,9 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
     listeners += [threading.Thread(target=each) for each in (take_turns, watch)]
     for each in listeners:
         each.start()
-    try:
-        _, status, used = os.wait4(process.pid, 0)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        ended.set()
+    _, status, used = os.wait4(process.pid, 0)
+    RUNNING.discard(process.pid)
+    ended.set()
     process.returncode = os.waitstatus_to_exitcode(status)
     for each in listeners:
         each.join()
@@ -153,6 +152,13 @@ def run(words: Sequence[str | Path], folder: Path, wanted: int = 0, **environmen
         raise Failed(f"`{' '.join(map(str, words))}` ended with {process.returncode}, not {wanted}:\n{last}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Ran(turns, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, heard["said"], samples)
+
+
+def end_all() -> None:
+    """Kill the commands that run."""
+    for number in [*RUNNING]:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
 
 def peak() -> tuple[float, int]:

@@ -28,7 +28,7 @@ class Dropout(nn.Dropout):
 
 def speed_up(model: Any) -> bool:
     """Let the model's dropout be this one; False where it has none. That of attention is in its kernels."""
-    found = [module for module in model.modules() if type(module) is nn.Dropout]
+    found = [module for module in model.modules() if type(module) in (nn.Dropout, Dropout)]
     for module in found:
         module.__class__ = Dropout
-    return any(module.p for module in found)
+    return any(module.p and not module.inplace for module in found)

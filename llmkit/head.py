@@ -64,7 +64,7 @@ class Head:
         layer = self.layer
 
         def instead(hidden: torch.Tensor) -> torch.Tensor:
-            hidden = hidden.flatten(0, 1)
+            hidden = hidden.reshape(labels.numel(), -1)
             if skip:  # not hidden[learned], whose gradient takes four times as long
                 hidden = hidden.index_select(0, places)
             return found(self._of(layer, hidden, wanted, label_smoothing, "sum" if summed else "none"))

@@ -115,6 +115,30 @@ def test_a_batch_without_a_label_has_no_loss_and_no_gradient():
     assert found.losses(model, inputs, nothing).tolist() == torch.zeros(B, T).tolist()
 
 
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_where_every_token_is_predicted_no_position_is_left_out(kind, summed):
+    model, (inputs, labels) = made(kind), batch_of(kind)
+    labels = labels.clamp(min=0)
+    logits = model(**inputs).logits
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(B, T)
+    found = Head(model).losses(model, inputs, labels, summed=summed)
+    torch.testing.assert_close(found, losses.sum() if summed else losses)
+    expected = gradients(model, losses.sum())
+    torch.testing.assert_close(gradients(model, Head(model).losses(model, inputs, labels).sum()), expected)
+
+
+def test_positions_that_have_no_label_to_them_are_refused():
+    """What prompt tuning puts in front would shift all others."""
+    model, (inputs, labels) = made("gpt2"), batch_of("gpt2")
+
+    def longer(input_ids):
+        return model(torch.cat([input_ids[:, :2], input_ids], dim=1))
+
+    with pytest.raises(RuntimeError, match="shape"):
+        Head(model).losses(longer, inputs, labels)
+
+
 def test_an_adapter_on_the_output_layer_is_not_passed_by():
     model, (inputs, labels) = made("llama"), batch_of("llama")
     around = Head(get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
