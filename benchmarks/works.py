@@ -398,6 +398,19 @@ def generate_one(quick: bool) -> Work:
     )
 
 
+def generate_chat(quick: bool) -> Work:
+    """An answer that streams, beside a text that is written without."""
+    count = 16 if quick else 128
+
+    def llmkit(words: Sequence[str], folder: Path, seed: int) -> Outcome:
+        long, short = ([LLMKIT, "generate", *words, "--model", SMOL, *greedy(n)] for n in (count, 1))
+        much, figures = twice(long, short, folder, count - 1)
+        return written(figures, [much.said.removeprefix(PROMPT).removesuffix("\n")], count, folder)
+
+    sides = {"llmkit --chat": partial(llmkit, ["--chat", PROMPT]), "llmkit": partial(llmkit, [PROMPT])}
+    return Work("tokens/s", sides)
+
+
 def generate_many(quick: bool) -> Work:
     prompts = mixed_prompts(4 if quick else 64)
     count = 8 if quick else 64
@@ -553,6 +566,7 @@ WORKS: dict[str, Callable[[bool], Work]] = {
     "evaluation": evaluation,
     "generate-one": generate_one,
     "generate-many": generate_many,
+    "generate-chat": generate_chat,
     "start-up/help": partial(start, ["--help"], "import typer", 2),
     "start-up/recipes": partial(start, ["recipes"], "import typer", None),
     "start-up/dry-run": partial(start, ["pretrain", "gpt2-small", "--dry-run"], "import torch", None),

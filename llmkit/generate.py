@@ -317,7 +317,7 @@ def write(writer: Writer, prompts: Sequence[list[int]], config: Any, **more: Any
     model = writer.model
     ids, mask = (each.to(model.device) for each in prefill.padded(prompts, config.pad_token_id or 0))
     more = {"generation_config": config, "tokenizer": writer.tokenizer, **writer.more, **more}
-    with refusals(), reload.quiet(), torch.no_grad(), warnings.catch_warnings():
+    with refusals(), reload.quiet(), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Unfeasible length constraints")
         return model.generate(input_ids=ids, attention_mask=mask, **more)

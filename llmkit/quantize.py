@@ -1,5 +1,6 @@
 """Weights in eight bits or four: a model writes in less memory and, on a CPU, faster."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -24,44 +25,61 @@ class Int8Linear(nn.Module):
     under it are deprecated (https://github.com/pytorch/pytorch/issues/184982).
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """`weight` [out, in]."""
+    def __init__(self, product: "Product", number: int) -> None:
+        """Which of the layers in `product` this is."""
         super().__init__()
-        scale = _scale(weight)
-        self.levels = (weight / scale).round_().to(torch.int8).contiguous().T
-        self.scale = scale[:, 0].contiguous()
-        self.bias = bias
+        self.product = product
+        self.number = number
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        levels, scale = self._in_levels(x)
-        y = torch._int_mm(levels, self.levels) * self.scale
-        y.mul_(scale)
+        return self.product.of(x, self.number)
+
+
+class Product:
+    """One x by the weights of several layers: for one prompt, calling takes as long as multiplying."""
+
+    def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> None:
+        """Of each layer `weights` [out, in]."""
+        weight = torch.cat([*weights])
+        most = _most(weight)
+        self.sizes = [len(each) for each in weights]
+        self.levels = _levels(weight, most).contiguous().T
+        self.scale = most[:, 0] / LARGEST**2  # what a level of x, as a part of its most, by a level of the weights is
+        self.bias = None
+        if any(bias is not None for bias in biases):
+            each = zip(weights, biases, strict=True)
+            self.bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in each])
+        self._of: tuple[torch.Tensor, torch.Tensor] | None = None  # what came last, and as it was then
+        self._left: dict[int, torch.Tensor] = {}  # what was made of it, until the layer comes for it
+
+    def of(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        """What layer `number` makes of x."""
+        if number not in self._left or self._of is None or self._of[0] is not x or not torch.equal(self._of[1], x):
+            self._left = dict(enumerate(self._all(x).split(self.sizes, dim=-1)))
+            self._of = (x, x.clone()) if len(self.sizes) > 1 else None
+        found = self._left.pop(number)
+        if not self._left:
+            self._of = None
+        return found
+
+    def _all(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        most = _most(rows)
+        y = torch._int_mm(_levels(rows, most), self.levels) * self.scale
+        y.mul_(most)
         if self.bias is not None:
             y.add_(self.bias)
         return y.view(*x.shape[:-1], -1)
 
-    # What came last, as it was then, in levels: queries, keys and values are made of one x, and most of a layer's other
-    # products too. For one prompt making levels is a good part of the work.
-    _last: tuple[torch.Tensor, int, torch.Tensor, torch.Tensor] | None = None
 
-    @staticmethod
-    def _in_levels(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows of x in int8, [N, in], and what a level of each is worth, [N, 1]."""
-        version = None if x.is_inference() else x._version  # it counts what is written into x
-        last = Int8Linear._last
-        if last is not None and last[0] is x and last[1] == version:
-            return last[2], last[3]
-        rows = x.reshape(-1, x.shape[-1])
-        scale = _scale(rows)
-        levels = (rows / scale).round_().to(torch.int8)
-        if version is not None:
-            Int8Linear._last = x, version, levels, scale
-        return levels, scale
+def _most(x: torch.Tensor) -> torch.Tensor:
+    """The largest of the numbers of each row of x [..., n], [..., 1]; of a row of zeros, more than nothing."""
+    most: torch.Tensor = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True)
+    return most.clamp_min_(torch.finfo(x.dtype).tiny)
 
 
-def _scale(x: torch.Tensor) -> torch.Tensor:
-    """What one level of each row of x [..., n] is worth, [..., 1]; of a row of zeros, more than nothing."""
-    return (x.abs().amax(-1, keepdim=True) / LARGEST).clamp_min_(torch.finfo(x.dtype).tiny)
+def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    return x.div(most).mul_(LARGEST).round_().to(torch.int8)
 
 
 def on_cpu(model: Any, name: str, kind: Kind) -> Any:
@@ -78,14 +96,33 @@ def on_cpu(model: Any, name: str, kind: Kind) -> Any:
                 f"--quantize: the adapter `{name}` is none that can be merged into its base", "leave --quantize out"
             )
         model = model.merge_and_unload()
-    for path, module in list(model.named_modules()):
-        if type(module) not in (nn.Linear, Conv1D):
-            continue
-        weight = module.weight.detach()
-        outer, _, inner = path.rpartition(".")
-        small = Int8Linear(weight.T if isinstance(module, Conv1D) else weight, module.bias)
-        setattr(model.get_submodule(outer), inner, small)
+    for paths in _siblings(model):
+        layers = [model.get_submodule(path) for path in paths]
+        weights = [layer.weight.detach().T if isinstance(layer, Conv1D) else layer.weight.detach() for layer in layers]
+        product = Product(weights, [None if layer.bias is None else layer.bias.detach() for layer in layers])
+        for number, path in enumerate(paths):
+            outer, _, inner = path.rpartition(".")
+            setattr(model.get_submodule(outer), inner, Int8Linear(product, number))
     return model
+
+
+def _siblings(model: Any) -> list[list[str]]:
+    """The linear layers, those together that are given one x: queries, keys and values. It is tried with a token."""
+    layers = {module: path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
+    given: dict[nn.Module, Any] = dict(layers)  # of one that is not called, what no other is given
+
+    def note(layer: nn.Module, words: tuple[Any, ...]) -> None:
+        given[layer] = words[0]
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    with torch.inference_mode():
+        model(torch.zeros((1, 1), dtype=torch.long))
+    for hook in hooks:
+        hook.remove()
+    together: dict[int, list[str]] = {}
+    for layer, path in layers.items():
+        together.setdefault(id(given[layer]), []).append(path)
+    return list(together.values())
 
 
 def on_gpu(kind: Kind) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 from typer.testing import Result
 
@@ -39,18 +39,18 @@ def test_a_layer_is_near_the_one_in_fp32(kind: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(48, 80) if kind == "Linear" else Conv1D(80, 48)
     nn.init.normal_(layer.bias)
-    small = quantize.on_cpu(nn.Sequential(layer), "x", "int8")
-    assert type(small[0]) is quantize.Int8Linear
+    small = quantize.on_cpu(nn.Sequential(nn.Embedding(1, 48), layer), "x", "int8")
+    assert type(small[1]) is quantize.Int8Linear
     x = torch.randn(3, 5, 48)
     with torch.inference_mode():
-        there, here = layer(x), small(x)
+        there, here = layer(x), small[1](x)
     assert here.shape == there.shape == (3, 5, 80)
     assert 0 < (here - there).norm() / there.norm() < 0.02
 
 
 def test_a_row_is_the_same_whatever_else_is_in_the_batch() -> None:
     torch.manual_seed(0)
-    small = quantize.Int8Linear(torch.randn(80, 48), None)
+    small = quantize.Int8Linear(quantize.Product([torch.randn(80, 48)], [None]), 0)
     x = torch.randn(4, 48)
     x[1] *= 1000  # with one scale for all, the other rows would be zeros
     x[2] = 0
@@ -59,6 +59,45 @@ def test_a_row_is_the_same_whatever_else_is_in_the_batch() -> None:
         for row in range(4):
             assert torch.equal(together[row], small(x[row : row + 1])[0])
     assert together[0].abs().max() > 1 and together[2].abs().max() == 0
+
+
+def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    config = LlamaConfig(num_key_value_heads=2, num_hidden_layers=2, attention_bias=True, **size)
+    model = LlamaForCausalLM(config).eval()
+    for name, bias in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(bias)
+    ids = torch.randint(64, (2, 9))
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear]
+    with torch.inference_mode():
+        there = model(input_ids=ids).logits
+        small = quantize.on_cpu(model, "x", "int8")
+        here = small(input_ids=ids).logits
+    assert (here - there).norm() / there.norm() < 0.05
+    made = {layer.product for layer in small.modules() if type(layer) is quantize.Int8Linear}
+    assert sorted(len(product.sizes) for product in made) == sorted([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down
+    assert sum(len(product.sizes) for product in made) == len(layers)
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "_int_mm", lambda *words, real=torch._int_mm: (calls.append(1), real(*words))[1])
+    with torch.inference_mode():
+        assert torch.equal(small(input_ids=ids).logits, here)
+    assert len(calls) == len(made)
+
+
+def test_what_was_made_of_an_x_is_not_given_for_another() -> None:
+    torch.manual_seed(0)
+    product = quantize.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
+    x = torch.randn(3, 4)
+    before = x.clone()
+    product.of(x, 0)
+    x *= 2  # in place, between the two layers
+    second = product.of(x, 1)
+    assert torch.equal(second, product.of(x.clone(), 1))
+    assert not torch.equal(second, product.of(before, 1))
+    assert torch.equal(product.of(x, 0), product.of(x, 0))  # one layer, twice
+    assert product._of is not None and not product._left.keys() & {0}
 
 
 def test_perplexity_stays_and_the_tied_embedding_is_left() -> None:
