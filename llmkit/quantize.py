@@ -1,4 +1,4 @@
-"""Weights in eight bits or four: a model writes in less memory and, on a CPU, faster."""
+"""Weights in eight bits or four: a model writes faster on a CPU, and on a GPU in less memory."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -83,7 +83,7 @@ def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
 
 
 def on_cpu(model: Any, name: str, kind: Kind) -> Any:
-    """`model` with all its linear layers in int8, one after the other, so that memory falls while it is done.
+    """`model` with all its linear layers in int8, a few at a time, so that memory falls while it is done.
 
     An adapter is merged first. A head that shares the embedding gets a copy in int8; the embedding stays as it is.
     Raises UserError where it cannot be done.
