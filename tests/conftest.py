@@ -2,10 +2,8 @@
 
 import os
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 
 # Before any Hugging Face library is imported: they read these once.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="llmkit-tests-")
@@ -22,7 +20,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[1]
-HALF_A_SECOND = 5.0  # times `import typer`, which takes a tenth of one: a machine may have its slow hours
 
 REST = """[data]
 path = "corpus.txt"
@@ -70,13 +67,6 @@ vocab_size = 300
 """
     + REST
 )
-
-
-def seconds(*code: str) -> float:
-    """How long Python takes for `-c CODE` or `-m MODULE ...`."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *code], check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 def corpus(lines: int = 200) -> str:

@@ -2,14 +2,12 @@
 
 import glob
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 import tomllib
 
 import pytest
-from conftest import HALF_A_SECOND, seconds
 from pydantic import ValidationError
 
 from llmkit import recipe
@@ -1128,12 +1126,11 @@ print(sorted({"torch", "transformers", "peft", "numpy", "datasets", "accelerate"
 @pytest.mark.alone
 def test_a_misspelt_key_is_reported_in_half_a_second_without_torch(write):
     path = write(PLAIN + "[trainer]\nlerning_rate = 1\n[lora]\nbais = 1\n[generation]\ntemprature = 1\n")
-    times = []
-    for _ in range(5):
-        unit = seconds("-c", "import typer")
+    seconds = []
+    for _ in range(3):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", LOAD, path], capture_output=True, text=True, check=True)
-        times.append((time.perf_counter() - start) / unit)
+        seconds.append(time.perf_counter() - start)
     assert "did you mean `learning_rate`?" in done.stdout
     assert done.stdout.endswith("\n[]\n")
-    assert statistics.median(times) < HALF_A_SECOND
+    assert min(seconds) < 0.5
