@@ -378,19 +378,20 @@ def evaluation(quick: bool, more: Sequence[str] = ()) -> Work:
 PROMPT = "Once upon a time, in a village by the sea,"
 
 
+def from_prompt(more: Sequence[str], count: int, folder: Path, seed: int) -> Outcome:
+    """`llmkit generate PROMPT` with the options `more`."""
+    long, short = ([LLMKIT, "generate", PROMPT, "--model", SMOL, *more, *greedy(n)] for n in (count, 1))
+    much, figures = twice(long, short, folder, count - 1)
+    return written(figures, [much.said.removeprefix(PROMPT).removesuffix("\n")], count, folder)
+
+
 def generate_one(quick: bool) -> Work:
     count = 16 if quick else 128
-
-    def llmkit(more: Sequence[str], folder: Path, seed: int) -> Outcome:
-        long, short = ([LLMKIT, "generate", PROMPT, "--model", SMOL, *more, *greedy(n)] for n in (count, 1))
-        much, figures = twice(long, short, folder, count - 1)
-        return written(figures, [much.said.removeprefix(PROMPT).removesuffix("\n")], count, folder)
-
     return Work(
         "tokens/s",
         {
-            "llmkit, int8": partial(llmkit, ["--quantize", "int8"]),
-            "llmkit": partial(llmkit, []),
+            "llmkit, int8": partial(from_prompt, ["--quantize", "int8"], count),
+            "llmkit": partial(from_prompt, [], count),
             "transformers": partial(one_by_one, [PROMPT], count),
         },
         wanted={"transformers": (1.6, None)},
@@ -401,13 +402,7 @@ def generate_one(quick: bool) -> Work:
 def generate_chat(quick: bool) -> Work:
     """An answer that streams, beside a text that is written without."""
     count = 16 if quick else 128
-
-    def llmkit(words: Sequence[str], folder: Path, seed: int) -> Outcome:
-        long, short = ([LLMKIT, "generate", *words, "--model", SMOL, *greedy(n)] for n in (count, 1))
-        much, figures = twice(long, short, folder, count - 1)
-        return written(figures, [much.said.removeprefix(PROMPT).removesuffix("\n")], count, folder)
-
-    sides = {"llmkit --chat": partial(llmkit, ["--chat", PROMPT]), "llmkit": partial(llmkit, [PROMPT])}
+    sides = {"llmkit --chat": partial(from_prompt, ["--chat"], count), "llmkit": partial(from_prompt, [], count)}
     return Work("tokens/s", sides)
 
 
