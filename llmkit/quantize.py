@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from llmkit.errors import UserError
 
 Kind = Literal["int8", "int4"]
-LARGEST = 127  # of int8, the same on both sides of zero
+LARGEST = torch.tensor(127.0)  # of int8, the same on both sides of zero; of a number each product makes a tensor anew
 
 
 class Int8Linear(nn.Module):
@@ -49,17 +49,18 @@ class Product:
         if any(bias is not None for bias in biases):
             each = zip(weights, biases, strict=True)
             self.bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in each])
-        self._of: tuple[torch.Tensor, torch.Tensor] | None = None  # what came last, and as it was then
+        self._x: torch.Tensor | None = None  # what came last
         self._left: dict[int, torch.Tensor] = {}  # what was made of it, until the layer comes for it
 
     def of(self, x: torch.Tensor, number: int) -> torch.Tensor:
-        """What layer `number` makes of x."""
-        if number not in self._left or self._of is None or self._of[0] is not x or not torch.equal(self._of[1], x):
-            self._left = dict(enumerate(self._all(x).split(self.sizes, dim=-1)))
-            self._of = (x, x.clone()) if len(self.sizes) > 1 else None
+        """What layer `number` makes of x, which the layers before it did not change (`_siblings` sees to that)."""
+        if len(self.sizes) == 1:
+            return self._all(x)
+        if self._x is not x or number not in self._left:
+            self._x, self._left = x, dict(enumerate(torch.split_with_sizes(self._all(x), self.sizes, -1)))
         found = self._left.pop(number)
         if not self._left:
-            self._of = None
+            self._x = None
         return found
 
     def _all(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +80,7 @@ def _most(x: torch.Tensor) -> torch.Tensor:
 
 
 def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-    return x.div(most).mul_(LARGEST).round_().to(torch.int8)
+    return x.div(most).mul_(LARGEST).round_().char()
 
 
 def on_cpu(model: Any, name: str, kind: Kind) -> Any:
@@ -107,21 +108,25 @@ def on_cpu(model: Any, name: str, kind: Kind) -> Any:
 
 
 def _siblings(model: Any) -> list[list[str]]:
-    """The linear layers, those together that are given one x: queries, keys and values. It is tried with a token."""
+    """The linear layers, those together that are given one x: queries, keys and values. It is tried with a token.
+
+    One that was changed in its place in between is another x.
+    """
     layers = {module: path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
     given: dict[nn.Module, Any] = dict(layers)  # of one that is not called, what no other is given
+    version: dict[nn.Module, int] = {}
 
     def note(layer: nn.Module, words: tuple[Any, ...]) -> None:
-        given[layer] = words[0]
+        given[layer], version[layer] = words[0], words[0]._version
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    with torch.inference_mode():
+    with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
         model(torch.zeros((1, 1), dtype=torch.long))
     for hook in hooks:
         hook.remove()
-    together: dict[int, list[str]] = {}
+    together: dict[tuple[int, int], list[str]] = {}
     for layer, path in layers.items():
-        together.setdefault(id(given[layer]), []).append(path)
+        together.setdefault((id(given[layer]), version.get(layer, 0)), []).append(path)
     return list(together.values())
 
 

@@ -89,15 +89,38 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
 def test_what_was_made_of_an_x_is_not_given_for_another() -> None:
     torch.manual_seed(0)
     product = quantize.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
-    x = torch.randn(3, 4)
-    before = x.clone()
+    x, other = torch.randn(3, 4), torch.randn(3, 4)
     product.of(x, 0)
-    x *= 2  # in place, between the two layers
-    second = product.of(x, 1)
-    assert torch.equal(second, product.of(x.clone(), 1))
-    assert not torch.equal(second, product.of(before, 1))
+    second = product.of(other, 1)
+    assert torch.equal(second, product.of(other.clone(), 1)) and not torch.equal(second, product.of(x, 1))
     assert torch.equal(product.of(x, 0), product.of(x, 0))  # one layer, twice
-    assert product._of is not None and not product._left.keys() & {0}
+    assert product._x is x and not product._left.keys() & {0}
+    product.of(x, 1)
+    assert product._x is None and not product._left  # nothing is kept that is not waited for
+
+
+def test_an_x_that_is_changed_in_place_between_two_layers_is_two() -> None:
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(1, 8)
+            self.first, self.second, self.third = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.embedding(ids).detach() * 1
+            y: torch.Tensor = self.first(x) + self.second(x)
+            x += 1
+            return y + self.third(x)
+
+    torch.manual_seed(0)
+    model = Changing()
+    ids = torch.zeros((1, 1), dtype=torch.long)
+    with torch.inference_mode():
+        there = model(ids)
+        small = quantize.on_cpu(model, "x", "int8")
+        here = small(ids)
+    assert small.first.product is small.second.product is not small.third.product
+    assert (here - there).norm() / there.norm() < 0.02
 
 
 def test_perplexity_stays_and_the_tied_embedding_is_left() -> None:
