@@ -1,10 +1,12 @@
-"""What suits a CPU: a thread for each core that this process may use, and memory that is used again."""
+"""What suits a CPU: a thread for each core that this process may use, memory that is used again, fewer operations."""
 
 import ctypes
 import math
 import os
 import platform
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # What a container may use of the processor, by cgroups of version 2 and 1.
 QUOTA = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
@@ -55,3 +57,24 @@ def reuse_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return any(mallopt(MMAP_THRESHOLD, size) for size in LARGE) and bool(mallopt(TRIM_THRESHOLD, LARGE[0]))
+
+
+def fuse_norms(model: Any) -> int:
+    """Let torch's one function do what upstream's RMSNorm does in six operations; how many norms it does it for.
+
+    For one token each operation takes about as long as the next, whatever it computes. Only where the numbers are the
+    same to the last bit, which is tried (Gemma's norms add 1 to the weights).
+    """
+    import torch
+
+    fused = 0
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            weight, eps = module.weight, module.variance_epsilon
+            norm = partial(torch.nn.functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+            x = torch.linspace(-3, 5, len(weight))[None, None]
+            with torch.inference_mode():
+                if torch.equal(module(x), norm(x)):
+                    module.forward = norm
+                    fused += 1
+    return fused

@@ -154,6 +154,8 @@ def _load(name: str, quantize: "Kind | None" = None) -> tuple[Any, Any]:
             model = reload.reload(name, AutoModelForCausalLM, more=quantizing.on_gpu(quantize))
         else:
             model = quantizing.on_cpu(reload.reload(name, AutoModelForCausalLM), name, quantize)
+    if model.device.type == "cpu":
+        cpu.fuse_norms(model)
     in_adapter = adapter is None or reload.adapter_file(name, "tokenizer_config.json") is not None
     with reload.quiet():
         tokenizer = AutoTokenizer.from_pretrained(

@@ -1,4 +1,4 @@
-"""As many threads as there are cores to use, and memory that is used again."""
+"""As many threads as there are cores to use, memory that is used again, and norms of one operation."""
 
 import platform
 import subprocess
@@ -6,6 +6,10 @@ import sys
 
 import psutil
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llmkit import cpu
 
@@ -76,3 +80,23 @@ def test_memory_that_was_freed_is_not_asked_for_again():
 def test_elsewhere_memory_is_left_to_the_system(monkeypatch):
     monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
     assert not cpu.reuse_memory()
+
+
+def test_a_norm_is_one_operation_where_it_is_the_same_to_the_last_bit():
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    size |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    llama, gemma = LlamaForCausalLM(LlamaConfig(**size)).eval(), GemmaForCausalLM(GemmaConfig(**size)).eval()
+    for norm in (module for module in llama.modules() if type(module) is LlamaRMSNorm):
+        torch.nn.init.normal_(norm.weight)
+    ids = torch.randint(64, (3, 9))
+    with torch.inference_mode():
+        before = llama(input_ids=ids).logits
+        assert cpu.fuse_norms(llama) == 2 * 2 + 1
+        assert cpu.fuse_norms(gemma) == 0
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            assert torch.equal(llama(input_ids=ids).logits, before)
+    assert sum(event.name == "aten::rms_norm" for event in profiler.events()) == 5
+    norm = llama.model.norm
+    norm.forward = lambda x: LlamaRMSNorm.forward(norm, x) * (1 + 1e-6)  # a formula that is nearly the same
+    assert cpu.fuse_norms(llama) == 4
