@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from llmkit.errors import UserError
 
 Kind = Literal["int8", "int4"]
+ROWS = 4096  # of a weight at a time, so that little stands beside it in fp32: a head has 50,000
 LARGEST = torch.tensor(127.0)  # of int8, the same on both sides of zero; of a number each product makes a tensor anew
 
 
@@ -40,11 +41,11 @@ class Product:
 
     def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> None:
         """Of each layer `weights` [out, in]."""
-        weight = torch.cat([*weights])
-        most = _most(weight)
-        self.sizes = [len(each) for each in weights]
-        self.levels = _levels(weight, most).contiguous().T
-        self.scale = most[:, 0] / LARGEST**2  # what a level of x, as a part of its most, by a level of the weights is
+        self.sizes = [len(weight) for weight in weights]
+        rows = [part for weight in weights for part in weight.split(ROWS)]
+        most = [_most(part) for part in rows]
+        self.levels = torch.cat([_levels(*each) for each in zip(rows, most, strict=True)]).T
+        self.scale = torch.cat(most)[:, 0] / LARGEST**2  # of a level of x, as a part of its most, by one of the weights
         self.bias = None
         if any(bias is not None for bias in biases):
             each = zip(weights, biases, strict=True)
@@ -84,10 +85,11 @@ def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
 
 
 def on_cpu(model: Any, name: str, kind: Kind) -> Any:
-    """`model` with all its linear layers in int8, a few at a time, so that memory falls while it is done.
+    """`model` with all its linear layers in int8.
 
-    An adapter is merged first. A head that shares the embedding gets a copy in int8; the embedding stays as it is.
-    Raises UserError where it cannot be done.
+    An adapter is merged first. A head that shares the embedding gets a copy in int8; the embedding stays as it is. What
+    stays is copied: as long as a part of it is used, the whole file is in memory. Raises UserError where it cannot be
+    done.
     """
     if kind != "int8":
         raise UserError(f"--quantize {kind} needs a CUDA GPU, and there is none here", "--quantize int8 works on a CPU")
@@ -104,6 +106,8 @@ def on_cpu(model: Any, name: str, kind: Kind) -> Any:
         for number, path in enumerate(paths):
             outer, _, inner = path.rpartition(".")
             setattr(model.get_submodule(outer), inner, Int8Linear(product, number))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model
 
 
