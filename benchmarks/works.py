@@ -386,7 +386,7 @@ def from_prompt(more: Sequence[str], count: int, folder: Path, seed: int) -> Out
 
 
 def generate_one(quick: bool) -> Work:
-    count = 16 if quick else 128
+    count = 64 if quick else 128
     return Work(
         "tokens/s",
         {
@@ -401,7 +401,7 @@ def generate_one(quick: bool) -> Work:
 
 def generate_chat(quick: bool) -> Work:
     """An answer that streams, beside a text that is written without."""
-    count = 16 if quick else 128
+    count = 64 if quick else 128
     sides = {"llmkit --chat": partial(from_prompt, ["--chat"], count), "llmkit": partial(from_prompt, [], count)}
     return Work("tokens/s", sides)
 
