@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="sizes at which nothing is measured, one round")
     parser.add_argument("--output", type=Path, help="a folder  [default: runs/bench, or runs/bench-quick]")
     options = parser.parse_args()
+    for each in (signal.SIGINT, signal.SIGTERM):  # in the background too, where a shell has the first ignored
+        signal.signal(each, signal.default_int_handler)
     names = chosen(options.works)
     output: Path = options.output or Path("runs/bench-quick" if options.quick else "runs/bench")
     output.mkdir(parents=True, exist_ok=True)
