@@ -38,9 +38,9 @@ def introduce(
     )
     say(f"speed    {', '.join(fast(facts['speed']))}")
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
-    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else epochs
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{epochs} in steps"
     if "max_time" in facts:
-        length = f"{clock(facts['max_time'])} by the clock"
+        length = f"{clock(facts['max_time'])} by the clock in steps"
     if assembly.length is not None:
         tokens = batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
