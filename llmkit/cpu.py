@@ -51,7 +51,7 @@ def reuse_memory() -> bool:
     """Keep what is freed for what is asked for next; False where the C library cannot be told.
 
     glibc gives large pieces back to the system at once, which clears each page that it gives out again: without this,
-    a training of BERT with 4 layers of 256 took 6 % more of the processor's time, and 1 % longer.
+    a training of BERT with 4 layers of 256 took 2 % longer.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
