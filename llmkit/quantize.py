@@ -117,11 +117,11 @@ def _siblings(model: Any) -> list[list[str]]:
     One that was changed in its place in between is another x.
     """
     layers = {module: path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
-    given: dict[nn.Module, Any] = dict(layers)  # of one that is not called, what no other is given
-    version: dict[nn.Module, int] = {}
+    # The x of each, and how often it had been changed; of one that is not called, what no other is given.
+    given: dict[nn.Module, tuple[Any, int]] = {layer: (path, 0) for layer, path in layers.items()}
 
     def note(layer: nn.Module, words: tuple[Any, ...]) -> None:
-        given[layer], version[layer] = words[0], words[0]._version
+        given[layer] = words[0], words[0]._version
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
@@ -129,8 +129,8 @@ def _siblings(model: Any) -> list[list[str]]:
     for hook in hooks:
         hook.remove()
     together: dict[tuple[int, int], list[str]] = {}
-    for layer, path in layers.items():
-        together.setdefault((id(given[layer]), version.get(layer, 0)), []).append(path)
+    for layer, (x, version) in given.items():
+        together.setdefault((id(x), version), []).append(layers[layer])
     return list(together.values())
 
 
