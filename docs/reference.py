@@ -11,25 +11,25 @@ import typer
 from pydantic import Field
 
 from llmkit.cli import app
-from llmkit.recipe import bundled, datatables, schema
+from llmkit.recipe import bundled, data_tables, schema
 from llmkit.recipe.cleaning import Clean
 from llmkit.recipe.table import Table
-from llmkit.recipe.tomltext import toml_value
+from llmkit.recipe.toml import toml_value
 
 README = Path(__file__).parents[1] / "README.md"
 TABLES = {
     "model": schema.Model,
     "tokenizer": schema.Tokenizer,
-    "data": datatables.Data,
+    "data": data_tables.Data,
     "evaluation": schema.Evaluation,
     "early_stopping": schema.EarlyStopping,
 }
 PRETRAINING = {task: schema.DATA_OF_TASK[task] for task in schema.PRETRAINING}
 # The keys of [data] that only some tasks have, under the words that the table shows.
 OWN_DATA = {
-    "pretraining": datatables.TextData,
+    "pretraining": data_tables.TextData,
     **PRETRAINING,
-    "fine-tuning": datatables.RowData,
+    "fine-tuning": data_tables.RowData,
     **{task: data for task, data in schema.DATA_OF_TASK.items() if task not in PRETRAINING},
 }
 HEAD = ["| key | default | meaning |", "| --- | --- | --- |"]

@@ -6,7 +6,7 @@ from typing import Any
 from llmkit import model as models
 from llmkit import tasks
 from llmkit.errors import say
-from llmkit.recipe.datatables import ChatData, TextData
+from llmkit.recipe.data_tables import ChatData, TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
 
 # What the count does not know of the data yet.

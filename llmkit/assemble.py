@@ -17,7 +17,7 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data import files, look, mixture, pack, read, sources, table
 from llmkit.data.cleaning import clean as cleaning
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import CausalData, MaskedData, RowData, TextData
+from llmkit.recipe.data_tables import CausalData, MaskedData, RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
 

@@ -26,7 +26,7 @@ from typing import Any
 from llmkit import changes, checkpoint, cpu, hub, rank
 from llmkit import run as runs
 from llmkit.errors import UserError, say
-from llmkit.recipe.datatables import RowData
+from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
 

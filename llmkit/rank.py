@@ -1,5 +1,6 @@
 """A process of a run: what it leaves for the one that started it, and the signals that it answers to."""
 
+import gc
 import os
 import signal
 import sys
@@ -81,3 +82,10 @@ def leave(code: int) -> int:
     if os.environ.get("RANK", "0") == "0":
         (Path(os.environ[LAUNCH]) / "status").write_text(str(code))
     return 0 if code in (STOPPED, 130) else code
+
+
+def collect_from_here() -> None:
+    """Switch the garbage collector on, if `llmkit` was started without, for what is made from now on."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

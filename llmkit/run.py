@@ -27,7 +27,6 @@ LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
 PATIENCE = 10.0  # seconds in which the children of a run that was killed are expected to notice it
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 
 def claim(path: str, named: bool) -> Path:
@@ -218,41 +217,9 @@ def write_text(path: Path, content: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def collect_from_here() -> None:
-    """Switch the garbage collector on, if `llmkit` was started without, for what is made from now on."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
 
 
-def surroundings() -> dict[str, Any]:
-    """Versions, machine and code that a run was made with."""
-    return {
-        "llmkit": version("llmkit"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-        "command": ["llmkit", *map(hub.scrub, sys.argv[1:])],
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "started": round(time.time(), 3),
-    }
 
 
-def _git_commit() -> str | None:
-    """The commit of the working directory, with a `+` where files differ from it; None outside a repository."""
-    try:
-        asked = [
-            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked[0] + ("+" if asked[1] else "")
 
 
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -16,7 +16,7 @@ from llmkit.data import augment
 from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import Augment, ClassificationData
+from llmkit.recipe.data_tables import Augment, ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import text_classification as task
 

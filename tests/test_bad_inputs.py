@@ -22,7 +22,7 @@ from llmkit import recipe
 from llmkit.assemble import assemble
 from llmkit.data import examples, look, table
 from llmkit.data.read import corpus as read_corpus
-from llmkit.recipe.datatables import ClassificationData, TextData
+from llmkit.recipe.data_tables import ClassificationData, TextData
 from llmkit.recipe.table import ReadOnly
 
 BAD = Path(__file__).parent / "bad_inputs"

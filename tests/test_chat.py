@@ -28,7 +28,7 @@ from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.head import Head
-from llmkit.recipe.datatables import ChatData
+from llmkit.recipe.data_tables import ChatData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import chat
 

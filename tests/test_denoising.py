@@ -24,7 +24,7 @@ from llmkit.data.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
-from llmkit.recipe.datatables import DenoisingData
+from llmkit.recipe.data_tables import DenoisingData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import denoising

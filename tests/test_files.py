@@ -11,7 +11,7 @@ import pytest
 
 from llmkit.data import files
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import RowData
+from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.table import ReadOnly
 
 ODD = ["NA", "null", "None", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\td | e", "line\nbreak", "é日😀"]

@@ -27,7 +27,7 @@ from llmkit import model as models
 from llmkit import tokenizer as tokenizers
 from llmkit.data import table
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as TokenizerTable
 

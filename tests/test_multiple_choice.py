@@ -27,7 +27,7 @@ from transformers import (
 from llmkit.data.examples import models_own
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ChoiceData
+from llmkit.recipe.data_tables import ChoiceData
 from llmkit.tasks import multiple_choice as task
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", *(f"w{number}" for number in range(60)), "!", "?"]

@@ -17,7 +17,7 @@ from llmkit.data import files
 from llmkit.data.examples import collator
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import AnsweringData
+from llmkit.recipe.data_tables import AnsweringData
 from llmkit.tasks import question_answering as qa
 
 NUMBERED = " ".join(f"word{number}" for number in range(200))

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from llmkit.data import read
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import TextData
+from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.table import ReadOnly
 
 ODD = ["NA", "null", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\td | e", "line\nbreak", "é日😀"]
@@ -242,7 +242,7 @@ def test_what_is_held_out_hangs_on_no_order_of_reading_and_no_process(tmp_path):
     next(half_read)
     assert not set(train) & set(held_out)
     code = (
-        "import sys; from llmkit.data import read; from llmkit.recipe.datatables import TextData;"
+        "import sys; from llmkit.data import read; from llmkit.recipe.data_tables import TextData;"
         "print(*read.corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)

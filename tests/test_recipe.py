@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from llmkit import recipe
 from llmkit.errors import UserError
-from llmkit.recipe import cleaning, datatables, schema
+from llmkit.recipe import cleaning, data_tables, schema
 from llmkit.recipe.table import Table
-from llmkit.recipe.tomltext import key_lines, leaves, toml_value
+from llmkit.recipe.toml import key_lines, leaves, toml_value
 
 BUILT = (
     "causal-lm, masked-lm, denoising, replaced-token-detection, text-classification, question-answering, "
@@ -1003,9 +1003,9 @@ def tables(task):
 
 
 def test_the_tables_that_stand_in_a_table_are_found():
-    assert {datatables.Source, cleaning.Clean, schema.Generator} <= set(tables("causal-lm"))
-    assert datatables.Corruption in tables("denoising")
-    assert datatables.Augment in tables("text-classification")
+    assert {data_tables.Source, cleaning.Clean, schema.Generator} <= set(tables("causal-lm"))
+    assert data_tables.Corruption in tables("denoising")
+    assert data_tables.Augment in tables("text-classification")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from llmkit.data.pack import EVALUATION, Window
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
 from llmkit.recipe import load
-from llmkit.recipe.datatables import ReplacedData
+from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model, Tokenizer
 from llmkit.tasks import replaced_token_detection as task
 from llmkit.tokenizer import load as load_tokenizer

@@ -35,7 +35,7 @@ from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.head import Head
 from llmkit.recipe import bundled, load
-from llmkit.recipe.datatables import PairData
+from llmkit.recipe.data_tables import PairData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import seq2seq

@@ -14,7 +14,7 @@ from llmkit.data.boundaries import vocabulary, word_starts
 from llmkit.data.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.data.read import Documents
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import CausalData, MaskedData
+from llmkit.recipe.data_tables import CausalData, MaskedData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import causal_lm, masked_lm
 

@@ -22,7 +22,7 @@ from llmkit.data.read import Documents
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
-from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import text_classification as task

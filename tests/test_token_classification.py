@@ -16,7 +16,7 @@ from llmkit import metrics as measures
 from llmkit.data.examples import models_own
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import TaggingData
+from llmkit.recipe.data_tables import TaggingData
 from llmkit.tasks import token_classification as tagging
 
 PLAIN = ["Zoë", "Müller", "saw", "some", "foxes", "in", "unbelievably", "Straße", "東京", "12", "👍🏽", "e\u0301te"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llmkit.recipe import upstream
-from llmkit.recipe.keytype import read_annotation
+from llmkit.recipe.types import read_annotation
 
 
 @pytest.mark.parametrize(

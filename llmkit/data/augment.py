@@ -14,7 +14,7 @@ import numpy as np
 
 from llmkit.data.table import Rows
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import Augment
+from llmkit.recipe.data_tables import Augment
 
 # A blank before it, if any, and a unit: a character of Chinese or Japanese, else a word with its punctuation.
 _NO_BLANKS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

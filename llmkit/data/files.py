@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 import xxhash
 
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import Data, RowData, TextData
+from llmkit.recipe.data_tables import Data, RowData, TextData
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bmes")

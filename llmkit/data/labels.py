@@ -12,7 +12,7 @@ import numpy as np
 
 from llmkit.data.examples import Encoded, refuse
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.data_tables import ClassificationData
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 SHOWN_NAMES = 10  # of the classes, in a message

@@ -12,7 +12,7 @@ from llmkit.data import files
 from llmkit.data.files import digest
 from llmkit.data.table import default_validation, held_out, load, plain_files
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import TextData
+from llmkit.recipe.data_tables import TextData
 
 
 @dataclass(frozen=True)

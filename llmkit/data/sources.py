@@ -9,7 +9,7 @@ from llmkit.data import read
 from llmkit.data.cleaning import clean
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import Clean
-from llmkit.recipe.datatables import Source, TextData
+from llmkit.recipe.data_tables import Source, TextData
 
 
 def corpora(data: TextData, seed: int) -> dict[str, read.Corpus]:

@@ -14,7 +14,7 @@ from llmkit import hub
 from llmkit.data import files
 from llmkit.data.files import digest
 from llmkit.errors import UserError, say
-from llmkit.recipe.datatables import Data, RowData
+from llmkit.recipe.data_tables import Data, RowData
 from llmkit.recipe.table import ReadOnly
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # in this order, as `datasets` knows them

@@ -9,12 +9,12 @@ from typing import Any
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import OF_THE_PATH, Draft, apply_overrides, read_value
-from llmkit.recipe.keytype import nearest
-from llmkit.recipe.named import NAMED
 from llmkit.recipe.paths import at_home, resolve_paths
 from llmkit.recipe.schema import Recipe
+from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
-from llmkit.recipe.tomltext import dotted, key_lines, leaves
+from llmkit.recipe.toml import dotted, key_lines, leaves
+from llmkit.recipe.types import nearest
 
 PART = ("recipe", *schema.Part.model_fields)  # the keys of [tasks.NAME]
 _PACKAGE = Path(__file__).parents[1]

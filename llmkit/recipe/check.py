@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmkit.recipe import schema, upstream
-from llmkit.recipe.datatables import Source
+from llmkit.recipe.data_tables import Source
 from llmkit.recipe.draft import TABLE, TEXT, Draft, known_keys
-from llmkit.recipe.keytype import nearest
 from llmkit.recipe.table import Table
-from llmkit.recipe.tomltext import Key, dotted
+from llmkit.recipe.toml import Key, dotted
+from llmkit.recipe.types import nearest
 
 
 def given(draft: Draft, *key: str) -> bool:

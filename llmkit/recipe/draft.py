@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.recipe import schema, upstream
-from llmkit.recipe.keytype import ANYTHING, Type, nearest
-from llmkit.recipe.tomltext import Key, dotted, leaves, split_key
+from llmkit.recipe.toml import Key, dotted, leaves, split_key
+from llmkit.recipe.types import ANYTHING, Type, nearest
 
 COMMAND_LINE = "command line"
 TEXT = Type(frozenset({"str"}))

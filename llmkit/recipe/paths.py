@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.recipe.draft import COMMAND_LINE, Draft
-from llmkit.recipe.tomltext import Key, dotted
+from llmkit.recipe.toml import Key, dotted
 
 # What ends so, or starts so, is a path and not a Hub id.
 SUFFIXES = (

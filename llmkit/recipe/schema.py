@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from llmkit.recipe.datatables import (
+from llmkit.recipe.data_tables import (
     AnsweringData,
     CausalData,
     ChatData,
@@ -23,9 +23,9 @@ from llmkit.recipe.datatables import (
     ReplacedData,
     TaggingData,
 )
-from llmkit.recipe.keytype import Type, read_annotation
 from llmkit.recipe.table import ReadOnly, Table
-from llmkit.recipe.tomltext import dotted, leaves, toml_value
+from llmkit.recipe.toml import dotted, leaves, toml_value
+from llmkit.recipe.types import Type, read_annotation
 
 Task = Literal[
     "causal-lm",

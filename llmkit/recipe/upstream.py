@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmkit.recipe.keytype import Type, read_annotation
-from llmkit.recipe.tomltext import toml_value
+from llmkit.recipe.toml import toml_value
+from llmkit.recipe.types import Type, read_annotation
 
 # The class behind a table of the recipe: its package and its module there.
 CLASSES = {

@@ -14,7 +14,7 @@ from llmkit import metrics as measures
 from llmkit.data.pack import EVALUATION, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.model import choose_block_size
-from llmkit.recipe.datatables import CausalData
+from llmkit.recipe.data_tables import CausalData
 from llmkit.reload import without_adapter
 
 MODEL_CLASS = AutoModelForCausalLM

@@ -24,7 +24,7 @@ from llmkit.data import examples as rows_to_examples
 from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ChatData
+from llmkit.recipe.data_tables import ChatData
 from llmkit.tasks.causal_lm import keeps_apart
 
 MODEL_CLASS = AutoModelForCausalLM

@@ -21,7 +21,7 @@ from llmkit.data.boundaries import Vocabulary, sentence_starts, vocabulary
 from llmkit.data.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.model import choose_block_size, positions
-from llmkit.recipe.datatables import DenoisingData
+from llmkit.recipe.data_tables import DenoisingData
 from llmkit.tasks import seq2seq
 
 __all__ = ["MODEL_CLASS", "PEFT_TYPE", "begin", "collator", "cut", "metrics", "separator"]

@@ -19,7 +19,7 @@ from llmkit.data import corrupt
 from llmkit.data.boundaries import vocabulary, word_starts
 from llmkit.data.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import MaskedData
+from llmkit.recipe.data_tables import MaskedData
 from llmkit.tasks.causal_lm import Whole
 
 __all__ = ["MODEL_CLASS", "collator", "cut", "measured", "metrics", "separator"]

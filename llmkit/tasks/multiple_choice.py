@@ -21,7 +21,7 @@ from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, 
 from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ChoiceData
+from llmkit.recipe.data_tables import ChoiceData
 
 MODEL_CLASS = AutoModelForMultipleChoice
 PEFT_TYPE = "SEQ_CLS"  # peft has no type for it; this one hands inputs of any shape on to the model

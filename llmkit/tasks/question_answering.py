@@ -22,7 +22,7 @@ from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, 
 from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import AnsweringData
+from llmkit.recipe.data_tables import AnsweringData
 
 MODEL_CLASS = AutoModelForQuestionAnswering
 PEFT_TYPE = "QUESTION_ANS"

@@ -21,7 +21,7 @@ from llmkit.data import corrupt
 from llmkit.data.boundaries import vocabulary
 from llmkit.data.pack import TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ReplacedData
+from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
 from llmkit.tasks.masked_lm import cut, need_tokens, separator
 

@@ -20,7 +20,7 @@ from llmkit.data.files import text_of
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.model import positions
-from llmkit.recipe.datatables import PairData
+from llmkit.recipe.data_tables import PairData
 
 MODEL_CLASS = AutoModelForSeq2SeqLM
 PEFT_TYPE = "SEQ_2_SEQ_LM"

@@ -16,7 +16,7 @@ from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
 from llmkit.data.labels import settle as settle  # what the labels mean is one of the things that a task says
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ClassificationData
+from llmkit.recipe.data_tables import ClassificationData
 
 MODEL_CLASS = AutoModelForSequenceClassification
 PEFT_TYPE = "SEQ_CLS"

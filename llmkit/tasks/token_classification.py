@@ -24,7 +24,7 @@ from llmkit.data.files import text_of
 from llmkit.data.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
 from llmkit.data.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.recipe.datatables import ClassificationData, TaggingData
+from llmkit.recipe.data_tables import ClassificationData, TaggingData
 
 MODEL_CLASS = AutoModelForTokenClassification
 PEFT_TYPE = "TOKEN_CLS"

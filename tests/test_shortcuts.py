@@ -4,7 +4,7 @@ import pytest
 
 from llmkit.errors import UserError
 from llmkit.recipe import load
-from llmkit.recipe.named import NAMED
+from llmkit.recipe.shortcuts import NAMED
 
 OWN_DATA = ("text-classification", "question-answering", "token-classification", "multiple-choice", "seq2seq")
 MEASURED = ("causal-lm", "masked-lm")  # for `llmkit evaluate`, on any model and text

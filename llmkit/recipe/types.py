@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmkit.recipe.tomltext import Key, toml_value
+from llmkit.recipe.toml import Key, toml_value
 
 Lookup = Callable[[str], tuple[str, ...]]  # the name of an enum -> its values, or nothing
 

@@ -1,0 +1,49 @@
+"""What a run was made with: versions, machine, commit and command."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llmkit import hub
+
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and code that a run was made with."""
+    return {
+        "llmkit": version("llmkit"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": ["llmkit", *map(hub.scrub, sys.argv[1:])],
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "started": round(time.time(), 3),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, with a `+` where files differ from it; None outside a repository."""
+    try:
+        asked = [
+            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked[0] + ("+" if asked[1] else "")
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

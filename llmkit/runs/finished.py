@@ -1,0 +1,111 @@
+"""A finished model by name: whether it is there, the run that it came of, and that run's task, recipe and data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmkit import checkpoint, hub
+from llmkit import run as runs
+from llmkit.errors import UserError
+from llmkit.recipe import load
+from llmkit.recipe.schema import DATA_OF_TASK
+
+
+HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForTokenClassification": "token-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForConditionalGeneration": "seq2seq",
+    "MTModel": "seq2seq",  # MarianMTModel
+    "ForMaskedLM": "masked-lm",
+    "ElectraForPreTraining": "replaced-token-detection",
+    "ForPreTraining": "masked-lm",
+    "LMHeadModel": "causal-lm",
+    "ForCausalLM": "causal-lm",
+}
+
+
+PEFT_TASKS = {
+    "SEQ_CLS": "text-classification",
+    "QUESTION_ANS": "question-answering",
+    "TOKEN_CLS": "token-classification",
+    "SEQ_2_SEQ_LM": "seq2seq",
+    "CAUSAL_LM": "causal-lm",
+}
+
+
+def check_model(name: str) -> None:
+    """A folder with a finished model, or a Hub id."""
+    directory = Path(name)
+    if runs.is_run(directory) and not runs.is_finished(directory):
+        last, _ = checkpoint.newest(directory, runs.read_record(directory).get("id"))
+        raise UserError(
+            f"the run `{name}` is not finished",
+            f"use its last checkpoint: {last.path}" if last else "finish it with --resume",
+        )
+    if directory.is_file():
+        raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
+    if not directory.exists():
+        if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1 or " " in name:
+            raise UserError(f"there is no model at `{name}`", "the model comes first: a run, a folder or a Hub id")
+        hub.check(name, "model")
+
+
+def record_of(name: str) -> dict[str, Any]:
+    """The record of the run that a model came of: its own, or that of the run around a checkpoint."""
+    return next((found for place in _places(name) if (found := runs.read_record(place))), {})
+
+
+def task_of(name: str) -> str:
+    """The task that a model was made for: as its run says, else by its head."""
+    if task := record_of(name).get("task"):
+        return str(task)
+    with hub.loading(name, "model"):
+        from transformers import AutoConfig
+        from transformers.utils.peft_utils import find_adapter_config_file
+
+        revision = hub.commit(name)
+        adapter = find_adapter_config_file(name, revision=revision)
+        if adapter:
+            kind = json.loads(Path(adapter).read_text()).get("task_type")
+            if kind in PEFT_TASKS:
+                return PEFT_TASKS[kind]
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    architecture = (config.architectures or ["?"])[0]
+    for ending, task in HEADS.items():
+        if architecture.endswith(ending):
+            return task
+    raise UserError(
+        f"`{name}` ({architecture}) has no head that llmkit predicts with",
+        "fine-tune it first: llmkit finetune --task NAME model.name=" + name,
+    )
+
+
+def one_task_of(name: str) -> str:
+    """The same; UserError for a run of several tasks, each of which has a model of its own below it."""
+    task = task_of(name)
+    if task == "multi-task":
+        models = sorted(str(file.parent) for file in Path(name).glob(f"*/{runs.RECORD_FILE}"))
+        raise UserError(f"`{name}` has several tasks", f"name the model of one: {' or '.join(models)}")
+    return task
+
+
+def recipe_of(name: str) -> str | None:
+    """The recipe of the run that a model came of, or of the run around a checkpoint."""
+    files = (place / runs.RECIPE_FILE for place in _places(name) if runs.is_run(place))
+    return next((str(file) for file in files if file.is_file()), None)
+
+
+def _places(name: str) -> list[Path]:
+    """Where the record of a model may be; what else is below a run, such as a generator, is a model of its own."""
+    directory = Path(name).absolute()
+    return [directory, directory.parent] if directory.name.startswith("checkpoint-") else [directory]
+
+
+def data_of(name: str, task: str) -> Any:
+    """The `[data]` that a model was trained with for this task, else the task's defaults."""
+    recipe = recipe_of(name)
+    # Without what the run was made from, which may be gone by now.
+    found = None if recipe is None else load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="])
+    return DATA_OF_TASK[task](path="-") if found is None or found.task != task else found.data
