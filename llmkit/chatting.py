@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from llmkit import generate, predict, prompts
+from llmkit import generate, prompts
 from llmkit.errors import UserError, say
+from llmkit.runs import finished
 
 if TYPE_CHECKING:
     from llmkit.quantize import Kind
@@ -115,7 +116,7 @@ def load(
             f"llmkit finetune --task chat model.name={writer.name}",
         ) from problem
     if system_prompt is None:
-        system_prompt = getattr(predict.data_of(writer.name, "chat"), "system_prompt", None)
+        system_prompt = getattr(finished.data_of(writer.name, "chat"), "system_prompt", None)
     return writer, system_prompt
 
 

@@ -78,10 +78,10 @@ def pretrain(
     """Pretrain a language model, causal or masked, from a recipe."""
 
     def act() -> int:
-        from llmkit import rank
+        from llmkit import process
         from llmkit.recipe import load
 
-        rank.join()
+        process.join()
         _stay_offline(offline)
         seconds = _seconds(max_time)
         loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
@@ -114,10 +114,10 @@ def finetune(
     """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
 
     def act() -> int:
-        from llmkit import rank
+        from llmkit import process
         from llmkit.recipe import load
 
-        rank.join()
+        process.join()
         _stay_offline(offline)
         path, settings = _recipe_and_overrides(recipe, overrides, task)
         seconds = _seconds(max_time)
@@ -334,7 +334,7 @@ def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run director
     """Say whether a run directory is whole, and what it can go on from."""
 
     def act() -> int:
-        from llmkit import check as checking
+        from llmkit.runs import check as checking
 
         return checking.check(run)
 
@@ -405,7 +405,7 @@ def top(
 
 def _do(act: Callable[[], int]) -> NoReturn:
     """Run a command's work and leave with its exit code: 2 for a user's mistake, 130 for Ctrl-C."""
-    from llmkit import rank
+    from llmkit import process
 
     try:
         code = act()
@@ -417,4 +417,4 @@ def _do(act: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone: nothing to tell it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    raise typer.Exit(rank.leave(code))
+    raise typer.Exit(process.leave(code))

@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llmkit import run as runs
+from llmkit import process
 from llmkit.errors import UserError, say
-from llmkit.predict import check_model, one_task_of, recipe_of, record_of
 from llmkit.recipe import load
 from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
+from llmkit.runs.finished import check_model, one_task_of, recipe_of, record_of
 
 # What makes only a part of the data be evaluated.
 PARTIAL = ("validation_fraction", "max_eval_samples")
@@ -81,7 +81,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")
         for warning in assembly.warnings:
             say(f"warning  {warning}")
-        runs.collect_from_here()
+        process.collect_from_here()
         found = train.final_evaluation(trainer)
     said = {key: found[key] for key in found if key.startswith("eval_") and not key.endswith(NOT_A_METRIC)}
     if getattr(recipe.data, "masking", None) == "each":

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmkit import cpu, hub, predict
-from llmkit import run as runs
+from llmkit import cpu, hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
+from llmkit.runs import directory as runs
+from llmkit.runs import finished
 
 if TYPE_CHECKING:
     from llmkit.quantize import Kind
@@ -73,7 +74,7 @@ def generate(
 def choose_model(name: str | None, task: str) -> tuple[str, str]:
     """The model to use, and why: the one that was named, the newest finished run of `task`, or one from the Hub."""
     if name is not None:
-        predict.check_model(name)
+        finished.check_model(name)
         return name, "named"
     newest = runs.newest_finished(task)
     kind = "chat run" if task == "chat" else "run"
@@ -103,7 +104,7 @@ def load(
     writer = Writer(name, model, tokenizer, fields, seed, quantize)
     if ASSISTANT in options:
         writer.more = _assistant(options[ASSISTANT], writer)
-    runs.collect_from_here()
+    process.collect_from_here()
     if model.device.type == "cpu":
         cpu.reuse_memory()  # a cache that grows is a new one for each token
     if seed is not None:
@@ -116,7 +117,7 @@ def _assistant(name: str, writer: Writer) -> dict[str, Any]:
 
     Raises UserError for a model whose tokens have the same numbers and another meaning: it would guess nonsense.
     """
-    predict.check_model(name)
+    finished.check_model(name)
     with hub.loading(name, "model"):
         model, tokenizer = _load(name, writer.quantize)
     same = tokenizer.get_vocab() == writer.tokenizer.get_vocab()

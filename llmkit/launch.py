@@ -23,12 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import changes, checkpoint, cpu, hub, rank
-from llmkit import run as runs
+from llmkit import cpu, hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.runs import checkpoint, compatibility
+from llmkit.runs import directory as runs
 
 DIRECTORY, TERMINAL = "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
 
@@ -45,7 +46,7 @@ def start(
 
     `allowed` are the keys in which the recipe may differ from the one that the run to resume began with.
     """
-    if rank.LAUNCH in os.environ:
+    if process.LAUNCH in os.environ:
         from filelock import FileLock
 
         from llmkit import train
@@ -64,7 +65,7 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
-    before = rank.leave_early()
+    before = process.leave_early()
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
         if directory is None:
@@ -127,7 +128,7 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
             if runs.is_finished(found):
                 say(f"`{found}` is finished: nothing to resume")
                 return None
-            changes.refuse(changes.since(found, recipe), allowed, found)
+            compatibility.refuse(compatibility.since(found, recipe), allowed, found)
             return found
         say("nothing to resume: starting anew")
     named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME
@@ -169,12 +170,12 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
         child: subprocess.Popen[bytes] | None = None
 
         def forward(number: int, frame: FrameType | None) -> None:
-            if number != rank.SAVING:
+            if number != process.SAVING:
                 received.append(number)
             if child is not None:
                 _signal_ranks(meeting, child, number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in (*rank.stopping(), rank.SAVING)}
+        before = {number: signal.signal(number, forward) for number in (*process.stopping(), process.SAVING)}
         alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it, and find its end when we are gone
         ended = threading.Event()
         begun = log_file.stat().st_size if log_file.exists() else 0
@@ -209,11 +210,11 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
                 _say_why(said, log_file, first, failed)
             return code
     if received:  # before training: there was nothing to save
-        return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else rank.STOPPED
+        return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else process.STOPPED
     if child.returncode == 0:  # rank 0 is on another machine
         return 0
-    if failed == rank.STOPPED:  # a signal met it before there was anything to save
-        return rank.STOPPED
+    if failed == process.STOPPED:  # a signal met it before there was anything to save
+        return process.STOPPED
     _say_why(said, log_file, first, failed)
     return 1
 
@@ -245,7 +246,7 @@ def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
     """What the ranks find in their environment."""
     import torch
 
-    found = {**os.environ, rank.LAUNCH: str(meeting), DIRECTORY: str(directory)}
+    found = {**os.environ, process.LAUNCH: str(meeting), DIRECTORY: str(directory)}
     if not torch.cuda.is_available():
         found["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
         found.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
@@ -288,16 +289,16 @@ def _pass_on(pipe: int, ended: threading.Event) -> None:
 
 def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_once: bool) -> None:
     ranks = [int(file.name.removeprefix("rank-")) for file in meeting.glob("rank-*")]
-    if number == rank.SAVING and not ranks:
+    if number == process.SAVING and not ranks:
         return
     if at_once or not ranks:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         ranks = ranks if at_once else []
         number = signal.SIGKILL
-    for process in ranks:
+    for pid in ranks:
         with suppress(ProcessLookupError):
-            os.kill(process, number)
+            os.kill(pid, number)
 
 
 def _first_to_fail(said: str) -> tuple[int, int]:

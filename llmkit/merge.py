@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import hub
-from llmkit import run as runs
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
+from llmkit.runs import directory as runs
 
 TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
 LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from llmkit import checkpoint, hub
-from llmkit import run as runs
+from llmkit import hub, process
 from llmkit.errors import UserError, say
-from llmkit.recipe import load
 from llmkit.recipe.data_tables import RowData
-from llmkit.recipe.schema import DATA_OF_TASK
+from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 
 if TYPE_CHECKING:
     from llmkit.data.table import Rows
@@ -77,20 +75,6 @@ def check_files(texts: Sequence[str], source: Path | None, output: Path | None) 
         raise UserError("--output is the file that --input reads", "name another")
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
 
 # From the rows of a chunk: which of their columns the model reads, by role; and, with that, what it says of each row.
@@ -149,7 +133,7 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     model = reload.reload(name, module.MODEL_CLASS)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
-    runs.collect_from_here()
+    process.collect_from_here()
     fit_for_batches(tokenizer, model.config)
     trained = record.get("max_length") or record.get("block_size")
     length = choose_length(trained or data.max_length, model.config)
@@ -223,7 +207,7 @@ def filler(name: str) -> tuple[Layout, Answer]:
     model = reload.reload(name, AutoModelForMaskedLM)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
-    runs.collect_from_here()
+    process.collect_from_here()
     limit = models.positions(model.config)
     mask = tokenizer.mask_token
 

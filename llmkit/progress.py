@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llmkit.clock import MaxTime
 from llmkit.clock import clock as clock
 from llmkit.errors import say
-from llmkit.run import METRICS_FILE
+from llmkit.runs.directory import METRICS_FILE
 
 
 def is_terminal() -> bool:

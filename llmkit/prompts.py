@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import checkpoint, generate, hub, predict
+from llmkit import generate, hub, predict
 from llmkit.errors import UserError, say
+from llmkit.runs import checkpoint
 
 if TYPE_CHECKING:
     from llmkit.quantize import Kind

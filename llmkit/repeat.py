@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from types import FrameType
 
-from llmkit import rank
-from llmkit import run as runs
+from llmkit import process
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import Recipe
+from llmkit.runs import directory as runs
 
 SUMMARY = "seeds.json"
 
@@ -88,7 +88,7 @@ def _run(words: Sequence[str]) -> int:
         if child is not None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in rank.stopping()}
+    before = {number: signal.signal(number, forward) for number in process.stopping()}
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "llmkit", "finetune", *words],

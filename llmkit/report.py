@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from llmkit import run as runs
 from llmkit import tasks
 from llmkit.assemble import Assembly
 from llmkit.data.mixture import MixedBlocks
@@ -14,6 +13,7 @@ from llmkit.errors import say
 from llmkit.progress import clock
 from llmkit.recipe.schema import Recipe
 from llmkit.reload import ADAPTED_CONFIG
+from llmkit.runs import directory as runs
 from llmkit.trainer import batch_size
 
 NOT_A_METRIC = ("runtime", "per_second", "preparation_time")

@@ -18,10 +18,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers import Trainer as UpstreamTrainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from llmkit import checkpoint, state
-from llmkit.checkpoint import DRAFT, PREFIX, Checkpoint
 from llmkit.errors import RunError, say
-from llmkit.run import METRICS_FILE
+from llmkit.runs import checkpoint, state
+from llmkit.runs.checkpoint import DRAFT, PREFIX, Checkpoint
+from llmkit.runs.directory import METRICS_FILE
 
 TRAINING, OPTIMIZER = "training", "optimizer"  # files of a checkpoint
 NO_ROOM = (OSError, SafetensorError, RuntimeError)  # what a disk that is full or gone makes the libraries raise

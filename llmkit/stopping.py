@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmkit.rank import SAVING, stopping
+from llmkit.process import SAVING, stopping
 from llmkit.resuming import StoppedInEvaluation
 
 AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation

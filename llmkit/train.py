@@ -20,16 +20,17 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
-from llmkit import adapt, changes, checkpoint, cpu, hub, memory, report, tokenizer
+from llmkit import adapt, cpu, hub, memory, process, report, tokenizer
 from llmkit import model as models
-from llmkit import run as runs
 from llmkit.assemble import Assembly, assemble
 from llmkit.clock import NO_END, MaxTime
 from llmkit.errors import RunError, UserError, say
+from llmkit.process import STOPPED
 from llmkit.progress import MetricsFile, Progress
-from llmkit.rank import STOPPED
 from llmkit.recipe.schema import GENERATING, Recipe, Speed
 from llmkit.resuming import NO_ROOM, StoppedInEvaluation
+from llmkit.runs import checkpoint, compatibility, environment
+from llmkit.runs import directory as runs
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks import multi_task
 from llmkit.trainer import Trainer, batch_size
@@ -89,7 +90,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     facts = {
         "task": recipe.task,
         "name": recipe.name,
-        **runs.surroundings(),
+        **environment.surroundings(),
         "processes": args.world_size,
         "device": str(args.device),
         "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
@@ -108,15 +109,15 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
     changed: list[str] = []
     if found is not None:
-        other = list(changes.differences(found.manifest["fingerprints"], trainer.fingerprints))
-        changes.refuse(other, allowed, directory)
+        other = list(compatibility.differences(found.manifest["fingerprints"], trainer.fingerprints))
+        compatibility.refuse(other, allowed, directory)
         changed = [key for key, *_ in other]
         if "trainer.optim" in changed:
             raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
     if limit is not None:
         args.max_steps = NO_END
     preflight(trainer)
-    runs.collect_from_here()
+    process.collect_from_here()
     if main:
         checkpoint.sweep(directory)
         runs.sweep(directory)
@@ -424,7 +425,7 @@ def fingerprints(recipe: Recipe, assembly: Assembly, args: TrainingArguments) ->
     found: dict[str, Any] = {
         "data": data(several or assembly.record["data"]),
         "tokenizer": tokenizer.fingerprint(assembly.tokenizer),
-        "trainer": {key: value for key, value in recipe.trainer.items() if not changes.is_free(f"trainer.{key}")},
+        "trainer": {key: value for key, value in recipe.trainer.items() if not compatibility.is_free(f"trainer.{key}")},
         "model": {key: value for key, value in settings.items() if key not in UNIMPORTANT and not key.startswith("_")},
     }
     if recipe.lora is not None and recipe.model.name:  # whose weights are in no checkpoint

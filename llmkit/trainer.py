@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
-from llmkit import dropout, splitting, state
+from llmkit import dropout, splitting
 from llmkit.data.examples import Examples, GroupedByLength, models_own
 from llmkit.data.mixture import MixedBlocks
 from llmkit.errors import RunError, say
@@ -22,6 +22,7 @@ from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
 from llmkit.reload import save_config
 from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
+from llmkit.runs import state
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 

@@ -382,7 +382,7 @@ def finish(training: Training, saved: bool) -> None:
 
 
 def timeless(figures: dict[str, Any]) -> dict[str, Any]:
-    """Without what measures time or memory; also of a dictionary as `llmkit.state` writes it, in pairs."""
+    """Without what measures time or memory; also of a dictionary as `llmkit.runs.state` writes it, in pairs."""
     ends = ("time", "_per_second", "_seconds", "_memory_bytes")
     if list(figures) == ["dict"]:
         return {"dict": [pair for pair in figures["dict"] if not str(pair[0]).endswith(ends)]}

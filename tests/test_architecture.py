@@ -26,8 +26,6 @@ FLAT = {
     **dict.fromkeys(("clock", "guard"), 2),
     **dict.fromkeys(("head", "splitting", "dropout", "cpu"), 4),
     **dict.fromkeys(("vocabulary", "tokenizer", "model", "fitting", "adapt", "reload", "quantize", "merge"), 5),
-    **dict.fromkeys(("changes", "checkpoint", "run", "state", "check"), 7),
-    **dict.fromkeys(("rank",), 8),
 }
 
 

@@ -8,9 +8,9 @@ from collections import namedtuple
 import pytest
 from conftest import CAUSAL, losses, pretrained
 
-from llmkit import checkpoint
-from llmkit import run as runs
 from llmkit.progress import MetricsFile
+from llmkit.runs import checkpoint
+from llmkit.runs import directory as runs
 
 RUN = "0" * 32
 

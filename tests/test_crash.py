@@ -27,8 +27,8 @@ def test_a_run_that_ends_otherwise_is_told(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if sys.argv[0].endswith('crash.py'):\n"
-        "    import llmkit.state\n"
-        "    llmkit.state.set_random_state = lambda found: None\n"
+        "    import llmkit.runs.state\n"
+        "    llmkit.runs.state.set_random_state = lambda found: None\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     env |= {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}  # what differs is kept

@@ -24,7 +24,8 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import checkpoint, generate, predict, prefill, prompts
+from llmkit import generate, predict, prefill, prompts
+from llmkit.runs import checkpoint
 
 POSITIONS = 64
 PROMPT = "Once upon a time"

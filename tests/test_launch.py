@@ -112,9 +112,9 @@ def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
     (workplace / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    import llmkit.run\n"
+        "    import llmkit.runs.environment\n"
         "    def broken(): raise RuntimeError('the disk of rank 1 is on fire')\n"
-        "    llmkit.run.surroundings = broken\n"
+        "    llmkit.runs.environment.surroundings = broken\n"
     )
     env = {**os.environ, "PYTHONPATH": str(workplace)}
     done = subprocess.run(command("causal.toml", *BATCH_OF_TWO), capture_output=True, text=True, env=env)

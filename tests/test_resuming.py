@@ -12,10 +12,11 @@ import torch
 from conftest import corpus, losses
 from safetensors.torch import load_file, save_file
 
-from llmkit import changes, train
+from llmkit import train
 from llmkit.data.pack import Blocks, Endless, Window
 from llmkit.head import Head
 from llmkit.progress import MetricsFile
+from llmkit.runs import compatibility
 from llmkit.trainer import Trainer
 
 
@@ -218,8 +219,8 @@ def test_every_free_key_is_one_of_upstreams():
     from transformers import TrainingArguments
 
     names = [field.name for field in fields(TrainingArguments)]
-    assert changes.is_free("speed.threads") and not changes.is_free("speed.fast_dropout")
-    assert [prefix for prefix in changes.FREE if not any(name.startswith(prefix) for name in names)] == []
+    assert compatibility.is_free("speed.threads") and not compatibility.is_free("speed.fast_dropout")
+    assert [prefix for prefix in compatibility.FREE if not any(name.startswith(prefix) for name in names)] == []
 
 
 def test_evaluation_leaves_training_as_it_is(workplace, llmkit):
@@ -308,7 +309,7 @@ def test_a_tracker_that_fails_is_told_nothing_more(workplace, llmkit, monkeypatc
 
 
 def test_a_tensor_that_the_checkpoint_lacks_is_not_made_up(workplace, llmkit, monkeypatch):
-    from llmkit import checkpoint
+    from llmkit.runs import checkpoint
 
     with monkeypatch.context() as patch:
         stop_at(patch, 3)

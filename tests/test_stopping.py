@@ -10,9 +10,10 @@ import sys
 import pytest
 from conftest import corpus, losses
 
-from llmkit import checkpoint, state, train
+from llmkit import train
 from llmkit.data import tokens
 from llmkit.progress import MetricsFile
+from llmkit.runs import checkpoint, state
 from llmkit.trainer import Trainer
 
 EVALUATED = ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.per_device_eval_batch_size=2")

@@ -23,14 +23,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llmkit import generate, hub, launch, predict, reload
+from llmkit import generate, hub, launch, reload
 from llmkit import model as models
-from llmkit import run as runs
 from llmkit import tokenizer as tokenizers
 from llmkit.errors import UserError
 from llmkit.merge import merge
 from llmkit.recipe import load
 from llmkit.recipe.schema import Model, Tokenizer
+from llmkit.runs import directory as runs
+from llmkit.runs import finished
 
 TOKEN = "hf_FAKEfakeFAKEfake0123456789FAKEfake"
 CODE = """
@@ -105,7 +106,7 @@ def holding(folder, secret):
         lambda name: models.load_config(Model(name=name)),
         lambda name: reload.reload(name, AutoModelForCausalLM),
         lambda name: generate.load(name, "causal-lm", {}, None),
-        predict.task_of,
+        finished.task_of,
     ],
 )
 def test_code_beside_a_model_is_refused_without_a_question(read, with_code, monkeypatch):

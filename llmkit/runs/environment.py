@@ -12,7 +12,6 @@ from typing import Any
 
 from llmkit import hub
 
-
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
 

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmkit import checkpoint, hub
-from llmkit import run as runs
+from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.schema import DATA_OF_TASK
-
+from llmkit.runs import checkpoint
+from llmkit.runs import directory as runs
 
 HEADS = {
     "ForSequenceClassification": "text-classification",

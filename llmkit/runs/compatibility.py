@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit import run as runs
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Recipe
+from llmkit.runs import directory as runs
 
 # What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
 # tables, and keys of [trainer] by how they begin.

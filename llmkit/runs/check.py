@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmkit import checkpoint
-from llmkit import run as runs
 from llmkit.errors import UserError
 from llmkit.recipe import load
+from llmkit.runs import checkpoint
+from llmkit.runs import directory as runs
 
 
 def check(name: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from llmkit import run as runs
+from llmkit.runs import directory as runs
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"

@@ -1,21 +1,16 @@
 """The run directory: where a run lives, what it records of itself, and what counts as finished."""
 
-import gc
 import glob
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe.paths import at_home
 
@@ -215,11 +210,3 @@ def write_text(path: Path, content: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-
-
-
-
-
-
