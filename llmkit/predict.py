@@ -89,11 +89,11 @@ def read_rows(texts: Sequence[str], source: Path | None) -> Iterator[tuple[str, 
     if source is None:
         yield from ((f"text {number}", {"text": text}) for number, text in enumerate(texts, 1))
     elif files.suffix(source) in files.TEXT_SUFFIXES:
-        for number, line in files.lines(source, "utf-8"):
+        for number, line in files.read_lines(source, "utf-8"):
             if line.strip():
                 yield f"`{source}`, line {number}", {"text": line.rstrip("\r\n")}
     else:
-        for place, row in files.rows(source, "utf-8"):
+        for place, row in files.read_rows(source, "utf-8"):
             yield f"`{source}`, {place}", row
 
 

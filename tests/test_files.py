@@ -53,11 +53,11 @@ SQUAD = {
 
 
 def rows(file, encoding="utf-8", columns=None):
-    return [row for _, row in files.rows(file, encoding, columns)]
+    return [row for _, row in files.read_rows(file, encoding, columns)]
 
 
 def places(file):
-    return [place for place, _ in files.rows(file, "utf-8")]
+    return [place for place, _ in files.read_rows(file, "utf-8")]
 
 
 def mistake(file):
@@ -182,7 +182,7 @@ def test_squad(tmp_path, indent, suffix):
     file = tmp_path / f"dev-v2.0{suffix}"
     file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     context = "In France, in the 10th century."
-    assert list(files.rows(file, "utf-8")) == [
+    assert list(files.read_rows(file, "utf-8")) == [
         (
             "question 56ddde6b",
             {
@@ -310,7 +310,7 @@ def test_a_column_without_a_name(tmp_path):
 
 def test_the_index_that_pandas_writes_is_no_column(tmp_path):
     file = write(tmp_path / "a.csv", ",text,label\n0,one,x\n1,two,y\n")
-    assert [row for _, row in files.rows(file, "utf-8")] == [
+    assert [row for _, row in files.read_rows(file, "utf-8")] == [
         {"text": "one", "label": "x"},
         {"text": "two", "label": "y"},
     ]

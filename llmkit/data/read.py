@@ -162,7 +162,7 @@ def _texts(file: Path, data: TextData) -> Iterator[str]:
     if files.suffix(file) == ".parquet":
         columns = [_text_column(files.parquet_columns(file), data.text_column, f"`{file}`")]
     column = None
-    for place, row in files.rows(file, data.encoding, columns):
+    for place, row in files.read_rows(file, data.encoding, columns):
         if column is None:
             column = _text_column(list(row), data.text_column, f"`{file}`")
         yield files.text_of(row, column, f"`{file}`, {place}", "data.text_column")
@@ -187,10 +187,10 @@ def _text_column(columns: list[str], wanted: str | None, source: str) -> str:
 
 def _plain(file: Path, data: TextData) -> Iterator[str]:
     if data.sample_by == "document":
-        yield files.whole(file, data.encoding)
+        yield files.read_text(file, data.encoding)
         return
     paragraph: list[str] = []
-    for _, line in files.lines(file, data.encoding):
+    for _, line in files.read_lines(file, data.encoding):
         if data.sample_by == "line":
             yield line.rstrip("\r\n")
         elif line.strip():

@@ -177,7 +177,7 @@ def _from_files(data: RowData, split: str) -> Rows:
     source = f"`{found[0]}`" if len(found) == 1 else f"`{data.path}`"
     columns: tuple[str, ...] | None = None
     for file in found:
-        _, row = next(files.rows(file, data.encoding), ("", None))
+        _, row = next(files.read_rows(file, data.encoding), ("", None))
         if row is None:
             continue
         if columns is None:
@@ -193,7 +193,7 @@ def _from_files(data: RowData, split: str) -> Rows:
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
         for file in found:
-            for place, row in files.rows(file, data.encoding):
+            for place, row in files.read_rows(file, data.encoding):
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()

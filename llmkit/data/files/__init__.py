@@ -1,0 +1,30 @@
+"""Local files: which ones a recipe means, and the rows or the text in them.
+
+Local files are read here and not through `datasets`, whose readers turn "NA" into None, take a semicolon file for one
+column, name no file and line for a byte that is not UTF-8, and find the old content of a file that was changed within
+the same second.
+"""
+
+from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text, suffix
+from llmkit.data.files.parquet import parquet_columns
+from llmkit.data.files.paths import content_hash, digest, expand, is_local, nearest, nul_bytes, of_split
+from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, read_rows, text_of
+
+__all__ = [
+    "ROW_SUFFIXES",
+    "SUFFIXES",
+    "TEXT_SUFFIXES",
+    "content_hash",
+    "digest",
+    "expand",
+    "is_local",
+    "nearest",
+    "nul_bytes",
+    "of_split",
+    "parquet_columns",
+    "read_lines",
+    "read_rows",
+    "read_text",
+    "suffix",
+    "text_of",
+]

@@ -1,0 +1,74 @@
+"""Rows of a file, whatever its format: the suffix decides which reader it is given to."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.data.files.conll import read_conll
+from llmkit.data.files.csv import read_csv
+from llmkit.data.files.json import read_json, read_json_lines
+from llmkit.data.files.lines import TEXT_SUFFIXES, suffix
+from llmkit.data.files.parquet import read_parquet
+from llmkit.errors import UserError
+
+Reader = Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]
+# A format is added here: each reader is given a file and its encoding, and yields its rows, each with its place in it.
+READERS: dict[str, Reader] = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2", ".bmes"), read_conll),
+}
+ROW_SUFFIXES = tuple(READERS)
+SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
+
+
+def read_rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file, each with its place in it: "line 3", "row 7", "item 2".
+
+    The suffix decides the format. Of a Parquet file nothing but `columns` is read, where they are given.
+    """
+    kind = suffix(file)
+    if kind == ".parquet":
+        return read_parquet(file, encoding, columns)
+    if kind in READERS:
+        return READERS[kind](file, encoding)
+    if kind in TEXT_SUFFIXES:
+        raise UserError(
+            f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"
+        )
+    raise UserError(
+        f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
+        f"it reads files that end in {' '.join(SUFFIXES)} (or the same with .gz)",
+    )
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key in [data]") -> str:
+    """The text in a column of a row, "" for None; raises UserError where it is missing or is no text that has tokens.
+
+    `where` says in which file and row it stands; `key` is the recipe's key that chose the column.
+    """
+    if column not in row:
+        raise UserError(
+            f"{where}: no `{column}`; the row has {', '.join(row) or 'nothing'}", "every row needs that column"
+        )
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where}: column `{column}` holds {type(value).__name__}, not text",
+            f"set {key} to the column with the text",
+        )
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as problem:  # JSON can write it, and nothing can tokenize it
+            raise UserError(
+                f"{where}: `{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
+                "characters beyond U+FFFF are two \\u escapes in JSON; mend the row or take it out",
+            ) from problem
+    return value
