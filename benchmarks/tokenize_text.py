@@ -49,7 +49,7 @@ def write_text(file: Path, megabytes: int) -> None:
 
 def documents_of(file: Path, megabytes: float) -> Any:
     """The lines of the first so many MB of the file, read anew each time."""
-    from llmkit.data.read import Documents
+    from llmkit.data.text.documents import Documents
 
     def read() -> Iterator[str]:
         left = megabytes * 1e6
@@ -84,22 +84,22 @@ def train_tokenizer(file: Path, folder: Path) -> None:
 
 
 def llmkit_prepares(documents: Any, tokenizer: Any) -> None:
-    from llmkit.data import tokens
+    from llmkit.data.text import token_cache
 
     with tempfile.TemporaryDirectory() as folder:
-        tokens.cache_dir = lambda: Path(folder)
-        tokens.tokenize(documents, tokenizer, [0])
+        token_cache.cache_dir = lambda: Path(folder)
+        token_cache.tokenize_documents(documents, tokenizer, [0])
 
 
 def tokenizers_alone(documents: Any, tokenizer: Any) -> None:
-    from llmkit.data import encode
+    from llmkit.data.text import tokenize
 
     batch: list[str] = []
     held = 0
     for text in documents:
         batch.append(text)
-        held += len(text) + encode.OVERHEAD
-        if held >= encode.BATCH:
+        held += len(text) + tokenize.OVERHEAD
+        if held >= tokenize.BATCH:
             tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             batch, held = [], 0
     tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)

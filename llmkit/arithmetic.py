@@ -66,8 +66,8 @@ def _conversation(recipe: Recipe, config: Any) -> str:
     """The first row of the data as the model reads it."""
     from llmkit import tokenizer
     from llmkit.assemble import choose_length
-    from llmkit.data.read import Documents
-    from llmkit.data.table import tables
+    from llmkit.data.rows.table import tables
+    from llmkit.data.text.documents import Documents
     from llmkit.tasks import chat
 
     data = recipe.data

@@ -13,9 +13,12 @@ from torch.utils.data import Dataset
 from llmkit import fitting, tasks, tokenizer, vocabulary
 from llmkit import metrics as measures
 from llmkit import model as models
-from llmkit.data import examples as rows_to_examples
-from llmkit.data import files, look, mixture, pack, read, sources, table
-from llmkit.data.cleaning import clean as cleaning
+from llmkit.data import files
+from llmkit.data.cleaning import pipeline as cleaning
+from llmkit.data.rows import examples as rows_to_examples
+from llmkit.data.rows import summary, table
+from llmkit.data.text import mixture, pack, sources
+from llmkit.data.text.documents import Documents, chained
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import CausalData, MaskedData, RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
@@ -74,7 +77,7 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     block_size = models.choose_block_size(data.block_size, config)
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
     corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
-    text = read.chained([corpus.train for corpus in corpora.values()])
+    text = chained([corpus.train for corpus in corpora.values()])
     words, pieces, added = _tokenizer(recipe, text, config)
     lines = []
     if fixed is None:
@@ -182,7 +185,7 @@ def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.C
 
 
 def _held_out(
-    documents: read.Documents,
+    documents: Documents,
     words: Any,
     separator: list[int],
     cut: pack.Cut,
@@ -201,7 +204,7 @@ def _held_out(
     return found
 
 
-def _tokenizer(recipe: Recipe, documents: read.Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
+def _tokenizer(recipe: Recipe, documents: Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
     """The tokenizer, for each token that is new in it what it was before, and notes."""
     segments = getattr(config, "type_vocab_size", 0) > 1
     found = tokenizer.load(
@@ -215,7 +218,7 @@ def _own_tokenizer(recipe: Recipe) -> bool:
 
 
 def _blocks(
-    documents: read.Documents,
+    documents: Documents,
     words: Any,
     separator: list[int],
     cut: pack.Cut,
@@ -225,7 +228,7 @@ def _blocks(
     evaluated: Callable[[pack.TokenRow, int | None], Any] | None = None,
 ) -> Any:
     """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
-    row = pack.tokenize(documents, words, separator)
+    row = pack.tokenize_documents(documents, words, separator)
     found = pack.Blocks(row, cut, limit) if evaluated is None else evaluated(row, limit)
     if not row.num_documents:
         raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
@@ -257,7 +260,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     first = found.train if found.train is not None else next(iter(found.validation.values()))
     columns = task.layout(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
-    documents = read.Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
+    documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
     words, pieces, added = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
@@ -269,7 +272,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     known = task.settle(data, columns, train, held_out, config, fixed is not None)
     report = choose_metrics(task, known, recipe.evaluation)
     parts = {**({} if train is None else {"train": train}), **held_out}
-    record, warnings = look.look(train, held_out, {name: task.balance(part, known) for name, part in parts.items()})
+    record, warnings = summary.look(train, held_out, {name: task.balance(part, known) for name, part in parts.items()})
     about = {"fingerprint": first.fingerprint, "revision": found.revision, **record}
     return Assembly(
         task=task,
@@ -284,7 +287,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         keep=partial(task.keep, known=known) if hasattr(task, "keep") and recipe.evaluation.metrics != () else None,
         begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
         metrics=report,
-        lines=look.lines(record),
+        lines=summary.lines(record),
         notes=[*recipe.notes, *found.notes, *notes, *added],
         pieces=pieces,
         warnings=warnings,

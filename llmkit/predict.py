@@ -15,7 +15,7 @@ from llmkit.recipe.data_tables import RowData
 from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 
 if TYPE_CHECKING:
-    from llmkit.data.table import Rows
+    from llmkit.data.rows.table import Rows
 
 CHUNK = 256  # rows read, sorted by length and answered together: what is held in memory
 BATCH = 32
@@ -104,8 +104,8 @@ def answers(
 
     At most `CHUNK` rows are held at once.
     """
-    from llmkit.data.examples import chunks
-    from llmkit.data.table import Rows
+    from llmkit.data.rows.examples import chunks
+    from llmkit.data.rows.table import Rows
 
     columns: dict[str, str] = {}
     shown: list[str] = []

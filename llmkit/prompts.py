@@ -136,7 +136,7 @@ def completions(
     """
     import torch
 
-    from llmkit.data.examples import chunks, key_of
+    from llmkit.data.rows.examples import chunks, key_of
 
     config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
     for chunk in chunks(enumerate(rows), predict.CHUNK):

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from llmkit import tasks
 from llmkit.assemble import Assembly
-from llmkit.data.mixture import MixedBlocks
+from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import say
 from llmkit.progress import clock
 from llmkit.recipe.schema import Recipe

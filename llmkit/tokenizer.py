@@ -11,8 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit import hub
-from llmkit.data.pack import cache_dir, encode, new_cache_entry
-from llmkit.data.read import Documents
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import cache_dir, encode, new_cache_entry
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table

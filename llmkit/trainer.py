@@ -13,8 +13,8 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from llmkit import dropout, splitting
-from llmkit.data.examples import Examples, GroupedByLength, models_own
-from llmkit.data.mixture import MixedBlocks
+from llmkit.data.rows.examples import Examples, GroupedByLength, models_own
+from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.guard import Guard, Skipped, forbid
 from llmkit.head import Head

@@ -9,8 +9,8 @@ from typing import Any
 import regex
 import xxhash
 
-from llmkit.data.pack import cache_dir, new_cache_entry
-from llmkit.data.read import Documents
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import cache_dir, new_cache_entry
 from llmkit.data.words import ALONE
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Tokenizer as Table

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from llmkit import launch, recipe
 from llmkit.assemble import assemble
-from llmkit.data import tokens
+from llmkit.data.text import token_cache
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
 
@@ -85,8 +85,8 @@ def test_tokens_are_made_before_the_processes_start(mixed, monkeypatch):
     found = recipe.load("mixed.toml", [], "run")
 
     def launched(*words):
-        monkeypatch.setattr(tokens, "_write", lambda *words: pytest.fail("tokenized again"))
-        monkeypatch.setattr("llmkit.data.cleaning.clean._write", lambda *words: pytest.fail("cleaned again"))
+        monkeypatch.setattr(token_cache, "_write", lambda *words: pytest.fail("tokenized again"))
+        monkeypatch.setattr("llmkit.data.cleaning.pipeline._write", lambda *words: pytest.fail("cleaned again"))
         assert len(assemble(found, 42).train) > 0
         return 75
 

@@ -12,9 +12,9 @@ from conftest import MASKED, REST, corpus
 from transformers import BertConfig
 
 from llmkit import recipe, tokenizer
-from llmkit.data import augment
-from llmkit.data.read import Documents
-from llmkit.data.table import Rows
+from llmkit.data.rows import augment
+from llmkit.data.rows.table import Rows
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import Augment, ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer

@@ -20,8 +20,8 @@ from conftest import CAUSAL, MASKED, corpus
 
 from llmkit import recipe
 from llmkit.assemble import assemble
-from llmkit.data import examples, look, table
-from llmkit.data.read import corpus as read_corpus
+from llmkit.data.rows import examples, summary, table
+from llmkit.data.text.documents import read_corpus
 from llmkit.recipe.data_tables import ClassificationData, TextData
 from llmkit.recipe.table import ReadOnly
 
@@ -458,7 +458,7 @@ def test_a_line_of_25_megabytes_is_a_text(name, tmp_path):
 
 def test_of_a_row_of_25_megabytes_the_beginning_is_read(base, place, llmkit, monkeypatch):
     monkeypatch.setattr(examples, "LONGEST_TEXT", 2**16)
-    monkeypatch.setattr(look, "HUGE", 10_000)
+    monkeypatch.setattr(summary, "HUGE", 10_000)
     rows = [*good(30), {"text": "the fox met " * (25_000_000 // 12), "label": "sad"}]
     (place / "rows.csv").write_text(as_csv(rows))
     words = [f"model.name={base}", "model.config=", "tokenizer=", "data.validation_fraction="]

@@ -9,8 +9,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from llmkit.data import corrupt
-from llmkit.data.boundaries import sentence_starts, vocabulary, word_starts
+from llmkit.data.text import corruption
+from llmkit.data.text.boundaries import sentence_starts, vocabulary, word_starts
 
 KINDS = ("byte-bpe", "wordpiece", "unigram", "characters")
 SPECIAL = {"unk_token": "[UNK]", "eos_token": "[EOS]", "mask_token": "[MASK]"}
@@ -346,7 +346,7 @@ def test_whole_words_are_hidden_whole(tokenizer):
     starts, allowed = word_starts(ids, table), ~table.special[ids]
     word = np.cumsum(starts)
     for index in range(200):
-        for choose, more in ((corrupt.choose_words, ()), (corrupt.choose_spans, (3.0,))):
-            chosen = choose(corrupt.generator(0, 0, index), starts, allowed, 0.15, *more)
+        for choose, more in ((corruption.choose_words, ()), (corruption.choose_spans, (3.0,))):
+            chosen = choose(corruption.generator(0, 0, index), starts, allowed, 0.15, *more)
             assert not table.special[ids[chosen]].any()
             assert set(chosen) == set(np.flatnonzero(np.isin(word, word[chosen]) & allowed))

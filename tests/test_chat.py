@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from llmkit import tokenizer
-from llmkit.data.examples import models_own
-from llmkit.data.look import look
-from llmkit.data.read import Documents
-from llmkit.data.table import Rows
+from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.summary import look
+from llmkit.data.rows.table import Rows
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.head import Head
 from llmkit.recipe.data_tables import ChatData

@@ -15,7 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments, get_sc
 
 from llmkit import train
 from llmkit.clock import NO_END, MaxTime, clock
-from llmkit.data.pack import Endless
+from llmkit.data.text.pack import Endless
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
 

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from llmkit import tokenizer
 from llmkit.cli import app
-from llmkit.data import corrupt
-from llmkit.data.pack import EVALUATION, Blocks, Cut, TokenRow, Window
-from llmkit.data.read import Documents
+from llmkit.data.text import corruption
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.progress import MetricsFile
 from llmkit.recipe.data_tables import DenoisingData
@@ -199,7 +199,7 @@ def test_sentinels_stand_for_the_spans_that_are_to_be_written(words):
         hidden = len(target) - len(shown) - 1
         assert hidden == round(0.15 * len(window.ids))
         assert len(shown) == round(hidden / 3)
-        assert corrupt.restore(source, target, sentinels).tolist() == window.ids.tolist()
+        assert corruption.restore(source, target, sentinels).tolist() == window.ids.tolist()
 
 
 @pytest.mark.parametrize("corruption", [PERMUTED, {**PERMUTED, "permute": "tokens"}, INFILLED, SPANS])

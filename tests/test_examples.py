@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from llmkit.data.examples import (
+from llmkit.data.rows.examples import (
     CHUNK,
     Encoded,
     Examples,
@@ -18,7 +18,7 @@ from llmkit.data.examples import (
     places,
     refuse,
 )
-from llmkit.data.table import Rows
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 
 

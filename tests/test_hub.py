@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from llmkit import hub, launch
 from llmkit import model as models
 from llmkit import tokenizer as tokenizers
-from llmkit.data import table
+from llmkit.data.rows import table
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from llmkit.data.mixture import MixedBlocks
-from llmkit.data.pack import Blocks, Cut, TokenRow
+from llmkit.data.text.mixture import MixedBlocks
+from llmkit.data.text.pack import Blocks, Cut, TokenRow
 
 
 def blocks(count: int, first: int) -> Blocks:

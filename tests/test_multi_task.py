@@ -13,7 +13,7 @@ from conftest import corpus, losses
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from llmkit.data.examples import Encoded, Examples
+from llmkit.data.rows.examples import Encoded, Examples
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.tasks.multi_task import MixedBatches, Mixture

@@ -24,8 +24,8 @@ from transformers import (
     XLNetForMultipleChoice,
 )
 
-from llmkit.data.examples import models_own
-from llmkit.data.table import Rows
+from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
 from llmkit.tasks import multiple_choice as task

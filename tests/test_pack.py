@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data import encode, pack, tokens
-from llmkit.data.pack import Blocks, Cut, StreamedBlocks, TokenRow
-from llmkit.data.read import Documents
+from llmkit.data.text import pack, token_cache, tokenize
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import Blocks, Cut, StreamedBlocks, TokenRow
 from llmkit.errors import UserError
 
 EOS = 0
@@ -29,7 +29,7 @@ def letters_tokenizer():
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of its own for every test."""
-    monkeypatch.setattr(tokens, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "cache")
 
 
 def documents(texts):
@@ -116,7 +116,7 @@ def as_lists(windows):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same_batches_and_see_the_epoch(workers):
     tokenizer = letters_tokenizer()
-    row = pack.tokenize(documents(random_texts(1)), tokenizer, [EOS])
+    row = pack.tokenize_documents(documents(random_texts(1)), tokenizer, [EOS])
     blocks = Blocks(row, Cut(17, 16), None)
     order = random.Random(1).sample(range(len(blocks)), len(blocks))
     loader = DataLoader(
@@ -205,7 +205,7 @@ CUTS = [Cut(17, 16), Cut(14, 14), Cut(400, 399), Cut(14, 14, within_documents=Tr
 def test_a_stream_gives_the_blocks_of_the_row(monkeypatch, seed, cut, separator, limit):
     monkeypatch.setattr(pack, "STREAMED", 20_000)  # several batches
     texts = documents(random_texts(seed))
-    row = pack.tokenize(texts, letters_tokenizer(), separator)
+    row = pack.tokenize_documents(texts, letters_tokenizer(), separator)
     blocks = Blocks(row, cut, limit)
     stream = StreamedBlocks(texts, letters_tokenizer(), separator, cut, limit)
     for epoch in (0, 3):
@@ -217,10 +217,10 @@ def test_a_stream_gives_the_blocks_of_the_row(monkeypatch, seed, cut, separator,
 
 @pytest.mark.parametrize("within_documents", [False, True])
 def test_a_stream_of_one_long_document_gives_the_blocks_of_the_row(monkeypatch, within_documents):
-    monkeypatch.setattr(encode, "PIECE", 10_000)
+    monkeypatch.setattr(tokenize, "PIECE", 10_000)
     texts = documents(["abcde" * 15_000, "xyz"])
     cut = Cut(1000, 999, within_documents)
-    row = pack.tokenize(texts, letters_tokenizer(), [EOS])
+    row = pack.tokenize_documents(texts, letters_tokenizer(), [EOS])
     stream = StreamedBlocks(texts, letters_tokenizer(), [EOS], cut, None)
     assert as_lists(stream) == as_lists(Blocks(row, cut, None))
 

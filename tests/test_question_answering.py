@@ -14,8 +14,8 @@ from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokeniz
 
 from llmkit import metrics as measures
 from llmkit.data import files
-from llmkit.data.examples import collator
-from llmkit.data.table import Rows
+from llmkit.data.rows.examples import collator
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData
 from llmkit.tasks import question_answering as qa

@@ -19,8 +19,8 @@ from transformers import (
     ElectraForPreTraining,
 )
 
-from llmkit.data.pack import EVALUATION, Window
-from llmkit.data.read import Documents
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import EVALUATION, Window
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.data_tables import ReplacedData

@@ -13,7 +13,7 @@ from conftest import corpus, losses
 from safetensors.torch import load_file, save_file
 
 from llmkit import train
-from llmkit.data.pack import Blocks, Endless, Window
+from llmkit.data.text.pack import Blocks, Endless, Window
 from llmkit.head import Head
 from llmkit.progress import MetricsFile
 from llmkit.runs import compatibility

@@ -29,9 +29,9 @@ from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit import tokenizer as tokenizers
 from llmkit.assemble import fit_for_batches
-from llmkit.data.examples import models_own
-from llmkit.data.read import Documents
-from llmkit.data.table import Rows
+from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.table import Rows
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.head import Head
 from llmkit.recipe import bundled, load

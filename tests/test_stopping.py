@@ -11,7 +11,7 @@ import pytest
 from conftest import corpus, losses
 
 from llmkit import train
-from llmkit.data import tokens
+from llmkit.data.text import token_cache
 from llmkit.progress import MetricsFile
 from llmkit.runs import checkpoint, state
 from llmkit.trainer import Trainer
@@ -35,7 +35,7 @@ def same(workplace, one, two):
 
 def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workplace, llmkit, monkeypatch):
     (workplace / "corpus.txt").write_text(corpus(333))  # which no other test has prepared
-    append, done = tokens._append, []
+    append, done = token_cache._append, []
 
     def stopping(*args):
         append(*args)
@@ -43,7 +43,7 @@ def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workpla
         if len(done) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(tokens, "_append", stopping)
+    monkeypatch.setattr(token_cache, "_append", stopping)
     found = llmkit("pretrain", "causal.toml")
     assert found.exit_code == 75
     assert not (workplace / "runs").exists()

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from llmkit.data.table import held_out, tables
+from llmkit.data.rows.table import held_out, tables
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.table import ReadOnly
@@ -229,8 +229,9 @@ def test_the_rows_held_out_are_the_documents_that_pretraining_holds_out(tmp_path
     """The rule is one: the same file, seed and fraction give the same rows in another process and by the other road."""
     file = write(tmp_path / "a.jsonl", [{"text": str(n)} for n in range(300)])
     code = (
-        "import sys; from llmkit.data import read; from llmkit.recipe.data_tables import TextData;"
-        "print(*read.corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
+        "import sys; from llmkit.data.text.documents import read_corpus;"
+        "from llmkit.recipe.data_tables import TextData;"
+        "print(*read_corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     held = found(file, validation_fraction=0.1).validation["validation"]

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmkit import tasks, tokenizer
-from llmkit.data.boundaries import vocabulary, word_starts
-from llmkit.data.pack import EVALUATION, Blocks, Cut, TokenRow, Window
-from llmkit.data.read import Documents
+from llmkit.data.text.boundaries import vocabulary, word_starts
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import CausalData, MaskedData
 from llmkit.recipe.schema import Model, Tokenizer

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit import tokenizer
-from llmkit.data import pack
-from llmkit.data.read import Documents
+from llmkit.data.text import pack
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
@@ -343,7 +343,7 @@ def test_a_trained_tokenizer_tokenizes_the_row(tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "cache_dir", lambda: tmp_path / "tokens")
     words = train("byte-bpe")
     texts = story()
-    row = pack.tokenize(documents(texts), words, [words.eos_token_id])
+    row = pack.tokenize_documents(documents(texts), words, [words.eos_token_id])
     assert words.decode(row.ids.tolist()) == "".join(f"{text}<|endoftext|>" for text in texts)
 
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from llmkit import tokenizer, vocabulary
-from llmkit.data.read import Documents
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
-from llmkit.data.pack import EVALUATION, Cut, TokenRow, Window
+from llmkit.data.text.pack import EVALUATION, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.model import choose_block_size
 from llmkit.recipe.data_tables import CausalData

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
 from llmkit import model as models
-from llmkit.data import examples as rows_to_examples
-from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, refuse
-from llmkit.data.table import Rows, need
+from llmkit.data.rows import examples as rows_to_examples
+from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
+from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChatData
 from llmkit.tasks.causal_lm import keeps_apart

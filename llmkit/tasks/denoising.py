@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from llmkit import metrics as measures
-from llmkit.data import corrupt
-from llmkit.data.boundaries import Vocabulary, sentence_starts, vocabulary
-from llmkit.data.pack import Cut, TokenRow, Window
+from llmkit.data.text import corruption
+from llmkit.data.text.boundaries import Vocabulary, sentence_starts, vocabulary
+from llmkit.data.text.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.model import choose_block_size, positions
 from llmkit.recipe.data_tables import DenoisingData
@@ -65,16 +65,16 @@ def collator(
     pad = seq2seq.collator(tokenizer, config, 8 if torch.cuda.is_available() else 1)
 
     def corrupted(window: Window) -> tuple[np.ndarray, np.ndarray]:
-        draw, ids = corrupt.generator(seed, window.epoch, window.index), window.ids
+        draw, ids = corruption.generator(seed, window.epoch, window.index), window.ids
         allowed = ~known.special[ids]
         way = draw.choice(WAYS, p=weights)
         if way == "span_corruption":
             density, mean = table.noise_density, table.mean_noise_span_length
-            return corrupt.span_corruption(draw, ids, allowed, density, mean, sentinels)
+            return corruption.span_corruption(draw, ids, allowed, density, mean, sentinels)
         if way == "infilling":
-            return corrupt.infill(draw, ids, allowed, table.mask_probability, table.poisson_lambda, mask)[0], ids
+            return corruption.infill(draw, ids, allowed, table.mask_probability, table.poisson_lambda, mask)[0], ids
         if table.permute == "tokens":
-            return corrupt.permute(draw, ids, np.ones(len(ids), bool), allowed)[0], ids
+            return corruption.permute(draw, ids, np.ones(len(ids), bool), allowed)[0], ids
         return permute_sentences(draw, ids, tokenizer, known), ids
 
     def framed(ids: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def permute_sentences(draw: np.random.Generator, ids: np.ndarray, tokenizer: Any
         while at > 1 and blank[at - 1]:  # it is read with what stands behind it
             starts[at - 1 : at + 1] = True, False
             at -= 1
-    _, order = corrupt.permute(draw, ids, starts, movable)
+    _, order = corruption.permute(draw, ids, starts, movable)
     parts = np.split(ids, np.flatnonzero(starts)[1:])
     texts = [_BLANKS.findall(tokenizer.decode(part, clean_up_tokenization_spaces=False))[0] for part in parts]
     moved = []

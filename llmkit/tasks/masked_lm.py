@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForMaskedLM
 
 from llmkit import metrics as measures
-from llmkit.data import corrupt
-from llmkit.data.boundaries import vocabulary, word_starts
-from llmkit.data.pack import Cut, TokenRow, Window
+from llmkit.data.text import corruption
+from llmkit.data.text.boundaries import vocabulary, word_starts
+from llmkit.data.text.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import MaskedData
 from llmkit.tasks.causal_lm import Whole
@@ -95,20 +95,20 @@ def collator(
     def choose(draw: np.random.Generator, ids: np.ndarray) -> np.ndarray:
         allowed = ~words.special[ids]
         if data.masking == "token":
-            return corrupt.choose_tokens(draw, np.flatnonzero(allowed), data.mlm_probability)
+            return corruption.choose_tokens(draw, np.flatnonzero(allowed), data.mlm_probability)
         starts = word_starts(ids, words)
         if data.masking == "whole-word":
-            return corrupt.choose_words(draw, starts, allowed, data.mlm_probability)
-        return corrupt.choose_spans(draw, starts, allowed, data.mlm_probability, data.mean_span_length)
+            return corruption.choose_words(draw, starts, allowed, data.mlm_probability)
+        return corruption.choose_spans(draw, starts, allowed, data.mlm_probability, data.mean_span_length)
 
     def hide(window: Window) -> tuple[np.ndarray, np.ndarray]:
-        draw = corrupt.generator(seed, window.epoch, window.index)
+        draw = corruption.generator(seed, window.epoch, window.index)
         if data.masking == "each":
             place = np.array([window.index])
-            return corrupt.mask(draw, window.ids, place, tokenizer.mask_token_id, words.ordinary, 1.0, 0.0)
+            return corruption.mask(draw, window.ids, place, tokenizer.mask_token_id, words.ordinary, 1.0, 0.0)
         chosen = choose(draw, window.ids)
         shares = (data.mask_replace_prob, data.random_replace_prob)
-        return corrupt.mask(draw, window.ids, chosen, tokenizer.mask_token_id, words.ordinary, *shares)
+        return corruption.mask(draw, window.ids, chosen, tokenizer.mask_token_id, words.ordinary, *shares)
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
         lengths = np.array([len(window.ids) for window in windows])

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import AutoModel
 
 from llmkit import model as models
-from llmkit.data.examples import Examples, GroupedByLength
+from llmkit.data.rows.examples import Examples, GroupedByLength
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from transformers import AutoModelForQuestionAnswering
 
 from llmkit import metrics as measures
-from llmkit.data.examples import Encoded, Examples, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
-from llmkit.data.table import Rows, need
+from llmkit.data.rows.examples import Encoded, Examples, chunks, key_of, models_own, refuse
+from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData
 

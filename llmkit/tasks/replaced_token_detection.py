@@ -17,9 +17,9 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 from llmkit import metrics as measures
 from llmkit import model as models
 from llmkit import reload as finished
-from llmkit.data import corrupt
-from llmkit.data.boundaries import vocabulary
-from llmkit.data.pack import TokenRow, Window
+from llmkit.data.text import corruption
+from llmkit.data.text.boundaries import vocabulary
+from llmkit.data.text.pack import TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
@@ -204,9 +204,9 @@ def collator(
         input_ids[:, 0] = tokenizer.cls_token_id
         for b, window in enumerate(windows):
             ids = window.ids
-            draw = corrupt.generator(seed, window.epoch, window.index)
+            draw = corruption.generator(seed, window.epoch, window.index)
             ordinary = np.flatnonzero(~special[ids])
-            hidden = corrupt.choose_tokens(draw, ordinary, data.mlm_probability)
+            hidden = corruption.choose_tokens(draw, ordinary, data.mlm_probability)
             input_ids[b, 1 : 1 + len(ids)] = ids
             input_ids[b, 1 + len(ids)] = tokenizer.sep_token_id
             input_ids[b, 1 + hidden] = tokenizer.mask_token_id

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from transformers import AutoModelForSeq2SeqLM
 
 from llmkit import metrics as measures
-from llmkit.data import examples as rows_to_examples
-from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.files import text_of
-from llmkit.data.table import Rows, need
+from llmkit.data.rows import examples as rows_to_examples
+from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
+from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.model import positions
 from llmkit.recipe.data_tables import PairData

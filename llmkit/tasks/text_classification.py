@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
 from llmkit import metrics as measures
-from llmkit.data import augment
-from llmkit.data.examples import Encoded, Examples, beginning, chunks, key_of, models_own
 from llmkit.data.files import text_of
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
-from llmkit.data.labels import settle as settle  # what the labels mean is one of the things that a task says
-from llmkit.data.table import Rows, need
+from llmkit.data.rows import augment
+from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, models_own
+from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
+from llmkit.data.rows.labels import settle as settle  # what the labels mean is one of the things that a task says
+from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForTokenClassification
 
 from llmkit import metrics as measures
-from llmkit.data import examples as rows_to_examples
-from llmkit.data.examples import Encoded, Examples, Ragged, chunks, key_of, models_own, refuse
 from llmkit.data.files import text_of
-from llmkit.data.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
-from llmkit.data.table import Rows, need
+from llmkit.data.rows import examples as rows_to_examples
+from llmkit.data.rows.examples import Encoded, Examples, Ragged, chunks, key_of, models_own, refuse
+from llmkit.data.rows.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
+from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData, TaggingData
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import xxhash
 
-from llmkit.data.cleaning.mend import Step
+from llmkit.data.cleaning.repair import Step
 from llmkit.data.words import hashes, ngrams, words
 
 _NUM_PERM = 128

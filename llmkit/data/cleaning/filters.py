@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from llmkit.data.cleaning.mend import Step
+from llmkit.data.cleaning.repair import Step
 from llmkit.data.words import any_of, hashes, ngrams, without_blanks, word_list, words
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import Clean

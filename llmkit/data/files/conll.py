@@ -12,8 +12,7 @@ _NO_WORD = ("#", "-DOCSTART-")  # a line of a CoNLL file that begins so tells no
 
 
 def read_conll(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
-# A line that begins so tells nothing of the columns.
-    """Yield one row a sentence: `tokens` from the first column, `tags` from the last, `column_2` and so on between them.
+    """Yield one row a sentence: `tokens` from the first column, `tags` from the last, `column_2` and on between them.
 
     One word a line, its columns set apart by tabs if the first word has any, else by blanks; sentences end at blank
     lines and at `-DOCSTART-`. A line that heads a sentence with a `#` is a comment unless it has all the columns.

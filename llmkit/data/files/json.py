@@ -110,7 +110,7 @@ def _is_json(line: str) -> bool:
 
 
 def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield one row a question, in the shape that the Hub gives SQuAD; where a question has no `answers`, its row has none.
+    """Yield one row a question, as the Hub has SQuAD; where a question has no `answers`, its row has none.
 
     The format is that of https://rajpurkar.github.io/SQuAD-explorer/ in its versions 1.1 and 2.0.
     """

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llmkit.data import corrupt
+from llmkit.data.text import corruption
 from llmkit.errors import UserError
 
 MASK = 4
@@ -45,7 +45,7 @@ def same(one, other):
 
 def test_draws_hang_on_seed_epoch_and_index_alone():
     def numbers(*key):
-        return tuple(corrupt.generator(*key).integers(2**62, size=4).tolist())
+        return tuple(corruption.generator(*key).integers(2**62, size=4).tolist())
 
     assert numbers(1, 2, 3) == numbers(1, 2, 3)
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2**32 - 1, 0), (0, 0, 2**40), (-1, 0, 0)]
@@ -54,13 +54,13 @@ def test_draws_hang_on_seed_epoch_and_index_alone():
 
 
 ALL = {
-    "tokens": lambda draw, ids, allowed, starts: (corrupt.choose_tokens(draw, np.flatnonzero(allowed), 0.15),),
-    "words": lambda draw, ids, allowed, starts: (corrupt.choose_words(draw, starts, allowed, 0.15),),
-    "spans": lambda draw, ids, allowed, starts: (corrupt.choose_spans(draw, starts, allowed, 0.15, 5),),
-    "mask": lambda draw, ids, allowed, starts: corrupt.mask(draw, ids, np.arange(60), MASK, ORDINARY, 0.5, 0.3),
-    "permute": lambda draw, ids, allowed, starts: corrupt.permute(draw, ids, starts, allowed),
-    "infill": lambda draw, ids, allowed, starts: corrupt.infill(draw, ids, allowed, 0.3, 3, MASK),
-    "t5": lambda draw, ids, allowed, starts: corrupt.span_corruption(draw, ids, allowed, 0.15, 3, SENTINELS),
+    "tokens": lambda draw, ids, allowed, starts: (corruption.choose_tokens(draw, np.flatnonzero(allowed), 0.15),),
+    "words": lambda draw, ids, allowed, starts: (corruption.choose_words(draw, starts, allowed, 0.15),),
+    "spans": lambda draw, ids, allowed, starts: (corruption.choose_spans(draw, starts, allowed, 0.15, 5),),
+    "mask": lambda draw, ids, allowed, starts: corruption.mask(draw, ids, np.arange(60), MASK, ORDINARY, 0.5, 0.3),
+    "permute": lambda draw, ids, allowed, starts: corruption.permute(draw, ids, starts, allowed),
+    "infill": lambda draw, ids, allowed, starts: corruption.infill(draw, ids, allowed, 0.3, 3, MASK),
+    "t5": lambda draw, ids, allowed, starts: corruption.span_corruption(draw, ids, allowed, 0.15, 3, SENTINELS),
 }
 
 
@@ -68,16 +68,16 @@ ALL = {
 def test_the_same_key_gives_the_same_corruption_and_another_epoch_another(name):
     ids, allowed, starts = document(0)
     before = ids.copy(), allowed.copy(), starts.copy()
-    first = ALL[name](corrupt.generator(7, 1, 5), ids, allowed, starts)
-    assert same(first, ALL[name](corrupt.generator(7, 1, 5), ids, allowed, starts))
+    first = ALL[name](corruption.generator(7, 1, 5), ids, allowed, starts)
+    assert same(first, ALL[name](corruption.generator(7, 1, 5), ids, allowed, starts))
     assert not all(
         len(a) == len(b) and np.array_equal(a, b)
-        for a, b in zip(first, ALL[name](corrupt.generator(7, 2, 5), ids, allowed, starts), strict=True)
+        for a, b in zip(first, ALL[name](corruption.generator(7, 2, 5), ids, allowed, starts), strict=True)
     )
     assert same(before, (ids, allowed, starts))  # what was given stays as it was
     np.random.seed(0)
     state = np.random.get_state()[1].copy()
-    ALL[name](corrupt.generator(7, 1, 5), ids, allowed, starts)
+    ALL[name](corruption.generator(7, 1, 5), ids, allowed, starts)
     assert np.array_equal(np.random.get_state()[1], state)
 
 
@@ -86,10 +86,10 @@ def test_the_same_key_gives_the_same_corruption_and_another_epoch_another(name):
 
 def test_masked_tokens_are_drawn_as_the_pinned_curves_have_them():
     """These numbers came from the masked-lm collator before its draws had a file of their own."""
-    draw = corrupt.generator(7, 1, 3)
+    draw = corruption.generator(7, 1, 3)
     ids = np.arange(100, 140)
-    positions = corrupt.choose_tokens(draw, np.arange(40), 0.3)
-    input_ids, labels = corrupt.mask(draw, ids, positions, MASK, ORDINARY, 0.5, 0.4)
+    positions = corruption.choose_tokens(draw, np.arange(40), 0.3)
+    input_ids, labels = corruption.mask(draw, ids, positions, MASK, ORDINARY, 0.5, 0.4)
     assert positions.tolist() == [28, 7, 20, 21, 3, 39, 29, 5, 34, 4, 18, 27]
     assert input_ids[positions].tolist() == [4, 875, 120, 778, 4, 845, 444, 4, 228, 885, 595, 4]
     assert labels[positions].tolist() == ids[positions].tolist()
@@ -98,7 +98,7 @@ def test_masked_tokens_are_drawn_as_the_pinned_curves_have_them():
 def test_chosen_tokens_are_the_rounded_share_and_one_at_least():
     for number in (0, 1, 2, 5, 100):
         for share in (0.0, 0.15, 0.5, 1.0):
-            chosen = corrupt.choose_tokens(corrupt.generator(0, 0, number), np.arange(10, 10 + number), share)
+            chosen = corruption.choose_tokens(corruption.generator(0, 0, number), np.arange(10, 10 + number), share)
             assert len(chosen) == len(set(chosen)) == min(number, max(1, round(share * number)))
             assert set(chosen) <= set(range(10, 10 + number))
 
@@ -106,9 +106,9 @@ def test_chosen_tokens_are_the_rounded_share_and_one_at_least():
 @pytest.mark.parametrize("name", ["words", "spans"])
 def test_words_are_hidden_whole_until_the_share_is_reached(name):
     for index, _, allowed, starts in documents():
-        draw = corrupt.generator(0, 0, index)
+        draw = corruption.generator(0, 0, index)
         more = (3.0,) if name == "spans" else ()
-        chosen = getattr(corrupt, f"choose_{name}")(draw, starts, allowed, 0.2, *more)
+        chosen = getattr(corruption, f"choose_{name}")(draw, starts, allowed, 0.2, *more)
         word = np.cumsum(starts)
         assert np.array_equal(chosen, np.unique(chosen))
         assert allowed[chosen].all()
@@ -119,9 +119,9 @@ def test_words_are_hidden_whole_until_the_share_is_reached(name):
 
 @pytest.mark.parametrize("name", ["words", "spans"])
 def test_edges_of_choosing(name):
-    choose = getattr(corrupt, f"choose_{name}")
+    choose = getattr(corruption, f"choose_{name}")
     more = (5.0,) if name == "spans" else ()
-    draw = corrupt.generator(0, 0, 0)
+    draw = corruption.generator(0, 0, 0)
     one = np.ones(1, bool)
     assert choose(draw, one, one, 0.15, *more).tolist() == [0]
     assert choose(draw, one, ~one, 0.15, *more).tolist() == []
@@ -139,7 +139,9 @@ def test_every_word_is_as_likely_as_any_other():
     first = np.flatnonzero(starts)
     seen = np.zeros(20)
     for index in range(2000):
-        seen += np.isin(first, corrupt.choose_words(corrupt.generator(1, 0, index), starts, np.ones(50, bool), 0.3))
+        seen += np.isin(
+            first, corruption.choose_words(corruption.generator(1, 0, index), starts, np.ones(50, bool), 0.3)
+        )
     shares = seen.reshape(5, 4).mean(0) / 2000
     assert shares == pytest.approx(shares.mean(), rel=0.05)
     assert (seen / 2000).std() < 0.03
@@ -150,7 +152,7 @@ def test_spans_have_the_papers_lengths_in_words():
     starts = np.arange(30_000) % 3 == 0
     lengths = []
     for index in range(30):
-        chosen = corrupt.choose_spans(corrupt.generator(2, 0, index), starts, np.ones(30_000, bool), 0.02, 5)
+        chosen = corruption.choose_spans(corruption.generator(2, 0, index), starts, np.ones(30_000, bool), 0.02, 5)
         found = [len(run) for run in runs(chosen)]
         assert all(length % 3 == 0 for length in found)
         assert 600 <= len(chosen) <= 602
@@ -166,7 +168,9 @@ def test_spans_have_the_papers_lengths_in_words():
 def test_longer_mean_lengths_give_longer_spans_and_one_gives_single_words():
     found = {}
     for mean in (1.0, 2.0, 5.0):
-        chosen = corrupt.choose_spans(corrupt.generator(0, 0, 1), np.ones(5000, bool), np.ones(5000, bool), 0.02, mean)
+        chosen = corruption.choose_spans(
+            corruption.generator(0, 0, 1), np.ones(5000, bool), np.ones(5000, bool), 0.02, mean
+        )
         found[mean] = np.mean([len(run) for run in runs(chosen)])
     assert found[1.0] < 1.1 < found[2.0] < found[5.0]
 
@@ -174,7 +178,7 @@ def test_longer_mean_lengths_give_longer_spans_and_one_gives_single_words():
 def test_spans_do_not_pass_special_tokens():
     """Every third token is special: what is hidden between two of them is part of one span, and they are not in it."""
     allowed = np.arange(300) % 3 != 0
-    chosen = corrupt.choose_spans(corrupt.generator(0, 0, 0), np.ones(300, bool), allowed, 0.5, 9)
+    chosen = corruption.choose_spans(corruption.generator(0, 0, 0), np.ones(300, bool), allowed, 0.5, 9)
     assert len(chosen) == 100
     assert all(len(run) <= 2 for run in runs(chosen))
     singles = sum(len(run) == 1 for run in runs(chosen))
@@ -188,9 +192,9 @@ def test_masked_random_and_kept_tokens_have_their_shares():
     counts = Counter()
     for index in range(2000):
         ids, allowed, _ = document(index, 100)
-        draw = corrupt.generator(0, 0, index)
-        positions = corrupt.choose_tokens(draw, np.flatnonzero(allowed), 0.15)
-        input_ids, labels = corrupt.mask(draw, ids, positions, MASK, ORDINARY, 0.8, 0.1)
+        draw = corruption.generator(0, 0, index)
+        positions = corruption.choose_tokens(draw, np.flatnonzero(allowed), 0.15)
+        input_ids, labels = corruption.mask(draw, ids, positions, MASK, ORDINARY, 0.8, 0.1)
         elsewhere = np.ones(100, bool)
         elsewhere[positions] = False
         assert np.array_equal(input_ids[elsewhere], ids[elsewhere])
@@ -210,12 +214,12 @@ def test_masked_random_and_kept_tokens_have_their_shares():
 
 def test_all_masked_or_none():
     ids = np.arange(10, 30)
-    draw = corrupt.generator(0, 0, 0)
-    assert (corrupt.mask(draw, ids, np.arange(20), MASK, ORDINARY, 1.0, 0.0)[0] == MASK).all()
-    kept, labels = corrupt.mask(draw, ids, np.arange(20), MASK, ORDINARY, 0.0, 0.0)
+    draw = corruption.generator(0, 0, 0)
+    assert (corruption.mask(draw, ids, np.arange(20), MASK, ORDINARY, 1.0, 0.0)[0] == MASK).all()
+    kept, labels = corruption.mask(draw, ids, np.arange(20), MASK, ORDINARY, 0.0, 0.0)
     assert np.array_equal(kept, ids)
     assert np.array_equal(labels, ids)
-    assert (corrupt.mask(draw, ids, np.arange(0), MASK, ORDINARY, 0.8, 0.1)[1] == -100).all()
+    assert (corruption.mask(draw, ids, np.arange(0), MASK, ORDINARY, 0.8, 0.1)[1] == -100).all()
 
 
 # --- other orders -----------------------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def units(ids, starts):
 def test_shuffled_texts_hold_the_same_tokens_and_can_be_put_back():
     for index, ids, allowed, starts in documents():
         for edges in (starts, np.ones(len(ids), bool)):
-            shuffled, order = corrupt.permute(corrupt.generator(0, 0, index), ids, edges, allowed)
+            shuffled, order = corruption.permute(corruption.generator(0, 0, index), ids, edges, allowed)
             assert np.array_equal(shuffled, ids[order])
             back = np.empty_like(ids)
             back[order] = shuffled
@@ -245,14 +249,16 @@ def test_units_stay_whole():
         starts = np.zeros(60, bool)
         starts[np.random.default_rng(index).choice(60, 8, replace=False)] = True
         starts[0] = True
-        shuffled, order = corrupt.permute(corrupt.generator(0, 0, index), ids, starts)
+        shuffled, order = corruption.permute(corruption.generator(0, 0, index), ids, starts)
         assert Counter(units(shuffled, starts[order])) == Counter(units(ids, starts))
         assert not np.array_equal(shuffled, ids)
 
 
 def test_all_orders_but_the_one_that_was_are_equally_likely():
     ids, starts = np.array([7, 8, 8, 9, 9, 9]), np.array([1, 1, 0, 1, 0, 0], bool)
-    seen = Counter(tuple(corrupt.permute(corrupt.generator(0, 0, i), ids, starts)[0].tolist()) for i in range(2000))
+    seen = Counter(
+        tuple(corruption.permute(corruption.generator(0, 0, i), ids, starts)[0].tolist()) for i in range(2000)
+    )
     assert len(seen) == 5
     assert tuple(ids) not in seen
     assert all(count == pytest.approx(400, abs=90) for count in seen.values())  # five standard errors
@@ -260,20 +266,20 @@ def test_all_orders_but_the_one_that_was_are_equally_likely():
 
 def test_the_order_is_never_the_old_one_where_anything_is_different():
     for index in range(200):
-        draw = corrupt.generator(0, 0, index)
+        draw = corruption.generator(0, 0, index)
         two = np.array([5, 6])
-        assert corrupt.permute(draw, two, np.ones(2, bool))[0].tolist() == [6, 5]
+        assert corruption.permute(draw, two, np.ones(2, bool))[0].tolist() == [6, 5]
         many = np.array([5, 5, 5, 6])
-        assert corrupt.permute(draw, many, np.ones(4, bool))[0].tolist() != many.tolist()
+        assert corruption.permute(draw, many, np.ones(4, bool))[0].tolist() != many.tolist()
         last = np.array([5, 1, 6, 7])  # only behind the special token can anything move
-        assert corrupt.permute(draw, last, np.ones(4, bool), last > 4)[0].tolist() == [5, 1, 7, 6]
+        assert corruption.permute(draw, last, np.ones(4, bool), last > 4)[0].tolist() == [5, 1, 7, 6]
         alike = np.array([5, 5, 5])  # a unit of one token and one of two: another order of the same text
-        order = corrupt.permute(draw, alike, np.array([True, True, False]))[1]
+        order = corruption.permute(draw, alike, np.array([True, True, False]))[1]
         assert order.tolist() == [1, 2, 0]
 
 
 def test_nothing_moves_where_nothing_could():
-    draw = corrupt.generator(0, 0, 0)
+    draw = corruption.generator(0, 0, 0)
     for ids, starts, allowed in (
         ([5, 6, 7], [1, 0, 0], None),  # one sentence
         ([5, 6, 7], [0, 0, 0], None),  # the same, begun in an earlier block
@@ -286,7 +292,7 @@ def test_nothing_moves_where_nothing_could():
     ):
         allowed = None if allowed is None else np.array(allowed, bool)
         ids = np.array(ids, np.int64)
-        shuffled, order = corrupt.permute(draw, ids, np.array(starts, bool), allowed)
+        shuffled, order = corruption.permute(draw, ids, np.array(starts, bool), allowed)
         assert shuffled.tolist() == ids.tolist()
         assert order.tolist() == list(range(len(ids)))
 
@@ -297,9 +303,9 @@ def test_nothing_moves_where_nothing_could():
 def test_filled_in_texts_are_the_ones_that_were():
     for index, ids, allowed, _ in documents():
         for share in (0.0, 0.15, 0.3, 0.9, 1.0):
-            corrupted, spans = corrupt.infill(corrupt.generator(0, 0, index), ids, allowed, share, 3, MASK)
+            corrupted, spans = corruption.infill(corruption.generator(0, 0, index), ids, allowed, share, 3, MASK)
             first, lengths = spans.T
-            assert np.array_equal(corrupt.refill(corrupted, spans, ids), ids)
+            assert np.array_equal(corruption.refill(corrupted, spans, ids), ids)
             hidden = np.concatenate([[], *(np.arange(f, f + n) for f, n in spans)]).astype(int)
             assert allowed[hidden].all()
             assert len(hidden) == round(share * allowed.sum())
@@ -311,15 +317,15 @@ def test_filled_in_texts_are_the_ones_that_were():
 
 def test_refilling_needs_the_kept_tokens_of_the_corrupted_text():
     ids = np.arange(10, 60)
-    corrupted, spans = corrupt.infill(corrupt.generator(0, 0, 0), ids, np.ones(50, bool), 0.3, 3, MASK)
+    corrupted, spans = corruption.infill(corruption.generator(0, 0, 0), ids, np.ones(50, bool), 0.3, 3, MASK)
     damaged = np.where(corrupted == MASK, MASK, corrupted + 1)
-    assert np.count_nonzero(corrupt.refill(damaged, spans, ids) != ids) == 35
+    assert np.count_nonzero(corruption.refill(damaged, spans, ids) != ids) == 35
 
 
 def test_span_lengths_are_poisson():
     lengths = np.concatenate(
         [
-            corrupt.infill(corrupt.generator(0, 0, i), np.full(512, 9), np.ones(512, bool), 0.3, 3, MASK)[1][:, 1]
+            corruption.infill(corruption.generator(0, 0, i), np.full(512, 9), np.ones(512, bool), 0.3, 3, MASK)[1][:, 1]
             for i in range(200)
         ]
     )
@@ -334,7 +340,7 @@ def test_spans_lie_anywhere_in_the_text():
     hidden, num_hiding = np.zeros(40), 0
     ids, allowed = np.full(40, 9), np.ones(40, bool)
     for index in range(2000):
-        spans = corrupt.infill(corrupt.generator(0, 0, index), ids, allowed, 0.3, 3, MASK)[1]
+        spans = corruption.infill(corruption.generator(0, 0, index), ids, allowed, 0.3, 3, MASK)[1]
         num_hiding += np.count_nonzero(spans[:, 1])
         for first, length in spans:
             hidden[first : first + length] += 1
@@ -346,15 +352,15 @@ def test_spans_lie_anywhere_in_the_text():
 
 
 def test_edges_of_infilling():
-    draw = corrupt.generator(0, 0, 0)
+    draw = corruption.generator(0, 0, 0)
     one = np.array([9])
-    assert corrupt.infill(draw, one, np.ones(1, bool), 1.0, 3, MASK)[0].tolist() == [MASK]
+    assert corruption.infill(draw, one, np.ones(1, bool), 1.0, 3, MASK)[0].tolist() == [MASK]
     for ids, allowed in ((one, np.zeros(1, bool)), (one[:0], np.zeros(0, bool)), (one, np.ones(1, bool))):
-        corrupted, spans = corrupt.infill(draw, ids, allowed, 0.3, 3, MASK)
+        corrupted, spans = corruption.infill(draw, ids, allowed, 0.3, 3, MASK)
         assert corrupted.tolist() == ids.tolist()
         assert spans.shape == (0, 2)
-        assert corrupt.refill(corrupted, spans, ids).tolist() == ids.tolist()
-    assert corrupt.infill(draw, np.full(9, 9), np.ones(9, bool), 1.0, 3, MASK)[1].tolist() == [[0, 9]]
+        assert corruption.refill(corrupted, spans, ids).tolist() == ids.tolist()
+    assert corruption.infill(draw, np.full(9, 9), np.ones(9, bool), 1.0, 3, MASK)[1].tolist() == [[0, 9]]
 
 
 # --- T5's sentinels ---------------------------------------------------------------------------------------------------
@@ -362,8 +368,10 @@ def test_edges_of_infilling():
 
 def corrupted_spans(index, ids, allowed, density=0.15, mean=3.0, sentinels=SENTINELS):
     """The inputs, and the hidden spans between the sentinels of the targets, which are checked on the way."""
-    inputs, targets = corrupt.span_corruption(corrupt.generator(0, 0, index), ids, allowed, density, mean, sentinels)
-    assert np.array_equal(corrupt.restore(inputs, targets, sentinels), ids)
+    inputs, targets = corruption.span_corruption(
+        corruption.generator(0, 0, index), ids, allowed, density, mean, sentinels
+    )
+    assert np.array_equal(corruption.restore(inputs, targets, sentinels), ids)
     marks = np.flatnonzero(np.isin(targets, sentinels))
     assert np.array_equal(targets[marks], sentinels[: len(marks)])
     assert np.array_equal(inputs[np.isin(inputs, sentinels)], sentinels[: len(marks) - 1])
@@ -426,23 +434,23 @@ def test_special_tokens_cut_spans_and_never_use_up_the_sentinels():
 def test_sentinels_in_the_text_are_left_to_it():
     ids = np.arange(5, 105)
     ids[[10, 20]] = SENTINELS[[0, 2]]
-    inputs, targets = corrupt.span_corruption(corrupt.generator(0, 0, 0), ids, ids < 1000, 0.15, 3, SENTINELS)
+    inputs, targets = corruption.span_corruption(corruption.generator(0, 0, 0), ids, ids < 1000, 0.15, 3, SENTINELS)
     assert targets[0] == SENTINELS[1]
     assert not np.isin(SENTINELS[[0, 2]], targets).any()
-    assert np.array_equal(corrupt.restore(inputs, targets, SENTINELS), ids)
+    assert np.array_equal(corruption.restore(inputs, targets, SENTINELS), ids)
     full = np.arange(1000, 1099)  # all but one stand in it: nothing can be hidden
-    inputs, targets = corrupt.span_corruption(corrupt.generator(0, 0, 0), full, full < 1000, 0.15, 3, SENTINELS)
+    inputs, targets = corruption.span_corruption(corruption.generator(0, 0, 0), full, full < 1000, 0.15, 3, SENTINELS)
     assert targets.tolist() == [1099]
-    assert np.array_equal(corrupt.restore(inputs, targets, SENTINELS), full)
+    assert np.array_equal(corruption.restore(inputs, targets, SENTINELS), full)
 
 
 def test_sentinels_of_any_order_and_ids_of_any_type():
     ids = np.arange(5, 105).astype(np.uint16)
     down = SENTINELS[::-1].copy()  # T5's own: the first has the highest id
-    inputs, targets = corrupt.span_corruption(corrupt.generator(0, 0, 0), ids, np.ones(100, bool), 0.15, 3, down)
+    inputs, targets = corruption.span_corruption(corruption.generator(0, 0, 0), ids, np.ones(100, bool), 0.15, 3, down)
     assert inputs.dtype == targets.dtype == np.uint16
     assert targets[np.isin(targets, down)].tolist() == down[:6].tolist()
-    assert np.array_equal(corrupt.restore(inputs, targets, down), ids)
+    assert np.array_equal(corruption.restore(inputs, targets, down), ids)
 
 
 def test_edges_of_span_corruption():
@@ -458,6 +466,6 @@ def test_edges_of_span_corruption():
 def test_a_tokenizer_without_sentinels_is_an_error_in_words():
     for number in (0, 1):
         with pytest.raises(UserError, match=f"needs two sentinels at least, and the tokenizer has {number}"):
-            corrupt.span_corruption(
-                corrupt.generator(0, 0, 0), np.arange(9), np.ones(9, bool), 0.15, 3, SENTINELS[:number]
+            corruption.span_corruption(
+                corruption.generator(0, 0, 0), np.arange(9), np.ones(9, bool), 0.15, 3, SENTINELS[:number]
             )

@@ -25,13 +25,13 @@ from typing import IO, Any
 
 import xxhash
 
-from llmkit.data.cleaning import duplicates, filters, mend
-from llmkit.data.cleaning.mend import Step
-from llmkit.data.cleaning.scrub import scrub
+from llmkit.data.cleaning import duplicates, filters, repair
+from llmkit.data.cleaning.personal_data import scrub
+from llmkit.data.cleaning.repair import Step
 from llmkit.data.files import digest
-from llmkit.data.pack import cache_dir, new_cache_entry
-from llmkit.data.read import Documents
-from llmkit.data.tokens import locked
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.pack import cache_dir, new_cache_entry
+from llmkit.data.text.token_cache import locked
 from llmkit.data.words import word_list
 from llmkit.errors import UserError, say
 from llmkit.recipe.cleaning import Clean
@@ -122,21 +122,21 @@ def _builders(table: Clean) -> dict[str, tuple[bool, Callable[[], Step]]]:
     """Of each step that looks at one document, in their order: whether it is asked for, and how it is made."""
     form = table.normal_form or "NFC"
     return {
-        "html": (table.html, lambda: mend.html),
-        "repair": (table.repair, lambda: mend.repair),
-        "normal_form": (table.repair or table.normal_form is not None, lambda: mend.normal_form(form)),
-        "control_characters": (table.control_characters, lambda: mend.control_characters),
-        "whitespace": (table.whitespace, lambda: mend.whitespace),
+        "html": (table.html, lambda: repair.html),
+        "repair": (table.repair, lambda: repair.repair),
+        "normal_form": (table.repair or table.normal_form is not None, lambda: repair.normal_form(form)),
+        "control_characters": (table.control_characters, lambda: repair.control_characters),
+        "whitespace": (table.whitespace, lambda: repair.whitespace),
         "boilerplate": (
             table.boilerplate or bool(table.boilerplate_patterns),
-            lambda: mend.boilerplate(table.boilerplate, table.boilerplate_patterns),
+            lambda: repair.boilerplate(table.boilerplate, table.boilerplate_patterns),
         ),
         "c4": (table.c4, lambda: filters.c4(table)),
         "gopher": (table.gopher, lambda: filters.gopher(table)),
         "gopher_repetition": (table.gopher_repetition, lambda: filters.gopher_repetition(table)),
         "languages": (bool(table.languages), lambda: filters.language(table)),
         "personal_data": (bool(table.personal_data) or table.presidio, lambda: scrub(table)),
-        "stop_words": (bool(table.stop_words), lambda: mend.stop_words(table.stop_words or ())),
+        "stop_words": (bool(table.stop_words), lambda: repair.stop_words(table.stop_words or ())),
         "length": (
             any((table.min_characters, table.max_characters, table.min_words, table.max_words)),
             lambda: filters.length(table),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.table import Rows
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import Augment
 

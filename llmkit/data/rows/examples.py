@@ -10,7 +10,7 @@ import torch
 import xxhash
 from torch.utils.data import Dataset, Sampler
 
-from llmkit.data.table import Rows
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 
 CHUNK = 1000  # rows that are tokenized at once

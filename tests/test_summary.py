@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import MASKED
 
-from llmkit.data.examples import Encoded, key_of
-from llmkit.data.look import lines, look
-from llmkit.data.table import Rows
+from llmkit.data.rows.examples import Encoded, key_of
+from llmkit.data.rows.summary import lines, look
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 
 

@@ -8,9 +8,9 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from llmkit.data import pack
-from llmkit.data.cleaning import clean
-from llmkit.data.read import Documents
+from llmkit.data.cleaning import pipeline
+from llmkit.data.text import pack
+from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import Clean
 
@@ -26,7 +26,7 @@ CHARACTERS = [chr(0x4E00 + number) for number in range(3000)]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of its own for every test."""
-    for module in (pack, clean):
+    for module in (pack, pipeline):
         monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
@@ -45,7 +45,7 @@ class Texts:
 
 
 def run(texts, table, against=None):
-    found, report = clean.clean(
+    found, report = pipeline.clean(
         Texts(texts).documents, table, Texts(against).documents if against else None, "training"
     )
     return list(found), report
@@ -173,11 +173,11 @@ def test_the_planted_corpus_comes_out_clean_and_every_step_is_reported():
 
 def test_nothing_is_done_where_nothing_is_asked(cache):
     source = Texts(["  <p>a</p>  ", "  <p>a</p>  "])
-    found, report = clean.clean(source.documents, Clean(), None, "training")
+    found, report = pipeline.clean(source.documents, Clean(), None, "training")
     assert found is source.documents
     assert report == {}
-    assert clean.lines(report) == []
-    assert clean.clean_streamed(source.documents, Clean()) is source.documents
+    assert pipeline.lines(report) == []
+    assert pipeline.clean_streamed(source.documents, Clean()) is source.documents
     assert not cache.exists()
 
 
@@ -202,10 +202,10 @@ STRANGE = ["line\none\r\n", "\u2028 \x00 \x85 中文 😀", '"quoted" \\n {}', "
 def test_every_character_survives_and_the_next_run_reads_no_documents():
     source = Texts(STRANGE)
     table = Clean(exact_duplicates=True)
-    found, report = clean.clean(source.documents, table, None, "training")
+    found, report = pipeline.clean(source.documents, table, None, "training")
     assert list(found) == list(found) == STRANGE
     assert source.readings == 1
-    again, same = clean.clean(source.documents, table, None, "training")
+    again, same = pipeline.clean(source.documents, table, None, "training")
     assert source.readings == 1
     assert list(again) == STRANGE
     assert same == report
@@ -217,13 +217,13 @@ def test_other_documents_steps_and_evaluation_data_are_other_entries(tmp_path):
     texts, overlap = ["a b c d", "e f g h"], Clean(overlap=True, overlap_ngram=2)
     (tmp_path / "stop.txt").write_text("a\n")
     stop = Clean(stop_words=str(tmp_path / "stop.txt"))
-    first = clean.clean(Texts(texts).documents, stop, None, "training")[0]
+    first = pipeline.clean(Texts(texts).documents, stop, None, "training")[0]
     (tmp_path / "stop.txt").write_text("b\n")
-    second = clean.clean(Texts(texts).documents, stop, None, "training")[0]
+    second = pipeline.clean(Texts(texts).documents, stop, None, "training")[0]
     assert (next(iter(first)), next(iter(second))) == ("b c d", "a c d")
     fingerprints = {first.fingerprint, second.fingerprint}
-    fingerprints.add(clean.clean(Texts([*texts, "x"]).documents, stop, None, "training")[0].fingerprint)
-    fingerprints.add(clean.clean(Texts(texts).documents, Clean(whitespace=True), None, "training")[0].fingerprint)
+    fingerprints.add(pipeline.clean(Texts([*texts, "x"]).documents, stop, None, "training")[0].fingerprint)
+    fingerprints.add(pipeline.clean(Texts(texts).documents, Clean(whitespace=True), None, "training")[0].fingerprint)
     assert run(texts, overlap, ["a b x"])[0] == ["e f g h"]
     assert run(texts, overlap, ["e f x"])[0] == ["a b c d"]
     assert len(fingerprints) == 4
@@ -233,7 +233,7 @@ def test_other_documents_steps_and_evaluation_data_are_other_entries(tmp_path):
 def test_what_is_damaged_is_built_again_and_says_so(cache, damage, capsys):
     source = Texts(["one two", "three four", "three four"])
     table = Clean(exact_duplicates=True)
-    clean.clean(source.documents, table, None, "training")
+    pipeline.clean(source.documents, table, None, "training")
     text, report = next(cache.glob("*/text.jsonl")), next(cache.glob("*/report.json"))
     if damage == "cut":
         text.write_bytes(text.read_bytes()[:-3])
@@ -244,7 +244,7 @@ def test_what_is_damaged_is_built_again_and_says_so(cache, damage, capsys):
     else:
         (text if damage == "text gone" else report).unlink()
     assert capsys.readouterr().err == ""
-    found, report = clean.clean(source.documents, table, None, "training")
+    found, report = pipeline.clean(source.documents, table, None, "training")
     assert "was damaged" in capsys.readouterr().err
     assert source.readings == 2
     assert list(found) == ["one two", "three four"]
@@ -257,7 +257,7 @@ def test_a_run_that_fails_leaves_nothing_behind(cache):
         raise UserError("line 2 is not UTF-8")
 
     with pytest.raises(UserError, match="line 2"):
-        clean.clean(Documents(read, "x", "`x`"), Clean(whitespace=True), None, "training")
+        pipeline.clean(Documents(read, "x", "`x`"), Clean(whitespace=True), None, "training")
     assert [entry for entry in cache.iterdir() if entry.suffix != ".lock"] == []
 
 
@@ -300,7 +300,7 @@ def test_examples_show_the_place_of_the_change():
 def test_lines_say_what_each_step_did_in_a_hundred_columns():
     corpus, evaluation = planted(random.Random(1), 240)
     _, report = run([text for text, _, _ in corpus], ALL, evaluation)
-    said = clean.lines(report)
+    said = pipeline.lines(report)
     assert said[0].startswith(f"cleaning of training: 240 documents in, {report['out']} out, with ")
     assert max(map(len, said)) <= 100
     assert f"  html               {report['steps']['html']['changed']} changed" in said
@@ -318,7 +318,7 @@ def test_a_long_list_of_rules_is_cut_between_two():
         "characters_out": 1,
         "steps": {"c4": step},
     }
-    line = clean.lines(report)[1]
+    line = pipeline.lines(report)[1]
     assert len(line) <= 100
     assert line.endswith("name of 1 1, ...)")
 
@@ -328,10 +328,10 @@ def test_a_long_list_of_rules_is_cut_between_two():
 
 def test_streamed_text_is_what_the_cache_would_hold_and_is_not_kept(cache):
     corpus, _ = planted(random.Random(2), 96)
-    table = clean.alone(ALL)
+    table = pipeline.alone(ALL)
     assert (table.exact_duplicates, table.overlap, table.near_duplicates) == (False, False, False)
     source = Texts([text for text, _, _ in corpus])
-    streamed = clean.clean_streamed(source.documents, table)
+    streamed = pipeline.clean_streamed(source.documents, table)
     assert source.readings == 0
     first = list(streamed)
     assert not cache.exists()
@@ -342,7 +342,7 @@ def test_streamed_text_is_what_the_cache_would_hold_and_is_not_kept(cache):
 @pytest.mark.parametrize("key", ["exact_duplicates", "overlap", "near_duplicates"])
 def test_a_stream_cannot_be_compared_with_itself(key):
     with pytest.raises(UserError, match=rf"data\.clean\.{key} needs all documents"):
-        clean.clean_streamed(Texts(["a"]).documents, Clean(**{key: True}))
+        pipeline.clean_streamed(Texts(["a"]).documents, Clean(**{key: True}))
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------
@@ -366,14 +366,14 @@ def test_overlap_without_validation_data_and_a_corpus_without_rest_are_mistakes(
     ],
 )
 def test_a_library_that_is_missing_is_named(monkeypatch, keys, library, hint):
-    version = clean.metadata.version
+    version = pipeline.metadata.version
 
     def without(name):
         if name == library:
-            raise clean.metadata.PackageNotFoundError(name)
+            raise pipeline.metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(clean.metadata, "version", without)
+    monkeypatch.setattr(pipeline.metadata, "version", without)
     with pytest.raises(UserError, match=f"needs the package {library}") as caught:
         run(["a"], Clean(**keys))
     assert caught.value.hint == hint

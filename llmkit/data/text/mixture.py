@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llmkit.data.pack import Blocks, Window
+from llmkit.data.text.pack import Blocks, Window
 
 
 class MixedBlocks(Dataset[Window]):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.examples import Encoded, refuse
+from llmkit.data.rows.examples import Encoded, refuse
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from stdnum import iban, luhn
 
-from llmkit.data.cleaning.scrub import scrub
+from llmkit.data.cleaning.personal_data import scrub
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import PERSONAL_DATA, Clean
 

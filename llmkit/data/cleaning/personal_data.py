@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from llmkit.data.cleaning.mend import Step
+from llmkit.data.cleaning.repair import Step
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import PERSONAL_DATA, Clean
 

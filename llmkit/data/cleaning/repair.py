@@ -12,7 +12,7 @@ from typing import Literal
 
 import regex
 
-from llmkit.data.augment import FUNCTION_WORDS
+from llmkit.data.rows.augment import FUNCTION_WORDS
 from llmkit.data.words import ALONE, any_of, word_list
 
 Step = Callable[[str, Counter[str]], str | None]  # None: the document is dropped

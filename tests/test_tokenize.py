@@ -9,15 +9,15 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from llmkit.data import encode
-from llmkit.data.encode import encoded, encoder
-from llmkit.data.read import Documents
+from llmkit.data.text import tokenize
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.tokenize import encoded, encoder
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
 from llmkit.tokenizer import load
 
 STORIES = (Path(__file__).parents[1] / "recipes" / "tiny" / "stories.txt").read_text()[:60_000]
-CODE = Path(encode.__file__).read_text() * 4
+CODE = Path(tokenize.__file__).read_text() * 4
 ODD = [
     " ",
     "  ",
@@ -43,7 +43,7 @@ TEXTS = {"stories": STORIES, "code": CODE, "noise": NOISE, "chinese": CHINESE}
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
     """Many cuts in little text."""
-    monkeypatch.setattr(encode, "PIECE", 2000)
+    monkeypatch.setattr(tokenize, "PIECE", 2000)
 
 
 def trained(kind):
@@ -111,16 +111,16 @@ def test_the_pieces_have_the_tokens_of_the_whole(name):
     for text in TEXTS.values():
         whole = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         assert in_pieces(tokenizer, text) == whole
-    pieces = list(encode._pieces(STORIES, encoder(tokenizer), 0))
+    pieces = list(tokenize._pieces(STORIES, encoder(tokenizer), 0))
     assert len(pieces) >= 30
     assert all(piece.num_context_tokens for piece in pieces[1:])
 
 
 def test_pieces_are_the_same_from_wherever_they_are_gone_on_with():
     to_ids = encoder(TOKENIZERS["llama"]())
-    pieces = list(encode._pieces(STORIES, to_ids, 0))
+    pieces = list(tokenize._pieces(STORIES, to_ids, 0))
     for n in (0, 1, 7, len(pieces) - 2):
-        assert list(encode._pieces(STORIES, to_ids, pieces[n].end)) == pieces[n + 1 :]
+        assert list(tokenize._pieces(STORIES, to_ids, pieces[n].end)) == pieces[n + 1 :]
 
 
 def test_a_word_without_an_end_that_nobody_knows_stays_one():
@@ -151,21 +151,21 @@ class Lines(PreTrainedTokenizer):
 def test_text_in_which_no_place_will_do_has_few_seams():
     text = "x" * 10_500
     assert in_pieces(Lines(), text) == [2000] * 5 + [500]
-    pieces = list(encode._pieces(text, encoder(Lines()), 0))
+    pieces = list(tokenize._pieces(text, encoder(Lines()), 0))
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.last for piece in pieces] == [False] * 5 + [True]
 
 
 def test_where_no_place_will_do_a_line_break_is_preferred():
     text = ("y" * 1400 + "\n" + "z z z z ") * 4
-    assert [piece.end for piece in encode._pieces(text, encoder(Lines()), 0)][:2] == [1400, 2809]
+    assert [piece.end for piece in tokenize._pieces(text, encoder(Lines()), 0)][:2] == [1400, 2809]
 
 
 def test_a_slow_tokenizer_is_read_text_by_text():
     tokenizer = Lines()
     assert not tokenizer.is_fast
     assert in_pieces(tokenizer, "abc", "de", "f") == [3, 2, 1]
-    assert list(encode.encode(tokenizer, ["ab", "cde"])) == [array("I", [2]), array("I", [3])]
+    assert list(tokenize.encode(tokenizer, ["ab", "cde"])) == [array("I", [2]), array("I", [3])]
 
 
 def test_batches_end_where_they_are_full():

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from llmkit.data import read
+from llmkit.data.text import documents
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.table import ReadOnly
@@ -23,7 +23,7 @@ ODD = ["NA", "null", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\t
 
 
 def corpus(path, seed=1, **keys):
-    return read.corpus(TextData(path=str(path), **keys), seed)
+    return documents.read_corpus(TextData(path=str(path), **keys), seed)
 
 
 def texts(path, **keys):
@@ -242,8 +242,9 @@ def test_what_is_held_out_hangs_on_no_order_of_reading_and_no_process(tmp_path):
     next(half_read)
     assert not set(train) & set(held_out)
     code = (
-        "import sys; from llmkit.data import read; from llmkit.recipe.data_tables import TextData;"
-        "print(*read.corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
+        "import sys; from llmkit.data.text.documents import read_corpus;"
+        "from llmkit.recipe.data_tables import TextData;"
+        "print(*read_corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert other.stdout.split() == held_out

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmkit.data.wordwise import Remembering, word_by_word
+from llmkit.data.text.word_cache import Remembering, word_by_word
 
 BATCH = 2**20  # characters that are tokenized at once, on all cores
 # Characters: longer documents are tokenized in pieces, so that they keep every core busy in little memory.

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmkit import hub
 from llmkit.data import files
 from llmkit.data.files import digest
-from llmkit.data.table import default_validation, held_out, load, plain_files
+from llmkit.data.rows.table import default_validation, held_out, load, plain_files
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TextData
 
@@ -53,7 +53,7 @@ def chained(sources: list[Documents]) -> Documents:
     )
 
 
-def corpus(data: TextData, seed: int) -> Corpus:
+def read_corpus(data: TextData, seed: int) -> Corpus:
     """Open `data` and settle what is held out for validation.
 
     A validation split wins; else `validation_fraction` of the documents (those whose hash of seed and index falls below

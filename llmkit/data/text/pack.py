@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from llmkit.data.encode import encode, encoded, encoder
-from llmkit.data.read import Documents
-from llmkit.data.tokens import TokenRow, cache_dir, new_cache_entry, tokenize
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.token_cache import TokenRow, cache_dir, new_cache_entry, tokenize_documents
+from llmkit.data.text.tokenize import encode, encoded, encoder
 from llmkit.errors import UserError, say
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "encode",
     "materialize",
     "new_cache_entry",
-    "tokenize",
+    "tokenize_documents",
 ]
 
 EVALUATION = 2**32 - 1  # the epoch of evaluation: whatever is drawn for it is the same every time

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from llmkit.data import wordwise
-from llmkit.data.wordwise import SPLITS, Remembering, word_by_word
+from llmkit.data.text import word_cache
+from llmkit.data.text.word_cache import SPLITS, Remembering, word_by_word
 
 ODD = [
     *(" ", "  ", "   ", "\n", "\n\n", " \n", "\n ", "\t", "\r\n", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "\u200b"),
@@ -85,7 +85,7 @@ WORD_BY_WORD = {
 @pytest.mark.parametrize("name", WORD_BY_WORD)
 @pytest.mark.parametrize("most", [50, 2**18])
 def test_the_tokens_are_those_of_the_whole_text(name, most, monkeypatch):
-    monkeypatch.setattr(wordwise, "MOST", most)
+    monkeypatch.setattr(word_cache, "MOST", most)
     backend = WORD_BY_WORD[name]()
     assert word_by_word(backend)
     encode = Remembering(backend)
@@ -117,14 +117,14 @@ def test_long_words_and_those_that_come_late_are_not_kept(monkeypatch):
     encode = Remembering(byte_level(GPT2))
     encode(["a b " + "x" * 100])
     assert set(encode.known) == {"a", " b"}
-    monkeypatch.setattr(wordwise, "MOST", 3)
+    monkeypatch.setattr(word_cache, "MOST", 3)
     encode(["a c"])
     encode(["a d e f"])
     assert set(encode.known) == {"a", " b", " c"}
 
 
 def test_two_threads_may_ask_at_once(monkeypatch):
-    monkeypatch.setattr(wordwise, "MOST", 50)
+    monkeypatch.setattr(word_cache, "MOST", 50)
     backend = byte_level(GPT2)
     encode = Remembering(backend)
     wanted = [each.ids for each in backend.encode_batch(NOISE, add_special_tokens=False)]

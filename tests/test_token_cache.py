@@ -15,17 +15,17 @@ from filelock import FileLock
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data import encode, tokens
-from llmkit.data.read import Documents
-from llmkit.data.tokens import tokenize
+from llmkit.data.text import token_cache, tokenize
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.token_cache import tokenize_documents
 from llmkit.errors import UserError
 
 EOS = 0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SMALL = """
-from tests.test_tokens import letters_tokenizer, numbered
-from llmkit.data import encode, tokens
-encode.BATCH, encode.OVERHEAD, tokens.PART = 2000, 0, 10_000
+from tests.test_token_cache import letters_tokenizer, numbered
+from llmkit.data.text import token_cache, tokenize
+tokenize.BATCH, tokenize.OVERHEAD, token_cache.PART = 2000, 0, 10_000
 """
 
 
@@ -52,16 +52,16 @@ def numbered(number):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of its own for every test."""
-    monkeypatch.setattr(tokens, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
     """Batches of 2,000 characters, parts of 10,000 bytes."""
-    monkeypatch.setattr(encode, "BATCH", 2000)
-    monkeypatch.setattr(encode, "OVERHEAD", 0)
-    monkeypatch.setattr(tokens, "PART", 10_000)
+    monkeypatch.setattr(tokenize, "BATCH", 2000)
+    monkeypatch.setattr(tokenize, "OVERHEAD", 0)
+    monkeypatch.setattr(token_cache, "PART", 10_000)
 
 
 class Texts:
@@ -115,7 +115,7 @@ def expected_ids(texts, separator=(EOS,)):
 @pytest.mark.parametrize("number", [1, 3, 300])
 def test_the_row_is_every_token_of_every_document(small_parts, number, separator):
     texts = [numbered(n) for n in range(number)] + ["ab"]
-    row = tokenize(Texts(texts).documents, letters_tokenizer(), separator)
+    row = tokenize_documents(Texts(texts).documents, letters_tokenizer(), separator)
     assert row.ids.tolist() == expected_ids(texts, separator)
     assert row.ends.tolist() == np.cumsum([len(text) + len(separator) for text in texts if text]).tolist()
     assert row.ends.dtype == np.int64
@@ -126,19 +126,19 @@ def test_the_row_is_every_token_of_every_document(small_parts, number, separator
 def test_a_document_without_a_token_has_an_end():
     backend = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}, unk_token="</s>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    row = tokenize(Texts(["a a", "  ", "a"]).documents, PreTrainedTokenizerFast(tokenizer_object=backend), [])
+    row = tokenize_documents(Texts(["a a", "  ", "a"]).documents, PreTrainedTokenizerFast(tokenizer_object=backend), [])
     assert (row.ids.tolist(), row.ends.tolist(), row.num_bytes) == ([1, 1, 1], [2, 2, 3], 6)
 
 
 def test_bytes_are_those_of_utf8():
-    assert tokenize(Texts(["é", "日本"]).documents, letters_tokenizer(), [EOS]).num_bytes == 8
+    assert tokenize_documents(Texts(["é", "日本"]).documents, letters_tokenizer(), [EOS]).num_bytes == 8
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
 def test_two_bytes_a_token_where_the_vocabulary_fits(size, dtype):
     tokenizer = letters_tokenizer(num_extra=size - 27)
     assert len(tokenizer) == size
-    row = tokenize(Texts(["ab"]).documents, tokenizer, [size - 1])
+    row = tokenize_documents(Texts(["ab"]).documents, tokenizer, [size - 1])
     assert row.ids.dtype == dtype
     assert row.ids.tolist() == [1, 2, size - 1]
 
@@ -147,13 +147,13 @@ def test_a_tokenizer_that_cuts_texts_off_loses_nothing_here():
     tokenizer = letters_tokenizer()
     tokenizer.backend_tokenizer.enable_truncation(2)
     tokenizer.backend_tokenizer.enable_padding(length=10)
-    assert tokenize(Texts(["abcd", "e"]).documents, tokenizer, [EOS]).ids.tolist() == [1, 2, 3, 4, 0, 5, 0]
+    assert tokenize_documents(Texts(["abcd", "e"]).documents, tokenizer, [EOS]).ids.tolist() == [1, 2, 3, 4, 0, 5, 0]
 
 
 def test_documents_without_a_text_are_an_empty_row():
     texts = Texts(["", ""])
     for _ in range(2):
-        row = tokenize(texts.documents, letters_tokenizer(), [EOS])
+        row = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
         assert (len(row.ids), len(row.ends), row.num_documents, row.num_bytes) == (0, 0, 0, 0)
     assert texts.readings == 1
 
@@ -164,8 +164,8 @@ def test_documents_without_a_text_are_an_empty_row():
 @pytest.mark.parametrize("verify", [True, False])
 def test_what_was_tokenized_once_is_read_from_the_cache(cache, verify, capsys):
     texts = Texts(["abc", "de"])
-    first = tokenize(texts.documents, letters_tokenizer(), [EOS])
-    second = tokenize(texts.documents, letters_tokenizer(), [EOS], verify=verify)
+    first = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
+    second = tokenize_documents(texts.documents, letters_tokenizer(), [EOS], verify=verify)
     assert texts.readings == 1
     assert isinstance(second.ids.base, np.memmap) and isinstance(second.ends.base, np.memmap)
     assert second.ids.tolist() == first.ids.tolist() == [1, 2, 3, 0, 4, 5, 0]
@@ -176,13 +176,13 @@ def test_what_was_tokenized_once_is_read_from_the_cache(cache, verify, capsys):
 
 def test_other_documents_separator_or_tokenizer_are_not_taken_from_the_cache():
     def ids(texts, separator=(EOS,), num_extra=0):
-        return tokenize(Texts(texts).documents, letters_tokenizer(num_extra), list(separator)).ids.tolist()
+        return tokenize_documents(Texts(texts).documents, letters_tokenizer(num_extra), list(separator)).ids.tolist()
 
     assert ids(["a"]) == [1, 0]
     assert ids(["b"]) == [2, 0]
     assert ids(["a"], ()) == [1]
     texts = Texts(["a"])
-    tokenize(texts.documents, letters_tokenizer(num_extra=1), [EOS])
+    tokenize_documents(texts.documents, letters_tokenizer(num_extra=1), [EOS])
     assert texts.readings == 1
 
 
@@ -204,13 +204,13 @@ def damage_file(folder, damage):
 @pytest.mark.parametrize("file", ["tokens", "ends", "journal"])
 def test_a_damaged_cache_is_made_anew_and_says_so(small_parts, cache, capsys, file, kind):
     texts = Texts([numbered(n) for n in range(100)])
-    first = tokenize(texts.documents, letters_tokenizer(), [EOS])
+    first = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     expected = first.ids.tolist(), first.ends.tolist(), first.num_bytes
     (folder,) = cache.iterdir()
     kept = {name: (folder / name).read_bytes() for name in ("tokens.bin", "ends.bin", "parts.jsonl")}
     damage_file(folder, f"{file} {kind}")
     capsys.readouterr()
-    again = tokenize(texts.documents, letters_tokenizer(), [EOS])
+    again = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     assert (again.ids.tolist(), again.ends.tolist(), again.num_bytes) == expected
     said = capsys.readouterr().err
     still_whole = file == "journal" and kind in ("odd", "longer")  # its lines are
@@ -221,42 +221,43 @@ def test_a_damaged_cache_is_made_anew_and_says_so(small_parts, cache, capsys, fi
         assert (folder / "tokens.bin").read_bytes() == kept["tokens.bin"]
         assert (folder / "ends.bin").read_bytes() == kept["ends.bin"]
     capsys.readouterr()
-    tokenize(texts.documents, letters_tokenizer(), [EOS])
+    tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     assert (texts.readings, capsys.readouterr().err) == (1 if still_whole else 2, "")
 
 
 def test_of_a_damaged_row_only_what_follows_the_damage_is_tokenized(small_parts, cache):
     texts = [numbered(n) for n in range(100)]
-    tokenize(Texts(texts).documents, Counting(letters_tokenizer()), [EOS])
+    tokenize_documents(Texts(texts).documents, Counting(letters_tokenizer()), [EOS])
     (folder,) = cache.iterdir()
     damage_file(folder, "tokens flipped")
     again = Counting(letters_tokenizer())
-    assert tokenize(Texts(texts).documents, again, [EOS]).ids.tolist() == expected_ids(texts)
+    assert tokenize_documents(Texts(texts).documents, again, [EOS]).ids.tolist() == expected_ids(texts)
     assert 0.4 < again.characters / sum(map(len, texts)) < 0.8
 
 
 def test_a_reader_of_a_damaged_row_is_not_disturbed_when_it_is_mended(small_parts, cache):
     texts = [numbered(n) for n in range(100)]
-    reader = tokenize(Texts(texts).documents, letters_tokenizer(), [EOS])
+    reader = tokenize_documents(Texts(texts).documents, letters_tokenizer(), [EOS])
     (folder,) = cache.iterdir()
     with (folder / "tokens.bin").open("r+b") as file:
         file.write(b"\1\1\1")
-    tokenize(Texts(texts).documents, letters_tokenizer(), [EOS])
+    tokenize_documents(Texts(texts).documents, letters_tokenizer(), [EOS])
     assert reader.ids.tolist() == expected_ids(texts)
 
 
 def test_a_rank_does_not_read_what_was_verified_just_now(cache):
-    tokenize(Texts(["abc"]).documents, letters_tokenizer(), [EOS])
+    tokenize_documents(Texts(["abc"]).documents, letters_tokenizer(), [EOS])
     (folder,) = cache.iterdir()
     damage_file(folder, "tokens flipped")
-    assert tokenize(Texts(["abc"]).documents, letters_tokenizer(), [EOS], verify=False).ids.tolist() != [1, 2, 3, 0]
-    assert tokenize(Texts(["abc"]).documents, letters_tokenizer(), [EOS]).ids.tolist() == [1, 2, 3, 0]
+    unverified = tokenize_documents(Texts(["abc"]).documents, letters_tokenizer(), [EOS], verify=False)
+    assert unverified.ids.tolist() != [1, 2, 3, 0]
+    assert tokenize_documents(Texts(["abc"]).documents, letters_tokenizer(), [EOS]).ids.tolist() == [1, 2, 3, 0]
 
 
 def test_the_second_of_two_writers_leaves_what_the_first_wrote(cache):
-    with tokens.new_cache_entry(cache / "x") as slow:
+    with token_cache.new_cache_entry(cache / "x") as slow:
         (slow / "file").write_text("second")
-        with tokens.new_cache_entry(cache / "x") as quick:
+        with token_cache.new_cache_entry(cache / "x") as quick:
             (quick / "file").write_text("first")
     assert (cache / "x" / "file").read_text() == "first"
     assert [entry.name for entry in cache.iterdir()] == ["x"]
@@ -264,12 +265,12 @@ def test_the_second_of_two_writers_leaves_what_the_first_wrote(cache):
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("")
-    monkeypatch.setattr(tokens, "cache_dir", lambda: tmp_path / "taken")
+    monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "taken")
     with pytest.raises(UserError) as caught:
-        tokenize(Texts(["a"]).documents, letters_tokenizer(), [EOS])
+        tokenize_documents(Texts(["a"]).documents, letters_tokenizer(), [EOS])
     assert caught.value.message == f"the cache {tmp_path / 'taken'} cannot be written: Not a directory"
     assert caught.value.hint == "set HF_HOME"
-    with pytest.raises(UserError, match="cannot be written"), tokens.new_cache_entry(tmp_path / "taken" / "x"):
+    with pytest.raises(UserError, match="cannot be written"), token_cache.new_cache_entry(tmp_path / "taken" / "x"):
         pass
 
 
@@ -280,9 +281,9 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 def test_what_was_interrupted_goes_on_after_its_last_whole_part(small_parts, capsys, fail_at):
     texts = [numbered(n) for n in range(100)]
     with pytest.raises(UserError, match="line 3"):
-        tokenize(Texts(texts, fail_at).documents, Counting(letters_tokenizer()), [EOS])
+        tokenize_documents(Texts(texts, fail_at).documents, Counting(letters_tokenizer()), [EOS])
     again = Counting(letters_tokenizer())
-    row = tokenize(Texts(texts).documents, again, [EOS])
+    row = tokenize_documents(Texts(texts).documents, again, [EOS])
     assert (row.ids.tolist(), row.num_documents, row.num_bytes) == (expected_ids(texts), 99, sum(map(len, texts)))
     done = sum(map(len, texts)) - again.characters
     assert max(0, sum(map(len, texts[:fail_at])) - 15_000) <= done <= sum(map(len, texts[:fail_at]))
@@ -290,19 +291,19 @@ def test_what_was_interrupted_goes_on_after_its_last_whole_part(small_parts, cap
 
 
 def test_a_long_document_goes_on_in_its_middle(monkeypatch, cache):
-    monkeypatch.setattr(encode, "PIECE", 500)
-    monkeypatch.setattr(encode, "BATCH", 2000)
-    monkeypatch.setattr(tokens, "PART", 10_000)
+    monkeypatch.setattr(tokenize, "PIECE", 500)
+    monkeypatch.setattr(tokenize, "BATCH", 2000)
+    monkeypatch.setattr(token_cache, "PART", 10_000)
     text = " ".join(numbered(n)[:90] for n in range(1000))
     tokenizer = letters_tokenizer()
-    whole = tokenize(Texts([text, "b"]).documents, Counting(tokenizer), [EOS]).ids.tolist()
+    whole = tokenize_documents(Texts([text, "b"]).documents, Counting(tokenizer), [EOS]).ids.tolist()
     assert whole == [*tokenizer(text)["input_ids"], 0, 2, 0]
     (folder,) = cache.iterdir()
     lines = (folder / "parts.jsonl").read_text().splitlines(keepends=True)
     (folder / "parts.jsonl").write_text("".join(lines[:4]) + lines[4][:20])  # the last line was cut off
     assert json.loads(lines[3].split(" ", 1)[1])["characters"] > 20_000
     again = Counting(tokenizer)
-    row = tokenize(Texts([text, "b"]).documents, again, [EOS])
+    row = tokenize_documents(Texts([text, "b"]).documents, again, [EOS])
     assert (row.ids.tolist(), row.ends.tolist()) == (whole, [len(text) + 1, len(text) + 3])
     assert row.num_bytes == len(text) + 1
     assert again.characters > 0
@@ -313,7 +314,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
     script = SMALL + textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from llmkit.data.read import Documents
+        from llmkit.data.text.documents import Documents
 
         def slow():
             for n in range(100):
@@ -322,8 +323,8 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
                     time.sleep(60)
                 yield numbered(n)
 
-        tokens.cache_dir = lambda: Path({str(cache)!r})
-        tokens.tokenize(Documents(slow, "the same", "`test`"), letters_tokenizer(), [0])
+        token_cache.cache_dir = lambda: Path({str(cache)!r})
+        token_cache.tokenize_documents(Documents(slow, "the same", "`test`"), letters_tokenizer(), [0])
     """)
     root = Path(__file__).parents[1]
     with subprocess.Popen(
@@ -333,7 +334,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
         child.send_signal(sent)
         assert child.wait(20) != 0
     texts = [numbered(n) for n in range(100)]
-    row = tokenize(Documents(lambda: iter(texts), "the same", "`test`"), letters_tokenizer(), [EOS])
+    row = tokenize_documents(Documents(lambda: iter(texts), "the same", "`test`"), letters_tokenizer(), [EOS])
     assert row.ids.tolist() == expected_ids(texts)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
@@ -342,7 +343,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
 
 def test_of_two_processes_one_waits_for_the_other(cache, capsys):
     texts = Texts(["abc"])
-    tokenize(texts.documents, letters_tokenizer(), [EOS])
+    tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     (folder,) = cache.iterdir()
     whole = (folder / "parts.jsonl").read_bytes()
     (folder / "parts.jsonl").write_bytes(b"")  # the other process has only begun
@@ -358,7 +359,7 @@ def test_of_two_processes_one_waits_for_the_other(cache, capsys):
     other = Thread(target=finish)
     other.start()
     begun.wait()
-    row = tokenize(texts.documents, letters_tokenizer(), [EOS])
+    row = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     other.join()
     assert (row.ids.tolist(), texts.readings) == ([1, 2, 3, 0], 1)
     assert capsys.readouterr().err == "waiting for another process that tokenizes `test`\n"
@@ -366,9 +367,9 @@ def test_of_two_processes_one_waits_for_the_other(cache, capsys):
 
 def test_a_long_preparation_says_how_far_it_is(monkeypatch, capsys):
     seconds = iter(range(1000))
-    monkeypatch.setattr(tokens.time, "monotonic", lambda: float(next(seconds)))
-    monkeypatch.setattr(encode, "BATCH", 250_000)
-    tokenize(Texts(["words " * 50_000] * 30).documents, words_tokenizer(), [EOS])
+    monkeypatch.setattr(token_cache.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(tokenize, "BATCH", 250_000)
+    tokenize_documents(Texts(["words " * 50_000] * 30).documents, words_tokenizer(), [EOS])
     said = capsys.readouterr().err.splitlines()
     assert said == ["tokenizing `test`: 3 MB, 0.3 MB/s", "tokenizing `test`: 6 MB, 0.3 MB/s"]
 
@@ -378,16 +379,16 @@ def test_a_long_preparation_says_how_far_it_is(monkeypatch, capsys):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from tests.test_tokens import words_tokenizer
-from llmkit.data import encode, tokens
-from llmkit.data.read import Documents
+from tests.test_token_cache import words_tokenizer
+from llmkit.data.text import token_cache, tokenize
+from llmkit.data.text.documents import Documents
 
-encode.BATCH, tokens.PART = 2**16, 2**18
-tokens.cache_dir = lambda: Path(sys.argv[1])
+tokenize.BATCH, token_cache.PART = 2**16, 2**18
+token_cache.cache_dir = lambda: Path(sys.argv[1])
 text = ("once upon a time there was a row " * 31)[:1000]
 for megabytes in (1, 10):
     documents = Documents(lambda: (text for _ in range(megabytes * 1000)), str(megabytes), "`test`")
-    row = tokens.tokenize(documents, words_tokenizer(), [0])
+    row = token_cache.tokenize_documents(documents, words_tokenizer(), [0])
     assert row.num_bytes == megabytes * 1_000_000
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.examples import Encoded, places
+from llmkit.data.rows.examples import Encoded, places
 from llmkit.errors import UserError
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.

@@ -23,8 +23,8 @@ import xxhash
 from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
-from llmkit.data.encode import Encode, encoded_ahead, encoder
-from llmkit.data.read import Documents
+from llmkit.data.text.documents import Documents
+from llmkit.data.text.tokenize import Encode, encoded_ahead, encoder
 from llmkit.errors import UserError, say
 
 PART = 2**24  # bytes of text after which what is done is made safe: what an interruption may cost
@@ -65,7 +65,7 @@ class Part:
 # ---- the cache -----------------------------------------------------------------------------------------------------
 
 
-def tokenize(documents: Documents, tokenizer: Any, separator: list[int], *, verify: bool = True) -> TokenRow:
+def tokenize_documents(documents: Documents, tokenizer: Any, separator: list[int], *, verify: bool = True) -> TokenRow:
     """Tokenize once, with `separator` after each document; the same documents and tokenizer are read from the cache.
 
     Of two processes that want the same row one waits for the other. A row is checked against its checksums whenever it

@@ -1,0 +1,1 @@
+"""Rows: read from files and the Hub, with their labels, and as the examples of a task."""

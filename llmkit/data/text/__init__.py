@@ -1,0 +1,1 @@
+"""Running text: documents, their tokens, and the blocks that they are packed into."""
