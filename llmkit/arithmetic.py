@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from llmkit import model as models
 from llmkit import tasks
 from llmkit.errors import say
+from llmkit.models.config import choose_block_size, load_config
+from llmkit.models.weights import num_parameters
 from llmkit.recipe.data_tables import ChatData, TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
 
@@ -24,7 +25,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     from llmkit.launch import default_processes
 
     rows = recipe.task not in PRETRAINING
-    config, notes = models.load_config(recipe.model, finetuning=rows)
+    config, notes = load_config(recipe.model, finetuning=rows)
     trained = recipe.tokenizer.type is not None
     if trained and "vocab_size" not in recipe.model.config:
         config.vocab_size = recipe.tokenizer.vocab_size
@@ -34,10 +35,10 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     accumulated = settings.get("gradient_accumulation_steps", 1)
     unit, length = "examples", 1
     if isinstance(recipe.data, TextData):
-        unit, length = "blocks", models.choose_block_size(recipe.data.block_size, config)
+        unit, length = "blocks", choose_block_size(recipe.data.block_size, config)
     total = batch * accumulated * world * length
     what = "examples" if rows else "tokens"
-    count = models.num_parameters(recipe.model, config, tasks.module(recipe.task).MODEL_CLASS)
+    count = num_parameters(recipe.model, config, tasks.module(recipe.task).MODEL_CLASS)
     lines = [
         f"parameters     {count:,}"
         + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else "")
@@ -64,10 +65,10 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
 
 def _conversation(recipe: Recipe, config: Any) -> str:
     """The first row of the data as the model reads it."""
-    from llmkit import tokenizer
     from llmkit.assemble import choose_length
     from llmkit.data.rows.table import tables
     from llmkit.data.text.documents import Documents
+    from llmkit.models import tokenizer
     from llmkit.tasks import chat
 
     data = recipe.data

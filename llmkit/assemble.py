@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from llmkit import fitting, tasks, tokenizer, vocabulary
 from llmkit import metrics as measures
-from llmkit import model as models
+from llmkit import tasks
 from llmkit.data import files
 from llmkit.data.cleaning import pipeline as cleaning
 from llmkit.data.rows import examples as rows_to_examples
@@ -20,6 +19,8 @@ from llmkit.data.rows import summary, table
 from llmkit.data.text import mixture, pack, sources
 from llmkit.data.text.documents import Documents, chained
 from llmkit.errors import UserError
+from llmkit.models import added_tokens, architectures, tokenizer
+from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config, positions
 from llmkit.recipe.data_tables import CausalData, MaskedData, RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
@@ -71,17 +72,17 @@ def _text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     data = recipe.data
     assert isinstance(data, TextData)
     check_use(data, fixed is not None)
-    config, notes = (fixed, []) if fixed is not None else models.load_config(recipe.model)
+    config, notes = (fixed, []) if fixed is not None else load_config(recipe.model)
     if fixed is None:
-        fitting.check_architecture(config, recipe.task)
-    block_size = models.choose_block_size(data.block_size, config)
+        architectures.check_architecture(config, recipe.task)
+    block_size = choose_block_size(data.block_size, config)
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
     corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
     text = chained([corpus.train for corpus in corpora.values()])
     words, pieces, added = _tokenizer(recipe, text, config)
     lines = []
     if fixed is None:
-        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
+        fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
         about = tokenizer.report(words, text)
         record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(pieces))}
         lines.append(tokenizer.line(about))
@@ -207,10 +208,8 @@ def _held_out(
 def _tokenizer(recipe: Recipe, documents: Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
     """The tokenizer, for each token that is new in it what it was before, and notes."""
     segments = getattr(config, "type_vocab_size", 0) > 1
-    found = tokenizer.load(
-        recipe.tokenizer, recipe.model, recipe.task, documents, models.positions(config), segments=segments
-    )
-    return vocabulary.extend(found, recipe.tokenizer, documents)
+    found = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, documents, positions(config), segments=segments)
+    return added_tokens.extend(found, recipe.tokenizer, documents)
 
 
 def _own_tokenizer(recipe: Recipe) -> bool:
@@ -255,7 +254,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     task = tasks.module(recipe.task)
     data = recipe.data
     assert isinstance(data, RowData)
-    config, notes = (fixed, []) if fixed is not None else models.load_config(recipe.model, finetuning=True)
+    config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
     found = table.tables(data, seed, train=fixed is None)
     first = found.train if found.train is not None else next(iter(found.validation.values()))
     columns = task.layout(data, first)
@@ -264,7 +263,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     words, pieces, added = _tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
-        models.fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
+        fit_to_tokenizer(config, recipe.model, words, _own_tokenizer(recipe), len(pieces))
     length = choose_length(data.max_length, config, getattr(task, "LONGEST_INPUT", LONGEST_INPUT))
     encode = partial(task.encode, columns=columns, tokenizer=words, data=data, length=length)
     train = None if found.train is None else encode(found.train)
@@ -375,7 +374,7 @@ def fit_for_batches(words: Any, config: Any) -> None:
 
 def choose_length(wanted: int | None, config: Any, longest: int = LONGEST_INPUT) -> int:
     """`data.max_length`, or as many tokens as the model has positions, `longest` at most."""
-    limit = models.positions(config)
+    limit = positions(config)
     if wanted is None:
         return min(limit or longest, longest)
     if limit is not None and wanted > limit:

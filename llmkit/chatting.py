@@ -15,7 +15,7 @@ from llmkit.errors import UserError, say
 from llmkit.runs import finished
 
 if TYPE_CHECKING:
-    from llmkit.quantize import Kind
+    from llmkit.models.quantization import Kind
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
 ROLES = ("system", "user", "assistant", "tool")
@@ -214,7 +214,7 @@ def ask(talk: Conversation, question: str) -> list[int]:
 
     Raises UserError, and leaves the conversation as it was, where the question alone is too long.
     """
-    from llmkit.model import positions
+    from llmkit.models.config import positions
 
     writer = talk.writer
     messages = [*talk.messages, {"role": "user", "content": question}]

@@ -321,9 +321,9 @@ def merge(
 
     def act() -> int:
         _stay_offline(offline)
-        from llmkit import merge as merging
+        from llmkit.models import merge
 
-        merging.merge(run, output)
+        merge.merge(run, output)
         return 0
 
     _do(act)

@@ -56,8 +56,9 @@ def evaluate(name: str, recipe: Recipe) -> None:
     import torch
     import transformers
 
-    from llmkit import reload, tasks, train
+    from llmkit import tasks, train
     from llmkit.assemble import assemble
+    from llmkit.models import loading
     from llmkit.report import NOT_A_METRIC
 
     transformers.utils.logging.disable_progress_bar()
@@ -69,7 +70,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = train.training_arguments(kept, Path(nowhere))
         train.use_cpu(args, recipe.speed)
-        model = task.reload(name) if hasattr(task, "reload") else reload.reload(name, task.MODEL_CLASS)
+        model = task.reload(name) if hasattr(task, "reload") else loading.load_model(name, task.MODEL_CLASS)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)

@@ -15,7 +15,7 @@ from llmkit.runs import directory as runs
 from llmkit.runs import finished
 
 if TYPE_CHECKING:
-    from llmkit.quantize import Kind
+    from llmkit.models.quantization import Kind
 
 DEFAULT_MODELS = {"causal-lm": "openai-community/gpt2", "chat": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 # What to do where no model was named and the default cannot be had.
@@ -136,29 +136,29 @@ def _load(name: str, quantize: "Kind | None" = None) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    from llmkit import reload
+    from llmkit.models import loading
 
-    adapter = reload.adapter_settings(name, hub.commit(name))
+    adapter = loading.adapter_settings(name, hub.commit(name))
     base = adapter["base_model_name_or_path"] if adapter else name
     revision = hub.commit(base, adapter.get("revision") if adapter else None)
     with hub.loading(base, "model"):
         config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     _check_generative(name, config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     if quantize is None:
-        model = reload.reload(name, AutoModelForCausalLM)
+        model = loading.load_model(name, AutoModelForCausalLM)
     else:
-        from llmkit import quantize as quantizing
+        from llmkit.models import quantization as quantizing
 
         if getattr(config, "quantization_config", None):
             raise UserError(f"--quantize: the weights of `{base}` are quantized already", "leave --quantize out")
         if torch.cuda.is_available():
-            model = reload.reload(name, AutoModelForCausalLM, more=quantizing.on_gpu(quantize))
+            model = loading.load_model(name, AutoModelForCausalLM, more=quantizing.on_gpu(quantize))
         else:
-            model = quantizing.on_cpu(reload.reload(name, AutoModelForCausalLM), name, quantize)
+            model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
     if model.device.type == "cpu":
         cpu.fuse_norms(model)
-    in_adapter = adapter is None or reload.adapter_file(name, "tokenizer_config.json") is not None
-    with reload.quiet():
+    in_adapter = adapter is None or loading.adapter_file(name, "tokenizer_config.json") is not None
+    with loading.quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             name if in_adapter else base,
             revision=hub.commit(name) if in_adapter else revision,
@@ -295,7 +295,7 @@ def new_tokens(config: Any, model: Any, num_prompt_tokens: int, what: str = "the
 
     Raises UserError where there is room for none; `what` names the prompt in it.
     """
-    from llmkit.model import positions
+    from llmkit.models.config import positions
 
     wanted = config.max_new_tokens
     if wanted is None:
@@ -315,12 +315,13 @@ def write(writer: Writer, prompts: Sequence[list[int]], config: Any, **more: Any
     """What `model.generate` returns for prompts of any lengths, which are padded on the left."""
     import torch
 
-    from llmkit import prefill, reload
+    from llmkit import prefill
+    from llmkit.models import loading
 
     model = writer.model
     ids, mask = (each.to(model.device) for each in prefill.padded(prompts, config.pad_token_id or 0))
     more = {"generation_config": config, "tokenizer": writer.tokenizer, **writer.more, **more}
-    with refusals(), reload.quiet(), torch.inference_mode(), warnings.catch_warnings():
+    with refusals(), loading.quiet(), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Unfeasible length constraints")
         return model.generate(input_ids=ids, attention_mask=mask, **more)

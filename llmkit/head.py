@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmkit.reload import without_adapter
+from llmkit.models.loading import without_adapter
 
 # Logits that are in memory at once on a CPU.
 AT_ONCE = 2**24

@@ -124,13 +124,14 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     import torch
     from transformers import AutoTokenizer
 
-    from llmkit import reload, tasks
+    from llmkit import tasks
     from llmkit.assemble import choose_collator, choose_length, fit_for_batches
+    from llmkit.models import loading
 
     module = tasks.module(task)
     data: RowData = data_of(name, task)
     record = record_of(name)
-    model = reload.reload(name, module.MODEL_CLASS)
+    model = loading.load_model(name, module.MODEL_CLASS)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     process.collect_from_here()
@@ -199,16 +200,16 @@ def filler(name: str) -> tuple[Layout, Answer]:
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from llmkit import model as models
-    from llmkit import reload
     from llmkit.data.files import text_of
+    from llmkit.models import loading
+    from llmkit.models.config import positions
 
     wanted = data_of(name, "masked-lm").text_column or "text"
-    model = reload.reload(name, AutoModelForMaskedLM)
+    model = loading.load_model(name, AutoModelForMaskedLM)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     process.collect_from_here()
-    limit = models.positions(model.config)
+    limit = positions(model.config)
     mask = tokenizer.mask_token
 
     def layout(rows: "Rows") -> dict[str, str]:

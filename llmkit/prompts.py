@@ -15,7 +15,7 @@ from llmkit.errors import UserError, say
 from llmkit.runs import checkpoint
 
 if TYPE_CHECKING:
-    from llmkit.quantize import Kind
+    from llmkit.models.quantization import Kind
 
 # Tokens that are held at once, of prompts and of what is written: as many rows make a batch as may have so many.
 BUDGET = {"cpu": 16_384, "cuda": 65_536}
@@ -288,14 +288,14 @@ def _batches(partial: Path) -> Iterator[Batch]:
 
 def _weights_of(name: str) -> Iterator[Any]:
     """What tells a model from another: the commit of a Hub id, else its files; of an adapter, its base's too."""
-    from llmkit import reload
+    from llmkit.models import loading
 
     yield hub.commit(name)
     directory = Path(name)
     if directory.is_dir():
         kinds = ("*.safetensors", "*config.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
         yield checkpoint.files_of(directory, sorted({file.name for kind in kinds for file in directory.glob(kind)}))
-    adapter = reload.adapter_settings(name, hub.commit(name))
+    adapter = loading.adapter_settings(name, hub.commit(name))
     if adapter is not None:
         base = adapter["base_model_name_or_path"]
         yield hub.commit(base, adapter.get("revision")), *_weights_of(base)

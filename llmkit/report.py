@@ -10,9 +10,9 @@ from llmkit import tasks
 from llmkit.assemble import Assembly
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import say
+from llmkit.models.loading import ADAPTED_CONFIG
 from llmkit.progress import clock
 from llmkit.recipe.schema import Recipe
-from llmkit.reload import ADAPTED_CONFIG
 from llmkit.runs import directory as runs
 from llmkit.trainer import batch_size
 

@@ -20,11 +20,12 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
-from llmkit import adapt, cpu, hub, memory, process, report, tokenizer
-from llmkit import model as models
+from llmkit import cpu, hub, memory, process, report
 from llmkit.assemble import Assembly, assemble
 from llmkit.clock import NO_END, MaxTime
 from llmkit.errors import RunError, UserError, say
+from llmkit.models import tokenizer, trainable
+from llmkit.models.weights import create_model
 from llmkit.process import STOPPED
 from llmkit.progress import MetricsFile, Progress
 from llmkit.recipe.schema import GENERATING, Recipe, Speed
@@ -55,7 +56,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     started = time.monotonic()
     transformers.utils.logging.disable_progress_bar()
     if recipe.model.load_in_4bit:
-        adapt.check_4bit()
+        trainable.check_4bit()
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
     args = training_arguments(settings, directory)
     on_cpu = use_cpu(args, recipe.speed)
@@ -69,7 +70,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     elif hasattr(assembly.task, "create"):  # a model that is made of several
         model, made = assembly.task.create(recipe.model, assembly.config, args.seed)
     else:
-        model, made = models.create(
+        model, made = create_model(
             recipe.model,
             assembly.config,
             assembly.task.MODEL_CLASS,

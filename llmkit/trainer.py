@@ -18,9 +18,9 @@ from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.guard import Guard, Skipped, forbid
 from llmkit.head import Head
+from llmkit.models.loading import save_config
 from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
-from llmkit.reload import save_config
 from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
 from llmkit.runs import state
 from llmkit.stopping import StopOnSignal

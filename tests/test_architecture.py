@@ -25,7 +25,6 @@ FLAT = {
     **dict.fromkeys(("train", "report", "assemble", "memory", "trainer", "stopping", "resuming", "progress"), 2),
     **dict.fromkeys(("clock", "guard"), 2),
     **dict.fromkeys(("head", "splitting", "dropout", "cpu"), 4),
-    **dict.fromkeys(("vocabulary", "tokenizer", "model", "fitting", "adapt", "reload", "quantize", "merge"), 5),
 }
 
 

@@ -11,11 +11,12 @@ import torch
 from conftest import MASKED, REST, corpus
 from transformers import BertConfig
 
-from llmkit import recipe, tokenizer
+from llmkit import recipe
 from llmkit.data.rows import augment
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
+from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import Augment, ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import text_classification as task

@@ -21,13 +21,13 @@ from transformers import (
     set_seed,
 )
 
-from llmkit import tokenizer
 from llmkit.data.rows.examples import models_own
 from llmkit.data.rows.summary import look
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.head import Head
+from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import ChatData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import chat
@@ -578,13 +578,13 @@ def test_an_adapter_loads_in_plain_peft_with_its_tokenizer_and_template(place, l
     record = json.loads((run / "run.json").read_text())
     assert record["metrics"]["eval_perplexity"] == pytest.approx(np.exp(record["metrics"]["eval_loss"]), rel=1e-4)
     subprocess.run([sys.executable, "-c", FRESH], check=True, cwd=place)
-    from llmkit.reload import reload
+    from llmkit.models.loading import load_model
 
     ids = words.apply_chat_template(
         [{"role": "user", "content": "who?"}], add_generation_prompt=True, return_tensors="pt"
     )
     with torch.no_grad():
-        ours = reload("run", AutoModelForCausalLM)(**ids).logits
+        ours = load_model("run", AutoModelForCausalLM)(**ids).logits
         plain = AutoModelForCausalLM.from_pretrained("base")(**ids).logits
     assert torch.equal(torch.load(place / "fresh.pt"), ours)
     assert (ours - plain).abs().max() > 1e-3

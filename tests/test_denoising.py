@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig
 from typer.testing import CliRunner
 
-from llmkit import tokenizer
 from llmkit.cli import app
 from llmkit.data.text import corruption
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.errors import UserError
+from llmkit.models import tokenizer
 from llmkit.progress import MetricsFile
 from llmkit.recipe.data_tables import DenoisingData
 from llmkit.recipe.schema import Model, Tokenizer

@@ -104,10 +104,10 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
 
     from transformers import AutoTokenizer
 
-    from llmkit import reload
+    from llmkit.models import loading
     from llmkit.tasks import text_classification as task
 
-    ours = reload.reload("run", task.MODEL_CLASS)
+    ours = loading.load_model("run", task.MODEL_CLASS)
     batch = AutoTokenizer.from_pretrained("run")(list(TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(ours(**batch).logits, torch.tensor(logits))

@@ -23,10 +23,11 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from llmkit import hub, launch
-from llmkit import model as models
-from llmkit import tokenizer as tokenizers
 from llmkit.data.rows import table
 from llmkit.errors import UserError
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.config import load_config
+from llmkit.models.weights import create_model
 from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as TokenizerTable
@@ -347,10 +348,10 @@ def test_a_file_that_is_refused_for_a_while_is_waited_for_aloud(
 def test_a_push_in_the_middle_of_a_start_does_not_mix_two_versions(server: Server, tiny: Path) -> None:
     server.files = contents(tiny)
     model = Model(name="org/good")
-    config, _ = models.load_config(model)
+    config, _ = load_config(model)
     server.commit = PUSHED
     words = tokenizers.load(TokenizerTable(), model, "causal-lm", None, None)  # type: ignore[arg-type]
-    created, _ = models.create(model, config, AutoModelForCausalLM, 0)
+    created, _ = create_model(model, config, AutoModelForCausalLM, 0)
     assert len(words) == created.get_input_embeddings().num_embeddings
     files = [path for path in server.asked if "/resolve/" in path]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.rpartition("/")[2] for path in files}
@@ -361,8 +362,8 @@ def test_a_push_in_the_middle_of_a_start_does_not_mix_two_versions(server: Serve
 def test_an_adapter_notes_the_commit_of_its_base(server: Server, tiny: Path) -> None:
     server.files = contents(tiny)
     model = Model(name="org/good")
-    config, _ = models.load_config(model)
-    adapter, _ = models.create(model, config, AutoModelForCausalLM, 0, lora={}, task_type="CAUSAL_LM")
+    config, _ = load_config(model)
+    adapter, _ = create_model(model, config, AutoModelForCausalLM, 0, lora={}, task_type="CAUSAL_LM")
     assert adapter.peft_config["default"].revision == COMMIT
 
 
@@ -411,12 +412,12 @@ def test_a_pickle_on_the_hub_is_refused_and_nobody_is_asked_to_convert_it(server
     torch.save(weights, file)
     server.files = {**contents(tiny), "pytorch_model.bin": file.getvalue()}
     del server.files["model.safetensors"]
-    config, _ = models.load_config(Model(name="org/good"))
-    said = mistake(lambda: models.create(Model(name="org/good"), config, AutoModelForCausalLM, 0))
+    config, _ = load_config(Model(name="org/good"))
+    said = mistake(lambda: create_model(Model(name="org/good"), config, AutoModelForCausalLM, 0))
     assert "the weights of the model `org/good` are a pickle" in said
     assert "model.use_safetensors = false" in said
     allowed = Model(name="org/good", use_safetensors=False)
-    model, _ = models.create(allowed, config, AutoModelForCausalLM, 0)
+    model, _ = create_model(allowed, config, AutoModelForCausalLM, 0)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert [thread.name for thread in threading.enumerate() if "conversion" in thread.name] == []
     assert [path for path in server.asked if "discussions" in path or "commits" in path] == []
@@ -435,15 +436,15 @@ class Own(GPT2LMHeadModel):
     config_class = OwnConfig
 """
     server.files = {**contents(tiny), "config.json": json.dumps(config).encode(), "own.py": code}
-    said = mistake(lambda: models.load_config(Model(name="org/good")))
+    said = mistake(lambda: load_config(Model(name="org/good")))
     assert f"read it first: {server.url}/org/good" in said
     assert "model.trust_remote_code = true" in said
     assert [path for path in server.asked if path.endswith("own.py")] == []
     for init in ("scratch", "pretrained"):
         table = Model(name="org/good", trust_remote_code=True, init=init)
-        loaded, _ = models.load_config(table)
+        loaded, _ = load_config(table)
         server.commit = PUSHED
-        made, _ = models.create(table, loaded, AutoModelForCausalLM, 0)
+        made, _ = create_model(table, loaded, AutoModelForCausalLM, 0)
         assert type(made).__name__ == "Own"
     files = [path for path in server.asked if "/resolve/" in path]
     assert any(path.endswith("own.py") for path in files)

@@ -24,10 +24,11 @@ from transformers import (
     set_seed,
 )
 
-from llmkit import model as models
-from llmkit import reload
 from llmkit.errors import UserError
-from llmkit.merge import merge
+from llmkit.models import loading
+from llmkit.models.config import fit_to_tokenizer, load_config
+from llmkit.models.merge import merge
+from llmkit.models.weights import create_model
 from llmkit.recipe.schema import Model
 from llmkit.recipe.table import ReadOnly
 
@@ -80,11 +81,11 @@ def base(tmp_path_factory):
 
 
 def classifier(folder, seed=0, lora=None, **options):
-    """`models.create` for three labels, and its notes."""
+    """`create_model` for three labels, and its notes."""
     table = Model(name=folder, **options)
-    config, _ = models.load_config(table, finetuning=True)
+    config, _ = load_config(table, finetuning=True)
     config.update(LABELS)
-    return models.create(table, config, AutoModelForSequenceClassification, seed, lora, task_type="SEQ_CLS")
+    return create_model(table, config, AutoModelForSequenceClassification, seed, lora, task_type="SEQ_CLS")
 
 
 def trainable(model):
@@ -117,10 +118,10 @@ def refused(call, *args, **kwargs):
 
 
 def test_attention_dropout_goes_in_pretraining_and_stays_in_finetuning(base):
-    pretraining, notes = models.load_config(Model(name=base("bert")))
+    pretraining, notes = load_config(Model(name=base("bert")))
     assert pretraining.attention_probs_dropout_prob == 0
     assert len(notes) == 1
-    finetuning, notes = models.load_config(Model(name=base("bert")), finetuning=True)
+    finetuning, notes = load_config(Model(name=base("bert")), finetuning=True)
     assert finetuning.attention_probs_dropout_prob == 0.1
     assert notes == []
 
@@ -128,7 +129,7 @@ def test_attention_dropout_goes_in_pretraining_and_stays_in_finetuning(base):
 def test_an_adapter_is_no_model_to_start_from(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path)
-    said = refused(models.load_config, Model(name=str(tmp_path)))
+    said = refused(load_config, Model(name=str(tmp_path)))
     assert "is an adapter" in said
     assert f"llmkit merge {tmp_path} --output DIR, then model.name=DIR" in said
 
@@ -176,12 +177,12 @@ def test_a_head_of_another_size_is_new(kind, base, tmp_path):
 
 def test_no_other_size_is_made_to_fit(base):
     table = Model(name=base("bert"), config=ReadOnly({"max_position_embeddings": 12}))
-    config, _ = models.load_config(table)
-    said = refused(models.create, table, config, AutoModelForSequenceClassification, 0, task_type="SEQ_CLS")
+    config, _ = load_config(table)
+    said = refused(create_model, table, config, AutoModelForSequenceClassification, 0, task_type="SEQ_CLS")
     assert "bert.embeddings.position_embeddings.weight is [24, 16] there and [12, 16] here" in said
     table = Model(name=base("llama"), config=ReadOnly({"vocab_size": 50}))
-    config, _ = models.load_config(table)
-    assert "lm_head.weight is [40, 16]" in refused(models.create, table, config, AutoModelForCausalLM, 0, generation={})
+    config, _ = load_config(table)
+    assert "lm_head.weight is [40, 16]" in refused(create_model, table, config, AutoModelForCausalLM, 0, generation={})
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def test_more_layers_than_there_are(base):
 def test_the_head_of_a_language_model(base):
     def language_model(kind, part):
         table = Model(name=base(kind), train=part)
-        return models.create(table, models.load_config(table)[0], AutoModelForCausalLM, 0, generation={})[0]
+        return create_model(table, load_config(table)[0], AutoModelForCausalLM, 0, generation={})[0]
 
     said = refused(language_model, "gpt2", "head")
     assert "GPT2LMHeadModel has no separate one, its output layer is its input embeddings" in said
@@ -300,22 +301,22 @@ TASKS = {
 )
 def test_an_adapter_comes_back_and_merges_to_the_same_logits(kind, task_type, base, tmp_path, capsys):
     table = Model(name=base(kind))
-    config, _ = models.load_config(table, finetuning=True)
+    config, _ = load_config(table, finetuning=True)
     config.update(LABELS if task_type == "SEQ_CLS" else {})
     generation = {"max_new_tokens": 5} if task_type == "CAUSAL_LM" else None
-    model, _ = models.create(table, config, TASKS[task_type], 0, {"r": 4}, generation, task_type)
+    model, _ = create_model(table, config, TASKS[task_type], 0, {"r": 4}, generation, task_type)
     untrained = outputs(model)
     train_a_little(model)
     expected = outputs(model)
     assert (expected - untrained).abs().max() > 0.01
     run, merged = tmp_path / "run", tmp_path / "merged"
     model.save_pretrained(run)
-    reload.save_config(model, run)
+    loading.save_config(model, run)
     if generation:
         model.generation_config.save_pretrained(run)
     (run / "run.json").write_text('{"task": "masked-lm"}' if task_type is None else "{}")
 
-    again = reload.reload(str(run), TASKS[task_type])
+    again = loading.load_model(str(run), TASKS[task_type])
     assert not again.training
     assert_close(outputs(again), expected)
     labels = {"num_labels": 3} if task_type == "SEQ_CLS" else {}
@@ -341,7 +342,7 @@ def test_an_adapter_comes_back_and_merges_to_the_same_logits(kind, task_type, ba
 def test_an_adapter_of_three_labels_needs_to_be_told_so_in_plain_transformers(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path)
-    reload.save_config(model, tmp_path)
+    loading.save_config(model, tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
@@ -385,7 +386,7 @@ def test_the_recipe_may_say_what_is_saved_beside_the_adapter(base):
 
 def test_a_language_model_saves_nothing_beside_its_adapter(base):
     table = Model(name=base("gpt2"))
-    model, notes = models.create(table, models.load_config(table)[0], AutoModelForCausalLM, 0, {}, {}, "CAUSAL_LM")
+    model, notes = create_model(table, load_config(table)[0], AutoModelForCausalLM, 0, {}, {}, "CAUSAL_LM")
     assert notes == []
     assert all(".lora_" in name for name in trainable(model))
     assert model.peft_config["default"].task_type == "CAUSAL_LM"
@@ -398,7 +399,7 @@ def test_a_language_model_saves_nothing_beside_its_adapter(base):
 def test_four_bits_need_a_gpu_and_bitsandbytes(base, monkeypatch, no_network):
     table = Model(name="some/where", load_in_4bit=True)
     config = AutoConfig.from_pretrained(base("llama"))
-    make = (models.create, table, config, AutoModelForCausalLM, 0, {}, {})
+    make = (create_model, table, config, AutoModelForCausalLM, 0, {}, {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "needs a CUDA GPU" in refused(*make)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -423,8 +424,8 @@ def test_four_bits_are_asked_for_as_in_qlora(bf16, compute, base, monkeypatch):
             return AutoModelForSequenceClassification.from_pretrained(name, **options)
 
     table = Model(name=base("distilbert"), load_in_4bit=True)
-    config, _ = models.load_config(table, finetuning=True)
-    model, _ = models.create(table, config, Boundary, 0, {}, task_type="SEQ_CLS")
+    config, _ = load_config(table, finetuning=True)
+    model, _ = create_model(table, config, Boundary, 0, {}, task_type="SEQ_CLS")
     assert asked["load_in_4bit"]
     assert asked["bnb_4bit_quant_type"] == "nf4"
     assert asked["bnb_4bit_use_double_quant"]
@@ -436,8 +437,8 @@ def test_four_bits_are_asked_for_as_in_qlora(bf16, compute, base, monkeypatch):
 def test_four_bits_leave_no_trace_in_the_saved_configuration(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.config.quantization_config = {"load_in_4bit": True}
-    reload.save_config(model, tmp_path)
-    saved = AutoConfig.from_pretrained(tmp_path / reload.ADAPTED_CONFIG)
+    loading.save_config(model, tmp_path)
+    saved = AutoConfig.from_pretrained(tmp_path / loading.ADAPTED_CONFIG)
     assert not hasattr(saved, "quantization_config")
     assert saved.id2label == LABELS["id2label"]
     assert saved.architectures == ["BertForSequenceClassification"]
@@ -449,21 +450,21 @@ def test_four_bits_leave_no_trace_in_the_saved_configuration(base, tmp_path):
 def test_a_whole_model_comes_back_in_fp32(base, tmp_path):
     model, _ = classifier(base("bert"))
     model.to(torch.bfloat16).save_pretrained(tmp_path)
-    again = reload.reload(str(tmp_path), AutoModelForSequenceClassification)
+    again = loading.load_model(str(tmp_path), AutoModelForSequenceClassification)
     assert again.dtype == torch.float32
     assert not again.training
     assert_close(outputs(again), outputs(model.float()))
     config = AutoConfig.from_pretrained(tmp_path, attn_implementation="eager")
-    assert reload.reload(str(tmp_path), type(model), config).config._attn_implementation == "eager"
+    assert loading.load_model(str(tmp_path), type(model), config).config._attn_implementation == "eager"
 
 
 def test_random_weights_are_never_passed_off_as_a_model(base, tmp_path):
-    said = refused(reload.reload, base("bert"), AutoModelForSequenceClassification)
+    said = refused(loading.reload, base("bert"), AutoModelForSequenceClassification)
     assert "do not fit BertForSequenceClassification: 4 tensors" in said
     five = AutoModelForSequenceClassification.from_pretrained(base("roberta"), num_labels=5)
     five.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path, num_labels=2)
-    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification, config)
+    said = refused(loading.reload, str(tmp_path), AutoModelForSequenceClassification, config)
     assert "such as classifier.out_proj.bias" in said
 
 
@@ -471,19 +472,19 @@ def test_random_weights_are_never_passed_off_as_a_model(base, tmp_path):
 def test_an_adapter_that_lacks_a_tensor_is_refused(lost, base, tmp_path):
     model, _ = classifier(base("electra"), lora={})
     model.save_pretrained(tmp_path)
-    reload.save_config(model, tmp_path)
+    loading.save_config(model, tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     name = next(name for name in weights if lost in name or lost in name.replace("out_proj.", ""))
     del weights[name]
     save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
-    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(loading.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert f"1 tensors are missing or have another size than its configuration gives, such as {name[17:]}" in said
 
 
 def test_what_an_adapter_was_trained_on_and_did_not_save_is_not_made_up(base, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base("bert"))  # with a random pooler
     peft.get_peft_model(plain, peft.LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
-    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(loading.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert "2 tensors are missing or have another size than its configuration gives, such as bert.pooler" in said
 
 
@@ -492,7 +493,7 @@ def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
     model.save_pretrained(tmp_path)
     settings = tmp_path / "adapter_config.json"
     settings.write_text(settings.read_text().replace(base("bert"), str(tmp_path / "gone")))
-    said = refused(reload.reload, str(tmp_path), AutoModelForSequenceClassification)
+    said = refused(loading.reload, str(tmp_path), AutoModelForSequenceClassification)
     assert f"the base of the adapter `{tmp_path}`: " in said
     assert str(tmp_path / "gone") in said
 
@@ -501,7 +502,7 @@ def test_what_cannot_be_merged(base, tmp_path):
     assert "holds no adapter" in refused(merge, base("bert"), str(tmp_path / "out"))
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    reload.save_config(model, tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     assert "holds other files" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full"))
@@ -515,7 +516,7 @@ def test_what_cannot_be_merged(base, tmp_path):
 def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    reload.save_config(model, tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
     weights = load_file(tmp_path / "run/adapter_model.safetensors")
     next(tensor for name, tensor in weights.items() if "lora_B" in name).fill_(float("inf"))
     save_file(weights, tmp_path / "run/adapter_model.safetensors", {"format": "pt"})
@@ -529,7 +530,7 @@ def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_pa
 def test_a_merged_model_is_there_whole_or_not_at_all(base, tmp_path, monkeypatch):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
-    reload.save_config(model, tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
 
     def full(self, directory):
         assert (Path(directory) / "model.safetensors").exists()
@@ -567,15 +568,15 @@ def language_model(kind, folder, **config):
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.add_(torch.randn_like(tensor) * 0.2)
-    with reload.quiet():
+    with loading.quiet():
         model.save_pretrained(folder)
         return model_class.from_pretrained(folder), model_class
 
 
 def extended(folder, model_class, pieces, **options):
     table = Model(name=str(folder), **options)
-    config, _ = models.load_config(table)
-    return models.create(table, config, model_class, 0, pieces=pieces)
+    config, _ = load_config(table)
+    return create_model(table, config, model_class, 0, pieces=pieces)
 
 
 @pytest.mark.parametrize("kind", ["bert", "albert", "modernbert", "gpt2", "llama", *STACKS])
@@ -614,7 +615,7 @@ def test_a_model_with_new_tokens_trains_and_loads_in_plain_transformers(kind, tm
     ids = torch.tensor([[5, VOCABULARY, VOCABULARY + 2, 7]])
     new(input_ids=ids, labels=ids).loss.backward()
     assert new.get_input_embeddings().weight.grad[[*PIECES]].abs().sum() > 0
-    with reload.quiet():
+    with loading.quiet():
         new.save_pretrained(tmp_path / "new")
     loaded = model_class.from_pretrained(tmp_path / "new")
     assert loaded.config.vocab_size == VOCABULARY + 3
@@ -635,8 +636,8 @@ def test_embeddings_with_room_keep_their_size(tmp_path):
 
 def test_a_classifier_gets_the_new_tokens_too(base):
     table = Model(name=base("bert"))
-    config, _ = models.load_config(table, finetuning=True)
-    model, notes = models.create(table, config, AutoModelForSequenceClassification, 0, pieces=PIECES)
+    config, _ = load_config(table, finetuning=True)
+    model, notes = create_model(table, config, AutoModelForSequenceClassification, 0, pieces=PIECES)
     assert model.get_input_embeddings().num_embeddings == VOCABULARY + 3
     assert notes[-1].startswith("3 tokens are new")
 
@@ -644,9 +645,9 @@ def test_a_classifier_gets_the_new_tokens_too(base):
 @pytest.mark.parametrize("part", ["head", "top-1", "lora"])
 def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base):
     table = Model(name=base("bert")) if part == "lora" else Model(name=base("bert"), train=part)
-    config, _ = models.load_config(table)
+    config, _ = load_config(table)
     lora = {} if part == "lora" else None
-    said = refused(models.create, table, config, AutoModelForMaskedLM, 0, lora=lora, pieces=PIECES)
+    said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, pieces=PIECES)
     assert "new tokens need embeddings that are trained" in said
     assert "tokenizer.add_tokens" in said
 
@@ -656,20 +657,20 @@ def test_a_model_from_scratch_has_room_for_new_tokens(base):
     words.add_tokens(["tokamak", "stellarator"])
     scratch, pretrained = Model(name=base("bert"), init="scratch"), Model(name=base("bert"))
     for table, num_new, size in ((scratch, 2, VOCABULARY + 2), (pretrained, 2, VOCABULARY)):
-        config, _ = models.load_config(table)
-        models.fit_to_tokenizer(config, table, words, own_tokenizer=False, num_new=num_new)
+        config, _ = load_config(table)
+        fit_to_tokenizer(config, table, words, own_tokenizer=False, num_new=num_new)
         assert config.vocab_size == size
-    config, _ = models.load_config(Model(name=base("bert"), config=ReadOnly({"vocab_size": 50})))
-    models.fit_to_tokenizer(config, scratch, words, own_tokenizer=False, num_new=2)
+    config, _ = load_config(Model(name=base("bert"), config=ReadOnly({"vocab_size": 50})))
+    fit_to_tokenizer(config, scratch, words, own_tokenizer=False, num_new=2)
     assert config.vocab_size == 50  # padded
     for table in (scratch, pretrained):
-        config, _ = models.load_config(table)
-        said = refused(models.fit_to_tokenizer, config, table, words, own_tokenizer=False)
+        config, _ = load_config(table)
+        said = refused(fit_to_tokenizer, config, table, words, own_tokenizer=False)
         assert "the tokenizer has 42 tokens and the model embeddings for 40" in said
 
 
 @pytest.mark.parametrize("layers", [1, 4, 25])
 def test_another_number_of_layers_goes_on_with_the_pattern_of_the_architecture(layers):
     table = Model(config=ReadOnly({"model_type": "modernbert", "num_hidden_layers": layers}), init="scratch")
-    config, _ = models.load_config(table)
+    config, _ = load_config(table)
     assert config.layer_types == AutoConfig.for_model("modernbert", num_hidden_layers=layers).layer_types

@@ -549,9 +549,9 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
 
     from transformers import AutoTokenizer
 
-    from llmkit import reload
+    from llmkit.models import loading
 
-    ours, tokenizer = reload.reload("run", task.MODEL_CLASS), AutoTokenizer.from_pretrained("run")
+    ours, tokenizer = loading.load_model("run", task.MODEL_CLASS), AutoTokenizer.from_pretrained("run")
     batch = tokenizer(["who? the fox !"] * 2, ["it is the fox", "it is the hen"], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = ours(**{name: values[None] for name, values in batch.items()}).logits

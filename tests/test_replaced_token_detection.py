@@ -22,11 +22,11 @@ from transformers import (
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import EVALUATION, Window
 from llmkit.errors import UserError
+from llmkit.models.tokenizer import load as load_tokenizer
 from llmkit.recipe import load
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model, Tokenizer
 from llmkit.tasks import replaced_token_detection as task
-from llmkit.tokenizer import load as load_tokenizer
 
 RECIPE = (
     """

@@ -26,14 +26,15 @@ from transformers import (
 )
 
 from llmkit import metrics as measures
-from llmkit import model as models
-from llmkit import tokenizer as tokenizers
 from llmkit.assemble import fit_for_batches
 from llmkit.data.rows.examples import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.head import Head
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.config import fit_to_tokenizer
+from llmkit.models.weights import create_model
 from llmkit.recipe import bundled, load
 from llmkit.recipe.data_tables import PairData
 from llmkit.recipe.schema import Model, Tokenizer
@@ -124,7 +125,7 @@ def words(tmp_path, monkeypatch):
 def model_of(kind, words):
     """A tiny model with the special tokens of the tokenizer, and weights large enough to say something."""
     config = type(TINY[kind])(**TINY[kind].to_dict())
-    models.fit_to_tokenizer(config, Model(init="scratch", config=ReadOnly()), words, own_tokenizer=True)
+    fit_to_tokenizer(config, Model(init="scratch", config=ReadOnly()), words, own_tokenizer=True)
     fit_for_batches(words, config)
     torch.manual_seed(0)
     model = AutoModelForSeq2SeqLM.from_config(config).eval()
@@ -369,7 +370,7 @@ def test_the_recipe_says_how_long_a_text_may_be_and_else_the_data(init, generati
     before.generation_config.update(max_length=20, no_repeat_ngram_size=3)
     before.save_pretrained(tmp_path)
     table = Model(name=str(tmp_path), init=init)
-    made, _ = models.create(
+    made, _ = create_model(
         table, before.config, AutoModelForSeq2SeqLM, 0, generation=generation, task_type=seq2seq.PEFT_TYPE
     )
     known = seq2seq.Writing(words, 7, {"forced_bos_token_id": 5})
@@ -402,7 +403,7 @@ def test_a_t5_that_transformers_cannot_write_with_is_refused_before_it_is_traine
 )
 def test_a_model_from_scratch_gets_the_special_tokens_of_its_tokenizer(config, start, words):
     made = config()
-    models.fit_to_tokenizer(made, Model(init="scratch", config=ReadOnly()), words, own_tokenizer=True)
+    fit_to_tokenizer(made, Model(init="scratch", config=ReadOnly()), words, own_tokenizer=True)
     found = made.vocab_size, made.pad_token_id, made.eos_token_id, made.bos_token_id, made.decoder_start_token_id
     assert found == (len(words), 0, 1, None, start)
     assert getattr(made, "forced_eos_token_id", 1) == 1
@@ -539,7 +540,7 @@ def test_accumulation_changes_no_loss(place, llmkit):
 def test_an_adapter_writes_the_same_in_plain_peft_and_the_rest_stays(kind, place, llmkit):
     from peft import PeftModel
 
-    from llmkit import reload
+    from llmkit.models import loading
 
     finetune(llmkit, f"{kind}.toml", "trainer.max_steps=60", *FAMILIES[kind][1], name="base")
     record = finetune(
@@ -549,7 +550,7 @@ def test_an_adapter_writes_the_same_in_plain_peft_and_the_rest_stays(kind, place
     )
     assert record["trainable_parameters"] < record["parameters"] / 5
     plain = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained("base"), "run").eval()
-    ours = reload.reload("run", seq2seq.MODEL_CLASS)
+    ours = loading.load_model("run", seq2seq.MODEL_CLASS)
     words = AutoTokenizer.from_pretrained("run")
     batch = words([a for a, _ in pairs(8)], padding=True, return_tensors="pt")
     assert ours.generation_config.num_beams == 2

@@ -9,11 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmkit import tasks, tokenizer
+from llmkit import tasks
 from llmkit.data.text.boundaries import vocabulary, word_starts
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.errors import UserError
+from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import CausalData, MaskedData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.tasks import causal_lm, masked_lm

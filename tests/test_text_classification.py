@@ -14,13 +14,13 @@ import torch
 from conftest import MASKED, losses
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from llmkit import tokenizer
 from llmkit.data.rows import labels as labelling
 from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
+from llmkit.models import tokenizer
 from llmkit.progress import MetricsFile
 from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer

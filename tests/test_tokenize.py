@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from llmkit.data.text import tokenize
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import encoded, encoder
+from llmkit.models.tokenizer import load
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
-from llmkit.tokenizer import load
 
 STORIES = (Path(__file__).parents[1] / "recipes" / "tiny" / "stories.txt").read_text()[:60_000]
 CODE = Path(tokenize.__file__).read_text() * 4

@@ -6,10 +6,10 @@ import random
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmkit import tokenizer
 from llmkit.data.text import pack
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
+from llmkit.models import tokenizer
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 

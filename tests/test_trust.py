@@ -23,11 +23,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llmkit import generate, hub, launch, reload
-from llmkit import model as models
-from llmkit import tokenizer as tokenizers
+from llmkit import generate, hub, launch
 from llmkit.errors import UserError
-from llmkit.merge import merge
+from llmkit.models import loading
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.config import load_config
+from llmkit.models.merge import merge
+from llmkit.models.weights import create_model
 from llmkit.recipe import load
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.runs import directory as runs
@@ -83,7 +85,7 @@ def with_pickle(folder, content=None):
 
 def pretrained(name, **options):
     table = Model(name=name, **options)
-    return models.create(table, models.load_config(table)[0], AutoModelForCausalLM, 0)[0]
+    return create_model(table, load_config(table)[0], AutoModelForCausalLM, 0)[0]
 
 
 def refused(call, *args, **kwargs):
@@ -103,8 +105,8 @@ def holding(folder, secret):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda name: models.load_config(Model(name=name)),
-        lambda name: reload.reload(name, AutoModelForCausalLM),
+        lambda name: load_config(Model(name=name)),
+        lambda name: loading.load_model(name, AutoModelForCausalLM),
         lambda name: generate.load(name, "causal-lm", {}, None),
         finished.task_of,
     ],
@@ -137,7 +139,7 @@ def test_a_head_that_needs_code_is_refused_in_the_same_words(with_code):
     config |= {"model_type": "vit", "auto_map": {"AutoModelForCausalLM": "own.Own"}}
     (with_code / "config.json").write_text(json.dumps(config))
     table = Model(name=str(with_code), init="scratch")
-    said = refused(models.create, table, models.load_config(table)[0], AutoModelForCausalLM, 0)
+    said = refused(create_model, table, load_config(table)[0], AutoModelForCausalLM, 0)
     assert "Python code that comes with it" in said
 
 
@@ -203,7 +205,7 @@ class Payload:
 def test_a_pickle_is_read_only_where_the_recipe_allows_it(folder):
     stored = load_file(folder / "model.safetensors")
     name = with_pickle(folder)
-    for read in (pretrained, lambda name: reload.reload(name, AutoModelForCausalLM)):
+    for read in (pretrained, lambda name: loading.load_model(name, AutoModelForCausalLM)):
         said = refused(read, name)
         assert f"the weights of the model `{name}` are a pickle (pytorch_model.bin)" in said
         assert "model.use_safetensors = false" in said
@@ -230,20 +232,20 @@ def test_a_pickle_that_would_run_code_does_not(folder, tmp_path):
 
 
 def test_the_pickle_of_an_adapter_is_refused(folder, tmp_path):
-    model = models.create(
+    model = create_model(
         Model(name=str(folder)),
-        models.load_config(Model(name=str(folder)))[0],
+        load_config(Model(name=str(folder)))[0],
         AutoModelForCausalLM,
         0,
         lora={},
         task_type="CAUSAL_LM",
     )[0]
     model.save_pretrained(tmp_path / "adapter")
-    reload.reload(str(tmp_path / "adapter"), AutoModelForCausalLM)
+    loading.load_model(str(tmp_path / "adapter"), AutoModelForCausalLM)
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     torch.save({"weights": Payload(tmp_path / "it-ran")}, tmp_path / "adapter" / "adapter_model.bin")
     for read in (
-        lambda name: reload.reload(name, AutoModelForCausalLM),
+        lambda name: loading.load_model(name, AutoModelForCausalLM),
         lambda name: merge(name, str(tmp_path / "merged")),
         lambda name: generate.load(name, "causal-lm", {}, None),
     ):

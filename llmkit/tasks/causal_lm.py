@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from llmkit import metrics as measures
 from llmkit.data.text.pack import EVALUATION, Cut, TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.model import choose_block_size
+from llmkit.models.config import choose_block_size
+from llmkit.models.loading import without_adapter
 from llmkit.recipe.data_tables import CausalData
-from llmkit.reload import without_adapter
 
 MODEL_CLASS = AutoModelForCausalLM
 PEFT_TYPE = "CAUSAL_LM"

@@ -19,11 +19,11 @@ from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
-from llmkit import model as models
 from llmkit.data.rows import examples as rows_to_examples
 from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
+from llmkit.models.config import positions
 from llmkit.recipe.data_tables import ChatData
 from llmkit.tasks.causal_lm import keeps_apart
 
@@ -328,7 +328,7 @@ def settle(
                 "answer begins behind the first data.max_length tokens",
                 "raise data.max_length",
             )
-    room = data.max_length or min(models.positions(config) or LONGEST_INPUT, LONGEST_INPUT)
+    room = data.max_length or min(positions(config) or LONGEST_INPUT, LONGEST_INPUT)
     return Turns(turn_ends(next(iter(parts.values())).tokenizer), room if data.pack else None)
 
 

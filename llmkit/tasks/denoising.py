@@ -20,7 +20,7 @@ from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import Vocabulary, sentence_starts, vocabulary
 from llmkit.data.text.pack import Cut, TokenRow, Window
 from llmkit.errors import UserError
-from llmkit.model import choose_block_size, positions
+from llmkit.models.config import choose_block_size, positions
 from llmkit.recipe.data_tables import DenoisingData
 from llmkit.tasks import seq2seq
 

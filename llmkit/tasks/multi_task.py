@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import AutoModel
 
-from llmkit import model as models
 from llmkit.data.rows.examples import Examples, GroupedByLength
 from llmkit.errors import UserError
+from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.schema import Model
 
 MODEL_CLASS = AutoModel  # what the tasks share; the heads come on top
@@ -64,7 +64,7 @@ class SharedEncoder(torch.nn.Module):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers counts them."""
-        return models.count_parameters(self, only_trainable, exclude_embeddings)
+        return count_parameters(self, only_trainable, exclude_embeddings)
 
     def save_each(self, directory: Path, tokenizer: Any) -> None:
         """Write each task's model, encoder and all, into a folder of its name, in Hugging Face's layout."""
@@ -84,7 +84,7 @@ def create(table: Model, parts: Sequence[Part], seed: int) -> tuple[SharedEncode
     """The shared encoder under the parts' heads, and notes on what is new in it."""
     whole, notes = {}, []
     for part in parts:
-        model, made = models.create(table, part.config, part.task.MODEL_CLASS, seed)
+        model, made = create_model(table, part.config, part.task.MODEL_CLASS, seed)
         if model.base_model is model:
             raise UserError(f"[model]: {type(model).__name__} does not set its head apart from its layers")
         if part.begin is not None:

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from llmkit import metrics as measures
-from llmkit import model as models
-from llmkit import reload as finished
 from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import vocabulary
 from llmkit.data.text.pack import TokenRow, Window
 from llmkit.errors import UserError
+from llmkit.models import loading
+from llmkit.models.config import load_config
+from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
 from llmkit.tasks.masked_lm import cut, need_tokens, separator
@@ -87,7 +88,7 @@ class Electra(torch.nn.Module):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers counts them, the shared ones once."""
-        return models.count_parameters(self, only_trainable, exclude_embeddings)
+        return count_parameters(self, only_trainable, exclude_embeddings)
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """As the Trainer asks for it."""
@@ -129,7 +130,7 @@ def create(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
     heads that do not divide a width, which transformers finds at the first batch.
     """
     own, notes = _generators_table(table, config)
-    narrow, chosen = models.load_config(own, where="model.generator")
+    narrow, chosen = load_config(own, where="model.generator")
     there, here = ({key: getattr(each, key, None) for key in SHARED} for each in (narrow, config))
     if there != here:
         raise UserError(
@@ -144,8 +145,8 @@ def create(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
                 f"{each.hidden_size}",
                 f"see {key}.config",
             )
-    discriminator, made = models.create(table, config, MODEL_CLASS, seed)
-    generator, new = models.create(own, narrow, AutoModelForMaskedLM, seed + 1)
+    discriminator, made = create_model(table, config, MODEL_CLASS, seed)
+    generator, new = create_model(own, narrow, AutoModelForMaskedLM, seed + 1)
     return Electra(discriminator, generator), [*notes, *made, *(f"generator: {note}" for note in (*chosen, *new))]
 
 
@@ -176,7 +177,7 @@ def reload(name: str) -> Electra:
             f"`{name}` has no generator beside it, and its discriminator is measured on what one replaces",
             "evaluate a finished run of replaced-token-detection",
         )
-    return Electra(finished.reload(name, MODEL_CLASS), finished.reload(str(beside), AutoModelForMaskedLM)).eval()
+    return Electra(loading.load_model(name, MODEL_CLASS), loading.load_model(str(beside), AutoModelForMaskedLM)).eval()
 
 
 # ---- batches, loss, metrics ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from llmkit.data.rows import examples as rows_to_examples
 from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
-from llmkit.model import positions
+from llmkit.models.config import positions
 from llmkit.recipe.data_tables import PairData
 
 MODEL_CLASS = AutoModelForSeq2SeqLM

@@ -14,9 +14,9 @@ from transformers import (
     T5Tokenizer,
 )
 
-from llmkit import tokenizer, vocabulary
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
+from llmkit.models import added_tokens, tokenizer
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 
@@ -70,7 +70,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vocabulary, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(added_tokens, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -81,7 +81,7 @@ def load(folders):
 
 def extend(words, *added, from_text=None, texts=(), fingerprint="story"):
     table = Tokenizer(add_tokens=added or None, add_from_text=from_text)
-    return vocabulary.extend(words, table, documents(texts, fingerprint))
+    return added_tokens.extend(words, table, documents(texts, fingerprint))
 
 
 def tokens_of(words, text):
@@ -97,7 +97,7 @@ def decoded(words, text):
 
 def test_where_nothing_is_asked_the_tokenizer_stays(load):
     words = load("gpt2")
-    assert vocabulary.extend(words, Tokenizer(), documents([])) == (words, {}, [])
+    assert added_tokens.extend(words, Tokenizer(), documents([])) == (words, {}, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,7 +198,7 @@ def test_what_is_a_token_already_is_named_and_not_added(kind, load):
     new, pieces, notes = extend(load(kind), known, "tokamak", "tokamak")
     assert notes == [f"tokenizer.add_tokens: `{known}` is a token already"]
     assert len(new) - len(old) == len(pieces) == (2 if kind in ("gpt2", "roberta") else 1)
-    again, none, notes = vocabulary.extend(new, Tokenizer(add_tokens=("tokamak",)), documents([]))
+    again, none, notes = added_tokens.extend(new, Tokenizer(add_tokens=("tokamak",)), documents([]))
     assert (none, notes) == ({}, ["tokenizer.add_tokens: `tokamak` is a token already"])
     assert len(again) == len(new)
 
@@ -269,7 +269,7 @@ def test_a_word_that_is_named_is_not_counted_again(load):
 
 
 def test_counting_forgets_the_rarest_words_where_there_are_too_many(load, monkeypatch):
-    monkeypatch.setattr(vocabulary, "MOST_WORDS", 50)
+    monkeypatch.setattr(added_tokens, "MOST_WORDS", 50)
     draw = random.Random(0)
     rare = ["".join(draw.choices("qxzw", k=9)) for _ in range(2000)]
     texts = [f" {a} zzzzzzzz {b}" for a, b in zip(rare[::2], rare[1::2], strict=True)]
@@ -291,12 +291,12 @@ def test_it_is_made_once_and_is_the_same_for_everyone(kind, load, cache, monkeyp
     texts = [f" {text}" for text in text_with(zzzzzzzz=40, qxqxqx=40, wvwv=12)]
     first = extend(load(kind), "tokamak", from_text=2, texts=texts)
     (entry,) = cache.iterdir()
-    monkeypatch.setattr(vocabulary, "_Words", None)
+    monkeypatch.setattr(added_tokens, "_Words", None)
     again = extend(load(kind), "tokamak", from_text=2, texts=texts)
     assert again[0].backend_tokenizer.to_str() == first[0].backend_tokenizer.to_str()
     assert again[1:] == first[1:]
     monkeypatch.undo()
-    monkeypatch.setattr(vocabulary, "cache_dir", lambda: cache)
+    monkeypatch.setattr(added_tokens, "cache_dir", lambda: cache)
     extend(load(kind), "tokamak", from_text=2, texts=texts, fingerprint="other")
     extend(load(kind), "tokamak", from_text=1, texts=texts)
     extend(load(kind), "stellarator", from_text=2, texts=texts)

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.pytorch_utils import Conv1D
 from typer.testing import Result
 
-from llmkit import quantize
 from llmkit.errors import UserError
+from llmkit.models import quantization
 
 
 def made() -> GPT2LMHeadModel:
@@ -39,8 +39,8 @@ def test_a_layer_is_near_the_one_in_fp32(kind: str) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(48, 80) if kind == "Linear" else Conv1D(80, 48)
     nn.init.normal_(layer.bias)
-    small = quantize.on_cpu(nn.Sequential(nn.Embedding(1, 48), layer), "x", "int8")
-    assert type(small[1]) is quantize.Int8Linear
+    small = quantization.on_cpu(nn.Sequential(nn.Embedding(1, 48), layer), "x", "int8")
+    assert type(small[1]) is quantization.Int8Linear
     x = torch.randn(3, 5, 48)
     with torch.inference_mode():
         there, here = layer(x), small[1](x)
@@ -50,7 +50,7 @@ def test_a_layer_is_near_the_one_in_fp32(kind: str) -> None:
 
 def test_a_row_is_the_same_whatever_else_is_in_the_batch() -> None:
     torch.manual_seed(0)
-    small = quantize.Int8Linear(quantize.Product([torch.randn(80, 48)], [None]), 0)
+    small = quantization.Int8Linear(quantization.Product([torch.randn(80, 48)], [None]), 0)
     x = torch.randn(4, 48)
     x[1] *= 1000  # with one scale for all, the other rows would be zeros
     x[2] = 0
@@ -73,10 +73,10 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear]
     with torch.inference_mode():
         there = model(input_ids=ids).logits
-        small = quantize.on_cpu(model, "x", "int8")
+        small = quantization.on_cpu(model, "x", "int8")
         here = small(input_ids=ids).logits
     assert (here - there).norm() / there.norm() < 0.05
-    made = {layer.product for layer in small.modules() if type(layer) is quantize.Int8Linear}
+    made = {layer.product for layer in small.modules() if type(layer) is quantization.Int8Linear}
     assert sorted(len(product.sizes) for product in made) == sorted([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down
     assert sum(len(product.sizes) for product in made) == len(layers)
     calls: list[int] = []
@@ -88,7 +88,7 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
 
 def test_what_was_made_of_an_x_is_not_given_for_another() -> None:
     torch.manual_seed(0)
-    product = quantize.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
+    product = quantization.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
     x, other = torch.randn(3, 4), torch.randn(3, 4)
     product.of(x, 0)
     second = product.of(other, 1)
@@ -117,7 +117,7 @@ def test_an_x_that_is_changed_in_place_between_two_layers_is_two() -> None:
     ids = torch.zeros((1, 1), dtype=torch.long)
     with torch.inference_mode():
         there = model(ids)
-        small = quantize.on_cpu(model, "x", "int8")
+        small = quantization.on_cpu(model, "x", "int8")
         here = small(ids)
     assert small.first.product is small.second.product is not small.third.product
     assert (here - there).norm() / there.norm() < 0.02
@@ -128,10 +128,10 @@ def test_perplexity_stays_and_the_tied_embedding_is_left() -> None:
     with torch.inference_mode():
         there = model(input_ids=ids, labels=ids)
         before = model.transformer.wte.weight.clone()
-        small = quantize.on_cpu(model, "x", "int8")
+        small = quantization.on_cpu(model, "x", "int8")
         here = small(input_ids=ids, labels=ids)
     assert torch.equal(small.transformer.wte.weight, before)
-    assert type(small.lm_head) is quantize.Int8Linear
+    assert type(small.lm_head) is quantization.Int8Linear
     assert not [m for m in small.modules() if type(m) in (nn.Linear, Conv1D)]
     assert (here.logits - there.logits).norm() / there.logits.norm() < 0.05
     assert abs(here.loss - there.loss) < 0.02  # perplexity within 2 percent
@@ -139,19 +139,19 @@ def test_perplexity_stays_and_the_tied_embedding_is_left() -> None:
 
 def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="int4 needs a CUDA GPU"):
-        quantize.on_cpu(made(), "x", "int4")
-    monkeypatch.setattr(quantize, "find_spec", lambda name: None)
+        quantization.on_cpu(made(), "x", "int4")
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package bitsandbytes"):
-        quantize.on_gpu("int8")
+        quantization.on_gpu("int8")
 
 
 def test_what_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "find_spec", lambda name: object())
+    monkeypatch.setattr(quantization, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    eight, four = (quantize.on_gpu(kind)["quantization_config"] for kind in ("int8", "int4"))
+    eight, four = (quantization.on_gpu(kind)["quantization_config"] for kind in ("int8", "int4"))
     assert (eight.load_in_8bit, eight.load_in_4bit) == (True, False)
     assert (four.load_in_4bit, four.bnb_4bit_quant_type, four.bnb_4bit_compute_dtype) == (True, "nf4", torch.bfloat16)
-    assert quantize.on_gpu("int8")["device_map"] == {"": 0}
+    assert quantization.on_gpu("int8")["device_map"] == {"": 0}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig
 
 from llmkit.errors import UserError
-from llmkit.fitting import check_architecture, suits
+from llmkit.models.architectures import check_architecture, suits
 from llmkit.recipe.schema import PRETRAINING
 
 ENCODER, DECODER, BOTH = ("masked-lm",), ("causal-lm",), ("denoising",)

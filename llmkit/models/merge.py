@@ -28,11 +28,11 @@ def merge(run: str, output: str) -> None:
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    from llmkit import model as models
-    from llmkit import reload
+    from llmkit.models import loading
+    from llmkit.models.config import positions
 
     with hub.loading(run, "model"):
-        adapter = reload.adapter_settings(run, revision)
+        adapter = loading.adapter_settings(run, revision)
         if adapter is None and not Path(run).exists():  # not read is not the same as not there
             cached_file(run, "config.json", revision=revision)
     if adapter is None:
@@ -40,9 +40,9 @@ def merge(run: str, output: str) -> None:
             f"`{run}` holds no adapter, there is nothing to merge",
             "a run with [lora] makes one; of a run that is not finished, name a checkpoint",
         )
-    model = reload.reload(run, _model_class(run, adapter)).float()
+    model = loading.load_model(run, _model_class(run, adapter)).float()
     generator = torch.Generator().manual_seed(0)
-    length = min(LENGTH, models.positions(model.config) or LENGTH)
+    length = min(LENGTH, positions(model.config) or LENGTH)
     ids = torch.randint(model.get_input_embeddings().num_embeddings, (BATCH, length), generator=generator)
     before = _logits(model, ids)
     model = model.merge_and_unload()
@@ -53,7 +53,7 @@ def merge(run: str, output: str) -> None:
             f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
         )
     with hub.loading(run, "model"):
-        in_run = reload.adapter_file(run, "tokenizer_config.json") is not None
+        in_run = loading.adapter_file(run, "tokenizer_config.json") is not None
         base = adapter["base_model_name_or_path"]
         tokenizer = AutoTokenizer.from_pretrained(
             run if in_run else base,
@@ -63,7 +63,7 @@ def merge(run: str, output: str) -> None:
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
-        with reload.quiet():
+        with loading.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
         draft.replace(target)

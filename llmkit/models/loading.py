@@ -23,7 +23,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WITHIN_ADAPTER = "base_model.model."  # what peft sets before the names of tensors
 
 
-def reload(name: str, model_class: Any, config: Any = None, more: Mapping[str, Any] | None = None) -> Any:
+def load_model(name: str, model_class: Any, config: Any = None, more: Mapping[str, Any] | None = None) -> Any:
     """A finished run, a checkpoint, a folder or a Hub id, whole or an adapter, ready for use on the best device.
 
     In fp32 on a CPU (a bf16 checkpoint is loaded as bf16 otherwise, and crawls), as saved on a GPU. `config` replaces
@@ -109,7 +109,7 @@ def without_adapter(model: Any) -> Any:
 
 
 def save_config(model: Any, directory: Path) -> None:
-    """Write the architecture of an adapter's model, with its labels, beside the adapter, for `reload`."""
+    """Write the architecture of an adapter's model, with its labels, beside the adapter, for `load_model`."""
     whole = without_adapter(model)
     config = copy.deepcopy(whole.config)
     config.architectures = [type(whole).__name__]

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from llmkit.errors import UserError
-from llmkit.quantize import four_bits
+from llmkit.models.loading import quiet
+from llmkit.models.quantization import four_bits
 from llmkit.recipe.schema import Model
-from llmkit.reload import quiet
 
 # peft's task types with a head of their own, which is trained and saved with the adapter.
 WITH_HEAD = ("SEQ_CLS", "QUESTION_ANS", "TOKEN_CLS")

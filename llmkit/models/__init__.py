@@ -1,0 +1,1 @@
+"""Models and tokenizers: made, loaded again, adapted, quantized and merged."""

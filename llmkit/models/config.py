@@ -1,0 +1,169 @@
+"""The architecture of a model: transformers' configuration, the recipe's changes to it, and its sizes."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from llmkit import hub
+from llmkit.errors import UserError
+from llmkit.models.loading import adapter_settings
+from llmkit.recipe.schema import Model
+
+ATTENTION_DROPOUT = ("attn_pdrop", "attention_probs_dropout_prob", "attention_dropout")
+
+
+# These number their positions from the padding index on, and so have two fewer than their config says.
+POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
+
+
+LONGEST_DEFAULT_BLOCK = 1024  # as in run_clm.py: a model with 128k positions is not trained on 128k unless asked
+
+
+def load_config(table: Model, finetuning: bool = False, where: str = "model") -> tuple[Any, list[str]]:
+    """The architecture that `[model]` names with its overrides, and notes on what was chosen for the user.
+
+    Pretraining goes without attention dropout unless asked for, `finetuning` keeps the model's own. Raises UserError
+    for a config key that the architecture does not have (transformers would swallow it silently) and for an adapter.
+    `where` is the table's key, for messages.
+    """
+    overrides = dict(table.config)
+    if table.name is None:
+        model_type = overrides.pop("model_type")
+        try:
+            config = AutoConfig.for_model(model_type)
+        except ValueError as problem:
+            from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+            near = get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "for example gpt2, llama, bert, modernbert"
+            raise UserError(f"{where}.config.model_type: transformers knows no `{model_type}`", hint) from problem
+        name = str(model_type)
+    else:
+        name = table.name
+        place = Path(name)
+        revision = hub.commit(name, table.revision)
+        several = place.name.startswith("checkpoint-") and (place / "model.safetensors").is_file()
+        if several and not (place / "config.json").is_file():
+            raise UserError(
+                f"{where}.name: `{name}` holds several models in one, from which training goes on (--resume)",
+                "name a finished run",
+            )
+        with hub.loading(name, "model"):
+            if adapter_settings(name, revision) is not None:
+                raise UserError(
+                    f"{where}.name: `{name}` is an adapter, not a whole model",
+                    f"merge it first: llmkit merge {name} --output DIR, then {where}.name=DIR",
+                )
+            code = remote_code(table, "AutoConfig", PreTrainedConfig.get_config_dict(name, revision=revision)[0])
+            config = AutoConfig.from_pretrained(
+                name, revision=revision, trust_remote_code=table.trust_remote_code, **code
+            )
+    known = set(config.to_dict()) | set(config.attribute_map) | {"pruned_heads"}
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} unknown key{'s' * (len(unknown) > 1)} in {where}.config",
+            f"`{name}` is configured by transformers' {type(config).__name__}",
+            tuple(
+                f"{where}.config.{key}: not in {type(config).__name__}"
+                + "".join(f", did you mean `{near}`?" for near in get_close_matches(key, known, 1))
+                for key in unknown
+            ),
+        )
+    notes = []
+    for key in () if finetuning else ATTENTION_DROPOUT:
+        if getattr(config, key, 0) and key not in overrides:
+            notes.append(f"{key} = 0 in place of {getattr(config, key)}: set {where}.config.{key} for another")
+            overrides[key] = 0.0
+    if "num_hidden_layers" in overrides and "layer_types" not in overrides and getattr(config, "layer_types", None):
+        overrides["layer_types"] = _layer_types(config, overrides["num_hidden_layers"])
+    for key, value in overrides.items():
+        try:
+            setattr(config, key, value)
+        except (StrictDataclassError, TypeError, ValueError) as problem:
+            raise UserError(f"{where}.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
+    return config, notes
+
+
+def remote_code(table: Model, part: str, config: Mapping[str, Any]) -> dict[str, str | None]:
+    """For upstream's loaders: the commit of the code for `part` that comes with a model, where it may run.
+
+    The code may be another repository's (`org/code--file.Class`), whose main branch upstream would read.
+    """
+    reference = (config.get("auto_map") or {}).get(part)
+    if not table.trust_remote_code or not reference or table.name is None:
+        return {}
+    place = reference.partition("--")[0] if "--" in reference else table.name
+    return {"code_revision": hub.commit(place, table.revision if place == table.name else None)}
+
+
+def _layer_types(config: Any, num_layers: int) -> list[str]:
+    """What kind each layer is where there are more or fewer of them: the pattern of the architecture goes on."""
+    pattern: list[str] = config.layer_types
+    period = next(
+        (p for p in range(1, len(pattern)) if all(pattern[i] == pattern[i % p] for i in range(len(pattern)))),
+        len(pattern),
+    )
+    return [pattern[i % period] for i in range(num_layers)]
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens one input can have; None where the architecture sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in POSITIONS_AFTER_PADDING:
+        return int(limit) - (config.pad_token_id or 0) - 1
+    return int(limit) if limit and limit > 0 else None
+
+
+def choose_block_size(wanted: int | None, config: Any) -> int:
+    """`data.block_size`, or as many tokens as the model has positions; raises UserError where they do not fit."""
+    limit = positions(config)
+    if wanted is None:
+        return min(limit or LONGEST_DEFAULT_BLOCK, LONGEST_DEFAULT_BLOCK)
+    if limit is not None and wanted > limit:
+        raise UserError(
+            f"data.block_size is {wanted} and the model has {limit} positions",
+            "make the block smaller, or give a model from scratch more positions in model.config",
+        )
+    return wanted
+
+
+def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: bool, num_new: int = 0) -> None:
+    """Give a model from scratch the tokenizer's vocabulary and special tokens; refuse sizes that do not fit.
+
+    `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`. `num_new` of its tokens were added in
+    this run: for them `create` enlarges pretrained embeddings.
+    """
+    if table.init == "scratch":
+        starts_with = _decoder_start(config)
+        if own_tokenizer and "vocab_size" not in table.config:
+            config.vocab_size = len(tokenizer)
+        elif num_new and "vocab_size" not in table.config:
+            config.vocab_size = max(config.vocab_size, len(tokenizer))
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if token not in table.config and (own_tokenizer or getattr(config, token, None) is None):
+                setattr(config, token, getattr(tokenizer, token))
+        if own_tokenizer and config.is_encoder_decoder:
+            fitting = {
+                "decoder_vocab_size": config.vocab_size,
+                "decoder_start_token_id": getattr(config, starts_with),
+                "forced_eos_token_id": config.eos_token_id,
+            }
+            for key, value in fitting.items():
+                if key not in table.config and (key == "decoder_start_token_id" or hasattr(config, key)):
+                    setattr(config, key, value)
+    if len(tokenizer) - (num_new if table.init == "pretrained" else 0) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {config.vocab_size:,}",
+            "remove model.config.vocab_size, or use the tokenizer that belongs to the model",
+        )
+
+
+def _decoder_start(config: Any) -> str:
+    """Which special token the decoder's input begins with: the end in BART, padding in T5 and Marian."""
+    start = getattr(config, "decoder_start_token_id", None)
+    return "eos_token_id" if start is not None and start == config.eos_token_id else "pad_token_id"
