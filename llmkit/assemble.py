@@ -41,7 +41,7 @@ class Assembly:
     train: Dataset[Any] | None
     validation: Mapping[str, Dataset[Any]]
     collate: Callable[..., dict[str, torch.Tensor]]
-    losses: Callable[..., torch.Tensor] | None  # of what predicts tokens: `llmkit.head` has them
+    losses: Callable[..., torch.Tensor] | None  # of what predicts tokens: `llmkit.speed.fused_loss` has them
     keep: Callable[..., torch.Tensor] | None
     begin: Callable[[Any], None] | None
     metrics: Callable[[Any, Any], dict[str, float]]

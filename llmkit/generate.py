@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmkit import cpu, hub, process
+from llmkit import hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
 from llmkit.runs import directory as runs
 from llmkit.runs import finished
+from llmkit.speed import cpu
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Kind

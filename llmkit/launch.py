@@ -23,13 +23,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import cpu, hub, process
+from llmkit import hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.runs import checkpoint, compatibility
 from llmkit.runs import directory as runs
+from llmkit.speed import cpu
 
 DIRECTORY, TERMINAL = "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
 

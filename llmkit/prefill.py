@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMode
 
-from llmkit.splitting import groups
+from llmkit.speed.length_groups import groups
 
 # Tokens: with a few rows a pass through SmolLM2-135M takes as long as computing so many (0.16 s for 4 tokens).
 STARTING = 64.0

@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
-from llmkit import cpu, hub, memory, process, report
+from llmkit import hub, memory, process, report
 from llmkit.assemble import Assembly, assemble
 from llmkit.clock import NO_END, MaxTime
 from llmkit.errors import RunError, UserError, say
@@ -32,6 +32,7 @@ from llmkit.recipe.schema import GENERATING, Recipe, Speed
 from llmkit.resuming import NO_ROOM, StoppedInEvaluation
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
+from llmkit.speed import cpu
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks import multi_task
 from llmkit.trainer import Trainer, batch_size

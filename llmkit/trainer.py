@@ -12,17 +12,17 @@ from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
-from llmkit import dropout, splitting
 from llmkit.data.rows.examples import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.guard import Guard, Skipped, forbid
-from llmkit.head import Head
 from llmkit.models.loading import save_config
 from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
 from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
 from llmkit.runs import state
+from llmkit.speed import dropout, length_groups
+from llmkit.speed.fused_loss import Head
 from llmkit.stopping import StopOnSignal
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 
@@ -121,8 +121,8 @@ class Trainer(ResumingTrainer):
         """Upstream is given a loss of 0: that of the whole step is counted once it is judged."""
         pieces = [inputs]
         if self.splits and "attention_mask" in inputs:
-            starting = splitting.cost_of_starting(self._flops_per_token)
-            pieces = splitting.pieces(inputs, starting, self.model.config.is_encoder_decoder)
+            starting = length_groups.cost_of_starting(self._flops_per_token)
+            pieces = length_groups.pieces(inputs, starting, self.model.config.is_encoder_decoder)
         loss = torch.zeros((), device=self.args.device)
         with self._in_training_mode(model):
             for number, piece in enumerate(pieces, 1):  # the processes add up their gradients behind the last one

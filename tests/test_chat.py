@@ -26,10 +26,10 @@ from llmkit.data.rows.summary import look
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
-from llmkit.head import Head
 from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import ChatData
 from llmkit.recipe.schema import Model, Tokenizer
+from llmkit.speed.fused_loss import Head
 from llmkit.tasks import chat
 
 CHATML = """\

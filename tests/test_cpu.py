@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from llmkit import cpu
+from llmkit.speed import cpu
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_so_has_one_of_the_older_kind(limit, found, machine):
 
 FAULTS = """
 import resource, sys, torch
-from llmkit import cpu
+from llmkit.speed import cpu
 
 def step():
     large = torch.ones(2**24)

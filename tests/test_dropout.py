@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from llmkit import dropout
+from llmkit.speed import dropout
 
 MANY = (400, 1001)  # an odd number of elements
 

@@ -11,7 +11,7 @@ import torch
 from conftest import corpus, losses
 from safetensors.torch import load_file
 
-from llmkit import splitting
+from llmkit.speed import length_groups
 
 RECIPE = """
 task = "text-classification"
@@ -182,15 +182,15 @@ def of_many_lengths(place):
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit, monkeypatch):
     of_many_lengths(place)
-    monkeypatch.setattr("llmkit.splitting.STARTING", 0.0)
-    monkeypatch.setattr("llmkit.splitting.FEWEST", 1.0)
-    made, sound = [], splitting.pieces
+    monkeypatch.setattr("llmkit.speed.length_groups.STARTING", 0.0)
+    monkeypatch.setattr("llmkit.speed.length_groups.FEWEST", 1.0)
+    made, sound = [], length_groups.pieces
 
     def pieces(*args):
         made.append(sound(*args))
         return made[-1]
 
-    monkeypatch.setattr(splitting, "pieces", pieces)
+    monkeypatch.setattr(length_groups, "pieces", pieces)
     words = ("model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0")
     words += ("trainer.train_sampling_strategy=random", f"trainer.gradient_accumulation_steps={accumulated}")
     finetune(llmkit, *words, name="pieces")
@@ -213,13 +213,13 @@ def test_two_processes_learn_what_one_does(place, llmkit):
     of_many_lengths(place)
     (place / "site").mkdir()
     (place / "site/sitecustomize.py").write_text(
-        "import os\nfrom pathlib import Path\nfrom llmkit import splitting\n"
-        "splitting.STARTING, splitting.FEWEST, sound = 0.0, 1.0, splitting.pieces\n"
+        "import os\nfrom pathlib import Path\nfrom llmkit.speed import length_groups\n"
+        "length_groups.STARTING, length_groups.FEWEST, sound = 0.0, 1.0, length_groups.pieces\n"
         "def pieces(*args):\n"
         "    found = sound(*args)\n"
         "    Path(f'pieces-{os.environ[\"RANK\"]}-{len(found)}').touch()\n"
         "    return found\n"
-        "splitting.pieces = pieces\n"
+        "length_groups.pieces = pieces\n"
     )
     words = ("trainer.max_steps=15", "model.config.hidden_dropout_prob=0.0", "trainer.learning_rate=1e-3")
     words += ("model.config.attention_probs_dropout_prob=0.0",)

@@ -8,8 +8,8 @@ from conftest import losses
 from safetensors.torch import load_file
 
 from llmkit.guard import ENOUGH, Guard, forbid
-from llmkit.head import Head
 from llmkit.recipe.schema import Guard as Table
+from llmkit.speed.fused_loss import Head
 
 
 def lines(run):

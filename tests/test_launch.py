@@ -137,7 +137,7 @@ def test_the_users_default_config_is_not_read(tmp_path):
 
 
 def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmkit.cpu.cores", lambda: 8)
+    monkeypatch.setattr("llmkit.speed.cpu.cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = launch.environment(tmp_path, Path("runs/x"), count=2)
     assert found["ACCELERATE_USE_CPU"] == "true"

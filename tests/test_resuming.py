@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from llmkit import train
 from llmkit.data.text.pack import Blocks, Endless, Window
-from llmkit.head import Head
 from llmkit.progress import MetricsFile
 from llmkit.runs import compatibility
+from llmkit.speed.fused_loss import Head
 from llmkit.trainer import Trainer
 
 

@@ -31,7 +31,6 @@ from llmkit.data.rows.examples import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
-from llmkit.head import Head
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import fit_to_tokenizer
 from llmkit.models.weights import create_model
@@ -39,6 +38,7 @@ from llmkit.recipe import bundled, load
 from llmkit.recipe.data_tables import PairData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
+from llmkit.speed.fused_loss import Head
 from llmkit.tasks import seq2seq
 
 COLOURS = {"red": "rot", "blue": "blau", "green": "grun", "white": "weiss", "": ""}

@@ -267,7 +267,7 @@ def test_half_precision_only_where_it_is_fast(settings, cuda, fast, expected, mo
 @pytest.mark.parametrize("task", ["causal", "masked"])
 @pytest.mark.parametrize("switch", ["fused_loss", "skip_ignored"])
 def test_what_makes_a_run_faster_leaves_its_losses_as_they_are(task, switch, workplace, llmkit, monkeypatch):
-    monkeypatch.setattr("llmkit.head.AT_ONCE", 3000)  # ten positions at a time
+    monkeypatch.setattr("llmkit.speed.fused_loss.AT_ONCE", 3000)  # ten positions at a time
     words = ("pretrain", f"{task}.toml", "trainer.gradient_accumulation_steps=2", "--output-dir")
     for name, more in (("on", ()), ("off", (f"speed.{switch}=false",))):
         done = llmkit(*words, name, *more)
@@ -341,7 +341,7 @@ def test_dropout_is_fast_unless_the_recipe_says_no(asked, workplace, llmkit):
 @pytest.mark.parametrize("asked", [True, False])
 def test_memory_is_used_again_unless_the_recipe_says_no(asked, workplace, llmkit, monkeypatch):
     told = []
-    monkeypatch.setattr("llmkit.cpu.reuse_memory", lambda: told.append(True) or True)
+    monkeypatch.setattr("llmkit.speed.cpu.reuse_memory", lambda: told.append(True) or True)
     words = () if asked else ("speed.reuse_memory=false",)
     done = llmkit("pretrain", "causal.toml", "trainer.max_steps=1", *words)
     assert record(workplace / "runs/causal")["speed"]["reuse_memory"] == bool(told) == asked

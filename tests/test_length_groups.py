@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, set_seed
 
-from llmkit.splitting import cost_of_starting, cuts, pieces
+from llmkit.speed.length_groups import cost_of_starting, cuts, pieces
 
 
 def batch_of(lengths, width=None, **more):

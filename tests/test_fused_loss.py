@@ -18,8 +18,8 @@ from transformers import (
     set_seed,
 )
 
-from llmkit import head
-from llmkit.head import Head
+from llmkit.speed import fused_loss
+from llmkit.speed.fused_loss import Head
 
 WORDS, B, T = 297, 3, 10
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -68,7 +68,7 @@ def gradients(model, loss):
 
 @pytest.fixture(autouse=True)
 def in_small_pieces(monkeypatch):
-    monkeypatch.setattr(head, "AT_ONCE", 4 * WORDS)
+    monkeypatch.setattr(fused_loss, "AT_ONCE", 4 * WORDS)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
