@@ -65,11 +65,11 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
 
 def _conversation(recipe: Recipe, config: Any) -> str:
     """The first row of the data as the model reads it."""
-    from llmkit.assemble import choose_length
     from llmkit.data.rows.table import tables
     from llmkit.data.text.documents import Documents
     from llmkit.models import tokenizer
     from llmkit.tasks import chat
+    from llmkit.tasks.inputs import choose_length
 
     data = recipe.data
     assert isinstance(data, ChatData)

@@ -299,8 +299,8 @@ def evaluate(
 
     def act() -> int:
         _stay_offline(offline)
-        from llmkit import evaluate as evaluation
         from llmkit import launch
+        from llmkit.training import evaluate as evaluation
 
         path, settings = _recipe_and_overrides(recipe, overrides, task, needed=False)
         found = evaluation.find_recipe(model, path, task, settings)

@@ -50,7 +50,7 @@ def start(
     if process.LAUNCH in os.environ:
         from filelock import FileLock
 
-        from llmkit import train
+        from llmkit.training import train
 
         shared = Path(os.environ[DIRECTORY])
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
@@ -107,7 +107,7 @@ def _prepare(recipe: Recipe) -> None:
         hub.check(recipe.data.path, "dataset", recipe.data.revision)
     if recipe.task not in PRETRAINING or getattr(recipe.data, "streaming", False):
         return
-    from llmkit.assemble import assemble
+    from llmkit.training.assemble import assemble
 
     assemble(recipe, recipe.trainer.get("seed", 42))
 
@@ -153,7 +153,7 @@ def one_gpu() -> None:
 
 def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None, allowed: Sequence[str]) -> int:
     one_gpu()
-    from llmkit import train
+    from llmkit.training import train
 
     return train.run(recipe, directory, resume, max_time, allowed)
 

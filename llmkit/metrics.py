@@ -4,10 +4,17 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+
+SPEEDS = ("_runtime", "_per_second", "_preparation_time")  # what Trainer logs of an evaluation beside its metrics
+
+
+def evaluation_metrics(logs: Mapping[str, float]) -> dict[str, float]:
+    """Pick the metrics of an evaluation, `eval_...`, out of what Trainer logs of it: its loss and the task's own."""
+    return {key: value for key, value in logs.items() if key.startswith("eval_") and not key.endswith(SPEEDS)}
 
 
 def mean_loss(sums: np.ndarray) -> float:

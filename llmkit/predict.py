@@ -125,8 +125,8 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     from transformers import AutoTokenizer
 
     from llmkit import tasks
-    from llmkit.assemble import choose_collator, choose_length, fit_for_batches
     from llmkit.models import loading
+    from llmkit.tasks.inputs import choose_collator, choose_length, fit_for_batches
 
     module = tasks.module(task)
     data: RowData = data_of(name, task)

@@ -25,6 +25,8 @@ def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | N
     `words` are the command line without `--seeds` and `--output-dir`. The first seed is the recipe's. The exit code is
     0, or that of the first run that did not finish. Each run is a process of its own, and cannot disturb another.
     """
+    from llmkit.metrics import evaluation_metrics
+
     directory = choose_directory(recipe, output_dir, resume)
     first = recipe.trainer.get("seed", 42)
     figures: dict[str, list[float]] = {}
@@ -36,9 +38,8 @@ def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | N
             with suppress(OSError):  # it holds a run
                 directory.rmdir()
             return code
-        for key, value in runs.read_record(own)["metrics"].items():
-            if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_preparation_time")):
-                figures.setdefault(key, []).append(value)
+        for key, value in evaluation_metrics(runs.read_record(own)["metrics"]).items():
+            figures.setdefault(key, []).append(value)
     summary = {
         key: {"mean": fmean(values), "std": deviation(values), "values": values} for key, values in figures.items()
     }

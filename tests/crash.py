@@ -219,7 +219,7 @@ def become(words: Sequence[str], who: str, plan: Plan, output: Path) -> NoReturn
 
 
 def _terminate_in_evaluation() -> None:
-    from llmkit.stopping import StopOnSignal
+    from llmkit.training.signals import StopOnSignal
 
     upstream, seen = StopOnSignal.on_prediction_step, []
 
@@ -644,7 +644,7 @@ def main() -> int:
     import peft  # noqa: F401  (with all that these import: each start finds it here)
     import transformers.trainer  # noqa: F401
 
-    import llmkit.train  # noqa: F401
+    import llmkit.training.train  # noqa: F401
 
     place = Path(tempfile.mkdtemp(prefix="llmkit-crash-"))
     prepare(place / "bases")

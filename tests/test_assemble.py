@@ -9,10 +9,10 @@ from conftest import CAUSAL, corpus
 from safetensors.torch import load_file
 
 from llmkit import launch, recipe
-from llmkit.assemble import assemble
 from llmkit.data.text import token_cache
 from llmkit.errors import UserError
-from llmkit.progress import MetricsFile
+from llmkit.training.assemble import assemble
+from llmkit.training.progress import MetricsFile
 
 SOURCES = (
     CAUSAL.replace('path = "corpus.txt"\nsample_by = "line"\n', "")

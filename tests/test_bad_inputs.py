@@ -19,11 +19,11 @@ import pytest
 from conftest import CAUSAL, MASKED, corpus
 
 from llmkit import recipe
-from llmkit.assemble import assemble
 from llmkit.data.rows import examples, summary, table
 from llmkit.data.text.documents import read_corpus
 from llmkit.recipe.data_tables import ClassificationData, TextData
 from llmkit.recipe.table import ReadOnly
+from llmkit.training.assemble import assemble
 
 BAD = Path(__file__).parent / "bad_inputs"
 ROWS = """[data]
@@ -400,9 +400,9 @@ def test_more_classes_than_the_model_has(place, llmkit):
 
 
 def test_half_precision_is_not_used_where_it_is_slow(place, llmkit, monkeypatch):
-    from llmkit import train
+    from llmkit.training import arguments
 
-    monkeypatch.setattr(train, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(arguments, "has_fast_bf16", lambda: False)
     done = llmkit("pretrain", "causal.toml", "trainer.bf16=true", "trainer.use_cpu=true", "trainer.max_steps=1")
     assert done.exit_code == 0, done.stderr
     assert "half precision was asked for; this hardware is not fast at it" in done.stderr

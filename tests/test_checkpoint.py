@@ -8,9 +8,9 @@ from collections import namedtuple
 import pytest
 from conftest import CAUSAL, losses, pretrained
 
-from llmkit.progress import MetricsFile
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
+from llmkit.training.progress import MetricsFile
 
 RUN = "0" * 32
 

@@ -23,11 +23,11 @@ from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
 from llmkit.errors import UserError
 from llmkit.models import tokenizer
-from llmkit.progress import MetricsFile
 from llmkit.recipe.data_tables import DenoisingData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import denoising
+from llmkit.training.progress import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of DataLoader's workers, Python 3.12 on
 STORIES = (Path(__file__).parents[1] / "recipes/tiny/stories.txt").read_text().splitlines()

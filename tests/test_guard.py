@@ -7,9 +7,9 @@ import torch
 from conftest import losses
 from safetensors.torch import load_file
 
-from llmkit.guard import ENOUGH, Guard, forbid
 from llmkit.recipe.schema import Guard as Table
 from llmkit.speed.fused_loss import Head
+from llmkit.training.guard import ENOUGH, Guard, forbid
 
 
 def lines(run):

@@ -15,7 +15,8 @@ from conftest import corpus, losses
 from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
-from llmkit.stopping import StopOnSignal
+from llmkit.training import arguments
+from llmkit.training.signals import StopOnSignal
 
 BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
 
@@ -153,7 +154,6 @@ def test_started_by_a_launcher_llmkit_says_how_to_start_it(workplace, llmkit, mo
 
 
 def test_a_rank_that_does_not_see_the_others_stops(workplace, monkeypatch):
-    from llmkit import train
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("accelerate.PartialState.__init__", lambda self, *a, **k: None, raising=True)
@@ -161,7 +161,7 @@ def test_a_rank_that_does_not_see_the_others_stops(workplace, monkeypatch):
     monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda self: 1))
     monkeypatch.setattr("transformers.TrainingArguments.device", property(lambda self: None))
     with pytest.raises(RuntimeError, match="2 processes and this one sees 1"):
-        train.training_arguments({}, workplace)
+        arguments.training_arguments({}, workplace)
 
 
 def test_several_machines_need_one_directory(workplace, llmkit):

@@ -26,7 +26,6 @@ from transformers import (
 )
 
 from llmkit import metrics as measures
-from llmkit.assemble import fit_for_batches
 from llmkit.data.rows.examples import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
@@ -40,6 +39,7 @@ from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.speed.fused_loss import Head
 from llmkit.tasks import seq2seq
+from llmkit.tasks.inputs import fit_for_batches
 
 COLOURS = {"red": "rot", "blue": "blau", "green": "grun", "white": "weiss", "": ""}
 ANIMALS = {"cat": "katze", "dog": "hund", "fish": "fisch", "bird": "vogel", "horse": "pferd", "mouse": "maus"}

@@ -21,11 +21,11 @@ from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.models import tokenizer
-from llmkit.progress import MetricsFile
 from llmkit.recipe.data_tables import ClassificationData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 from llmkit.tasks import text_classification as task
+from llmkit.training.progress import MetricsFile
 
 
 def table(rows, class_names=None):

@@ -10,9 +10,9 @@ from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from llmkit import train
-from llmkit.progress import MetricsFile
 from llmkit.recipe import load
+from llmkit.training import arguments
+from llmkit.training.progress import MetricsFile
 
 
 def record(run):
@@ -258,8 +258,8 @@ def test_a_stream_trains_like_the_file(workplace, llmkit):
 def test_half_precision_only_where_it_is_fast(settings, cuda, fast, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast)
-    monkeypatch.setattr(train, "has_fast_bf16", lambda: fast)
-    chosen, why = train.choose_precision(dict(settings))
+    monkeypatch.setattr(arguments, "has_fast_bf16", lambda: fast)
+    chosen, why = arguments.choose_precision(dict(settings))
     assert chosen == expected
     assert why
 
@@ -300,10 +300,10 @@ def test_a_compiled_model_is_left_as_it_is(workplace, llmkit):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"dataloader_pin_memory": False, "ddp_find_unused_parameters": True}, train.SEVERAL_TASKS]
+    "settings", [{}, {"dataloader_pin_memory": False, "ddp_find_unused_parameters": True}, arguments.SEVERAL_TASKS]
 )
 def test_what_a_recipe_says_comes_before_what_fits(settings, tmp_path):
-    args = train.training_arguments({"use_cpu": True, **settings}, tmp_path)
+    args = arguments.training_arguments({"use_cpu": True, **settings}, tmp_path)
     assert {key: getattr(args, key) for key in settings} == settings
     assert args.ddp_find_unused_parameters == settings.get("ddp_find_unused_parameters", False)
 
@@ -368,9 +368,9 @@ def test_as_many_threads_as_the_recipe_says(workplace, llmkit):
 )
 def test_a_gpus_kernels_are_switched_on_where_there_is_one(settings, cuda, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(train, "is_torch_tf32_available", lambda: True)
-    monkeypatch.setattr(train, "is_liger_kernel_available", lambda: True)
-    assert train.choose_kernels(settings) == expected
+    monkeypatch.setattr(arguments, "is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr(arguments, "is_liger_kernel_available", lambda: True)
+    assert arguments.choose_kernels(settings) == expected
 
 
 def test_progress_is_plain_lines_in_a_log(workplace, llmkit):

@@ -13,9 +13,9 @@ from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from llmkit import recipe as recipes
-from llmkit.assemble import assemble
-from llmkit.resuming import ResumingTrainer
-from llmkit.trainer import Trainer
+from llmkit.training.assemble import assemble
+from llmkit.training.resumable_trainer import ResumingTrainer
+from llmkit.training.trainer import Trainer
 
 OVERRIDDEN = (
     *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "_clip_grad_norm", "_get_grad_norm"),

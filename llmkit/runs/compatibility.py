@@ -1,13 +1,16 @@
 """What may be another than it was when a run goes on, and what would make it another run."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Recipe
+from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 
 # What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
@@ -27,6 +30,8 @@ FREE = (
     *("project", "trackio_", "ddp_", "use_cpu", "log_", "include_", "skip_memory_metrics", "debug", "torch_empty"),
     *("activation_checkpointing", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
 )
+# Of a model's configuration: what leaves the model as it is.
+UNIMPORTANT = ("transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
@@ -83,3 +88,40 @@ def refuse(found: Iterable[tuple[str, Any, Any]], allowed: Sequence[str], direct
 def _shown(value: Any) -> str:
     text = "not set" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def fingerprints(
+    recipe: Recipe,
+    record: Mapping[str, Any],
+    config: Mapping[str, Any],
+    tokenizer: str,
+    batch_size: int,
+    by_length: bool,
+) -> dict[str, Any]:
+    """Return what a checkpoint keeps to know the data, the tokenizer and the model of its run again.
+
+    `record` is what was found of the data, `config` the model's configuration, `tokenizer` its fingerprint, and
+    `batch_size` what the order of the examples follows from where they are grouped `by_length` or of several tasks.
+    """
+
+    def data(about: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "fingerprint" not in about:  # of each source, or each task
+            return {name: data(part) for name, part in about.items() if isinstance(part, dict)}
+        counted = ("documents", "tokens", "blocks", "rows", "examples")
+        train = {key: value for key, value in about.get("train", {}).items() if key in counted}
+        return {"fingerprint": about["fingerprint"], **({"train": train} if train else {})}
+
+    several = {name: part["data"] for name, part in record.get("tasks", {}).items()}
+    prints: dict[str, Any] = {
+        "data": data(several or record["data"]),
+        "tokenizer": tokenizer,
+        "trainer": {key: value for key, value in recipe.trainer.items() if not is_free(f"trainer.{key}")},
+        "model": {key: value for key, value in config.items() if key not in UNIMPORTANT and not key.startswith("_")},
+    }
+    if recipe.lora is not None and recipe.model.name:  # whose weights are in no checkpoint
+        base = Path(recipe.model.name)
+        weights = [path.name for path in sorted(base.glob("*.safetensors"))] if base.is_dir() else []
+        prints["base"] = checkpoint.files_of(base, only=weights) or hub.commit(recipe.model.name, recipe.model.revision)
+    if recipe.tasks or by_length:
+        prints["batch"] = batch_size
+    return json.loads(json.dumps(prints, default=str))

@@ -12,10 +12,10 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmkit.clock import MaxTime
-from llmkit.clock import clock as clock
 from llmkit.errors import say
 from llmkit.runs.directory import METRICS_FILE
+from llmkit.training.max_time import MaxTime
+from llmkit.training.max_time import clock as clock
 
 
 def is_terminal() -> bool:

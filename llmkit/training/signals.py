@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.process import SAVING, stopping
-from llmkit.resuming import StoppedInEvaluation
+from llmkit.training.resumable_trainer import StoppedInEvaluation
 
 AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
 SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of the signal

@@ -12,12 +12,12 @@ import torch
 from conftest import corpus, losses
 from safetensors.torch import load_file, save_file
 
-from llmkit import train
 from llmkit.data.text.pack import Blocks, Endless, Window
-from llmkit.progress import MetricsFile
 from llmkit.runs import compatibility
 from llmkit.speed.fused_loss import Head
-from llmkit.trainer import Trainer
+from llmkit.training import build
+from llmkit.training.progress import MetricsFile
+from llmkit.training.trainer import Trainer
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
@@ -241,7 +241,7 @@ def test_too_large_a_batch_is_made_smaller_before_the_first_step(workplace, llmk
         return sound(self, model, inputs, labels, label_smoothing, summed)
 
     monkeypatch.setattr(Head, "losses", losses_of)
-    monkeypatch.setattr("llmkit.memory.is_tried", lambda args: True)
+    monkeypatch.setattr("llmkit.training.batch_size.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml", "--output-dir", "smaller", "trainer.per_device_eval_batch_size=2")
     assert done.exit_code == 0, done.stderr
     assert "a batch of 8 does not fit into memory: 4 at a time, 2 times a step" in done.stderr
@@ -254,7 +254,7 @@ def test_out_of_memory_for_one_example_ends_in_words(workplace, llmkit, monkeypa
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Head, "losses", full)
-    monkeypatch.setattr("llmkit.memory.is_tried", lambda args: True)
+    monkeypatch.setattr("llmkit.training.batch_size.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 1
     assert "not enough memory to learn from one example" in done.stderr
@@ -296,11 +296,11 @@ def test_a_tracker_that_fails_is_told_nothing_more(workplace, llmkit, monkeypatc
             calls.append(state.global_step)
             raise ConnectionError("the tracker has gone")
 
-    build = train.make_trainer
+    sound = build.make_trainer
     monkeypatch.setattr(
-        train,
+        build,
         "make_trainer",
-        lambda a, model, args, callbacks, **o: build(a, model, args, [*callbacks, Tracker()], **o),
+        lambda a, model, args, callbacks, **o: sound(a, model, args, [*callbacks, Tracker()], **o),
     )
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 0, done.stderr

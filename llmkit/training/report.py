@@ -7,16 +7,14 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmkit import tasks
-from llmkit.assemble import Assembly
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import say
-from llmkit.models.loading import ADAPTED_CONFIG
-from llmkit.progress import clock
 from llmkit.recipe.schema import Recipe
 from llmkit.runs import directory as runs
-from llmkit.trainer import batch_size
-
-NOT_A_METRIC = ("runtime", "per_second", "preparation_time")
+from llmkit.training.arguments import total_batch_size
+from llmkit.training.assembly import Assembly
+from llmkit.training.model_card import figures, write_model_card
+from llmkit.training.progress import clock
 
 
 def introduce(
@@ -42,13 +40,13 @@ def introduce(
     if "max_time" in facts:
         length = f"{clock(facts['max_time'])} by the clock in steps"
     if assembly.length is not None:
-        tokens = batch_size(args) * assembly.length
+        tokens = total_batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
     if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:
-        blocks = (
-            args.max_steps * batch_size(args) if args.max_steps > 0 else args.num_train_epochs * len(assembly.train)
-        )
+        blocks = args.num_train_epochs * len(assembly.train)
+        if args.max_steps > 0:
+            blocks = args.max_steps * total_batch_size(args)
         for name, seen in assembly.train.epochs(blocks).items():
             facts["data"][name] |= {"weight": assembly.train.share(name), "epochs": round(seen, 4)}
         for number, line in enumerate(assembly.train.lines(blocks)):
@@ -133,64 +131,3 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
 def inputs(task: str, facts: dict[str, Any]) -> list[str]:
     """The columns that the model reads, under the names that its data had."""
     return [name for role, name in facts["columns"].items() if role not in tasks.module(task).TARGETS]
-
-
-def figures(metrics: dict[str, float]) -> list[str]:
-    """The metrics worth showing: the losses and what the task measures."""
-    trained = ["train_loss"] if "train_loss" in metrics else []
-    return [*trained, *(k for k in metrics if k.startswith("eval_") and not k.endswith(NOT_A_METRIC))]
-
-
-def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
-    """`README.md` in the Hub's format: what the model is, what it learned from, how well, and how to load it."""
-    task = tasks.module(recipe.task)
-    assert recipe.data is not None  # each of several tasks has a card of its own
-    head = ["---", f"library_name: {'transformers' if recipe.lora is None else 'peft'}", "tags: [llmkit]"]
-    several = getattr(recipe.data, "sources", {})
-    read = {name: (source.path, facts["data"][name]) for name, source in several.items()} or {
-        "": (recipe.data.path, facts["data"])
-    }
-    from_hub = [path for path, about in read.values() if about["revision"] is not None]
-    hub_model = recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists()
-    if hub_model:
-        head.append(f"base_model: {recipe.model.name}")
-    if from_hub:
-        head.append(f"datasets: [{', '.join(dict.fromkeys(from_hub))}]")
-    if hasattr(task, "PIPELINE"):
-        head.append(f"pipeline_tag: {task.PIPELINE}")
-    sources = ", ".join(
-        f"`{path if about['revision'] is not None else Path(path).name}`" for path, about in read.values()
-    )
-    rows = [f"| {key} | {metrics[key]:.4f} |" for key in figures(metrics)]
-    text = f"""# {directory.name}
-
-A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_parameters"]:,} of them trained on
-{sources} with llmkit {facts["llmkit"]} in {facts["precision"]} on {facts["processes"]} process\
-{"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
-data, metrics.
-
-| metric | value |
-| --- | --- |
-{chr(10).join(rows)}
-
-```python
-{_loading(recipe, directory.name, task.MODEL_CLASS.__name__)}
-tokenizer = AutoTokenizer.from_pretrained("{directory.name}")
-```
-"""
-    (directory / "README.md").write_text("\n".join([*head, "---", "", text]))
-
-
-def _loading(recipe: Recipe, name: str, auto_class: str) -> str:
-    if recipe.lora is None:
-        return f"""from transformers import {auto_class}, AutoTokenizer
-
-model = {auto_class}.from_pretrained("{name}")"""
-    base = recipe.model.name
-    shown = Path(base).name if base and Path(base).exists() else base
-    return f"""from peft import PeftModel
-from transformers import AutoConfig, {auto_class}, AutoTokenizer
-
-config = AutoConfig.from_pretrained("{name}/{ADAPTED_CONFIG}")
-base = {auto_class}.from_pretrained("{shown}", config=config)
-model = PeftModel.from_pretrained(base, "{name}")"""

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from llmkit.errors import RunError, say
 from llmkit.tasks.multi_task import Mixture
-from llmkit.trainer import Trainer
+from llmkit.training.trainer import Trainer
 
 MOMENTS = 2  # tensors of a parameter's size that Adam will hold beside it
 

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
-from transformers import TrainingArguments
 
 from llmkit.data.rows.examples import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
-from llmkit.guard import Guard, Skipped, forbid
 from llmkit.models.loading import save_config
 from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
-from llmkit.resuming import ResumingTrainer, StoppedInEvaluation
 from llmkit.runs import state
 from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import Head
-from llmkit.stopping import StopOnSignal
 from llmkit.tasks.multi_task import MixedBatches, Mixture
+from llmkit.training.arguments import total_batch_size
+from llmkit.training.guard import Guard, Skipped, forbid
+from llmkit.training.resumable_trainer import ResumingTrainer, StoppedInEvaluation
+from llmkit.training.signals import StopOnSignal
 
 SHOWN = 8  # examples of a skipped step that its line names
 
@@ -291,7 +291,7 @@ class Trainer(ResumingTrainer):
         if isinstance(dataset, Mixture):
             return MixedBatches(dataset, self.args.train_batch_size, seed, by_length)
         if by_length and isinstance(dataset, Examples):
-            return GroupedByLength(dataset, batch_size(self.args), seed)
+            return GroupedByLength(dataset, total_batch_size(self.args), seed)
         return super()._get_train_sampler(train_dataset)
 
     def evaluate(
@@ -357,6 +357,10 @@ class Trainer(ResumingTrainer):
             config.use_cache = in_training
 
 
-def batch_size(args: TrainingArguments) -> int:
-    """Blocks or examples that one optimizer step learns from, over all processes and accumulated micro-batches."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+def final_evaluation(trainer: Trainer) -> dict[str, float]:
+    """The last metrics on the validation data, computed now unless the last step was just evaluated."""
+    if trainer.eval_dataset is None:
+        return {}
+    step, found = trainer.evaluated
+    as_they_were = step == trainer.state.global_step and not trainer.args.load_best_model_at_end
+    return found if as_they_were else trainer.evaluate()

@@ -56,35 +56,38 @@ def evaluate(name: str, recipe: Recipe) -> None:
     import torch
     import transformers
 
-    from llmkit import tasks, train
-    from llmkit.assemble import assemble
+    from llmkit import tasks
+    from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
-    from llmkit.report import NOT_A_METRIC
+    from llmkit.training.arguments import choose_precision, training_arguments, use_cpu
+    from llmkit.training.assemble import assemble
+    from llmkit.training.build import make_trainer
+    from llmkit.training.trainer import final_evaluation
 
     transformers.utils.logging.disable_progress_bar()
     if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    settings, precision = train.choose_precision(dict(recipe.trainer))
+    settings, precision = choose_precision(dict(recipe.trainer))
     task = tasks.module(recipe.task)
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
-        args = train.training_arguments(kept, Path(nowhere))
-        train.use_cpu(args, recipe.speed)
+        args = training_arguments(kept, Path(nowhere))
+        use_cpu(args, recipe.speed)
         model = task.reload(name) if hasattr(task, "reload") else loading.load_model(name, task.MODEL_CLASS)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)
         if assembly.begin is not None and recipe.task in PRETRAINING:
             assembly.begin(model)
-        trainer = train.make_trainer(assembly, model, args, [], speed=recipe.speed)
+        trainer = make_trainer(assembly, model, args, [], speed=recipe.speed)
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")
         for warning in assembly.warnings:
             say(f"warning  {warning}")
         process.collect_from_here()
-        found = train.final_evaluation(trainer)
-    said = {key: found[key] for key in found if key.startswith("eval_") and not key.endswith(NOT_A_METRIC)}
+        found = final_evaluation(trainer)
+    said = evaluation_metrics(found)
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
     print(json.dumps(said, indent=2))  # noqa: T201

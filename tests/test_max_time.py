@@ -13,11 +13,11 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
-from llmkit import train
-from llmkit.clock import NO_END, MaxTime, clock
 from llmkit.data.text.pack import Endless
 from llmkit.errors import UserError
-from llmkit.progress import MetricsFile
+from llmkit.training import train
+from llmkit.training.max_time import NO_END, MaxTime, clock
+from llmkit.training.progress import MetricsFile
 
 RATE = 1e-2
 

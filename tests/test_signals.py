@@ -10,11 +10,11 @@ import sys
 import pytest
 from conftest import corpus, losses
 
-from llmkit import train
 from llmkit.data.text import token_cache
-from llmkit.progress import MetricsFile
 from llmkit.runs import checkpoint, state
-from llmkit.trainer import Trainer
+from llmkit.training import train
+from llmkit.training.progress import MetricsFile
+from llmkit.training.trainer import Trainer
 
 EVALUATED = ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.per_device_eval_batch_size=2")
 RANDOM = ("model.config.resid_pdrop=0.1", "trainer.max_steps=9")

@@ -1,0 +1,41 @@
+"""How the rows of any task become batches: how long an input is, what pads it, and the collator."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from llmkit.data.rows import examples as rows_to_examples
+from llmkit.errors import UserError
+from llmkit.models.config import positions
+
+LONGEST_INPUT = 512  # tokens of a row where the recipe does not say: what encoders of BERT's kind read at most
+
+
+def choose_collator(task: ModuleType, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
+    """The task's own, where its batches are more than one row of tokens an example, else the common one."""
+    multiple = 8 if torch.cuda.is_available() else 1
+    if hasattr(task, "collator"):
+        return task.collator(words, config, multiple)
+    return rows_to_examples.collator(words, multiple)
+
+
+def fit_for_batches(words: Any, config: Any) -> None:
+    """Inputs of several lengths need a token to pad with; a GPT-2 that has none takes its end-of-text token."""
+    if words.pad_token_id is None:
+        words.pad_token = words.eos_token or words.unk_token
+    if words.pad_token_id is None:
+        raise UserError("the tokenizer has no token to pad with", "use one that has: tokenizer.name")
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = words.pad_token_id
+
+
+def choose_length(wanted: int | None, config: Any, longest: int = LONGEST_INPUT) -> int:
+    """`data.max_length`, or as many tokens as the model has positions, `longest` at most."""
+    limit = positions(config)
+    if wanted is None:
+        return min(limit or longest, longest)
+    if limit is not None and wanted > limit:
+        raise UserError(f"data.max_length is {wanted} and the model has {limit} positions", "make it smaller")
+    return wanted

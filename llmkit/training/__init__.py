@@ -1,0 +1,1 @@
+"""Training: a recipe assembled, trained into its run directory, and evaluated."""

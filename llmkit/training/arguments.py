@@ -1,0 +1,118 @@
+"""`[trainer]` as transformers' TrainingArguments: precision, kernels, threads, and the other processes of a run."""
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
+
+from llmkit.errors import UserError
+from llmkit.recipe.schema import Speed
+from llmkit.speed import cpu
+
+# Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
+FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
+
+
+SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
+
+
+def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """bf16 where the hardware is fast at it and nobody says otherwise, else fp32; and why, in words.
+
+    The recipe comes first, then the user's Accelerate file, which the launcher hands on in the environment.
+    """
+    gpu = torch.cuda.is_available() and not settings.get("use_cpu")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched in ("bf16", "fp16") and not {"bf16", "fp16"} & settings.keys():
+        settings = {**settings, launched: True}
+    if "bf16" in settings or "fp16" in settings:
+        if gpu or not (settings.get("bf16") or settings.get("fp16")):
+            return settings, "as asked"
+        if settings.get("bf16") and has_fast_bf16():
+            return {**settings, "use_cpu": True}, "bf16 on this CPU, as asked"
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+        return {
+            **settings,
+            "bf16": False,
+            "fp16": False,
+        }, "half precision was asked for; this hardware is not fast at it"
+    if gpu and torch.cuda.is_bf16_supported(including_emulation=False):
+        return {**settings, "bf16": True}, "this GPU is fast at bf16"
+    if gpu:
+        return settings, "this GPU has no bf16"
+    fast = "this CPU is fast at bf16 too: trainer.bf16 = true" if has_fast_bf16() else "this CPU has no fast bf16"
+    return settings, fast
+
+
+def choose_kernels(settings: dict[str, Any]) -> dict[str, Any]:
+    """TF32 and Liger's kernels on a GPU that has the one and where the other are installed; each is off by its key.
+
+    `trainer.torch_compile` is left to the user: it takes minutes before the first step.
+    """
+    if not torch.cuda.is_available() or settings.get("use_cpu"):
+        return settings
+    return {"tf32": is_torch_tf32_available(), "use_liger_kernel": is_liger_kernel_available(), **settings}
+
+
+def use_cpu(args: TrainingArguments, speed: Speed) -> dict[str, Any]:
+    """As many threads as asked for, or as there are cores, unless the environment says how many; what was chosen."""
+    if args.device.type != "cpu":
+        return {}
+    if speed.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(speed.threads or cpu.share(1))
+    return {"threads": torch.get_num_threads(), "reuse_memory": speed.reuse_memory and cpu.reuse_memory()}
+
+
+def has_fast_bf16() -> bool:
+    """The CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); without, it is hundreds of times slower than fp32."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
+    """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
+    join_others(settings)
+    fitting = {**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available()}
+    try:
+        args = TrainingArguments(
+            **{**fitting, **choose_kernels(settings)},
+            output_dir=str(directory),
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            label_names=["labels"],
+        )
+        _ = args.device
+    except (TypeError, ValueError, ImportError) as problem:
+        raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size != expected:
+        raise RuntimeError(
+            f"the launcher started {expected} processes and this one sees {args.world_size}: they would overwrite one "
+            "another (on a CPU, ACCELERATE_USE_CPU=true must be set; llmkit's own --processes does)"
+        )
+    if args.n_gpu > 1:
+        raise RuntimeError(
+            f"{args.n_gpu} GPUs in one process would run as nn.DataParallel: use --processes {args.n_gpu}"
+        )
+    return args
+
+
+def join_others(settings: Mapping[str, Any]) -> None:
+    """Meet the other processes, with an end to waiting for one that hangs: upstream forgets `ddp_timeout` on a CPU."""
+    on_cpu = settings.get("use_cpu") or os.environ.get("ACCELERATE_USE_CPU") == "true"
+    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        seconds = settings.get("ddp_timeout", 1800)
+        torch.distributed.init_process_group(settings.get("ddp_backend") or "gloo", timeout=timedelta(seconds=seconds))
+
+
+def total_batch_size(args: TrainingArguments) -> int:
+    """Blocks or examples that one optimizer step learns from, over all processes and accumulated micro-batches."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)

@@ -1,0 +1,179 @@
+"""A recipe assembled before there is a model: data, tokenizer, architecture, and the task's part in training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llmkit import metrics as measures
+from llmkit import tasks
+from llmkit.data import files
+from llmkit.data.rows import summary, table
+from llmkit.data.text.documents import Documents
+from llmkit.errors import UserError
+from llmkit.models.config import fit_to_tokenizer, load_config
+from llmkit.recipe.data_tables import RowData
+from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
+from llmkit.tasks import multi_task
+from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
+from llmkit.training.assemble_text import assemble_text
+from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
+
+
+def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
+    """Read and tokenize the data of `recipe`; raises UserError where its parts do not fit together.
+
+    With `config`, that of a model which is to be evaluated and not trained, the training data is left unread.
+    """
+    if recipe.task == "multi-task":
+        return _several(recipe, seed)
+    return (assemble_text if recipe.task in PRETRAINING else _rows)(recipe, seed, config)
+
+
+# ---- rows: the tasks of fine-tuning --------------------------------------------------------------------------------
+
+
+def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
+    task = tasks.module(recipe.task)
+    data = recipe.data
+    assert isinstance(data, RowData)
+    config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
+    found = table.tables(data, seed, train=fixed is None)
+    first = found.train if found.train is not None else next(iter(found.validation.values()))
+    columns = task.layout(data, first)
+    fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
+    documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
+    words, pieces, added = load_tokenizer(recipe, documents, config)
+    fit_for_batches(words, config)
+    if fixed is None:
+        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(pieces))
+    length = choose_length(data.max_length, config, getattr(task, "LONGEST_INPUT", LONGEST_INPUT))
+    encode = partial(task.encode, columns=columns, tokenizer=words, data=data, length=length)
+    train = None if found.train is None else encode(found.train)
+    held_out = {name: encode(rows) for name, rows in found.validation.items()}
+    known = task.settle(data, columns, train, held_out, config, fixed is not None)
+    report = choose_metrics(task, known, recipe.evaluation)
+    parts = {**({} if train is None else {"train": train}), **held_out}
+    record, warnings = summary.look(train, held_out, {name: task.balance(part, known) for name, part in parts.items()})
+    about = {"fingerprint": first.fingerprint, "revision": found.revision, **record}
+    return Assembly(
+        task=task,
+        config=config,
+        tokenizer=words,
+        unit="examples",
+        length=None,
+        train=None if train is None else task.examples(train, known, evaluation=False),
+        validation={name: task.examples(part, known, evaluation=True) for name, part in held_out.items()},
+        collate=choose_collator(task, words, config),
+        losses=partial(task.losses, known=known) if hasattr(task, "losses") else None,
+        keep=partial(task.keep, known=known) if hasattr(task, "keep") and recipe.evaluation.metrics != () else None,
+        begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
+        metrics=report,
+        lines=summary.lines(record),
+        notes=[*recipe.notes, *found.notes, *notes, *added],
+        pieces=pieces,
+        warnings=warnings,
+        record={"data": about, "columns": columns, "max_length": length, **task.described(known)},
+    )
+
+
+def _texts(task: ModuleType, rows: table.Rows, columns: Mapping[str, str]) -> Any:
+    """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
+    if hasattr(task, "texts"):
+        found = (text for _, row in rows.read() for text in task.texts(row, columns))
+    else:
+        read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
+        found = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+    # Half a character (JSON can write it) is refused by `encode`, with its place.
+    return (text.encode(errors="ignore").decode() for text in found)
+
+
+# ---- several tasks at once -----------------------------------------------------------------------------------------
+
+
+def _several(recipe: Recipe, seed: int) -> Assembly:
+    """Each task's own assembly, and what training is given of all of them."""
+    made = {name: _rows(part.recipe(recipe), seed, None) for name, part in recipe.tasks.items()}
+    parts = [
+        multi_task.Part(
+            name,
+            each.task,
+            recipe.tasks[name].weight,
+            each.config,
+            each.train,
+            each.collate,
+            each.losses,
+            each.keep,
+            each.begin,
+        )
+        for name, each in made.items()
+    ]
+    first = next(iter(made.values()))
+    validation = {
+        name if len(each.validation) == 1 else f"{name}_{split}": multi_task.Named(name, examples)
+        for name, each in made.items()
+        for split, examples in each.validation.items()
+    }
+    metrics_of = {name: each.metrics for name, each in made.items()}
+    return Assembly(
+        task=multi_task,
+        config=first.config,
+        tokenizer=first.tokenizer,
+        unit="examples",
+        length=None,
+        train=multi_task.Mixture(parts),
+        validation=validation,
+        collate=multi_task.collator(parts),
+        losses=multi_task.losses(parts),
+        keep=multi_task.keep(parts),
+        begin=None,
+        metrics=lambda stats, part: metrics_of[part.name](stats, part.examples),
+        lines=[line for name, each in made.items() for line in (f"{name}:", *(f"  {line}" for line in each.lines))],
+        notes=[*recipe.notes, *(f"{name}: {note}" for name, each in made.items() for note in each.notes)],
+        warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
+        record={"tasks": {name: each.record for name, each in made.items()}},
+        parts=parts,
+        several=True,
+    )
+
+
+def choose_metrics(task: ModuleType, known: Any, table: Evaluation) -> Callable[[Any, Any], dict[str, float]]:
+    """What reports the loss and the metrics: those that the recipe names, or all that the task has.
+
+    Raises UserError before training for a metric that does not fit the data or is not to be had.
+    """
+    own = task.available(known)
+    wanted = own if table.metrics is None else table.metrics
+    unfit = [name for name in wanted if name in task.METRICS and name not in own]
+    if unfit:
+        raise UserError(f"evaluation.metrics: {unfit[0]} does not fit this data", f"there are {', '.join(own)}")
+    further = {name: _further(name, own, table.trust_remote_code) for name in wanted if name not in own}
+
+    def report(stats: Any, part: Any) -> dict[str, float]:
+        kept = stats[:, 2:] if hasattr(task, "keep") else stats
+        found = task.metrics(kept, part) if wanted else {}
+        said = {"loss": measures.mean_loss(stats[:, :2]), **{name: found[name] for name in wanted if name in found}}
+        if further:
+            predictions, references = task.predictions_and_references(kept, part)
+            for metric in further.values():
+                result = metric.compute(predictions=predictions, references=references) or {}
+                said.update({key: float(value) for key, value in result.items() if isinstance(value, int | float)})
+        return said
+
+    return report
+
+
+def _further(name: str, own: Sequence[str], trusted: bool) -> Any:
+    """A metric of the package `evaluate`: a script on this machine, or one from the Hub if its code is trusted."""
+    if not Path(name).exists() and not trusted:
+        raise UserError(
+            f"evaluation.metrics: `{name}` is neither a metric of this task ({', '.join(own)}) nor a path",
+            "a metric of the Hub is code that would run here: evaluation.trust_remote_code = true allows it",
+        )
+    import evaluate  # nine seconds
+
+    try:
+        return evaluate.load(name)
+    except (FileNotFoundError, ImportError, TypeError, ValueError, OSError) as problem:
+        raise UserError(f"evaluation.metrics: `{name}`: {' '.join(str(problem).split())}") from problem

@@ -1,0 +1,190 @@
+"""Running text assembled: the documents of each source, tokenized and packed into blocks."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from llmkit import tasks
+from llmkit.data.cleaning import pipeline as cleaning
+from llmkit.data.text import mixture, pack, sources
+from llmkit.data.text.documents import Documents, chained
+from llmkit.errors import UserError
+from llmkit.models import architectures, tokenizer
+from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config
+from llmkit.recipe.data_tables import CausalData, MaskedData, TextData
+from llmkit.recipe.schema import Recipe
+from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
+
+STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
+
+
+def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
+    task = tasks.module(recipe.task)
+    data = recipe.data
+    assert isinstance(data, TextData)
+    check_use(data, fixed is not None)
+    config, notes = (fixed, []) if fixed is not None else load_config(recipe.model)
+    if fixed is None:
+        architectures.check_architecture(config, recipe.task)
+    block_size = choose_block_size(data.block_size, config)
+    record: dict[str, Any] = {"block_size": block_size, "data": {}}
+    corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
+    text = chained([corpus.train for corpus in corpora.values()])
+    words, pieces, added = load_tokenizer(recipe, text, config)
+    lines = []
+    if fixed is None:
+        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(pieces))
+        about = tokenizer.report(words, text)
+        record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(pieces))}
+        lines.append(tokenizer.line(about))
+    cut = task.cut(data, block_size)
+    if cut.stride < 1:
+        raise UserError(f"data.block_size = {block_size} leaves no room for text")
+    separator = task.separator(words)
+    draw = recipe.trainer.get("data_seed")
+    draw = seed if draw is None else draw
+    collate = task.collator(data, words, config, draw)  # which refuses a tokenizer that does not fit
+
+    def evaluated(row: pack.TokenRow, limit: int | None) -> Any:
+        """What is gone through in evaluation: of a finished model without a tail that is left out."""
+        if fixed is not None and hasattr(task, "measured"):
+            return task.measured(row, data, cut, limit, words)
+        return pack.Blocks(row, cut, limit, evaluation=True)
+
+    several = len(corpora) > 1
+    measured_whole = fixed is not None and all(corpus.validation is None for corpus in corpora.values())
+    training: dict[str, pack.Blocks] = {}
+    stream: pack.StreamedBlocks | None = None
+    validation: dict[str, Dataset[Any]] = {}
+    for name, corpus in corpora.items():
+        about = {"fingerprint": corpus.train.fingerprint, "revision": corpus.revision, **cleaned[name]}
+        record["data"] |= {name: about} if several else about
+        here = record["data"][name] if several else record["data"]
+        if fixed is None and data.streaming:
+            stream = pack.StreamedBlocks(corpus.train, words, separator, cut, data.max_train_samples)
+            if next(iter(stream), None) is None:
+                raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
+        elif fixed is None:
+            training[name] = _blocks(corpus.train, words, separator, cut, data.max_train_samples, here, "train")
+        held_out = corpus.train if measured_whole else corpus.validation
+        if held_out is not None:
+            validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
+    train: Dataset[Any] | None = next(iter(training.values()), None)
+    if stream is not None:
+        train = pack.Endless(stream, data.buffer_size, draw)
+    if several and training:
+        weights = {name: weight for name, (_, weight) in data.each().items()}
+        train = mixture.MixedBlocks(training, weights, draw)
+    if recipe.task == "masked-lm":
+        record["mask_token"] = words.mask_token
+    return Assembly(
+        task=task,
+        config=config,
+        tokenizer=words,
+        unit="examples" if cut.within_documents else "blocks",
+        length=None if cut.within_documents else block_size,
+        train=train,
+        validation=validation,
+        collate=numbered(collate),
+        losses=getattr(task, "losses", None),
+        keep=getattr(task, "keep", None),
+        begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,
+        metrics=lambda sums, part: task.metrics(sums, part.row),
+        lines=_lines(record["data"], several, block_size, cut) + lines,
+        notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
+        warnings=[],
+        record=record,
+        pieces=pieces,
+        several=several,
+    )
+
+
+def numbered(collate: Callable[[list[pack.Window]], dict[str, Any]]) -> Callable[[list[pack.Window]], dict[str, Any]]:
+    """The batch with the blocks' numbers, `index` [B]: a step that goes wrong is to be named by them."""
+    return lambda windows: {**collate(windows), "index": torch.tensor([window.index for window in windows])}
+
+
+def check_use(data: TextData, evaluating: bool) -> None:
+    """Raise UserError for a key that means something in evaluation alone."""
+    if evaluating:
+        return
+    if isinstance(data, CausalData) and data.stride is not None:
+        raise UserError(
+            "data.stride is for llmkit evaluate: training predicts each token once as it is", "leave it out"
+        )
+    if isinstance(data, MaskedData) and data.masking == "each":
+        raise UserError(
+            'data.masking = "each" is for llmkit evaluate: it hides one token at a time', "token, whole-word or span"
+        )
+
+
+def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.Cut) -> list[str]:
+    """What was read, in words: of each source, if there are several."""
+    said = []
+    for name, found in (about if several else {"": about}).items():
+        before = f"{name}, " if name else ""
+        if "clean" in found:
+            said += [f"{before}{line}" for line in cleaning.lines(found["clean"])]
+        for part in ("train", "validation"):
+            if part in found:
+                d = found[part]
+                said.append(
+                    f"{before}{part}: {d['documents']:,} documents, {d['tokens']:,} tokens, {d['blocks']:,} "
+                    + (f"pieces of {block_size} at most" if cut.within_documents else f"blocks of {block_size}")
+                    + (f", a tail of {d['tail']} tokens left out" if d["tail"] else "")
+                )
+    return said
+
+
+def _held_out(
+    documents: Documents,
+    words: Any,
+    separator: list[int],
+    cut: pack.Cut,
+    data: TextData,
+    record: dict[str, Any],
+    evaluated: Callable[[pack.TokenRow, int | None], Any],
+) -> Any:
+    """What is evaluated on; of a stream, the first blocks, held in memory."""
+    if not data.streaming:
+        return _blocks(documents, words, separator, cut, data.max_eval_samples, record, "validation", evaluated)
+    limit = data.max_eval_samples or STREAMED_VALIDATION
+    row = pack.materialize(pack.StreamedBlocks(documents, words, separator, cut, limit), limit)
+    found = evaluated(row, limit)
+    if not len(found):
+        raise UserError(f"{documents.source}: too little validation text for one block")
+    return found
+
+
+def _blocks(
+    documents: Documents,
+    words: Any,
+    separator: list[int],
+    cut: pack.Cut,
+    limit: int | None,
+    record: dict[str, Any],
+    part: str,
+    evaluated: Callable[[pack.TokenRow, int | None], Any] | None = None,
+) -> Any:
+    """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
+    row = pack.tokenize_documents(documents, words, separator)
+    found = pack.Blocks(row, cut, limit) if evaluated is None else evaluated(row, limit)
+    if not row.num_documents:
+        raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
+    if not len(found):
+        raise UserError(
+            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of {cut.length}",
+            "more text or a smaller data.block_size"
+            + (' (a single document: data.validation_from = "end")' if part == "validation" else ""),
+        )
+    record[part] = {
+        "documents": row.num_documents,
+        "bytes": row.num_bytes,
+        "tokens": len(row.ids),
+        "blocks": found.num_blocks,
+        "tail": found.tail,
+    }
+    return found

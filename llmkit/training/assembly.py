@@ -1,0 +1,51 @@
+"""What a recipe becomes before there is a model, and the tokenizer of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from llmkit.data.text.documents import Documents
+from llmkit.models import added_tokens, tokenizer
+from llmkit.models.config import positions
+from llmkit.recipe.schema import Recipe
+from llmkit.tasks import multi_task
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that every process must agree on. The functions are what the Trainer is given."""
+
+    task: ModuleType
+    config: Any
+    tokenizer: Any
+    unit: str  # what a batch counts: "blocks" or "examples"
+    length: int | None  # tokens in each of them, where all have the same
+    train: Dataset[Any] | None
+    validation: Mapping[str, Dataset[Any]]
+    collate: Callable[..., dict[str, torch.Tensor]]
+    losses: Callable[..., torch.Tensor] | None  # of what predicts tokens: `llmkit.speed.fused_loss` has them
+    keep: Callable[..., torch.Tensor] | None
+    begin: Callable[[Any], None] | None
+    metrics: Callable[[Any, Any], dict[str, float]]
+    lines: list[str]
+    notes: list[str]
+    warnings: list[str]
+    record: dict[str, Any]
+    parts: Sequence[multi_task.Part] = ()  # of several tasks at once
+    pieces: Mapping[int, list[int]] = field(default_factory=dict)  # of each token that is new in this run
+    several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
+
+
+def load_tokenizer(recipe: Recipe, documents: Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
+    """The tokenizer, for each token that is new in it what it was before, and notes."""
+    segments = getattr(config, "type_vocab_size", 0) > 1
+    found = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, documents, positions(config), segments=segments)
+    return added_tokens.extend(found, recipe.tokenizer, documents)
+
+
+def has_own_tokenizer(recipe: Recipe) -> bool:
+    return recipe.tokenizer.type is not None or recipe.tokenizer.name is not None or recipe.model.name is None

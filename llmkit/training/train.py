@@ -1,0 +1,248 @@
+"""The story of one run, from a recipe to a finished run directory."""
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import set_seed
+
+from llmkit import hub, process
+from llmkit.errors import RunError, UserError, say
+from llmkit.models import trainable
+from llmkit.models.weights import create_model
+from llmkit.recipe.schema import GENERATING, Recipe
+from llmkit.runs import checkpoint, compatibility, environment
+from llmkit.runs import directory as runs
+from llmkit.tasks import multi_task
+from llmkit.training import batch_size, report
+from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
+from llmkit.training.assemble import assemble
+from llmkit.training.build import build_trainer
+from llmkit.training.failures import known_failure, stopped
+from llmkit.training.max_time import NO_END, MaxTime
+from llmkit.training.progress import MetricsFile
+from llmkit.training.resumable_trainer import NO_ROOM, StoppedInEvaluation
+from llmkit.training.trainer import Trainer, final_evaluation
+
+FINISHED = 0
+EXPORT = ".draft-model"
+
+
+def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None, allowed: Sequence[str] = ()) -> int:
+    """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
+
+    With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
+    `allowed` are keys in which the recipe may differ from the one that a run to go on with was begun with. Raises
+    UserError before the first step for whatever would have failed later.
+    """
+    started = time.monotonic()
+    transformers.utils.logging.disable_progress_bar()
+    if recipe.model.load_in_4bit:
+        trainable.check_4bit()
+    settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
+    args = training_arguments(settings, directory)
+    on_cpu = use_cpu(args, recipe.speed)
+    main = args.process_index == 0
+    limit = None if max_time is None else MaxTime(max_time, args)
+    with args.main_process_first(local=True):  # the others read what the first has prepared
+        assembly = assemble(recipe, args.seed)
+    model: Any
+    if assembly.parts:
+        model, made = multi_task.create(recipe.model, assembly.parts, args.seed)
+    elif hasattr(assembly.task, "create"):  # a model that is made of several
+        model, made = assembly.task.create(recipe.model, assembly.config, args.seed)
+    else:
+        model, made = create_model(
+            recipe.model,
+            assembly.config,
+            assembly.task.MODEL_CLASS,
+            args.seed,
+            lora=recipe.lora,
+            generation=recipe.generation if recipe.task in GENERATING else None,
+            task_type=getattr(assembly.task, "PEFT_TYPE", None),
+            pieces=assembly.pieces,
+        )
+    assembly.notes.extend(made)
+    if assembly.begin is not None:
+        assembly.begin(model)
+    record = runs.read_record(directory)
+    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    while not batch_size.fits(trainer):
+        batch_size.shrink(args)
+        trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    facts = {
+        "task": recipe.task,
+        "name": recipe.name,
+        **environment.surroundings(),
+        "processes": args.world_size,
+        "device": str(args.device),
+        "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
+        "parameters": model.num_parameters(),
+        "trainable_parameters": model.num_parameters(only_trainable=True),
+        "speed": {**switches(trainer), **on_cpu},
+        "revisions": hub.commits(),
+        **assembly.record,
+    }
+    if max_time is not None:
+        facts["max_time"] = max_time
+    if main:
+        report.introduce(recipe, assembly, facts, precision, args, directory)
+    found = find_checkpoint(directory, record.get("id", "")) if resume else None
+    if resume and max_time is None and (before := record.get("max_time")):
+        raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
+    changed: list[str] = []
+    if found is not None:
+        other = list(compatibility.differences(found.manifest["fingerprints"], trainer.fingerprints))
+        compatibility.refuse(other, allowed, directory)
+        changed = [key for key, *_ in other]
+        if "trainer.optim" in changed:
+            raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
+    if limit is not None:
+        args.max_steps = NO_END
+    preflight(trainer)
+    process.collect_from_here()
+    if main:
+        checkpoint.sweep(directory)
+        runs.sweep(directory)
+        MetricsFile.cut(directory, found.manifest["metrics_bytes"] if found else 0)
+        again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
+        runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True))
+        facts["started"] = record.get("started", facts["started"])
+        runs.update_record(directory, **facts, status="running", problem=None)
+        if resume:
+            say(f"going on from {found.path}" if found else "no checkpoint to go on from: starting anew")
+    set_seed(args.seed)
+    with stop.watching():
+        try:
+            place = trainer.go_on_from(found, new_schedule=any(key.startswith("trainer.") for key in changed))
+            result = trainer.train(resume_from_checkpoint=place)
+            metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
+        except StoppedInEvaluation:
+            if trainer.saved_at != trainer.state.global_step:
+                trainer._save_checkpoint(trainer.model_wrapped, None)
+        except Exception as problem:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again for a worker that died
+            saved = not isinstance(problem, UserError) and trainer.save_after_failure()
+            if saved and stop.received:  # the signal that ended the data workers, too
+                stop.signal = stop.received
+                return stopped(trainer, stop, directory, time.monotonic() - started)
+            with suppress(OSError):
+                said = hub.scrub(f"{type(problem).__name__}: {problem}")
+                if main:
+                    runs.update_record(directory, status="failed", problem=said)
+            if saved:
+                say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
+            if known := known_failure(problem):
+                raise known from problem
+            raise
+        if stop.stopped:
+            return stopped(trainer, stop, directory, time.monotonic() - started)
+        written = export(trainer, directory)
+    if main:
+        runs.update_record(directory, steps=trainer.state.global_step, files=written)
+        if recipe.lora is not None and recipe.task in GENERATING:
+            model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
+        if not any((directory / name).is_file() for name in runs.WEIGHTS):
+            raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")
+        if assembly.length is not None:
+            tokens = total_batch_size(args) * assembly.length
+            metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
+        metrics["peak_memory_bytes"] = peak_memory()
+        metrics["saving_seconds"] = round(trainer.saving_seconds, 3)
+        if trainer.skipped_steps:
+            metrics["skipped_steps"] = trainer.skipped_steps
+        if recipe.tasks:
+            report.finish_each(recipe, model, directory, metrics, facts)
+        report.finish(recipe, directory, metrics, facts, time.monotonic() - started)
+    return FINISHED
+
+
+def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint; raises UserError where there are some and none is whole."""
+    found, wrong = checkpoint.newest(directory, run)
+    for problem in wrong:
+        say(f"warning  passed over: {problem}")
+    if found is None and wrong:  # starting anew would hide them
+        raise UserError(
+            f"no checkpoint in `{directory}` is whole",
+            "start a new run, from their weights if you like: model.name=.../checkpoint-N",
+            tuple(wrong),
+        )
+    return found
+
+
+def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
+    """Write the finished model beside its place, and then into it: what is read there is never half written.
+
+    Returns the size and checksum of each file.
+    """
+    draft, written = directory / EXPORT, {}
+    try:
+        if trainer.args.should_save:
+            shutil.rmtree(draft, ignore_errors=True)
+        trainer.save_model(str(draft))
+        if trainer.args.should_save:
+            for path in draft.rglob("*"):
+                checkpoint.synced(path)
+            written = checkpoint.files_of(draft)
+            for path in sorted(draft.iterdir()):
+                if path.is_dir():
+                    shutil.rmtree(directory / path.name, ignore_errors=True)
+                path.replace(directory / path.name)
+            draft.rmdir()
+            checkpoint.synced(directory)
+        return written
+    except NO_ROOM as problem:
+        shutil.rmtree(draft, ignore_errors=True)
+        kept = f"checkpoint-{trainer.saved_at} holds them" if trainer.saved_at >= 0 else "there is no checkpoint"
+        raise RunError(
+            f"the finished weights could not be written to `{directory}`: {' '.join(str(problem).split())}; {kept}",
+            "make room; the same command with --resume writes them",
+        ) from problem
+
+
+def switches(trainer: Trainer) -> dict[str, Any]:
+    """For the record: what was switched on to make the run fast."""
+    args, head = trainer.args, trainer.head
+    found = {
+        "fused_loss": head is not None and head.fused,
+        "skip_ignored": head is not None and head.skip,
+        "split_batches": trainer.splits,
+        "fast_dropout": trainer.fast_dropout,
+        "attn_implementation": getattr(trainer.model.config, "_attn_implementation", None),
+        "torch_compile": args.torch_compile,
+        "activation_checkpointing": bool(args.activation_checkpointing),
+    }
+    if args.device.type == "cpu":
+        return found
+    return {**found, "tf32": bool(args.tf32), "use_liger_kernel": args.use_liger_kernel}
+
+
+def preflight(trainer: Trainer) -> None:
+    """Two evaluation batches before step 1: a night's training does not end at its first evaluation.
+
+    Not under FSDP and DeepSpeed, which place the model only when training begins.
+    """
+    if not trainer.place_model_on_device:
+        return
+    loader = trainer.get_train_dataloader() if trainer.eval_dataset is None else trainer.get_eval_dataloader()
+    trainer.model.eval()
+    for _, inputs in zip(range(2), loader, strict=False):
+        _, sums, _ = trainer.prediction_step(trainer.model, inputs, prediction_loss_only=False)
+        if not bool(torch.isfinite(sums).all()):
+            raise UserError("the loss of the untrained model is not finite", "check model.config and the precision")
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
