@@ -125,7 +125,7 @@ def finetune(
         if dry_run:
             return _explain(loaded, processes, max_time)
         if seeds is not None:
-            from llmkit.repeat import repeat
+            from llmkit.seeds import repeat
 
             again = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
             again += ["--processes", str(processes)] if processes is not None else []
@@ -191,9 +191,9 @@ def _by_the_clock(recipe: "Recipe", time: str | None) -> "Recipe":
 def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
     """The resolved recipe on stdout, the arithmetic on stderr."""
     print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
-    from llmkit import arithmetic
+    from llmkit.dry_run import explain
 
-    arithmetic.explain(recipe, processes, max_time)
+    explain(recipe, processes, max_time)
     return 0
 
 
@@ -234,7 +234,7 @@ def generate(
 
     def act() -> int:
         _stay_offline(offline)
-        from llmkit import generate as generation
+        from llmkit.inference import generate as generation
 
         text, words = generation.separate(prompt, options or [], needed=not chat and source is None)
         if source is not None and text is not None:
@@ -242,7 +242,7 @@ def generate(
         if source is None and output is not None:
             raise UserError("--output comes with --input", "or write stdout into a file: > FILE")
         if chat:
-            from llmkit import chatting
+            from llmkit.inference import chat as chatting
 
             settings, system_prompt = chatting.settings(words)
             if source is not None:
@@ -251,9 +251,9 @@ def generate(
             question = generation.read_prompt(text) if text is not None else None
             return chatting.chat(question, model, settings, system_prompt, seed, quantize)
         if source is not None:
-            from llmkit import prompts
+            from llmkit.inference import batch
 
-            prompts.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
+            batch.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
         else:
             generation.generate(generation.read_prompt(text), model, generation.settings(words), seed, quantize)
         return 0
@@ -279,7 +279,7 @@ def predict(
 
     def act() -> int:
         _stay_offline(offline)
-        from llmkit import predict as prediction
+        from llmkit.inference import predict as prediction
 
         prediction.predict(model, texts or [], source, output)
         return 0

@@ -18,12 +18,6 @@ LAYERS = (
     ("recipe", "hub", "process"),
     ("metrics", "errors", ""),
 )
-# Not yet in their rooms.
-FLAT = {
-    **dict.fromkeys(("arithmetic",), 0),
-    **dict.fromkeys(("repeat", "chatting", "prompts", "generate", "prefill", "predict"), 1),
-    **dict.fromkeys(("head", "splitting", "dropout", "cpu"), 4),
-}
 
 
 def modules() -> dict[str, Path]:
@@ -49,7 +43,7 @@ def imported(file: Path) -> set[str]:
 def layer(name: str) -> int:
     """The number of the layer that a module is in, 0 at the top."""
     room = name.removeprefix("llmkit").removeprefix(".").split(".")[0]
-    return next((number for number, rooms in enumerate(LAYERS) if room in rooms), FLAT.get(room, -1))
+    return next((number for number, rooms in enumerate(LAYERS) if room in rooms), -1)
 
 
 def test_every_module_is_in_a_layer():

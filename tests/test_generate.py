@@ -24,7 +24,7 @@ from transformers import (
 )
 from typer.testing import Result
 
-from llmkit import generate, predict, prefill, prompts
+from llmkit.inference import batch, generate, prefill, rows_io
 from llmkit.runs import checkpoint
 
 POSITIONS = 64
@@ -284,7 +284,7 @@ def test_a_terminal_gets_the_text_as_it_comes(place: Path, llmkit: Callable[...,
 
     code = f"""
 import sys
-from llmkit import generate
+from llmkit.inference import generate
 pieces, write = [], sys.stdout.write
 sys.stdout.write = lambda text: (pieces.append(text), write(text))[1]
 generate.generate({PROMPT!r}, "gpt2", {{"max_new_tokens": 12}}, 1)
@@ -308,8 +308,8 @@ FILE = ("generate", "max_new_tokens=6", "--model", "gpt2", "--input", "rows.txt"
 @pytest.fixture
 def rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten prompts of many lengths, in chunks of six and batches of few."""
-    monkeypatch.setattr(predict, "CHUNK", 6)
-    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 40, "cuda": 40})
+    monkeypatch.setattr(rows_io, "CHUNK", 6)
+    monkeypatch.setattr(batch, "BUDGET", {"cpu": 40, "cuda": 40})
     Path("rows.txt").write_text("".join(f"{'cat ' * (n * 7 % 5)}{n}\n" for n in range(10)))
     return place
 
@@ -389,7 +389,7 @@ def test_the_last_row_is_read_before_the_first_is_written(rows: Path, llmkit: Ca
 def test_a_file_says_the_same_however_its_prompts_are_read(
     how: str, rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 4000, "cuda": 4000})
+    monkeypatch.setattr(batch, "BUDGET", {"cpu": 4000, "cuda": 4000})
     words = (*FILE[:-2], how, "--seed", "5")
     read, caches = prefill.read, []
     monkeypatch.setattr(prefill, "read", lambda *given: caches.append(read(*given)) or caches[-1])
@@ -402,21 +402,21 @@ def test_a_file_says_the_same_however_its_prompts_are_read(
 def test_batches_hold_no_more_than_the_budget() -> None:
     found = {0: [1] * 9, 1: [1] * 2, 2: [1] * 3, 3: [1] * 4, 4: [1] * 30}
     allowed = {0: 6, 1: 6, 2: 6, 3: 6, 4: 2}
-    assert list(prompts._batched(found, allowed, 20)) == [[4], [1, 2], [3], [0]]
-    assert list(prompts._batched(found, allowed, 1000)) == [[4], [1, 2, 3, 0]]
+    assert list(batch._batched(found, allowed, 20)) == [[4], [1, 2], [3], [0]]
+    assert list(batch._batched(found, allowed, 1000)) == [[4], [1, 2, 3, 0]]
 
 
 def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
     rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "BUDGET", {"cpu": 4000, "cuda": 4000})
+    monkeypatch.setattr(batch, "BUDGET", {"cpu": 4000, "cuda": 4000})
     whole = llmkit(*FILE[:-2], "do_sample=false").stdout
     write = generate.write
 
     def small(writer: Any, prompts: Any, config: Any, **more: Any) -> Any:
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return write(writer, prompts, config, **more)
+        return write(writer, batch, config, **more)
 
     monkeypatch.setattr(generate, "write", small)
     assert llmkit(*FILE[:-2], "do_sample=false").stdout == whole

@@ -19,8 +19,9 @@ from conftest import CAUSAL, MASKED, REST, corpus
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from llmkit import predict as prediction
 from llmkit.cli import app
+from llmkit.inference import fill_mask, rows_io
+from llmkit.inference import predict as prediction
 
 ANIMALS = ("fox", "hen", "owl", "cat", "dog")
 BIRDS = ("hen", "owl")
@@ -386,19 +387,19 @@ def test_there_is_one_source_of_rows(refused):
 
 @pytest.mark.parametrize("name", ["single", "masked"])
 def test_rows_are_read_no_further_ahead_than_a_chunk(name, place):
-    layout, answer = prediction.filler("home/masked") if name == "masked" else prediction.answerer(*ARGUMENTS)
+    layout, answer = fill_mask.filler("home/masked") if name == "masked" else prediction.answerer(*ARGUMENTS)
     taken = 0
 
     def rows():
         nonlocal taken
-        for number in range(3 * prediction.CHUNK):
+        for number in range(3 * rows_io.CHUNK):
             taken += 1
             yield f"row {number}", {"text": f"the [MASK] saw {number}"}
 
-    for count, said in enumerate(prediction.answers(rows(), None, layout, answer), 1):
+    for count, said in enumerate(rows_io.answers(rows(), None, layout, answer), 1):
         assert said["text"] == f"the [MASK] saw {count - 1}"
-        assert taken - count < prediction.CHUNK
-    assert count == 3 * prediction.CHUNK
+        assert taken - count < rows_io.CHUNK
+    assert count == 3 * rows_io.CHUNK
 
 
 ARGUMENTS = ("home/single", "text-classification")
@@ -422,7 +423,7 @@ def test_an_id_that_json_does_not_know_is_written_as_text(place):
     import datetime
 
     stream = io.StringIO()
-    prediction._line(stream, {"id": datetime.date(2026, 1, 2), "label": "ö"})
+    rows_io._line(stream, {"id": datetime.date(2026, 1, 2), "label": "ö"})
     assert stream.getvalue() == '{"id": "2026-01-02", "label": "ö"}\n'
 
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.generation import GenerationConfig
 
-from llmkit import prefill
+from llmkit.inference import prefill
 from llmkit.speed.length_groups import groups
 
 LENGTHS = (1, 9, 4, 9, 30, 2, 3, 28)

@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llmkit import generate, hub, launch
+from llmkit import hub, launch
 from llmkit.errors import UserError
+from llmkit.inference import generate
 from llmkit.models import loading
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import load_config

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import MASKED, REST, corpus
 
-from llmkit import repeat
+from llmkit import seeds
 from llmkit.errors import UserError
 from llmkit.recipe import load
 
@@ -108,30 +108,30 @@ def test_a_dry_run_runs_nothing(llmkit, place):
 
 def test_the_same_line_twice_makes_another_folder(place):
     recipe = load("rows.toml")
-    assert repeat.choose_directory(recipe, None, resume=False) == Path("runs/rows")
+    assert seeds.choose_directory(recipe, None, resume=False) == Path("runs/rows")
     Path("runs/rows/seed-42").mkdir(parents=True)
-    assert repeat.choose_directory(recipe, None, resume=False) == Path("runs/rows-2")
-    assert repeat.choose_directory(recipe, None, resume=True) == Path("runs/rows")
+    assert seeds.choose_directory(recipe, None, resume=False) == Path("runs/rows-2")
+    assert seeds.choose_directory(recipe, None, resume=True) == Path("runs/rows")
     Path("runs/rows-2/seed-42").mkdir(parents=True)
-    assert repeat.choose_directory(recipe, None, resume=True) == Path("runs/rows-2")
-    assert repeat.choose_directory(load("rows.toml", ["output_dir=runs/x"]), None, resume=True) == Path("runs/x")
+    assert seeds.choose_directory(recipe, None, resume=True) == Path("runs/rows-2")
+    assert seeds.choose_directory(load("rows.toml", ["output_dir=runs/x"]), None, resume=True) == Path("runs/x")
 
 
 def test_a_named_folder_that_is_in_use_is_refused(place):
     recipe = load("rows.toml")
     Path("mine").mkdir()
-    assert repeat.choose_directory(recipe, "mine", resume=False) == Path("mine")
+    assert seeds.choose_directory(recipe, "mine", resume=False) == Path("mine")
     Path("mine/seed-42").mkdir()
     with pytest.raises(UserError, match="`mine` holds other files"):
-        repeat.choose_directory(recipe, "mine", resume=False)
-    assert repeat.choose_directory(recipe, "mine", resume=True) == Path("mine")
+        seeds.choose_directory(recipe, "mine", resume=False)
+    assert seeds.choose_directory(recipe, "mine", resume=True) == Path("mine")
     Path("mine/run.json").write_text("{}")
     with pytest.raises(UserError, match="is one run and not several"):
-        repeat.choose_directory(recipe, "mine", resume=True)
+        seeds.choose_directory(recipe, "mine", resume=True)
 
 
 def test_the_deviation_is_that_of_a_sample():
     values = [0.5, 0.25, 0.75, 0.1]
-    assert repeat.deviation(values) == pytest.approx(statistics.stdev(values))
-    assert repeat.deviation([0.5]) == 0
-    assert repeat.deviation([0.5, float("nan")]) != repeat.deviation([0.5, float("nan")])
+    assert seeds.deviation(values) == pytest.approx(statistics.stdev(values))
+    assert seeds.deviation([0.5]) == 0
+    assert seeds.deviation([0.5, float("nan")]) != seeds.deviation([0.5, float("nan")])

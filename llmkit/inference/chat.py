@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from llmkit import generate, prompts
 from llmkit.errors import UserError, say
+from llmkit.inference import batch, generate
 from llmkit.runs import finished
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def chat_rows(
 
     A row holds `messages`, of which the last is the user's, or a `prompt`; of a text file each line is a question.
     """
-    prompts.check_rows(source, output)
+    batch.check_rows(source, output)
     writer, system_prompt = load(name, options, system_prompt, seed, quantize)
 
-    def read(place: str, row: prompts.Row) -> tuple[prompts.Row, list[int]]:
+    def read(place: str, row: batch.Row) -> tuple[batch.Row, list[int]]:
         column, messages = read_messages(place, row)
         shown = {"prompt" if column == "text" else column: row[column]}
         if system_prompt and messages[0]["role"] != "system":
@@ -87,7 +87,7 @@ def chat_rows(
     def decode(prompt: list[int], new: list[int]) -> str:
         return str(writer.tokenizer.decode(new, skip_special_tokens=True))
 
-    prompts.write_rows(source, output, read, decode, writer, chat=True, system_prompt=system_prompt)
+    batch.write_rows(source, output, read, decode, writer, chat=True, system_prompt=system_prompt)
 
 
 def settings(words: Sequence[str]) -> tuple[dict[str, Any], str | None]:
@@ -288,7 +288,7 @@ def render(messages: list[Message], writer: generate.Writer, where: str = "") ->
 # ---- the rows of a file --------------------------------------------------------------------------------------------
 
 
-def read_messages(place: str, row: prompts.Row) -> tuple[str, list[Message]]:
+def read_messages(place: str, row: batch.Row) -> tuple[str, list[Message]]:
     """Which of COLUMNS holds a row's conversation, and its messages; UserError where nothing is to be answered."""
     from llmkit.data.files import text_of
 

@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import generate, hub, predict
+from llmkit import hub
 from llmkit.errors import UserError, say
+from llmkit.inference import generate, rows_io
 from llmkit.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def generate_rows(
 
 def check_rows(source: Path, output: Path | None) -> None:
     """UserError for files that cannot be read or written, and for no rows."""
-    predict.check_files([], source, output)
-    if next(predict.read_rows([], source), None) is None:
+    rows_io.check_files([], source, output)
+    if next(rows_io.read_rows([], source), None) is None:
         raise UserError(f"--input: there are no rows in `{source}`", "is it the right file?")
 
 
@@ -84,15 +85,15 @@ def write_rows(
 
     config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
     total = 0
-    for place, row in predict.read_rows([], source):
+    for place, row in rows_io.read_rows([], source):
         generate.new_tokens(config, writer.model, len(read(place, row)[1]), f"{place}: the prompt")
         total += 1
     if _one_by_one(writer, config):
         say("note: with assisted decoding and prompt lookup rows are written one by one")
     if output is None:
         writer.seed = random.getrandbits(32) if writer.seed is None else writer.seed
-        with predict.writing(None) as put:
-            for row in in_order(completions(predict.read_rows([], source), read, decode, writer)):
+        with rows_io.writing(None) as put:
+            for row in in_order(completions(rows_io.read_rows([], source), read, decode, writer)):
                 put(row)
         return
     with _held(output):
@@ -100,9 +101,9 @@ def write_rows(
         first, ahead = _resume(partial, writer, {"input": content_hash([source]), **made_with}, total)
         try:
             with partial.open("a", encoding="utf-8") as stream:
-                rows = predict.read_rows([], source)
+                rows = rows_io.read_rows([], source)
                 for batch in completions(rows, read, decode, writer, first, ahead):
-                    stream.write(predict.as_json(batch) + "\n")
+                    stream.write(rows_io.as_json(batch) + "\n")
                     stream.flush()
                     os.fsync(stream.fileno())
         except OSError as problem:
@@ -113,7 +114,7 @@ def write_rows(
         except KeyboardInterrupt:
             say(f"what is done is kept in `{partial}`: the same command goes on with it")
             raise
-        with predict.writing(output) as put:
+        with rows_io.writing(output) as put:
             for row in in_order(_batches(partial)):
                 put(row)
         partial.unlink()
@@ -139,7 +140,7 @@ def completions(
     from llmkit.data.rows.examples import chunks, key_of
 
     config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
-    for chunk in chunks(enumerate(rows), predict.CHUNK):
+    for chunk in chunks(enumerate(rows), rows_io.CHUNK):
         if chunk[-1][0] < first:
             continue
         shown, prompts, allowed = {}, {}, {}
@@ -178,7 +179,7 @@ def _write_within_memory(writer: generate.Writer, prompts: Sequence[list[int]], 
     """The new tokens of each prompt; in halves, and halves of them, where a GPU has no memory for all at once."""
     import torch
 
-    from llmkit import prefill
+    from llmkit.inference import prefill
 
     try:
         cache = prefill.read(writer.model, prompts, config)
@@ -241,10 +242,10 @@ def _resume(partial: Path, writer: generate.Writer, made_with: Mapping[str, Any]
     head = _head(partial)
     if head is None:
         writer.seed = random.getrandbits(32) if writer.seed is None else writer.seed
-        partial.write_text(predict.as_json({**now, "seed": writer.seed}) + "\n", encoding="utf-8")
+        partial.write_text(rows_io.as_json({**now, "seed": writer.seed}) + "\n", encoding="utf-8")
         return 0, set()
     writer.seed = head.get("seed") if writer.seed is None else writer.seed
-    now = json.loads(predict.as_json({**now, "seed": writer.seed}))
+    now = json.loads(rows_io.as_json({**now, "seed": writer.seed}))
     changed = [key for key in {**head, **now} if head.get(key) != now.get(key)]
     first, ahead = 0, set[int]()
     for batch in _batches(partial):

@@ -316,7 +316,7 @@ def write(writer: Writer, prompts: Sequence[list[int]], config: Any, **more: Any
     """What `model.generate` returns for prompts of any lengths, which are padded on the left."""
     import torch
 
-    from llmkit import prefill
+    from llmkit.inference import prefill
     from llmkit.models import loading
 
     model = writer.model

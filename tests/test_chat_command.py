@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import Result
 
-from llmkit import chatting
+from llmkit.inference import chat
 
 POSITIONS = 160
 SPECIAL = ("<pad>", "<system>", "<user>", "<assistant>", "<end>", "<unk>")
@@ -84,9 +84,9 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def talk(place: Path) -> chatting.Conversation:
-    writer, _ = chatting.load("model", {"do_sample": False, "max_new_tokens": 6}, None, 0)
-    return chatting.Conversation(writer, [])
+def talk(place: Path) -> chat.Conversation:
+    writer, _ = chat.load("model", {"do_sample": False, "max_new_tokens": 6}, None, 0)
+    return chat.Conversation(writer, [])
 
 
 def user(content: str) -> dict[str, str]:
@@ -212,35 +212,35 @@ def test_an_answer_ends_with_the_turn_and_says_when_it_is_cut_off(place: Path, l
     assert (just.stdout, just.stderr) == (ended.stdout, "")  # its end was the last token that it was allowed
 
 
-def test_what_was_computed_is_used_again_and_changes_nothing(talk: chatting.Conversation) -> None:
+def test_what_was_computed_is_used_again_and_changes_nothing(talk: chat.Conversation) -> None:
     read: list[int] = []
     talk.writer.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
     lengths = []
     for line in LINES.splitlines():
-        tokens = chatting.ask(talk, line)
+        tokens = chat.ask(talk, line)
         lengths.append(len(tokens))
         read.append(0)
-        chatting.answer(talk, tokens, chatting.Event())
+        chat.answer(talk, tokens, chat.Event())
     first = [after for before, after in itertools.pairwise(read) if before == 0]
     assert first[0] == lengths[0]
     assert first[1] < lengths[1] - lengths[0] and first[2] < lengths[2] - lengths[1]
     assert [m["content"] for m in talk.messages if m["role"] == "assistant"] == conversation(LINES)
     # Something else in front: what was computed does not fit.
     talk.messages.insert(0, {"role": "system", "content": "Be brief."})
-    tokens = chatting.ask(talk, "And?")
-    chatting.answer(talk, tokens, chatting.Event())
+    tokens = chat.ask(talk, "And?")
+    chat.answer(talk, tokens, chat.Event())
     assert talk.messages[-1]["content"] == expected(talk.messages[:-1])
 
 
 def test_the_oldest_turns_are_dropped_and_the_system_message_stays(
-    talk: chatting.Conversation, capsys: pytest.CaptureFixture[str]
+    talk: chat.Conversation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     system = {"role": "system", "content": "Be brief."}
     talk.messages = [system]
     for number in range(4):
-        tokens = chatting.ask(talk, f"question {number} " + "x" * 36)
+        tokens = chat.ask(talk, f"question {number} " + "x" * 36)
         assert len(tokens) + 6 <= POSITIONS
-        chatting.answer(talk, tokens, chatting.Event())
+        chat.answer(talk, tokens, chat.Event())
         assert talk.messages[-1]["content"] == expected(talk.messages[:-1])
     said = capsys.readouterr().err
     assert said.count(f"note: the conversation outgrows the model's {POSITIONS} positions: its oldest turn is") == 2
@@ -395,7 +395,7 @@ def test_a_file_of_prompts_without_chat(place: Path, llmkit: Callable[..., Resul
 def test_more_rows_than_are_held_at_once(
     place: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmkit.predict.CHUNK", 3)
+    monkeypatch.setattr("llmkit.inference.rows_io.CHUNK", 3)
     long = "x" * (POSITIONS - 5)  # leaves room for two new tokens, and must not take it from the rows that follow
     Path("rows.txt").write_text(f"{long}\n" * 3 + "".join(f"{'so ' * (n % 4)}{n}\n" for n in range(8)))
     words = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.txt")
@@ -440,12 +440,12 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_conversation(place: Path) -> Non
 def test_only_the_first_ctrl_c_is_for_the_answer() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
     try:
-        with chatting.interruptible() as stop:
+        with chat.interruptible() as stop:
             signal.raise_signal(signal.SIGINT)
             assert stop.is_set()
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-        with chatting.interruptible():
+        with chat.interruptible():
             pass
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

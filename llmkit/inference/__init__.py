@@ -1,0 +1,1 @@
+"""Finished models in use: predictions, text and conversations."""
