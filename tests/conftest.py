@@ -152,6 +152,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return attempts
 
 
+def byte_tokenizer() -> Any:
+    """A tokenizer of bytes, and of the few pairs that "Once upon a time" has."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    end = "<|endoftext|>"
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["Once upon a time there was a cat. The cat was happy."] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end)
+
+
 def losses(run: Path) -> list[float]:
     """The training losses that a run logged, in order."""
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -108,9 +108,8 @@ def test_the_error_that_the_readme_shows_is_the_one_that_comes(tmp_path, llmkit,
 
 def test_the_tree_names_every_room():
     tree = re.search(r"```text\nllmkit/\n(.*?)```", README, re.DOTALL)[1]
-    for file in (ROOT / "llmkit").rglob("*.py"):
-        inside = file.relative_to(ROOT / "llmkit")
-        folder = f"{inside.parent.as_posix()}/"
-        room = folder if folder in ("tasks/", "recipe/", "data/cleaning/") else inside.as_posix()
-        if not file.name.startswith("__"):
-            assert room in tree, room
+    rooms = {folder.name for folder in (ROOT / "llmkit").iterdir() if (folder / "__init__.py").is_file()}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
+    assert len(tree.splitlines()) == 9
+    for file in (ROOT / "llmkit").glob("*.py"):
+        assert file.name.startswith("__") or file.stem in tree, file.name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import byte_tokenizer
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -156,8 +157,6 @@ def test_what_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from test_generate import byte_tokenizer
-
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()

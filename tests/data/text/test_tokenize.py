@@ -6,6 +6,7 @@ from array import array
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
@@ -16,7 +17,7 @@ from llmkit.models.tokenizer import load
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
 
-STORIES = (Path(__file__).parents[1] / "recipes" / "tiny" / "stories.txt").read_text()[:60_000]
+STORIES = (ROOT / "recipes" / "tiny" / "stories.txt").read_text()[:60_000]
 CODE = Path(tokenize.__file__).read_text() * 4
 ODD = [
     " ",

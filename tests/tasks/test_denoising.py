@@ -6,13 +6,12 @@ import os
 import random
 import re
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import losses
+from conftest import ROOT, losses
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig
 from typer.testing import CliRunner
@@ -30,7 +29,7 @@ from llmkit.tasks import denoising
 from llmkit.training.progress import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of DataLoader's workers, Python 3.12 on
-STORIES = (Path(__file__).parents[1] / "recipes/tiny/stories.txt").read_text().splitlines()
+STORIES = (ROOT / "recipes/tiny/stories.txt").read_text().splitlines()
 KINDS = ("byte-bpe", "wordpiece", "unigram", "characters")
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 PERMUTED = {"permutation": 1.0}

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from filelock import FileLock
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -23,7 +23,7 @@ from llmkit.errors import UserError
 EOS = 0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SMALL = """
-from tests.test_token_cache import letters_tokenizer, numbered
+from tests.data.text.test_token_cache import letters_tokenizer, numbered
 from llmkit.data.text import token_cache, tokenize
 tokenize.BATCH, tokenize.OVERHEAD, token_cache.PART = 2000, 0, 10_000
 """
@@ -326,7 +326,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
         token_cache.cache_dir = lambda: Path({str(cache)!r})
         token_cache.tokenize_documents(Documents(slow, "the same", "`test`"), letters_tokenizer(), [0])
     """)
-    root = Path(__file__).parents[1]
+    root = ROOT
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
@@ -379,7 +379,7 @@ def test_a_long_preparation_says_how_far_it_is(monkeypatch, capsys):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from tests.test_token_cache import words_tokenizer
+from tests.data.text.test_token_cache import words_tokenizer
 from llmkit.data.text import token_cache, tokenize
 from llmkit.data.text.documents import Documents
 
@@ -396,6 +396,6 @@ for megabytes in (1, 10):
 
 def test_more_text_needs_no_more_memory(cache):
     words = [sys.executable, "-c", MEASURE, str(cache)]
-    done = subprocess.run(words, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
     little, much = map(int, done.stdout.split())  # MB at most
     assert much < little + 10

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import byte_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -52,16 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("gpt2", "bert", "t5"):
         tokenizer.save_pretrained(folder / name)
     return folder
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([f"{PROMPT} there was a cat. The cat was happy."] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END)
 
 
 @pytest.fixture
@@ -416,7 +406,7 @@ def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
     def small(writer: Any, prompts: Any, config: Any, **more: Any) -> Any:
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return write(writer, batch, config, **more)
+        return write(writer, prompts, config, **more)
 
     monkeypatch.setattr(generate, "write", small)
     assert llmkit(*FILE[:-2], "do_sample=false").stdout == whole
