@@ -9,15 +9,7 @@ from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
 from llmkit.recipe.data_tables import ChatData, TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
-
-# What the count does not know of the data yet.
-HEADS = {
-    **dict.fromkeys(
-        ("text-classification", "question-answering", "token-classification"), ", with a head of two outputs"
-    ),
-    "multi-task": ", without the heads",
-    "replaced-token-detection": ", without the generator",
-}
+from llmkit.recipe.tasks import TASKS
 
 
 def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) -> None:
@@ -38,11 +30,11 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
         unit, length = "blocks", choose_block_size(recipe.data.block_size, config)
     total = batch * accumulated * world * length
     what = "examples" if rows else "tokens"
-    count = num_parameters(recipe.model, config, tasks.module(recipe.task).MODEL_CLASS)
+    count = num_parameters(recipe.model, config, tasks.model_class(recipe.task))
     lines = [
         f"parameters     {count:,}"
         + (f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trained else "")
-        + HEADS.get(recipe.task, ""),
+        + (TASKS[recipe.task].uncounted if recipe.task in TASKS else ", without the heads"),
         f"{what + ' a step':14} {batch} {unit} x {accumulated} accumulated x {world} processes"
         + (f" = {total:,}" if rows else f" x {length} = {total:,}"),
     ]
@@ -79,4 +71,4 @@ def _conversation(recipe: Recipe, config: Any) -> str:
     one = replace(rows, read=lambda: iter([first]))
     words = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, Documents(lambda: iter(()), "", ""), None)
     length = choose_length(data.max_length, config, chat.LONGEST_INPUT)
-    return chat.shown(chat.encode(one, chat.layout(data, one), words, data, length), 0, words)
+    return chat.shown(chat.encode(one, chat.resolve_columns(data, one), words, data, length), 0, words)

@@ -102,12 +102,11 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
     logits, names = json.loads(done.stdout)
     assert names == {"0": "fox", "1": "none"}
 
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from llmkit.models import loading
-    from llmkit.tasks import text_classification as task
 
-    ours = loading.load_model("run", task.MODEL_CLASS)
+    ours = loading.load_model("run", AutoModelForSequenceClassification)
     batch = AutoTokenizer.from_pretrained("run")(list(TEXTS), padding=True, return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(ours(**batch).logits, torch.tensor(logits))

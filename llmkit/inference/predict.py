@@ -64,30 +64,36 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     from llmkit.models import loading
     from llmkit.tasks.inputs import choose_collator, choose_length, fit_for_batches
 
-    module = tasks.module(task)
+    module = tasks.row_task(task)
+    spec_from_config, forward, postprocess = (
+        module.label_spec_from_config,
+        module.forward_for_predict,
+        module.postprocess,
+    )
+    assert spec_from_config is not None and forward is not None and postprocess is not None  # it does not write
     data: RowData = data_of(name, task)
     record = record_of(name)
-    model = loading.load_model(name, module.MODEL_CLASS)
+    model = loading.load_model(name, tasks.model_class(task))
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     process.collect_from_here()
     fit_for_batches(tokenizer, model.config)
     trained = record.get("max_length") or record.get("block_size")
     length = choose_length(trained or data.max_length, model.config)
-    known = module.reading_of(model.config, record, data, tokenizer)
+    label_spec = spec_from_config(model.config, record, data, tokenizer)
     collate = choose_collator(module, tokenizer, model.config)
 
     def answer(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
-        part = module.examples(module.encode(rows, columns, tokenizer, data, length), known, evaluation=True)
+        part = module.examples(module.encode(rows, columns, tokenizer, data, length), label_spec, True)
         kept = []
         for start in range(0, len(part), BATCH):
             batch = collate([part[i] for i in range(start, min(start + BATCH, len(part)))])
             batch = {key: values.to(model.device) for key, values in batch.items()}
             with torch.inference_mode():
-                kept.append(module.outline(model, batch, known).cpu().numpy())
-        found = np.concatenate(kept)
-        check_finite(np.isfinite(found).all())
-        by_row = dict(module.decode(found, part, known))
+                kept.append(forward(model, batch, label_spec).cpu().numpy())
+        outputs = np.concatenate(kept)
+        check_finite(np.isfinite(outputs).all())
+        by_row = dict(postprocess(outputs, part, label_spec))
         return [by_row[row] for row in range(len(by_row))]
 
     return lambda rows: _columns(rows, task, record.get("columns", {}), data), answer
@@ -100,8 +106,8 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
     """
     from llmkit import tasks
 
-    module = tasks.module(task)
-    inputs = {role: column for role, column in trained.items() if role not in module.TARGETS}
+    module = tasks.row_task(task)
+    inputs = {role: column for role, column in trained.items() if role not in module.LABEL_ROLES}
     if not inputs and task == "question-answering":
         inputs = {"question": "question", "context": "context"}
     if inputs and set(inputs.values()) <= set(rows.columns):
@@ -121,6 +127,6 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
         missing = ", ".join(f"`{column}`" for column in inputs.values() if column not in rows.columns)
         raise UserError(f"{rows.source} has no column {missing}", f"it has {', '.join(rows.columns)}")
     try:
-        return dict(module.layout(data, rows, labelled=False))
+        return dict(module.resolve_columns(data, rows, False))
     except UserError as mistake:
         raise UserError(mistake.message, "call it `text`; of a pair, `text` and `text_pair`") from mistake

@@ -16,25 +16,8 @@ from llmkit.data.text.pack import cache_dir, encode, new_cache_entry
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
+from llmkit.recipe.tasks import CAUSAL_TOKENS, TASKS
 
-# Upstream's own: what GPT-2 (with a pad token of its own, so that padding is never taken for the end) and BERT use.
-CAUSAL_TOKENS = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
-MASKED_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
-SEQ2SEQ_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # T5's, in its order
-DENOISING_TOKENS = {**SEQ2SEQ_TOKENS, "mask_token": "<mask>"}
-SENTINELS = [f"<extra_id_{number}>" for number in reversed(range(100))]  # the last entries, in T5's order
-USUAL_TOKENS = {
-    "causal-lm": CAUSAL_TOKENS,
-    "chat": CAUSAL_TOKENS,
-    "seq2seq": SEQ2SEQ_TOKENS,
-    "denoising": DENOISING_TOKENS,
-}
 SAMPLE = 1_000_000  # bytes of text that a report looks at
 LONGEST = 4_000  # characters in one of its texts
 MARK = "\u2581"  # what normalisers of SentencePiece's kind write for a space
@@ -74,14 +57,15 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     if not folder.exists():
         if next(iter(documents), None) is None:
             raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
-        usual = USUAL_TOKENS.get(task, MASKED_TOKENS)
-        sentinels = SENTINELS if task == "denoising" else []
-        tokens = {**usual, **(table.special_tokens or {})}
+        record = TASKS[task] if task in TASKS else TASKS["masked-lm"]  # several tasks share an encoder
+        # The last entries, in T5's order.
+        sentinels = [f"<extra_id_{number}>" for number in reversed(range(record.num_sentinels))]
+        tokens = {**record.special_tokens, **(table.special_tokens or {})}
         if table.type in ("characters", "wordpiece", "unigram"):
-            tokens.setdefault("unk_token", "<unk>" if usual is CAUSAL_TOKENS else "[UNK]")
+            tokens.setdefault("unk_token", "<unk>" if record.special_tokens is CAUSAL_TOKENS else "[UNK]")
         backend = _train(table, documents, tokens, table.vocab_size - len(sentinels))
         backend.add_special_tokens(sentinels)
-        if task in ("seq2seq", "denoising"):  # where a text ends is what the model learns to stop by
+        if record.ends_with_eos:  # where a text ends is what the model learns to stop by
             end = tokens["eos_token"]
             backend.post_processor = processors.TemplateProcessing(
                 single=["$A", end],

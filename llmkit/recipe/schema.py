@@ -10,41 +10,18 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from llmkit.recipe.data_tables import (
-    AnsweringData,
-    CausalData,
-    ChatData,
-    ChoiceData,
-    ClassificationData,
-    Data,
-    DenoisingData,
-    MaskedData,
-    PairData,
-    ReplacedData,
-    TaggingData,
-)
+from llmkit.recipe.data_tables import Data, MaskedData
 from llmkit.recipe.table import ReadOnly, Table
+from llmkit.recipe.tasks import TASKS as RECORDS
 from llmkit.recipe.toml import dotted, leaves, toml_value
 from llmkit.recipe.types import Type, read_annotation
 
-Task = Literal[
-    "causal-lm",
-    "masked-lm",
-    "denoising",
-    "replaced-token-detection",
-    "text-classification",
-    "question-answering",
-    "token-classification",
-    "multiple-choice",
-    "seq2seq",
-    "chat",
-    "multi-task",
-]
-TASKS: tuple[str, ...] = get_args(Task)
+TASKS = (*RECORDS, "multi-task")
+DATA_OF_TASK: dict[str, type[Data]] = {name: record.data for name, record in RECORDS.items()}
 # The tasks that learn from running text; the others learn from rows.
-PRETRAINING = ("causal-lm", "masked-lm", "denoising", "replaced-token-detection")
-HEADED = ("text-classification", "question-answering", "token-classification", "multiple-choice")  # on one encoder
-GENERATING = ("causal-lm", "denoising", "seq2seq", "chat")  # the tasks whose models write, as [generation] says
+PRETRAINING = tuple(name for name, record in RECORDS.items() if record.reads == "text")
+HEADED = tuple(name for name, record in RECORDS.items() if record.on_encoder)
+GENERATING = tuple(name for name, record in RECORDS.items() if record.writes)
 
 # Where a pretraining run wants another default than TrainingArguments has.
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -230,9 +207,7 @@ class Speed(Table):
 class Part(Table):
     """One of several tasks that share an encoder."""
 
-    task: Literal["text-classification", "question-answering", "token-classification", "multiple-choice"] = Field(
-        description="What is learned; by default what `recipe` learns."
-    )
+    task: str = Field(description="What is learned; by default what `recipe` learns.")
     weight: float | None = Field(
         default=None,
         gt=0,
@@ -257,7 +232,7 @@ class Part(Table):
 class Recipe(Table):
     """Everything a run needs to know. Two recipes are equal when their tables are, wherever they were read from."""
 
-    task: Task = Field(description="What is learned.")
+    task: str = Field(description="What is learned.")
     output_dir: str | None = Field(
         default=None,
         min_length=1,
@@ -280,6 +255,13 @@ class Recipe(Table):
     name: str = Field(default="run", exclude=True)
     origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
     notes: tuple[str, ...] = Field(default=(), exclude=True)
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value not in TASKS:
+            raise ValueError(f"must be one of {', '.join(TASKS)}")
+        return value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
@@ -306,18 +288,6 @@ class Recipe(Table):
 
 
 UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "generation": "GenerationConfig"}
-DATA_OF_TASK: dict[str, type[Data]] = {
-    "causal-lm": CausalData,
-    "masked-lm": MaskedData,
-    "denoising": DenoisingData,
-    "replaced-token-detection": ReplacedData,
-    "text-classification": ClassificationData,
-    "question-answering": AnsweringData,
-    "token-classification": TaggingData,
-    "multiple-choice": ChoiceData,
-    "seq2seq": PairData,
-    "chat": ChatData,
-}
 
 
 def own_tables(task: object) -> dict[str, type[Table]]:

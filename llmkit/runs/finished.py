@@ -7,32 +7,9 @@ from typing import Any
 from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe import load
-from llmkit.recipe.schema import DATA_OF_TASK
+from llmkit.recipe.tasks import TASKS, task_of_adapter, task_of_architecture
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
-
-HEADS = {
-    "ForSequenceClassification": "text-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForTokenClassification": "token-classification",
-    "ForMultipleChoice": "multiple-choice",
-    "ForConditionalGeneration": "seq2seq",
-    "MTModel": "seq2seq",  # MarianMTModel
-    "ForMaskedLM": "masked-lm",
-    "ElectraForPreTraining": "replaced-token-detection",
-    "ForPreTraining": "masked-lm",
-    "LMHeadModel": "causal-lm",
-    "ForCausalLM": "causal-lm",
-}
-
-
-PEFT_TASKS = {
-    "SEQ_CLS": "text-classification",
-    "QUESTION_ANS": "question-answering",
-    "TOKEN_CLS": "token-classification",
-    "SEQ_2_SEQ_LM": "seq2seq",
-    "CAUSAL_LM": "causal-lm",
-}
 
 
 def check_model(name: str) -> None:
@@ -68,14 +45,13 @@ def task_of(name: str) -> str:
         revision = hub.commit(name)
         adapter = find_adapter_config_file(name, revision=revision)
         if adapter:
-            kind = json.loads(Path(adapter).read_text()).get("task_type")
-            if kind in PEFT_TASKS:
-                return PEFT_TASKS[kind]
+            task = task_of_adapter(json.loads(Path(adapter).read_text()).get("task_type"))
+            if task is not None:
+                return task
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     architecture = (config.architectures or ["?"])[0]
-    for ending, task in HEADS.items():
-        if architecture.endswith(ending):
-            return task
+    if task := task_of_architecture(architecture):
+        return task
     raise UserError(
         f"`{name}` ({architecture}) has no head that llmkit predicts with",
         "fine-tune it first: llmkit finetune --task NAME model.name=" + name,
@@ -108,4 +84,4 @@ def data_of(name: str, task: str) -> Any:
     recipe = recipe_of(name)
     # Without what the run was made from, which may be gone by now.
     found = None if recipe is None else load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="])
-    return DATA_OF_TASK[task](path="-") if found is None or found.task != task else found.data
+    return TASKS[task].data(path="-") if found is None or found.task != task else found.data

@@ -3,12 +3,11 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
 from llmkit.data.text.pack import EVALUATION, Cut, TokenRow, Window
@@ -17,8 +16,14 @@ from llmkit.models.config import choose_block_size
 from llmkit.models.loading import without_adapter
 from llmkit.recipe.data_tables import CausalData
 
-MODEL_CLASS = AutoModelForCausalLM
-PEFT_TYPE = "CAUSAL_LM"
+if TYPE_CHECKING:
+    from llmkit.tasks import causal_lm
+    from llmkit.tasks.task import TextTask
+
+    task: TextTask = causal_lm
+
+# What this task does without (`tasks/task.py`).
+losses = preprocess_logits_for_metrics = create = reload = None
 
 
 def separator(tokenizer: Any) -> list[int]:
@@ -122,7 +127,7 @@ def collator(
     return collate
 
 
-def begin(model: Any, data: CausalData) -> None:
+def prepare_model(model: Any, data: CausalData) -> None:
     """Refuse to keep documents apart in a model that would let them mix."""
     if data.pack == "isolated" and not keeps_apart(model):
         raise UserError(

@@ -11,12 +11,11 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM
 
 from llmkit import metrics as measures
 from llmkit.data.rows import examples as rows_to_examples
@@ -27,10 +26,16 @@ from llmkit.models.config import positions
 from llmkit.recipe.data_tables import ChatData
 from llmkit.tasks.causal_lm import keeps_apart
 
-MODEL_CLASS = AutoModelForCausalLM
-PEFT_TYPE = "CAUSAL_LM"
-PIPELINE = "text-generation"
-TARGETS = ("completion",)  # the roles of columns that only training and evaluation read
+if TYPE_CHECKING:
+    from llmkit.tasks import chat
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = chat
+
+# What this task does without (`tasks/task.py`).
+losses = preprocess_logits_for_metrics = label_spec_from_config = forward_for_predict = postprocess = None
+
+LABEL_ROLES = ("completion",)  # the roles of columns that only training and evaluation read
 METRICS = ("perplexity",)
 LONGEST_INPUT = 1024
 MESSAGES, PROMPTS, COMPLETIONS = (
@@ -64,7 +69,7 @@ PLAIN_TEMPLATE = """\
 
 
 @dataclass(frozen=True)
-class Turns:
+class ChatSettings:
     """The tokens that end the assistant's turn, and how many tokens of several conversations share an input, if so."""
 
     ends: tuple[int, ...]
@@ -74,7 +79,7 @@ class Turns:
 # ---- rows -> conversations -----------------------------------------------------------------------------------------
 
 
-def layout(data: ChatData, rows: Rows) -> dict[str, str]:
+def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
     columns = rows.columns
     wanted = {
@@ -83,7 +88,8 @@ def layout(data: ChatData, rows: Rows) -> dict[str, str]:
         "input": data.input_column,
         "completion": data.completion_column,
     }
-    found = {role: name for role, name in wanted.items() if name is not None}
+    needed = {"prompt", "completion"} if labelled else {"prompt"}
+    found = {role: name for role, name in wanted.items() if name is not None and (labelled or role != "completion")}
     for role, name in found.items():
         need(rows, name, role)
     if "messages" in found and len(found) > 1:
@@ -96,12 +102,14 @@ def layout(data: ChatData, rows: Rows) -> dict[str, str]:
     if "messages" in found:
         return found
     for role, names in (("prompt", PROMPTS), ("completion", COMPLETIONS)):
+        if role not in needed:
+            continue
         known = [name for name in names if name in columns and name not in found.values()]
         if role not in found and known:
             found[role] = known[0]
     if found.get("prompt") == "instruction" and "input" in columns:
         found.setdefault("input", "input")
-    if not {"prompt", "completion"} <= found.keys():
+    if not needed <= found.keys():
         raise UserError(
             f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
             f"set data.messages_column, or data.prompt_column and data.completion_column, to: {', '.join(columns)}",
@@ -311,14 +319,14 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
     return done.finish()
 
 
-def settle(
+def resolve_labels(
     data: ChatData,
     columns: Mapping[str, str],
     train: Encoded | None,
     validation: Mapping[str, Encoded],
     config: Any,
     fixed: bool,
-) -> Turns:
+) -> ChatSettings:
     """What ends an answer; UserError where no answer is left to learn from, or to measure by."""
     parts = {**({} if train is None else {"training": train}), **validation}
     for name, part in parts.items():
@@ -329,7 +337,7 @@ def settle(
                 "raise data.max_length",
             )
     room = data.max_length or min(positions(config) or LONGEST_INPUT, LONGEST_INPUT)
-    return Turns(turn_ends(next(iter(parts.values())).tokenizer), room if data.pack else None)
+    return ChatSettings(turn_ends(next(iter(parts.values())).tokenizer), room if data.pack else None)
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
@@ -344,11 +352,11 @@ def turn_ends(tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(token for token in ids if token in special))
 
 
-def examples(encoded: Encoded, known: Turns, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, settings: ChatSettings, evaluation: bool) -> Examples:
     """The conversations as the model's inputs and labels, without those that teach nothing; packed for training."""
-    if known.room is not None and not evaluation:
-        encoded = packed(encoded, known.room)
-    found = Examples(encoded, known, by_length=evaluation)
+    if settings.room is not None and not evaluation:
+        encoded = packed(encoded, settings.room)
+    found = Examples(encoded, settings, by_length=evaluation)
     found.order = found.order[~np.isin(found.row[found.order], encoded.unlearned)]
     found.lengths = found.lengths[found.order]
     return found
@@ -399,32 +407,32 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
     return collate
 
 
-def begin(model: Any, known: Turns) -> None:
+def prepare_model(model: Any, settings: ChatSettings) -> None:
     """Let generation stop at the end of a turn; refuse to pack for a model that would let conversations mix."""
-    if known.room is not None and not keeps_apart(model):
+    if settings.room is not None and not keeps_apart(model):
         raise UserError(
             f"data.pack: in one input, {type(model).__name__} lets a conversation see those before it",
             "leave data.pack out: one conversation an input; trainer.train_sampling_strategy = "
             '"group_by_length" saves padding as well',
         )
-    settings = model.generation_config
-    had = settings.eos_token_id
+    generation = model.generation_config
+    had = generation.eos_token_id
     ends = list(had) if isinstance(had, list) else [] if had is None else [had]
-    if set(known.ends) - set(ends):
-        settings.eos_token_id = list(dict.fromkeys([*ends, *known.ends]))
+    if set(settings.ends) - set(ends):
+        generation.eos_token_id = list(dict.fromkeys([*ends, *settings.ends]))
 
 
-def described(known: Turns) -> dict[str, Any]:
+def record(settings: ChatSettings) -> dict[str, Any]:
     """What the run's record says for later: nothing, the tokenizer and the generation settings have it."""
     return {}
 
 
-def available(known: Turns) -> tuple[str, ...]:
+def metric_names(settings: ChatSettings) -> tuple[str, ...]:
     """The metrics that fit the data."""
     return METRICS
 
 
-def balance(part: Encoded, known: Turns) -> dict[str, Any]:
+def label_counts(part: Encoded, settings: ChatSettings) -> dict[str, Any]:
     """How many conversations have one answer and how many several; of how many a template lets only the last count."""
 
     def kind(answers: int, learned: int) -> str:

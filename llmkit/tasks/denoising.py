@@ -9,11 +9,10 @@ to be written (Raffel et al. 2019, arXiv:1910.10683, section 3.1.4).
 import re
 from collections.abc import Callable
 from itertools import count, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM
 
 from llmkit import metrics as measures
 from llmkit.data.text import corruption
@@ -24,10 +23,15 @@ from llmkit.models.config import choose_block_size, positions
 from llmkit.recipe.data_tables import DenoisingData
 from llmkit.tasks import seq2seq
 
-__all__ = ["MODEL_CLASS", "PEFT_TYPE", "begin", "collator", "cut", "metrics", "separator"]
+if TYPE_CHECKING:
+    from llmkit.tasks import denoising
+    from llmkit.tasks.task import TextTask
 
-MODEL_CLASS = AutoModelForSeq2SeqLM
-PEFT_TYPE = "SEQ_2_SEQ_LM"
+    task: TextTask = denoising
+
+# What this task does without (`tasks/task.py`).
+measured = losses = preprocess_logits_for_metrics = create = reload = None
+
 WAYS = ("permutation", "infilling", "span_corruption")
 _BLANKS = re.compile(r"(\s*)(.*?)(\s*)\Z", re.DOTALL)  # before a text, the text, behind it
 
@@ -152,7 +156,7 @@ def _sentinels(tokenizer: Any) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def begin(model: Any, data: DenoisingData) -> None:
+def prepare_model(model: Any, data: DenoisingData) -> None:
     """Write into the model's generation settings, which are saved with it, that it may write as much as it reads."""
     settings = model.generation_config
     if settings.max_new_tokens is None and settings.max_length is None:

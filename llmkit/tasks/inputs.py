@@ -1,7 +1,6 @@
 """How the rows of any task become batches: how long an input is, what pads it, and the collator."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -9,14 +8,15 @@ import torch
 from llmkit.data.rows import examples as rows_to_examples
 from llmkit.errors import UserError
 from llmkit.models.config import positions
+from llmkit.tasks.task import RowTask
 
 LONGEST_INPUT = 512  # tokens of a row where the recipe does not say: what encoders of BERT's kind read at most
 
 
-def choose_collator(task: ModuleType, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
+def choose_collator(task: RowTask, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
     """The task's own, where its batches are more than one row of tokens an example, else the common one."""
     multiple = 8 if torch.cuda.is_available() else 1
-    if hasattr(task, "collator"):
+    if task.collator is not None:
         return task.collator(words, config, multiple)
     return rows_to_examples.collator(words, multiple)
 

@@ -7,12 +7,11 @@ mask token, 10 % by a random token, 10 % stay as they are. What is chosen are to
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoModelForMaskedLM
 
 from llmkit import metrics as measures
 from llmkit.data.text import corruption
@@ -22,9 +21,14 @@ from llmkit.errors import UserError
 from llmkit.recipe.data_tables import MaskedData
 from llmkit.tasks.causal_lm import Whole
 
-__all__ = ["MODEL_CLASS", "collator", "cut", "measured", "metrics", "separator"]
+if TYPE_CHECKING:
+    from llmkit.tasks import masked_lm
+    from llmkit.tasks.task import TextTask
 
-MODEL_CLASS = AutoModelForMaskedLM
+    task: TextTask = masked_lm
+
+# What this task does without (`tasks/task.py`).
+losses = preprocess_logits_for_metrics = prepare_model = create = reload = None
 
 
 def separator(tokenizer: Any) -> list[int]:

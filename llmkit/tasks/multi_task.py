@@ -7,20 +7,16 @@ are those of its file in this folder.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import AutoModel
 
 from llmkit.data.rows.examples import Examples, GroupedByLength
 from llmkit.errors import UserError
 from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.schema import Model
-
-MODEL_CLASS = AutoModel  # what the tasks share; the heads come on top
 
 
 @dataclass(frozen=True)
@@ -28,14 +24,14 @@ class Part:
     """One of the tasks: what `weight` it has among the batches (None: that of its rows), and what training is given."""
 
     name: str
-    task: ModuleType
+    model_class: Any
     weight: float | None
     config: Any
     train: Examples | None
     collate: Callable[..., dict[str, torch.Tensor]]
     losses: Callable[..., torch.Tensor] | None
-    keep: Callable[..., torch.Tensor] | None
-    begin: Callable[[Any], None] | None
+    preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None
+    prepare_model: Callable[[Any], None] | None
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
@@ -84,11 +80,11 @@ def create(table: Model, parts: Sequence[Part], seed: int) -> tuple[SharedEncode
     """The shared encoder under the parts' heads, and notes on what is new in it."""
     whole, notes = {}, []
     for part in parts:
-        model, made = create_model(table, part.config, part.task.MODEL_CLASS, seed)
+        model, made = create_model(table, part.config, part.model_class, seed)
         if model.base_model is model:
             raise UserError(f"[model]: {type(model).__name__} does not set its head apart from its layers")
-        if part.begin is not None:
-            part.begin(model)
+        if part.prepare_model is not None:
+            part.prepare_model(model)
         whole[part.name] = model
         notes += [f"{part.name}: {note}" for note in made]
     return SharedEncoder(whole), notes
@@ -188,10 +184,10 @@ def losses(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
     return lambda outputs, batch, **options: losses_of[batch["task"]](outputs, batch, **options)
 
 
-def keep(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
+def preprocess_logits_for_metrics(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
     """What the metrics of a batch's task need of the outputs."""
-    keep_of = {part.name: part.keep for part in parts if part.keep is not None}
-    return lambda model, outputs, batch: keep_of[batch["task"]](model, outputs, batch)
+    functions = {part.name: part.preprocess_logits_for_metrics for part in parts}
+    return lambda model, outputs, batch: functions[batch["task"]](model, outputs, batch)  # type: ignore[misc]
 
 
 class Named(Dataset[dict[str, Any]]):

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
-from transformers import AutoModelForMultipleChoice
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
@@ -23,10 +22,16 @@ from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
 
-MODEL_CLASS = AutoModelForMultipleChoice
-PEFT_TYPE = "SEQ_CLS"  # peft has no type for it; this one hands inputs of any shape on to the model
-PIPELINE = "multiple-choice"
-TARGETS = ("answer",)  # the roles of columns that only training and evaluation read
+if TYPE_CHECKING:
+    from llmkit.tasks import multiple_choice
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = multiple_choice
+
+# What this task does without (`tasks/task.py`).
+LONGEST_INPUT = prepare_model = None
+
+LABEL_ROLES = ("answer",)  # the roles of columns that only training and evaluation read
 METRICS = ("accuracy",)
 # Their heads judge a choice by its last token, which is padding, where the configuration does not say otherwise
 # (modeling_roformer.py, RoFormerSequenceSummary).
@@ -46,7 +51,7 @@ SHOWN = 40  # characters of an answer in a message
 
 
 @dataclass(frozen=True)
-class Reading:
+class ChoiceSpec:
     """The texts of the choices by row, for `predict`."""
 
     choices: Sequence[Sequence[str]] = ()
@@ -55,7 +60,7 @@ class Reading:
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def layout(data: ChoiceData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+def resolve_columns(data: ChoiceData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column is the `context`, the `question`, the `beginning` of every choice, and the `answer`.
 
     The choices are one column, `choices`, or many, `choice0` and so on. Raises UserError where that is not clear.
@@ -93,13 +98,13 @@ def _choice_columns(data: ChoiceData, rows: Rows) -> dict[str, str]:
                 key = match["key"] or match["letter"]
                 place = int(key) if key.isdecimal() else LETTERS.index(key.upper())
                 series.setdefault(match["stem"] or "", {})[place] = name
-        known: list[str | Sequence[str]] = [
+        label_spec: list[str | Sequence[str]] = [
             *(name for name in LISTS if name in rows.columns and name != data.answer_column),
             *([each[place] for place in sorted(each)] for each in series.values() if _without_gaps(sorted(each))),
         ]
-        if len(known) != 1:
+        if len(label_spec) != 1:
             _ask(rows, "choices", "holds the choices (or which, of one for each)")
-        named = known[0]
+        named = label_spec[0]
     if isinstance(named, str):
         return {"choices": named}
     return {f"choice{number}": name for number, name in enumerate(named)}
@@ -119,7 +124,7 @@ def _ask(rows: Rows, key: str, what: str) -> NoReturn:
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
     """What a tokenizer of one's own is trained on."""
     for role, name in columns.items():
-        if role not in TARGETS:
+        if role not in LABEL_ROLES:
             yield from _strings(_parsed(row.get(name)))
 
 
@@ -284,14 +289,14 @@ def _staying(special: Sequence[int], own: int, length: int) -> list[int]:
 # ---- answers -------------------------------------------------------------------------------------------------------
 
 
-def settle(
+def resolve_labels(
     data: ChoiceData,
     columns: Mapping[str, str],
     train: Encoded | None,
     validation: Mapping[str, Encoded],
     config: Any,
     fixed: bool,
-) -> Reading:
+) -> ChoiceSpec:
     """The labels of every part, the number of the right choice: all answers are read in one way.
 
     That way is the first of KINDS that all can be read in, else the one that most can. Raises UserError that names the
@@ -315,7 +320,7 @@ def settle(
             hint = "choices are numbered from 0, and these seem to count from 1: take 1 off, or write letters, A for 1"
         refuse(part.source, mistakes, "whose answer cannot be used", hint)
         part.labels = np.array([each[meant] for each in found], np.int64)
-    return Reading()
+    return ChoiceSpec()
 
 
 def readings(choices: Sequence[str], names: Sequence[str] | None, answer: Any) -> dict[str, int]:
@@ -360,9 +365,9 @@ def _mistake(answer: Any, choices: Sequence[str], found: Mapping[str, int], mean
     return f"{shown} is none of its {len(choices)} choices"
 
 
-def examples(encoded: Encoded, known: Reading, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, label_spec: ChoiceSpec, evaluation: bool) -> Examples:
     """The rows as the model's inputs and labels; as long as a row counts what it takes in a batch."""
-    found = Examples(encoded, replace(known, choices=[choices for choices, _, _ in encoded.targets]))
+    found = Examples(encoded, replace(label_spec, choices=[choices for choices, _, _ in encoded.targets]))
     if len(found):
         sizes = encoded.inputs["choices"].values.reshape(len(encoded.row), -1)
         found.lengths = (sizes.max(axis=1) * (sizes != NONE).sum(axis=1)).astype(np.int64)
@@ -412,17 +417,17 @@ def collator(
     return collate
 
 
-def described(known: Reading) -> dict[str, Any]:
+def record(label_spec: ChoiceSpec) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing."""
     return {}
 
 
-def available(known: Reading) -> tuple[str, ...]:
+def metric_names(label_spec: ChoiceSpec) -> tuple[str, ...]:
     """The metrics that fit the data."""
     return METRICS
 
 
-def balance(part: Encoded, known: Reading) -> dict[str, Any]:
+def label_counts(part: Encoded, label_spec: ChoiceSpec) -> dict[str, Any]:
     """How often the choice of each number is the right one."""
     assert part.labels is not None
     counts = np.bincount(part.labels, minlength=max(len(choices) for choices, _, _ in part.targets))
@@ -442,7 +447,7 @@ def _chances(outputs: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Ten
 def losses(
     outputs: Any,
     batch: Mapping[str, torch.Tensor],
-    known: Reading,
+    label_spec: ChoiceSpec,
     training: bool = False,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
@@ -456,13 +461,15 @@ def losses(
     return -(1 - smoothing) * right - smoothing * evenly
 
 
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
+def preprocess_logits_for_metrics(
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: ChoiceSpec
+) -> torch.Tensor:
     """What the metrics need of the outputs: the number of the likeliest choice, [B, 1]."""
     return _chances(outputs, batch)[0].argmax(dim=1, keepdim=True).float()
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """The share of rows whose right choice was found, from what `keep` kept of every row."""
+    """The share of rows whose right choice was found, from what was kept of every row."""
     return {"accuracy": measures.accuracy(*predictions_and_references(kept, part))}
 
 
@@ -472,20 +479,20 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     return kept[:, 0].astype(np.int64), part.labels[part.order]
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: ChoiceData, tokenizer: Any) -> Reading:
+def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ChoiceData, tokenizer: Any) -> ChoiceSpec:
     """A finished model has nothing to say beside its scores."""
-    return Reading()
+    return ChoiceSpec()
 
 
-def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
-    """What `decode` needs of the model, [B, 1 + W]: the example, and the probability of each choice (0: none)."""
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: ChoiceSpec) -> torch.Tensor:
+    """What `postprocess` needs of the model, [B, 1 + W]: the example, and the probability of each choice (0: none)."""
     chances = _chances(model(**models_own(batch)), batch)[0].double().exp()
     found = torch.zeros(batch["choices"].shape, dtype=torch.float64, device=chances.device)
     found[:, : chances.shape[1]] = chances
     return torch.cat([batch["index"][:, None].double(), found], dim=1)
 
 
-def decode(kept: np.ndarray, part: Examples, known: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, label_spec: ChoiceSpec) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): the number of the likeliest choice, its text, and the probabilities of all."""
     for values in kept:
         row = int(part.row[int(values[0])])

@@ -10,12 +10,11 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForQuestionAnswering
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
@@ -24,10 +23,16 @@ from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData
 
-MODEL_CLASS = AutoModelForQuestionAnswering
-PEFT_TYPE = "QUESTION_ANS"
-PIPELINE = "question-answering"
-TARGETS = ("answers",)  # the roles of columns that only training and evaluation read
+if TYPE_CHECKING:
+    from llmkit.tasks import question_answering
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = question_answering
+
+# What this task does without (`tasks/task.py`).
+collator = texts = LONGEST_INPUT = prepare_model = None
+
+LABEL_ROLES = ("answers",)  # the roles of columns that only training and evaluation read
 METRICS = ("exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 ANSWERS = ("answers", "answer")
 STRIDE = 128  # as in Devlin et al. 2018; less where inputs are short
@@ -38,7 +43,7 @@ BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerSettings:
     """How answers are found: the recipe's settings, and whether there may be none.
 
     `contexts` and `references` (the answers that count as right) are by row, for evaluation.
@@ -55,7 +60,7 @@ class Reading:
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def layout(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+def resolve_columns(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column is the `question`, the `context` and the `answers`; UserError where one is missing."""
     found = {"question": data.question_column, "context": data.context_column}
     if labelled:
@@ -240,14 +245,14 @@ def _located(start: Any, text: Any, context: str) -> tuple[int, str]:
 # ---- labels --------------------------------------------------------------------------------------------------------
 
 
-def settle(
+def resolve_labels(
     data: AnsweringData,
     columns: Mapping[str, str],
     train: Encoded | None,
     validation: Mapping[str, Encoded],
     config: Any,
     fixed: bool,
-) -> Reading:
+) -> AnswerSettings:
     """How answers are found: "no answer" is one of them if the recipe says so, or a question of the training data.
 
     The labels of every part are made here. Raises UserError where there is nothing to learn from.
@@ -267,7 +272,7 @@ def settle(
                 "nothing can be learned",
                 "raise data.stride" if answered else "is it the right column?",
             )
-    return Reading(data.n_best_size, data.max_answer_length, data.null_score_diff_threshold, unanswerable)
+    return AnswerSettings(data.n_best_size, data.max_answer_length, data.null_score_diff_threshold, unanswerable)
 
 
 def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
@@ -298,7 +303,7 @@ def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
     return found, [row for row, (_, _, answers) in enumerate(part.targets) if answers and row not in held]
 
 
-def examples(encoded: Encoded, known: Reading, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, settings: AnswerSettings, evaluation: bool) -> Examples:
     """The windows as the model's inputs and labels.
 
     Nothing is learned from a row whose answer no window holds: that it has none would be a lie.
@@ -306,24 +311,24 @@ def examples(encoded: Encoded, known: Reading, evaluation: bool) -> Examples:
     if evaluation:
         contexts = [context for _, context, _ in encoded.targets]
         references = [[text for _, text in answers] for _, _, answers in encoded.targets]
-        return Examples(encoded, replace(known, contexts=contexts, references=references), by_length=True)
-    found = Examples(encoded, known)
+        return Examples(encoded, replace(settings, contexts=contexts, references=references), by_length=True)
+    found = Examples(encoded, settings)
     true = ~np.isin(found.row, encoded.unlearned)
     found.order, found.lengths = found.order[true], found.lengths[true]
     return found
 
 
-def described(known: Reading) -> dict[str, Any]:
+def record(settings: AnswerSettings) -> dict[str, Any]:
     """What the run's record says for `predict`."""
-    return {"unanswerable": known.unanswerable}
+    return {"unanswerable": settings.unanswerable}
 
 
-def available(known: Reading) -> tuple[str, ...]:
+def metric_names(settings: AnswerSettings) -> tuple[str, ...]:
     """The metrics that fit the data."""
-    return METRICS if known.unanswerable else METRICS[:2]
+    return METRICS if settings.unanswerable else METRICS[:2]
 
 
-def balance(part: Encoded, known: Reading) -> dict[str, Any]:
+def label_counts(part: Encoded, settings: AnswerSettings) -> dict[str, Any]:
     """How many questions have an answer."""
     answered = sum(bool(answers) for _, _, answers in part.targets)
     return {"answerable": answered, "unanswerable": len(part.targets) - answered}
@@ -335,7 +340,7 @@ def balance(part: Encoded, known: Reading) -> dict[str, Any]:
 def losses(
     outputs: Any,
     batch: Mapping[str, torch.Tensor],
-    known: Reading,
+    settings: AnswerSettings,
     training: bool = False,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
@@ -354,7 +359,9 @@ def losses(
     return -(1 - smoothing) * right - smoothing * evenly
 
 
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
+def preprocess_logits_for_metrics(
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], settings: AnswerSettings
+) -> torch.Tensor:
     """What an answer can be made of, [B, 2 + 3 n]: the example, the score of no answer, and its n best spans.
 
     n is `n_best_size`: the spans' scores, their first tokens, their last tokens; the best first, of two with one score
@@ -366,7 +373,7 @@ def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Rea
     none = (batch["offset_start"] == NO_ANSWER).int().argmax(dim=1, keepdim=True)
     null = start.gather(1, none) + end.gather(1, none)
     start, end = start.masked_fill(~inside, IMPOSSIBLE), end.masked_fill(~inside, IMPOSSIBLE)
-    size, n, reach = start.shape[1], known.n_best_size, min(known.max_answer_length, start.shape[1])
+    size, n, reach = start.shape[1], settings.n_best_size, min(settings.max_answer_length, start.shape[1])
     ends = F.pad(end, (0, reach - 1), value=IMPOSSIBLE).unfold(1, reach, 1)  # [B, T, reach], of each start: a view
     starts = (start + ends.amax(dim=2)).sort(dim=1, descending=True, stable=True).indices[:, : min(n, size)]
     starts = starts.sort(dim=1).values
@@ -381,23 +388,25 @@ def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Rea
     return torch.cat(parts, dim=1)
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: AnsweringData, tokenizer: Any) -> Reading:
+def label_spec_from_config(
+    config: Any, record: Mapping[str, Any], data: AnsweringData, tokenizer: Any
+) -> AnswerSettings:
     """How a finished model answers: as its run was set up; any other model may find no answer."""
     settings = (data.n_best_size, data.max_answer_length, data.null_score_diff_threshold)
-    return Reading(*settings, bool(record.get("unanswerable", data.unanswerable is not False)))
+    return AnswerSettings(*settings, bool(record.get("unanswerable", data.unanswerable is not False)))
 
 
-def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Reading) -> torch.Tensor:
-    """What `decode` needs of the model: what `keep` keeps."""
-    return keep(model, model(**models_own(batch)), batch, known)
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], settings: AnswerSettings) -> torch.Tensor:
+    """What `postprocess` needs of the model: what the metrics need."""
+    return preprocess_logits_for_metrics(model, model(**models_own(batch)), batch, settings)
 
 
-def decode(kept: np.ndarray, part: Examples, known: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, settings: AnswerSettings) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): the answer with its score and place, and the n best.
 
     No answer is the text "" without a place.
     """
-    for row, best in ranked(kept, part, known):
+    for row, best in ranked(kept, part, settings):
         first = best[0]
         yield (
             row,
@@ -411,7 +420,7 @@ def decode(kept: np.ndarray, part: Examples, known: Reading) -> Iterator[tuple[i
         )
 
 
-def ranked(kept: np.ndarray, part: Examples, reading: Reading) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def ranked(kept: np.ndarray, part: Examples, reading: AnswerSettings) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(row, its best answers) for each row: `text`, `score` (their softmax), `start` and `end` in characters.
 
     The first answer is the one to give.
@@ -441,7 +450,9 @@ def _with_marks(context: str, end: int) -> int:
     return end
 
 
-def _ranked(best: Mapping[tuple[int, int], float], null: float, reading: Reading, context: str) -> list[dict[str, Any]]:
+def _ranked(
+    best: Mapping[tuple[int, int], float], null: float, reading: AnswerSettings, context: str
+) -> list[dict[str, Any]]:
     spans = sorted(((score, *place) for place, score in best.items()), key=lambda c: (-c[0], c[1], c[2]))
     spans = spans[: reading.n_best_size]
     none = not spans or null - spans[0][0] > reading.null_score_diff_threshold
@@ -460,13 +471,13 @@ def _ranked(best: Mapping[tuple[int, int], float], null: float, reading: Reading
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """Exact match and F1 in percent, by the official rules, from what `keep` kept of every window."""
+    """Exact match and F1 in percent, by the official rules, from what was kept of every window."""
     found, references = predictions_and_references(kept, part)
     return measures.squad(found, references)
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
     """The answer given to each question and those that count as right, by row."""
-    reading: Reading = part.extra
+    reading: AnswerSettings = part.extra
     found = {row: best[0]["text"] for row, best in ranked(kept, part, reading)}
     return [found[row] for row in sorted(found)], [reading.references[row] for row in sorted(found)]

@@ -7,7 +7,7 @@ teaches the discriminator something, hidden or not, and it is the one that is fi
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,18 @@ from llmkit.models.config import load_config
 from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
-from llmkit.tasks.masked_lm import cut, need_tokens, separator
+from llmkit.tasks.masked_lm import cut as cut
+from llmkit.tasks.masked_lm import need_tokens
+from llmkit.tasks.masked_lm import separator as separator
 
-__all__ = ["MODEL_CLASS", "collator", "create", "cut", "keep", "losses", "metrics", "reload", "separator"]
+if TYPE_CHECKING:
+    from llmkit.tasks import replaced_token_detection
+    from llmkit.tasks.task import TextTask
+
+    task: TextTask = replaced_token_detection
+
+# What this task does without (`tasks/task.py`).
+measured = prepare_model = None
 
 MODEL_CLASS = AutoModelForPreTraining  # the discriminator
 
@@ -256,7 +265,7 @@ def _replaced(outputs: Outputs, batch: Mapping[str, torch.Tensor]) -> torch.Tens
     return batch["labels"].ne(-100) & outputs.input_ids.ne(batch["labels"])
 
 
-def keep(model: Any, outputs: Outputs, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def preprocess_logits_for_metrics(model: Any, outputs: Outputs, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Of each block the summed losses of generator and discriminator, and histograms of the discriminator's scores of
     original and of replaced tokens: [B, 2 + 2 x BINS].
     """

@@ -6,12 +6,11 @@ whole references, cut off or not.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForSeq2SeqLM
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
@@ -22,11 +21,17 @@ from llmkit.errors import UserError
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import PairData
 
-MODEL_CLASS = AutoModelForSeq2SeqLM
-PEFT_TYPE = "SEQ_2_SEQ_LM"
-PIPELINE = "text2text-generation"
+if TYPE_CHECKING:
+    from llmkit.tasks import seq2seq
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = seq2seq
+
+# What this task does without (`tasks/task.py`).
+LONGEST_INPUT = losses = None
+
 ROLES = ("source", "target")
-TARGETS = ("target",)  # the roles of columns that only training and evaluation read
+LABEL_ROLES = ("target",)  # the roles of columns that only training and evaluation read
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "generated_tokens")
 # Pairs of columns that data sets use; of each pair the first is read and the second is written.
 PAIRS = (
@@ -40,10 +45,10 @@ NOTHING = -1  # fills what was written up to the common width; no token has this
 
 
 @dataclass(frozen=True)
-class Writing:
+class GenerationSettings:
     """How texts are written: in what tokens, and how many of them where the model's generation settings do not say.
 
-    `begin` are further settings, by which a model of many languages begins with the one to translate into.
+    `prepare_model` are further settings, by which a model of many languages begins with the one to translate into.
     `references` are the texts that count as right, by row, for evaluation.
     """
 
@@ -56,7 +61,7 @@ class Writing:
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def layout(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+def resolve_columns(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column is the `source` and which the `target`; UserError where that is not clear.
 
     The entry `en` of the column `translation` is called `translation.en`.
@@ -64,7 +69,7 @@ def layout(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     columns, found = rows.columns, {}
     wanted = {"source": (data.source_column, data.source_lang), "target": (data.target_column, data.target_lang)}
     for role, (column, language) in wanted.items():
-        if role in TARGETS and not labelled:
+        if role in LABEL_ROLES and not labelled:
             continue
         if column is not None:
             need(rows, column, role)
@@ -73,7 +78,7 @@ def layout(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
             found[role] = language
         elif language is not None and TRANSLATION in columns:
             found[role] = f"{TRANSLATION}.{language}"
-    left = [role for role in ROLES if role not in found and (labelled or role not in TARGETS)]
+    left = [role for role in ROLES if role not in found and (labelled or role not in LABEL_ROLES)]
     if left and TRANSLATION in columns:
         entry = next(iter(rows))[1][TRANSLATION]
         keys = f" to two of: {', '.join(entry)}" if isinstance(entry, Mapping) else ""
@@ -227,14 +232,14 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
 # ---- labels --------------------------------------------------------------------------------------------------------
 
 
-def settle(
+def resolve_labels(
     data: PairData,
     columns: Mapping[str, str],
     train: Encoded | None,
     validation: Mapping[str, Encoded],
     config: Any,
     fixed: bool,
-) -> Writing:
+) -> GenerationSettings:
     """How texts are written; raises UserError where the model has no room for the targets, or cannot write at all."""
     layers = getattr(config, "num_decoder_layers", None)
     if layers is not None and layers > config.num_hidden_layers:  # the cache has as many as the encoder (5.23)
@@ -249,50 +254,50 @@ def settle(
             f"data.max_target_length is {data.max_target_length} and the model has {limit} positions", "make it smaller"
         )
     part = train if train is not None else next(iter(validation.values()))
-    return reading_of(config, {}, data, part.tokenizer)
+    return label_spec_from_config(config, {}, data, part.tokenizer)
 
 
-def examples(encoded: Encoded, known: Writing, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, settings: GenerationSettings, evaluation: bool) -> Examples:
     """The rows as the model's inputs and labels."""
     if not evaluation:
-        return Examples(encoded, known)
-    return Examples(encoded, replace(known, references=[texts for texts, _ in encoded.targets]), by_length=True)
+        return Examples(encoded, settings)
+    return Examples(encoded, replace(settings, references=[texts for texts, _ in encoded.targets]), by_length=True)
 
 
-def begin(model: Any, known: Writing) -> None:
+def prepare_model(model: Any, settings: GenerationSettings) -> None:
     """Write into the model's generation settings, which are saved with it, how long a text may be and how it begins."""
-    settings = model.generation_config
-    if settings.max_new_tokens is None and settings.max_length is None:
-        settings.max_new_tokens = known.max_target_length
-    settings.update(**known.begin)
-    limit, width = positions(model.config), room(settings, known)
+    generation = model.generation_config
+    if generation.max_new_tokens is None and generation.max_length is None:
+        generation.max_new_tokens = settings.max_target_length
+    generation.update(**settings.begin)
+    limit, width = positions(model.config), room(generation, settings)
     if limit is not None and width > limit:
         raise UserError(
             f"[generation]: {width} new tokens and the model has {limit} positions", "lower generation.max_new_tokens"
         )
 
 
-def room(settings: Any, known: Writing) -> int:
+def room(generation: Any, settings: GenerationSettings) -> int:
     """How many tokens are written at most: as the generation settings say, where `max_length` counts the start too."""
-    if settings.max_new_tokens is not None:
-        return int(settings.max_new_tokens)
-    return known.max_target_length if settings.max_length is None else int(settings.max_length) - 1
+    if generation.max_new_tokens is not None:
+        return int(generation.max_new_tokens)
+    return settings.max_target_length if generation.max_length is None else int(generation.max_length) - 1
 
 
-def described(known: Writing) -> dict[str, Any]:
+def record(settings: GenerationSettings) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing, the recipe and the generation settings have it."""
     return {}
 
 
-def available(known: Writing) -> tuple[str, ...]:
+def metric_names(settings: GenerationSettings) -> tuple[str, ...]:
     """The metrics that fit the data: all."""
     return METRICS
 
 
-def balance(part: Encoded, known: Writing) -> dict[str, Any]:
+def label_counts(part: Encoded, settings: GenerationSettings) -> dict[str, Any]:
     """The length of the targets in tokens, and how many were cut off."""
     sizes = np.array([size for _, size in part.targets])
-    cut = int((sizes > known.max_target_length).sum())
+    cut = int((sizes > settings.max_target_length).sum())
     found = {"min": float(sizes.min()), "mean": float(sizes.mean()), "max": float(sizes.max())}
     return {"of": "target tokens", **found, "cut": cut}
 
@@ -300,44 +305,48 @@ def balance(part: Encoded, known: Writing) -> dict[str, Any]:
 # ---- predictions, metrics ------------------------------------------------------------------------------------
 
 
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:
+def preprocess_logits_for_metrics(
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], settings: GenerationSettings
+) -> torch.Tensor:
     """The example and the tokens that the model writes for it, [B, 1 + K]; NOTHING behind them, up to the K that there
     is room for. Token numbers are exact in a float.
     """
-    settings = model.generation_config
-    width = room(settings, known)
-    unlimited = settings.max_new_tokens is None and settings.max_length is None
+    generation = model.generation_config
+    width = room(generation, settings)
+    unlimited = generation.max_new_tokens is None and generation.max_length is None
     written = model.generate(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         num_return_sequences=1,
         **({"max_new_tokens": width} if unlimited else {}),
-        **known.begin,
+        **settings.begin,
     )[:, 1:]  # without the token that the decoder starts with
     written = F.pad(written, (0, width - written.shape[1]), value=NOTHING)
     return torch.cat([batch["index"][:, None], written], dim=1).float()
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: PairData, tokenizer: Any) -> Writing:
+def label_spec_from_config(
+    config: Any, record: Mapping[str, Any], data: PairData, tokenizer: Any
+) -> GenerationSettings:
     """How a model writes: in the languages that the recipe names."""
-    return Writing(tokenizer, data.max_target_length, set_languages(tokenizer, data))
+    return GenerationSettings(tokenizer, data.max_target_length, set_languages(tokenizer, data))
 
 
-def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Writing) -> torch.Tensor:
-    """What `decode` needs of the model: what `keep` keeps."""
-    return keep(model, None, batch, known)
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], settings: GenerationSettings) -> torch.Tensor:
+    """What `postprocess` needs of the model: what the metrics need."""
+    return preprocess_logits_for_metrics(model, None, batch, settings)
 
 
-def decode(kept: np.ndarray, part: Examples, known: Writing) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, settings: GenerationSettings) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): the text that the model wrote."""
-    for row, text in zip(part.row[kept[:, 0].astype(int)], written_texts(kept, known), strict=True):
+    for row, text in zip(part.row[kept[:, 0].astype(int)], written_texts(kept, settings), strict=True):
         yield int(row), {"generated_text": text}
 
 
-def written_texts(kept: np.ndarray, known: Writing) -> list[str]:
-    """The text of each row of what `keep` kept, without special tokens."""
+def written_texts(kept: np.ndarray, settings: GenerationSettings) -> list[str]:
+    """The text of each row of what `preprocess_logits_for_metrics` kept, without special tokens."""
     tokens = kept[:, 1:].astype(int)
-    return [known.tokenizer.decode(ids[ids != NOTHING], skip_special_tokens=True).strip() for ids in tokens]
+    return [settings.tokenizer.decode(ids[ids != NOTHING], skip_special_tokens=True).strip() for ids in tokens]
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
@@ -354,5 +363,5 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
     """The text written for each row and those that count as right, in the order of `kept`."""
-    known: Writing = part.extra
-    return written_texts(kept, known), [known.references[part.row[i]] for i in kept[:, 0].astype(int)]
+    settings: GenerationSettings = part.extra
+    return written_texts(kept, settings), [settings.references[part.row[i]] for i in kept[:, 0].astype(int)]

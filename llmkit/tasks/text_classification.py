@@ -1,27 +1,32 @@
 """Text classification: one text or a pair, and a class, several classes at once, or a number (regression)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForSequenceClassification
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
 from llmkit.data.rows import augment
 from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, models_own
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
-from llmkit.data.rows.labels import settle as settle  # what the labels mean is one of the things that a task says
+from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
-MODEL_CLASS = AutoModelForSequenceClassification
-PEFT_TYPE = "SEQ_CLS"
-PIPELINE = "text-classification"
-TARGETS = ("label",)  # the roles of columns that only training and evaluation read
+if TYPE_CHECKING:
+    from llmkit.tasks import text_classification
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = text_classification
+
+# What this task does without (`tasks/task.py`).
+collator = texts = LONGEST_INPUT = None
+
+LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
 
 METRICS_OF = {
     SINGLE: ("accuracy", "f1", "matthews_correlation"),
@@ -42,7 +47,7 @@ NUMBERING = ("idx", "id", "index")  # columns that are no text
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def layout(data: ClassificationData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+def resolve_columns(data: ClassificationData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column is the `text`, the `text_pair` (if any) and the `label`; UserError where that is not clear."""
     columns = rows.columns
     wanted = {"text": data.text_column, "text_pair": data.text_pair_column, "label": data.label_column}
@@ -122,10 +127,10 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
     return done.finish()
 
 
-def examples(encoded: Encoded, known: Labels, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, label_spec: Labels, evaluation: bool) -> Examples:
     """The rows as the model's inputs and labels; for training, with their altered copies behind them."""
     if evaluation or encoded.copies is None:
-        return Examples(encoded, known, by_length=evaluation)
+        return Examples(encoded, label_spec, by_length=evaluation)
     assert encoded.labels is not None
     copies = encoded.copies()
     rows = [number % len(encoded.keys) for number in copies.row]
@@ -136,37 +141,37 @@ def examples(encoded: Encoded, known: Labels, evaluation: bool) -> Examples:
         for part in (encoded, copies):
             for number in range(len(part.row)):
                 whole.add(name, part.inputs[name][number])
-    return Examples(whole.finish(), known)
+    return Examples(whole.finish(), label_spec)
 
 
-def begin(model: Any, known: Labels) -> None:
+def prepare_model(model: Any, label_spec: Labels) -> None:
     """Let the new head of a regression begin at the mean of the values: it would take hundreds of steps to get there.
 
     A head that is new has biases of zero.
     """
-    if known.problem_type == REGRESSION:
+    if label_spec.problem_type == REGRESSION:
         heads = (m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1)
         for head in heads:
             if head.bias is not None and not head.bias.any():
-                torch.nn.init.constant_(head.bias, known.mean)
+                torch.nn.init.constant_(head.bias, label_spec.mean)
 
 
-def described(known: Labels) -> dict[str, Any]:
+def record(label_spec: Labels) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing, the model's config has it."""
     return {}
 
 
-def available(known: Labels) -> tuple[str, ...]:
+def metric_names(label_spec: Labels) -> tuple[str, ...]:
     """The metrics that fit these labels."""
-    return METRICS_OF[known.problem_type]
+    return METRICS_OF[label_spec.problem_type]
 
 
-def balance(part: Encoded, known: Labels) -> dict[str, Any]:
+def label_counts(part: Encoded, label_spec: Labels) -> dict[str, Any]:
     """How often each class occurs; of a regression the range of its values."""
     assert part.labels is not None
-    if known.problem_type == REGRESSION:
+    if label_spec.problem_type == REGRESSION:
         return {"min": float(part.labels.min()), "mean": float(part.labels.mean()), "max": float(part.labels.max())}
-    return {name: int(n) for name, n in zip(known.names, counts_of(part.labels, known), strict=True)}
+    return {name: int(n) for name, n in zip(label_spec.names, counts_of(part.labels, label_spec), strict=True)}
 
 
 # ---- loss, predictions, metrics ------------------------------------------------------------------------------------
@@ -175,7 +180,7 @@ def balance(part: Encoded, known: Labels) -> dict[str, Any]:
 def losses(
     outputs: Any,
     batch: Mapping[str, torch.Tensor],
-    known: Labels,
+    label_spec: Labels,
     training: bool = False,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
@@ -185,47 +190,49 @@ def losses(
     divided by the number of labels, so that accumulation changes nothing.
     """
     logits, labels = outputs.logits.float(), batch["labels"]
-    weights = torch.tensor(known.weights, device=logits.device) if training and known.weights else None
-    if known.problem_type == REGRESSION:
+    weights = torch.tensor(label_spec.weights, device=logits.device) if training and label_spec.weights else None
+    if label_spec.problem_type == REGRESSION:
         return (logits.squeeze(-1) - labels) ** 2
-    if known.problem_type == MULTI:
+    if label_spec.problem_type == MULTI:
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="none", pos_weight=weights)
     found = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing if training else 0.0)
     return found if weights is None else found * weights[labels]
 
 
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
+def preprocess_logits_for_metrics(
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: Labels
+) -> torch.Tensor:
     """What the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
-    return decide(outputs.logits.float(), known)
+    return decide(outputs.logits.float(), label_spec)
 
 
-def decide(logits: torch.Tensor, known: Labels) -> torch.Tensor:
+def decide(logits: torch.Tensor, label_spec: Labels) -> torch.Tensor:
     """Logits [B, C] -> the class with the highest [B, 1], the classes above one half [B, C], or the value [B, 1]."""
-    if known.problem_type == REGRESSION:
+    if label_spec.problem_type == REGRESSION:
         return logits
-    if known.problem_type == MULTI:
+    if label_spec.problem_type == MULTI:
         return (logits > 0).float()
     return logits.argmax(dim=-1, keepdim=True).float()
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """The figures of the task from what `keep` kept of every example, in the order of `part`."""
+    """The figures of the task from what was kept of every example, in the order of `part`."""
     found, references = predictions_and_references(kept, part)
-    known: Labels = part.extra
-    if known.problem_type == REGRESSION:
+    label_spec: Labels = part.extra
+    if label_spec.problem_type == REGRESSION:
         return {
             "pearson": measures.pearson(found, references),
             "spearmanr": measures.spearmanr(found, references),
             "mean_squared_error": measures.mean_squared_error(found, references),
         }
-    if known.problem_type == MULTI:
+    if label_spec.problem_type == MULTI:
         return {
             "accuracy": measures.subset_accuracy(found, references),
             "f1": measures.multilabel_f1(found, references, "micro"),
             "f1_macro": measures.multilabel_f1(found, references, "macro"),
         }
-    if len(known.names) == 2:
-        f1 = measures.f1((found == known.positive).astype(int), (references == known.positive).astype(int))
+    if len(label_spec.names) == 2:
+        f1 = measures.f1((found == label_spec.positive).astype(int), (references == label_spec.positive).astype(int))
     else:
         f1 = measures.f1(found, references, "macro")
     return {
@@ -239,38 +246,41 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     """Both sides as a metric takes them: ints [N], bools [N, C], or floats [N]."""
     assert part.labels is not None
     references = part.labels[part.order]
-    known: Labels = part.extra
-    if known.problem_type == REGRESSION:
+    label_spec: Labels = part.extra
+    if label_spec.problem_type == REGRESSION:
         return kept[:, 0].astype(np.float64), references.astype(np.float64)
-    if known.problem_type == MULTI:
+    if label_spec.problem_type == MULTI:
         return kept > 0.5, references > 0.5
     return kept[:, 0].astype(np.int64), references
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any) -> Labels:
+def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any) -> Labels:
     """What the outputs of a finished model mean, from its config."""
     problem = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
     return Labels(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
 
 
-def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Labels) -> torch.Tensor:
-    """What `decode` needs of the model, [B, 1 + C]: the example, and its logits."""
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: Labels) -> torch.Tensor:
+    """What `postprocess` needs of the model, [B, 1 + C]: the example, and its logits."""
     return torch.cat([batch["index"][:, None].double(), model(**models_own(batch)).logits.double()], dim=1)
 
 
-def decode(kept: np.ndarray, part: Examples, known: Labels) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, label_spec: Labels) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): a label with its probability and those of all, several labels, or a value."""
     logits = torch.from_numpy(kept[:, 1:])
-    chosen = decide(logits, known)
-    scores = logits.sigmoid() if known.problem_type == MULTI else logits.softmax(dim=-1)
+    chosen = decide(logits, label_spec)
+    scores = logits.sigmoid() if label_spec.problem_type == MULTI else logits.softmax(dim=-1)
     for i, index in enumerate(kept[:, 0]):
         row = int(part.row[int(index)])
-        if known.problem_type == REGRESSION:
+        if label_spec.problem_type == REGRESSION:
             yield row, {"value": round(float(logits[i, 0]), 6)}
             continue
-        by_name = {name: round(score, 6) for name, score in zip(known.names, scores[i].tolist(), strict=True)}
-        if known.problem_type == MULTI:
-            yield row, {"labels": [n for n, yes in zip(known.names, chosen[i], strict=True) if yes], "scores": by_name}
+        by_name = {name: round(score, 6) for name, score in zip(label_spec.names, scores[i].tolist(), strict=True)}
+        if label_spec.problem_type == MULTI:
+            yield (
+                row,
+                {"labels": [n for n, yes in zip(label_spec.names, chosen[i], strict=True) if yes], "scores": by_name},
+            )
         else:
-            name = known.names[int(chosen[i])]
+            name = label_spec.names[int(chosen[i])]
             yield row, {"label": name, "score": by_name[name], "scores": by_name}

@@ -9,13 +9,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import regex
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForTokenClassification
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
@@ -26,10 +25,16 @@ from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData, TaggingData
 
-MODEL_CLASS = AutoModelForTokenClassification
-PEFT_TYPE = "TOKEN_CLS"
-PIPELINE = "token-classification"
-TARGETS = ("tags",)  # the roles of columns that only training and evaluation read
+if TYPE_CHECKING:
+    from llmkit.tasks import token_classification
+    from llmkit.tasks.task import RowTask
+
+    task: RowTask = token_classification
+
+# What this task does without (`tasks/task.py`).
+LONGEST_INPUT = prepare_model = None
+
+LABEL_ROLES = ("tags",)  # the roles of columns that only training and evaluation read
 METRICS = ("precision", "recall", "f1", "accuracy", "f1_macro")
 
 TOKENS = ("tokens", "words")
@@ -58,7 +63,7 @@ class Sentence(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tags:
+class TagSpec:
     """What the outputs of a tagger mean: the names of the tags in their order.
 
     `kinds` are the types of entities that they mark, none where they are no marks of entities. `rows` are, for
@@ -73,7 +78,7 @@ class Tags:
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def layout(data: TaggingData, rows: Rows, labelled: bool = True) -> dict[str, str]:
+def resolve_columns(data: TaggingData, rows: Rows, labelled: bool = True) -> dict[str, str]:
     """Which column is the `tokens` and the `tags`; without labels, a column `text` will do for the tokens."""
     found: dict[str, str] = {}
     roles = [("tokens", data.tokens_column, TOKENS), ("tags", data.tags_column, TAGS)]
@@ -259,14 +264,14 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
 # ---- labels --------------------------------------------------------------------------------------------------------
 
 
-def settle(
+def resolve_labels(
     data: TaggingData,
     columns: Mapping[str, str],
     train: Encoded | None,
     validation: Mapping[str, Encoded],
     config: Any,
     fixed: bool,
-) -> Tags:
+) -> TagSpec:
     """What the tags mean, from the whole column; written into `config`. The targets become the tags' numbers.
 
     The names are the recipe's, else the data set's own, else those of the training data, sorted behind O. A model that
@@ -299,7 +304,7 @@ def settle(
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
-    return Tags(names, kinds_of(names))
+    return TagSpec(names, kinds_of(names))
 
 
 def _named(part: Encoded, meant: Sequence[str] | None) -> list[list[str]]:
@@ -375,28 +380,28 @@ def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(kinds.values())))
 
 
-def examples(encoded: Encoded, known: Tags, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, label_spec: TagSpec, evaluation: bool) -> Examples:
     """The windows as the model's inputs and labels."""
-    return Examples(encoded, replace(known, rows=encoded.targets), by_length=evaluation)
+    return Examples(encoded, replace(label_spec, rows=encoded.targets), by_length=evaluation)
 
 
-def described(known: Tags) -> dict[str, Any]:
+def record(label_spec: TagSpec) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing, the model's config has it."""
     return {}
 
 
-def available(known: Tags) -> tuple[str, ...]:
+def metric_names(label_spec: TagSpec) -> tuple[str, ...]:
     """The metrics that fit these tags; of entities also the F1 of each type."""
-    if known.kinds:
-        return (*METRICS[:4], *(f"f1_{kind}" for kind in known.kinds))
+    if label_spec.kinds:
+        return (*METRICS[:4], *(f"f1_{kind}" for kind in label_spec.kinds))
     return METRICS[3:]
 
 
-def balance(part: Encoded, known: Tags) -> dict[str, Any]:
+def label_counts(part: Encoded, label_spec: TagSpec) -> dict[str, Any]:
     """In how many rows each type of entity occurs, or each tag where they mark no entities."""
-    marks = [measures.entities([name]) for name in known.names] if known.kinds else []
-    kind_of = [mark[0][0] if mark else None for mark in marks] if known.kinds else list(known.names)
-    counts = dict.fromkeys(known.kinds or known.names, 0)
+    marks = [measures.entities([name]) for name in label_spec.names] if label_spec.kinds else []
+    kind_of = [mark[0][0] if mark else None for mark in marks] if label_spec.kinds else list(label_spec.names)
+    counts = dict.fromkeys(label_spec.kinds or label_spec.names, 0)
     for tags in part.targets:
         for kind in {kind_of[number] for number in set(tags.tolist())} - {None}:
             counts[str(kind)] += 1
@@ -409,7 +414,7 @@ def balance(part: Encoded, known: Tags) -> dict[str, Any]:
 def losses(
     outputs: Any,
     batch: Mapping[str, torch.Tensor],
-    known: Tags,
+    label_spec: TagSpec,
     training: bool = False,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
@@ -422,25 +427,27 @@ def losses(
     )
 
 
-def keep(model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], known: Tags) -> torch.Tensor:
+def preprocess_logits_for_metrics(
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: TagSpec
+) -> torch.Tensor:
     """The tag of every token, [B, T]: batches differ in T, and Trainer pads them on the right."""
     return outputs.logits.argmax(dim=-1).float()
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """Precision, recall and F1 of entities and accuracy over words, from what `keep` kept of every window.
+    """Precision, recall and F1 of entities and accuracy over words, from what was kept of every window.
 
     Of tags that mark no entities, accuracy and the mean of each tag's F1 (a word without a token is a miss there).
     """
-    known: Tags = part.extra
-    found, gold = np.concatenate(_tagged(kept, part)), np.concatenate(known.rows)
+    label_spec: TagSpec = part.extra
+    found, gold = np.concatenate(_tagged(kept, part)), np.concatenate(label_spec.rows)
     accuracy = measures.accuracy(found, gold)
-    if not known.kinds:
+    if not label_spec.kinds:
         classes = np.union1d(found[found >= 0], gold)
         f1 = measures.multilabel_f1(found[:, None] == classes, gold[:, None] == classes, "macro")
         return {"accuracy": accuracy, "f1_macro": f1}
     scores = measures.entity_scores(*predictions_and_references(kept, part))
-    return {**dict.fromkeys(available(known), 0.0), **scores, "accuracy": accuracy}
+    return {**dict.fromkeys(metric_names(label_spec), 0.0), **scores, "accuracy": accuracy}
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[list[str]], list[list[str]]]:
@@ -453,8 +460,8 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[l
 
 def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:
     """The numbers of the tags given to the words of each row; O, or -1 where there is none, for want of a token."""
-    known: Tags = part.extra
-    found = [np.full(len(tags), _outside(known), np.int64) for tags in known.rows]
+    label_spec: TagSpec = part.extra
+    found = [np.full(len(tags), _outside(label_spec), np.int64) for tags in label_spec.rows]
     for values, window in zip(kept, part.order, strict=True):
         words = part.inputs[WORD][window]
         at = words >= 0
@@ -462,40 +469,40 @@ def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:
     return found
 
 
-def _outside(known: Tags) -> int:
-    return known.names.index(OUTSIDE) if OUTSIDE in known.names else -1
+def _outside(label_spec: TagSpec) -> int:
+    return label_spec.names.index(OUTSIDE) if OUTSIDE in label_spec.names else -1
 
 
-def reading_of(config: Any, record: Mapping[str, Any], data: TaggingData, tokenizer: Any) -> Tags:
+def label_spec_from_config(config: Any, record: Mapping[str, Any], data: TaggingData, tokenizer: Any) -> TagSpec:
     """What the outputs of a finished model mean, from its config."""
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return Tags(names, kinds_of(names))
+    return TagSpec(names, kinds_of(names))
 
 
-def outline(model: Any, batch: Mapping[str, torch.Tensor], known: Tags) -> torch.Tensor:
-    """What `decode` needs of the model, [words in the batch, 4]: the example, the word, its tag and how probable."""
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: TagSpec) -> torch.Tensor:
+    """What `postprocess` needs of the model, [words, 4]: the example, the word, its tag and how probable that is."""
     logits = model(**models_own(batch)).logits
     example, place = torch.nonzero(batch[WORD] >= 0, as_tuple=True)
     scores, tags = logits[example, place].double().softmax(dim=-1).max(dim=-1)
     return torch.stack([batch["index"][example], batch[WORD][example, place], tags, scores], dim=1)
 
 
-def decode(kept: np.ndarray, part: Examples, known: Tags) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, label_spec: TagSpec) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): the entities, the words if it was a text, and the tag of each word.
 
     The score of an entity is the mean of the probabilities of its words' tags. The places of its first and behind its
     last character are those in the text; in the words joined by blanks, where they came as a list.
     """
     sentences: Sequence[Sentence] = part.extra.rows
-    names: list[Any] = [*known.names, OUTSIDE if known.kinds else None]
-    found = [[names[_outside(known)]] * len(sentence.spans) for sentence in sentences]
+    names: list[Any] = [*label_spec.names, OUTSIDE if label_spec.kinds else None]
+    found = [[names[_outside(label_spec)]] * len(sentence.spans) for sentence in sentences]
     scores = [[0.0] * len(sentence.spans) for sentence in sentences]
     for index, word, tag, score in kept.tolist():
         row = int(part.row[int(index)])
         found[row][int(word)], scores[row][int(word)] = names[int(tag)], score
     for row, (sentence, tags) in enumerate(zip(sentences, found, strict=True)):
         said: dict[str, Any] = {}
-        if known.kinds:
+        if label_spec.kinds:
             said["entities"] = [
                 {
                     "text": sentence.text[sentence.spans[first][0] : sentence.spans[last][1]],

@@ -1,15 +1,14 @@
 """A recipe assembled before there is a model: data, tokenizer, architecture, and the task's part in training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from llmkit import metrics as measures
 from llmkit import tasks
 from llmkit.data import files
 from llmkit.data.rows import summary, table
+from llmkit.data.rows.examples import Encoded
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.models.config import fit_to_tokenizer, load_config
@@ -17,6 +16,7 @@ from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.tasks import multi_task
 from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
+from llmkit.tasks.task import RowTask
 from llmkit.training.assemble_text import assemble_text
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
 
@@ -35,55 +35,67 @@ def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
 
 
 def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
-    task = tasks.module(recipe.task)
+    task = tasks.row_task(recipe.task)
     data = recipe.data
     assert isinstance(data, RowData)
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
     found = table.tables(data, seed, train=fixed is None)
     first = found.train if found.train is not None else next(iter(found.validation.values()))
-    columns = task.layout(data, first)
+    columns = task.resolve_columns(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
     words, pieces, added = load_tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
         fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(pieces))
-    length = choose_length(data.max_length, config, getattr(task, "LONGEST_INPUT", LONGEST_INPUT))
-    encode = partial(task.encode, columns=columns, tokenizer=words, data=data, length=length)
+    length = choose_length(data.max_length, config, task.LONGEST_INPUT or LONGEST_INPUT)
+
+    def encode(rows: table.Rows) -> Encoded:
+        return task.encode(rows, columns, words, data, length)
+
     train = None if found.train is None else encode(found.train)
     held_out = {name: encode(rows) for name, rows in found.validation.items()}
-    known = task.settle(data, columns, train, held_out, config, fixed is not None)
-    report = choose_metrics(task, known, recipe.evaluation)
+    label_spec = task.resolve_labels(data, columns, train, held_out, config, fixed is not None)
+    report = choose_metrics(task, label_spec, recipe.evaluation)
     parts = {**({} if train is None else {"train": train}), **held_out}
-    record, warnings = summary.look(train, held_out, {name: task.balance(part, known) for name, part in parts.items()})
+    record, warnings = summary.look(
+        train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
+    )
     about = {"fingerprint": first.fingerprint, "revision": found.revision, **record}
     return Assembly(
-        task=task,
         config=config,
         tokenizer=words,
         unit="examples",
         length=None,
-        train=None if train is None else task.examples(train, known, evaluation=False),
-        validation={name: task.examples(part, known, evaluation=True) for name, part in held_out.items()},
+        train=None if train is None else task.examples(train, label_spec, False),
+        validation={name: task.examples(part, label_spec, True) for name, part in held_out.items()},
         collate=choose_collator(task, words, config),
-        losses=partial(task.losses, known=known) if hasattr(task, "losses") else None,
-        keep=partial(task.keep, known=known) if hasattr(task, "keep") and recipe.evaluation.metrics != () else None,
-        begin=partial(task.begin, known=known) if hasattr(task, "begin") else None,
+        losses=_with(task.losses, label_spec),
+        preprocess_logits_for_metrics=_with(task.preprocess_logits_for_metrics, label_spec)
+        if recipe.evaluation.metrics != ()
+        else None,
+        prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
         lines=summary.lines(record),
         notes=[*recipe.notes, *found.notes, *notes, *added],
         pieces=pieces,
         warnings=warnings,
-        record={"data": about, "columns": columns, "max_length": length, **task.described(known)},
+        record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
     )
 
 
-def _texts(task: ModuleType, rows: table.Rows, columns: Mapping[str, str]) -> Any:
+def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:
+    """Bind the last argument of a task's function, what its labels mean; None for a task without it."""
+    return None if function is None else lambda *args, **options: function(*args, label_spec, **options)
+
+
+def _texts(task: RowTask, rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
-    if hasattr(task, "texts"):
-        found = (text for _, row in rows.read() for text in task.texts(row, columns))
+    texts_of = task.texts
+    if texts_of is not None:
+        found = (text for _, row in rows.read() for text in texts_of(row, columns))
     else:
-        read_by_model = [name for role, name in columns.items() if role not in task.TARGETS]
+        read_by_model = [name for role, name in columns.items() if role not in task.LABEL_ROLES]
         found = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
     # Half a character (JSON can write it) is refused by `encode`, with its place.
     return (text.encode(errors="ignore").decode() for text in found)
@@ -98,14 +110,14 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
     parts = [
         multi_task.Part(
             name,
-            each.task,
+            tasks.model_class(recipe.tasks[name].task),
             recipe.tasks[name].weight,
             each.config,
             each.train,
             each.collate,
             each.losses,
-            each.keep,
-            each.begin,
+            each.preprocess_logits_for_metrics,
+            each.prepare_model,
         )
         for name, each in made.items()
     ]
@@ -117,7 +129,6 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
     }
     metrics_of = {name: each.metrics for name, each in made.items()}
     return Assembly(
-        task=multi_task,
         config=first.config,
         tokenizer=first.tokenizer,
         unit="examples",
@@ -126,24 +137,24 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
         validation=validation,
         collate=multi_task.collator(parts),
         losses=multi_task.losses(parts),
-        keep=multi_task.keep(parts),
-        begin=None,
+        preprocess_logits_for_metrics=multi_task.preprocess_logits_for_metrics(parts),
+        prepare_model=None,
         metrics=lambda stats, part: metrics_of[part.name](stats, part.examples),
         lines=[line for name, each in made.items() for line in (f"{name}:", *(f"  {line}" for line in each.lines))],
         notes=[*recipe.notes, *(f"{name}: {note}" for name, each in made.items() for note in each.notes)],
         warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
         record={"tasks": {name: each.record for name, each in made.items()}},
-        parts=parts,
+        create=lambda table, seed: multi_task.create(table, parts, seed),
         several=True,
     )
 
 
-def choose_metrics(task: ModuleType, known: Any, table: Evaluation) -> Callable[[Any, Any], dict[str, float]]:
+def choose_metrics(task: RowTask, label_spec: Any, table: Evaluation) -> Callable[[Any, Any], dict[str, float]]:
     """What reports the loss and the metrics: those that the recipe names, or all that the task has.
 
     Raises UserError before training for a metric that does not fit the data or is not to be had.
     """
-    own = task.available(known)
+    own = task.metric_names(label_spec)
     wanted = own if table.metrics is None else table.metrics
     unfit = [name for name in wanted if name in task.METRICS and name not in own]
     if unfit:
@@ -151,7 +162,7 @@ def choose_metrics(task: ModuleType, known: Any, table: Evaluation) -> Callable[
     further = {name: _further(name, own, table.trust_remote_code) for name in wanted if name not in own}
 
     def report(stats: Any, part: Any) -> dict[str, float]:
-        kept = stats[:, 2:] if hasattr(task, "keep") else stats
+        kept = stats if task.preprocess_logits_for_metrics is None else stats[:, 2:]
         found = task.metrics(kept, part) if wanted else {}
         said = {"loss": measures.mean_loss(stats[:, :2]), **{name: found[name] for name in wanted if name in found}}
         if further:

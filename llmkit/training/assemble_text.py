@@ -1,7 +1,6 @@
 """Running text assembled: the documents of each source, tokenized and packed into blocks."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is 
 
 
 def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
-    task = tasks.module(recipe.task)
+    """Assemble the documents of `recipe` into blocks; `fixed` is the config of a finished model, which is evaluated."""
+    task = tasks.text_task(recipe.task)
     data = recipe.data
     assert isinstance(data, TextData)
     check_use(data, fixed is not None)
@@ -50,7 +50,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
 
     def evaluated(row: pack.TokenRow, limit: int | None) -> Any:
         """What is gone through in evaluation: of a finished model without a tail that is left out."""
-        if fixed is not None and hasattr(task, "measured"):
+        if fixed is not None and task.measured is not None:
             return task.measured(row, data, cut, limit, words)
         return pack.Blocks(row, cut, limit, evaluation=True)
 
@@ -80,8 +80,8 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train = mixture.MixedBlocks(training, weights, draw)
     if recipe.task == "masked-lm":
         record["mask_token"] = words.mask_token
+    prepare, create = task.prepare_model, task.create
     return Assembly(
-        task=task,
         config=config,
         tokenizer=words,
         unit="examples" if cut.within_documents else "blocks",
@@ -89,9 +89,10 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train=train,
         validation=validation,
         collate=numbered(collate),
-        losses=getattr(task, "losses", None),
-        keep=getattr(task, "keep", None),
-        begin=partial(task.begin, data=data) if hasattr(task, "begin") else None,
+        losses=task.losses,
+        preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
+        prepare_model=None if prepare is None else lambda model: prepare(model, data),
+        create=None if create is None else lambda table, seed: create(table, config, seed),
         metrics=lambda sums, part: task.metrics(sums, part.row),
         lines=_lines(record["data"], several, block_size, cut) + lines,
         notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],

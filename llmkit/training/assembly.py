@@ -1,8 +1,7 @@
 """What a recipe becomes before there is a model, and the tokenizer of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,15 +10,13 @@ from torch.utils.data import Dataset
 from llmkit.data.text.documents import Documents
 from llmkit.models import added_tokens, tokenizer
 from llmkit.models.config import positions
-from llmkit.recipe.schema import Recipe
-from llmkit.tasks import multi_task
+from llmkit.recipe.schema import Model, Recipe
 
 
 @dataclass(frozen=True)
 class Assembly:
     """All that every process must agree on. The functions are what the Trainer is given."""
 
-    task: ModuleType
     config: Any
     tokenizer: Any
     unit: str  # what a batch counts: "blocks" or "examples"
@@ -28,14 +25,14 @@ class Assembly:
     validation: Mapping[str, Dataset[Any]]
     collate: Callable[..., dict[str, torch.Tensor]]
     losses: Callable[..., torch.Tensor] | None  # of what predicts tokens: `llmkit.speed.fused_loss` has them
-    keep: Callable[..., torch.Tensor] | None
-    begin: Callable[[Any], None] | None
+    preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None
+    prepare_model: Callable[[Any], None] | None
     metrics: Callable[[Any, Any], dict[str, float]]
     lines: list[str]
     notes: list[str]
     warnings: list[str]
     record: dict[str, Any]
-    parts: Sequence[multi_task.Part] = ()  # of several tasks at once
+    create: Callable[[Model, int], tuple[Any, list[str]]] | None = None  # a model that is made of several, and notes
     pieces: Mapping[int, list[int]] = field(default_factory=dict)  # of each token that is new in this run
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 

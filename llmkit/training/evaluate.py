@@ -10,13 +10,13 @@ from llmkit import process
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
 from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
+from llmkit.recipe.tasks import alike
 from llmkit.runs.finished import check_model, one_task_of, recipe_of, record_of
 
 # What makes only a part of the data be evaluated.
 PARTIAL = ("validation_fraction", "max_eval_samples")
 # What belongs to a training: a tracker of its own, and the sharding over several processes.
 NOT_EVALUATED = ("report_to", "fsdp", "fsdp_config", "deepspeed")
-ALIKE = ({"causal-lm", "chat"}, {"denoising", "seq2seq"})  # one kind of model: either is measured on the other's data
 
 
 def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
@@ -33,7 +33,7 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
             )
     recipe = load(path, overrides, task=task)
     made_for = one_task_of(name)
-    if made_for != recipe.task and not any({made_for, recipe.task} <= kind for kind in ALIKE):
+    if not alike(made_for, recipe.task):
         raise UserError(
             f"`{name}` is a model for {made_for}, and the recipe is for {recipe.task}", f"name a recipe for {made_for}"
         )
@@ -68,17 +68,17 @@ def evaluate(name: str, recipe: Recipe) -> None:
     if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     settings, precision = choose_precision(dict(recipe.trainer))
-    task = tasks.module(recipe.task)
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = training_arguments(kept, Path(nowhere))
         use_cpu(args, recipe.speed)
-        model = task.reload(name) if hasattr(task, "reload") else loading.load_model(name, task.MODEL_CLASS)
+        reload = tasks.text_task(recipe.task).reload if recipe.task in PRETRAINING else None
+        model = loading.load_model(name, tasks.model_class(recipe.task)) if reload is None else reload(name)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)
-        if assembly.begin is not None and recipe.task in PRETRAINING:
-            assembly.begin(model)
+        if assembly.prepare_model is not None and recipe.task in PRETRAINING:
+            assembly.prepare_model(model)
         trainer = make_trainer(assembly, model, args, [], speed=recipe.speed)
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:

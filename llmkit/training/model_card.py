@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from llmkit import tasks
 from llmkit.metrics import evaluation_metrics
 from llmkit.models.loading import ADAPTED_CONFIG
 from llmkit.recipe.schema import Recipe
+from llmkit.recipe.tasks import TASKS
 
 
 def figures(metrics: dict[str, float]) -> list[str]:
@@ -16,7 +16,7 @@ def figures(metrics: dict[str, float]) -> list[str]:
 
 def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
     """`README.md` in the Hub's format: what the model is, what it learned from, how well, and how to load it."""
-    task = tasks.module(recipe.task)
+    record = TASKS[recipe.task]
     assert recipe.data is not None  # each of several tasks has a card of its own
     head = ["---", f"library_name: {'transformers' if recipe.lora is None else 'peft'}", "tags: [llmkit]"]
     several = getattr(recipe.data, "sources", {})
@@ -29,8 +29,8 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
         head.append(f"base_model: {recipe.model.name}")
     if from_hub:
         head.append(f"datasets: [{', '.join(dict.fromkeys(from_hub))}]")
-    if hasattr(task, "PIPELINE"):
-        head.append(f"pipeline_tag: {task.PIPELINE}")
+    if record.pipeline is not None:
+        head.append(f"pipeline_tag: {record.pipeline}")
     sources = ", ".join(
         f"`{path if about['revision'] is not None else Path(path).name}`" for path, about in read.values()
     )
@@ -47,7 +47,7 @@ data, metrics.
 {chr(10).join(rows)}
 
 ```python
-{_loading(recipe, directory.name, task.MODEL_CLASS.__name__)}
+{_loading(recipe, directory.name, record.auto_class)}
 tokenizer = AutoTokenizer.from_pretrained("{directory.name}")
 ```
 """

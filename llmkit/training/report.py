@@ -10,6 +10,7 @@ from llmkit import tasks
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import say
 from llmkit.recipe.schema import Recipe
+from llmkit.recipe.tasks import TASKS
 from llmkit.runs import directory as runs
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
@@ -89,22 +90,15 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
         say(
             f"try it: llmkit predict {directory / next(iter(recipe.tasks))} --input FILE; each task has its model there"
         )
-    elif recipe.task == "causal-lm":
-        say(f'try it: llmkit generate "Once upon a time" --model {directory}')
-    elif recipe.task == "denoising":
-        say(f'try it: llmkit predict {directory} "Then it rained. At first the sun shone."')
-    elif recipe.task == "replaced-token-detection":
-        say(f"go on:  llmkit finetune RECIPE model.name={directory}")
-    elif recipe.task == "masked-lm":
-        say(f'try it: llmkit predict {directory} "Once upon a {facts["mask_token"]} ."')
-    elif recipe.task == "chat":
-        say(f"try it: llmkit generate --chat --model {directory}")
-    elif facts["columns"].keys() - set(tasks.module(recipe.task).TARGETS) in ({"text"}, {"source"}, {"tokens"}):
+        return
+    try_it = TASKS[recipe.task].try_it
+    columns = inputs(recipe.task, facts) if "columns" in facts else {}
+    if try_it is not None:
+        say(try_it.format(directory=directory, mask_token=facts.get("mask_token")))
+    elif columns.keys() in ({"text"}, {"source"}, {"tokens"}):
         say(f'try it: llmkit predict {directory} "What a day!"')
     else:
-        say(
-            f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(inputs(recipe.task, facts))}"
-        )
+        say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(columns.values())}")
 
 
 def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
@@ -128,6 +122,6 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
         runs.write_json(folder / runs.RECORD_FILE, {**own, **done})
 
 
-def inputs(task: str, facts: dict[str, Any]) -> list[str]:
-    """The columns that the model reads, under the names that its data had."""
-    return [name for role, name in facts["columns"].items() if role not in tasks.module(task).TARGETS]
+def inputs(task: str, facts: dict[str, Any]) -> dict[str, str]:
+    """The columns that the model reads, by role, under the names that its data had."""
+    return {role: name for role, name in facts["columns"].items() if role not in tasks.row_task(task).LABEL_ROLES}

@@ -13,14 +13,14 @@ import torch
 import transformers
 from transformers import set_seed
 
-from llmkit import hub, process
+from llmkit import hub, process, tasks
 from llmkit.errors import RunError, UserError, say
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
 from llmkit.recipe.schema import GENERATING, Recipe
+from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.tasks import multi_task
 from llmkit.training import batch_size, report
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
@@ -53,25 +53,22 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
-    model: Any
-    if assembly.parts:
-        model, made = multi_task.create(recipe.model, assembly.parts, args.seed)
-    elif hasattr(assembly.task, "create"):  # a model that is made of several
-        model, made = assembly.task.create(recipe.model, assembly.config, args.seed)
+    if assembly.create is not None:  # a model that is made of several
+        model, made = assembly.create(recipe.model, args.seed)
     else:
         model, made = create_model(
             recipe.model,
             assembly.config,
-            assembly.task.MODEL_CLASS,
+            tasks.model_class(recipe.task),
             args.seed,
             lora=recipe.lora,
             generation=recipe.generation if recipe.task in GENERATING else None,
-            task_type=getattr(assembly.task, "PEFT_TYPE", None),
+            task_type=TASKS[recipe.task].peft_type,
             pieces=assembly.pieces,
         )
     assembly.notes.extend(made)
-    if assembly.begin is not None:
-        assembly.begin(model)
+    if assembly.prepare_model is not None:
+        assembly.prepare_model(model)
     record = runs.read_record(directory)
     trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
     while not batch_size.fits(trainer):

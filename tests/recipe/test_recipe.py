@@ -109,9 +109,9 @@ def test_llmkits_default_never_beats_the_recipe(write):
 
 def test_the_data_table_is_the_tasks(write):
     read = recipe.load(write(MASKED + "mlm_probability = 0.3\n"))
-    assert isinstance(read.data, schema.MaskedData)
+    assert isinstance(read.data, data_tables.MaskedData)
     assert (read.data.mlm_probability, read.data.mask_replace_prob) == (0.3, 0.8)
-    assert type(recipe.load(write(PLAIN)).data) is schema.CausalData
+    assert type(recipe.load(write(PLAIN)).data) is data_tables.CausalData
 
 
 def test_sources_have_weights_and_descriptions_of_their_own(write):

@@ -90,7 +90,7 @@ def learned(words, *conversations, **keys):
 
 
 def settle(done, **keys):
-    return chat.settle(ChatData(path="x", **keys), {}, done, {}, GPT2Config(), False)
+    return chat.resolve_labels(ChatData(path="x", **keys), {}, done, {}, GPT2Config(), False)
 
 
 # --- rows -> conversations --------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def settle(done, **keys):
 )
 def test_columns_are_found_by_name(columns, keys, expected):
     rows = table(dict.fromkeys(columns.split(), "a"))
-    assert chat.layout(ChatData(path="x", **keys), rows) == expected
+    assert chat.resolve_columns(ChatData(path="x", **keys), rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_columns_are_found_by_name(columns, keys, expected):
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        chat.layout(ChatData(path="x", **keys), table(dict.fromkeys(columns.split(), "a")))
+        chat.resolve_columns(ChatData(path="x", **keys), table(dict.fromkeys(columns.split(), "a")))
     assert said in str(caught.value)
 
 
@@ -271,7 +271,7 @@ def test_a_template_that_rewrites_history_teaches_the_last_answer_alone():
     assert found[0].endswith("assistant\n[[ah</t>an owl<|im_end|>\n]]")
     assert found[1].endswith("[[hm</t>the fox<|im_end|>\n]]")
     done = encode(words, [USER, thought, MORE, last], [USER, thought], [USER, SAYS, MORE, ALSO])
-    assert chat.balance(done, None) == {
+    assert chat.label_counts(done, None) == {
         "several answers, the last learned": 1,
         "one answer": 1,
         "several answers": 1,
@@ -470,14 +470,14 @@ def test_packed_conversations_have_the_losses_that_they_have_alone(config_class,
 )
 def test_packing_is_refused_where_conversations_would_mix(config_class, keys, apart):
     model = tiny(config_class, "eager", **keys)
-    known = chat.Turns((), 100)
+    known = chat.ChatSettings((), 100)
     if apart:
-        chat.begin(model.train(), known)
+        chat.prepare_model(model.train(), known)
         assert model.training
     else:
         with pytest.raises(UserError, match="lets a conversation see those before it"):
-            chat.begin(model, known)
-    chat.begin(model, chat.Turns((), None))  # one conversation an input is always fine
+            chat.prepare_model(model, known)
+    chat.prepare_model(model, chat.ChatSettings((), None))  # one conversation an input is always fine
 
 
 # --- losses, metrics, what ends a turn --------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_generation_stops_at_the_end_of_a_turn(words):
     model = tiny()
     for before, after in ((None, [end]), (7, [7, end]), ([7, end], [7, end]), (end, end)):
         model.generation_config.eos_token_id = before
-        chat.begin(model, known)
+        chat.prepare_model(model, known)
         assert model.generation_config.eos_token_id == after
 
 

@@ -25,6 +25,7 @@ from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import DenoisingData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
+from llmkit.recipe.tasks import TASKS
 from llmkit.tasks import denoising
 from llmkit.training.progress import MetricsFile
 
@@ -91,7 +92,7 @@ def pairs(batch):
 def test_an_example_is_a_document_or_a_piece_of_one(words):
     assert denoising.cut(data(ALL), 16) == Cut(14, 14, within_documents=True)
     assert denoising.separator(words) == []
-    assert denoising.PEFT_TYPE == "SEQ_2_SEQ_LM"
+    assert TASKS["denoising"].peft_type == "SEQ_2_SEQ_LM"
 
 
 @pytest.mark.parametrize("corruption", [PERMUTED, {**PERMUTED, "permute": "tokens"}, INFILLED, SPANS])
@@ -499,7 +500,7 @@ def test_how_much_is_written_is_the_block_size_unless_the_recipe_says_otherwise(
             config=config(max_position_embeddings=32),
             generation_config=SimpleNamespace(max_length=None, max_new_tokens=said),
         )
-        denoising.begin(model, data(PERMUTED, block_size=24))
+        denoising.prepare_model(model, data(PERMUTED, block_size=24))
         assert model.generation_config.max_new_tokens == expected
 
 

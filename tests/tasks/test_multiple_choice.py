@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
+    AutoModelForMultipleChoice,
     BertConfig,
     BertForMultipleChoice,
     PreTrainedTokenizerFast,
@@ -53,7 +54,7 @@ def table(rows):
 
 def encoded(rows, tokenizer=None, length=64, data=DATA, labelled=True):
     rows = table(rows)
-    return task.encode(rows, task.layout(data, rows, labelled), tokenizer or words(), data, length)
+    return task.encode(rows, task.resolve_columns(data, rows, labelled), tokenizer or words(), data, length)
 
 
 def pairs(rows, **options):
@@ -74,7 +75,7 @@ def pairs(rows, **options):
 def answers(rows, *others):
     """The labels of these rows, where `others` are further parts of the data."""
     part, rest = encoded(rows), {f"part {number}": encoded(each) for number, each in enumerate(others)}
-    task.settle(DATA, {}, part, rest, BertConfig(), False)
+    task.resolve_labels(DATA, {}, part, rest, BertConfig(), False)
     return [part.labels.tolist(), *(each.labels.tolist() for each in rest.values())] if others else part.labels.tolist()
 
 
@@ -139,10 +140,10 @@ def test_explicit_columns_win():
         path="x", context_column="story", question_column="ask", choices_column=["x", "y"], answer_column="n"
     )
     assert pairs([row], data=data) == [[("c d", "g"), ("c d", "h")]]
-    assert task.layout(data, table([row]))["answer"] == "n"
+    assert task.resolve_columns(data, table([row]))["answer"] == "n"
     data = ChoiceData(path="x", context_column="story", choices_column="choices", answer_column="n")
     assert pairs([row], data=data) == [[("c b", "e"), ("c b", "f")]]
-    assert "answer" not in task.layout(data, table([row]), labelled=False)
+    assert "answer" not in task.resolve_columns(data, table([row]), labelled=False)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_explicit_columns_win():
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        task.layout(ChoiceData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
+        task.resolve_columns(ChoiceData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
     assert said in str(caught.value)
     assert "`x.csv`" in str(caught.value)
 
@@ -178,11 +179,11 @@ def test_the_last_columns_may_be_empty():
 
 
 def test_a_tokenizer_of_ones_own_is_trained_on_all_that_is_read():
-    columns = task.layout(DATA, table([C3]))
+    columns = task.resolve_columns(DATA, table([C3]))
     assert list(task.texts(C3, columns)) == ["a", "b", "c ?", "d", "e", "f"]
-    assert list(task.texts({**ARC, "choices": json.dumps(ARC["choices"])}, task.layout(DATA, table([ARC])))) == [
-        *("a b ?", "d", "e", "f")
-    ]
+    assert list(
+        task.texts({**ARC, "choices": json.dumps(ARC["choices"])}, task.resolve_columns(DATA, table([ARC])))
+    ) == [*("a b ?", "d", "e", "f")]
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -272,8 +273,8 @@ def test_validation_is_checked_too():
 
 def test_the_look_at_the_data_counts_right_choices_lengths_and_rows_without_text():
     part = encoded([asked(1), asked(1), asked(0, "de"), asked(0, ["d e f", "d"], question=" ")])
-    known = task.settle(DATA, {}, part, {}, BertConfig(), False)
-    assert task.balance(part, known) == {"choice 0": 2, "choice 1": 2, "choice 2": 0}
+    known = task.resolve_labels(DATA, {}, part, {}, BertConfig(), False)
+    assert task.label_counts(part, known) == {"choice 0": 2, "choice 1": 2, "choice 2": 0}
     assert part.lengths == [5, 5, 5, 6]
     assert part.empty == [3]
     assert len(set(part.keys)) == 3
@@ -327,7 +328,7 @@ MIXED = [
 def parts(rows=MIXED, tokenizer=None, evaluation=False):
     tokenizer = tokenizer or words()
     part = encoded(rows, tokenizer)
-    known = task.settle(DATA, {}, part, {}, BertConfig(), False)
+    known = task.resolve_labels(DATA, {}, part, {}, BertConfig(), False)
     return task.examples(part, known, evaluation), known, task.collator(tokenizer, None)
 
 
@@ -378,8 +379,8 @@ def said(network, found, known, collate, size):
     """What is said of each row, `size` of them in a batch."""
     batches = [collate([found[i] for i in range(at, min(at + size, len(found)))]) for at in range(0, len(found), size)]
     with torch.inference_mode():
-        kept = [task.outline(network, batch, known).numpy() for batch in batches]
-    return dict(task.decode(np.concatenate(kept), found, known))
+        kept = [task.forward_for_predict(network, batch, known).numpy() for batch in batches]
+    return dict(task.postprocess(np.concatenate(kept), found, known))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlnet"])
@@ -423,9 +424,9 @@ def test_the_loss_is_that_of_each_row_alone():
 def test_a_choice_that_is_not_there_is_never_chosen():
     batch = {"choices": torch.tensor([[3, 3, -1, -1], [3, 3, 3, -1]]), "index": torch.arange(2)}
     outputs = SimpleNamespace(logits=torch.tensor([[-9.0, -8.0, 50.0], [1.0, 0.0, 2.0]]))
-    kept = task.keep(None, outputs, batch, task.Reading())
+    kept = task.preprocess_logits_for_metrics(None, outputs, batch, task.ChoiceSpec())
     assert kept.tolist() == [[1.0], [2.0]]
-    outlined = task.outline(lambda: outputs, batch, task.Reading())
+    outlined = task.forward_for_predict(lambda: outputs, batch, task.ChoiceSpec())
     assert outlined.shape == (2, 5)
     assert outlined[0, 3:].tolist() == [0, 0]
     assert outlined[:, 1:].sum(dim=1).tolist() == pytest.approx([1, 1])
@@ -551,7 +552,7 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
 
     from llmkit.models import loading
 
-    ours, tokenizer = loading.load_model("run", task.MODEL_CLASS), AutoTokenizer.from_pretrained("run")
+    ours, tokenizer = loading.load_model("run", AutoModelForMultipleChoice), AutoTokenizer.from_pretrained("run")
     batch = tokenizer(["who? the fox !"] * 2, ["it is the fox", "it is the hen"], padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = ours(**{name: values[None] for name, values in batch.items()}).logits
@@ -565,8 +566,8 @@ def test_a_roformer_judges_a_choice_by_its_first_token_and_not_by_padding():
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = AutoConfig.for_model("roformer", **sizes)
     part = encoded([{"context": "a b", "choices": ["c", "d"], "label": 0}])
-    task.settle(DATA, {}, part, {}, config, False)
-    model = task.MODEL_CLASS.from_config(config).eval()
+    task.resolve_labels(DATA, {}, part, {}, config, False)
+    model = AutoModelForMultipleChoice.from_config(config).eval()
     ids = torch.tensor([[[2, 5, 6, 3]]])
     padded = torch.tensor([[[2, 5, 6, 3, 0, 0]]])
     alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

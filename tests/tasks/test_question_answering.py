@@ -118,14 +118,16 @@ def settings(**keys):
 def encoded(rows, words, length=40, data=None):
     data = data or settings()
     found = table(rows)
-    return qa.encode(found, qa.layout(data, found), words, data, length)
+    return qa.encode(found, qa.resolve_columns(data, found), words, data, length)
 
 
 def prepared(rows, words, length=40, training=False, **keys):
     """Examples for evaluation (or for training), and how answers are found in them."""
     data = settings(**keys)
     part = encoded(rows, words, length, data)
-    known = qa.settle(data, {}, part if training else None, {} if training else {"validation": part}, None, False)
+    known = qa.resolve_labels(
+        data, {}, part if training else None, {} if training else {"validation": part}, None, False
+    )
     return qa.examples(part, known, evaluation=not training), known
 
 
@@ -136,12 +138,16 @@ def kept(part, words, known, logits, size=3):
         batch = collator(words)([part[i] for i in range(begin, min(begin + size, len(part)))])
         pairs = [logits(index, batch["input_ids"].shape[1]) for index in batch["index"].tolist()]
         start, end = (torch.tensor(np.array(each), dtype=torch.float32) for each in zip(*pairs, strict=True))
-        found.append(qa.keep(None, SimpleNamespace(start_logits=start, end_logits=end), batch, known).numpy())
+        found.append(
+            qa.preprocess_logits_for_metrics(
+                None, SimpleNamespace(start_logits=start, end_logits=end), batch, known
+            ).numpy()
+        )
     return np.concatenate(found)
 
 
 def said(part, words, known, logits, size=3):
-    return dict(qa.decode(kept(part, words, known, logits, size), part, known))
+    return dict(qa.postprocess(kept(part, words, known, logits, size), part, known))
 
 
 def pointing(part):
@@ -224,16 +230,16 @@ def test_a_csv_with_text_and_start_in_columns(tmp_path, bert):
 
 def test_columns_are_found_named_and_missed():
     found = table([{"question": "", "context": "", "answer": "", "other": ""}])
-    assert qa.layout(settings(), found) == {"question": "question", "context": "context", "answers": "answer"}
-    assert qa.layout(settings(), found, labelled=False) == {"question": "question", "context": "context"}
-    named = qa.layout(settings(context_column="other", answers_column="answer"), found)
+    assert qa.resolve_columns(settings(), found) == {"question": "question", "context": "context", "answers": "answer"}
+    assert qa.resolve_columns(settings(), found, labelled=False) == {"question": "question", "context": "context"}
+    named = qa.resolve_columns(settings(context_column="other", answers_column="answer"), found)
     assert named == {"question": "question", "context": "other", "answers": "answer"}
     for keys, message in (
         ({"answers_column": "gold"}, "`made up` has no column `gold`"),
         ({"question_column": "query"}, "`made up` has no column `query`"),
     ):
         with pytest.raises(UserError) as caught:
-            qa.layout(settings(**keys), found)
+            qa.resolve_columns(settings(**keys), found)
         assert message in caught.value.message
         assert f"data.{next(iter(keys))} to one of: question, context, answer, other" in caught.value.hint
 
@@ -341,7 +347,7 @@ def test_rows_without_text_and_without_answer_are_counted(words):
     rows = [row("a b", "a"), row(" "), row("a b", question=" "), row("", question=""), row("a b")]
     part = encoded(rows, words)
     assert part.empty == [1, 2, 3]
-    assert qa.balance(part, None) == {"answerable": 1, "unanswerable": 4}
+    assert qa.label_counts(part, None) == {"answerable": 1, "unanswerable": 4}
     assert part.keys[0] == part.keys[4] != part.keys[1]
     evaluated, known = prepared(rows, words)
     answers = said(evaluated, words, known, lambda index, size: np.zeros((2, size)))
@@ -535,7 +541,7 @@ def test_where_every_question_has_an_answer_one_is_always_given(words):
     rows = [row(context, next(c for c in context if not c.isspace())) for context in contexts]
     part, known = prepared(rows, words, n_best_size=1)
     assert not known.unanswerable
-    assert qa.available(known) == ("exact_match", "f1")
+    assert qa.metric_names(known) == ("exact_match", "f1")
     for seed in range(20):
 
         def logits(index, size, seed=seed):
@@ -560,7 +566,7 @@ def test_metrics_are_those_of_the_answers_given(bert):
     assert qa.metrics(found, part) == measures.squad(given, golds)
     assert qa.metrics(found, part)["NoAns_f1"] == 0
     assert qa.metrics(found[::-1], part) == measures.squad(given, golds)  # in whatever order windows come
-    assert set(qa.metrics(found, part)) == set(qa.available(known))
+    assert set(qa.metrics(found, part)) == set(qa.metric_names(known))
 
 
 def test_losses_are_transformers_own():
@@ -568,7 +574,7 @@ def test_losses_are_transformers_own():
     config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     model = BertForQuestionAnswering(config).eval()
     ids, labels = torch.randint(0, 50, (6, 20)), torch.randint(0, 20, (6, 2))
-    known = qa.Reading(20, 30, 0.0, True)
+    known = qa.AnswerSettings(20, 30, 0.0, True)
     outputs = model(ids, start_positions=labels[:, 0], end_positions=labels[:, 1])
     batch = {"labels": labels, "attention_mask": torch.ones_like(ids)}
     found = qa.losses(outputs, batch, known)
@@ -586,7 +592,7 @@ def test_padding_changes_no_loss():
     config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     model = BertForQuestionAnswering(config).eval()
     ids, labels = torch.randint(0, 50, (1, 12)), torch.tensor([[3, 5]])
-    known = qa.Reading(20, 30, 0.0, True)
+    known = qa.AnswerSettings(20, 30, 0.0, True)
     for smoothing in (0.0, 0.1):
         found = []
         for length in (12, 20):

@@ -157,7 +157,7 @@ def test_a_block_of_special_tokens_alone_has_no_loss(words):
     model = built()
     found = task.losses(outputs_of(model, batch), batch)
     assert found[0].sum() == 0 and found[1].sum() > 0
-    assert torch.isfinite(task.keep(model, outputs_of(model, batch), batch)).all()
+    assert torch.isfinite(task.preprocess_logits_for_metrics(model, outputs_of(model, batch), batch)).all()
 
 
 def test_a_short_window_is_padded_to_no_effect(words):
@@ -169,7 +169,9 @@ def test_a_short_window_is_padded_to_no_effect(words):
     model = built()
     found, wanted = (task.losses(outputs_of(model, each), each)[-1].sum() for each in (batch, alone))
     torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(*(task.keep(model, outputs_of(model, each), each)[-1] for each in (batch, alone)))
+    torch.testing.assert_close(
+        *(task.preprocess_logits_for_metrics(model, outputs_of(model, each), each)[-1] for each in (batch, alone))
+    )
 
 
 def test_a_tokenizer_without_a_mask_is_refused(words, tmp_path):
@@ -302,7 +304,7 @@ def test_the_discriminator_learns_to_tell(words):
         optimizer.step()
         if epoch in (0, 74):
             batch = collate(words, [window for e in range(20) for window in windows(4, epoch=1000 + e)])
-            kept = task.keep(model, outputs_of(model, batch), batch)
+            kept = task.preprocess_logits_for_metrics(model, outputs_of(model, batch), batch)
             aucs.append(task.metrics(F.pad(kept, (2, 0), value=1.0).numpy(), None)["auc"])
     assert aucs[0] < 0.6
     assert aucs[1] > 0.75
@@ -345,7 +347,7 @@ def test_a_token_that_the_generator_got_right_counts_as_original():
         math.log1p(math.exp(-3)),
     ]
     assert task.losses(outputs, batch)[0].tolist() == pytest.approx(expected, rel=1e-5)
-    kept = task.keep(None, outputs, batch)[0]
+    kept = task.preprocess_logits_for_metrics(None, outputs, batch)[0]
     original, replaced = kept[2:].split(task.BINS)
     assert (original.sum(), replaced.sum()) == (2, 1)
 
@@ -362,7 +364,10 @@ def test_metrics_are_those_of_the_scores_themselves():
     batch = {"labels": labels, "weights": 50 * 0.15 / 0.9 * ordinary}
     outputs = task.Outputs(torch.randn(600, 10, generator=draw), tokens, scores)
     rows = task.losses(outputs, batch).sum(dim=1)
-    stats = torch.cat([torch.stack([rows, torch.full((40,), 15.0)], dim=1), task.keep(None, outputs, batch)], dim=1)
+    stats = torch.cat(
+        [torch.stack([rows, torch.full((40,), 15.0)], dim=1), task.preprocess_logits_for_metrics(None, outputs, batch)],
+        dim=1,
+    )
     found = task.metrics(stats.numpy(), None)
     assert list(found) == ["loss", "generator_loss", "discriminator_loss", "auc", "accuracy"]
     picked, right = scores[ordinary], truth[ordinary]

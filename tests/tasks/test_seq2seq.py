@@ -139,9 +139,9 @@ def examples_of(words, rows=None, evaluation=True, **keys):
     rows = rows or [{"source": a, "target": b} for a, b in pairs(12)]
     settings = data(**keys)
     found = table(rows)
-    columns = seq2seq.layout(settings, found)
+    columns = seq2seq.resolve_columns(settings, found)
     part = seq2seq.encode(found, columns, words, settings, 16)
-    known = seq2seq.settle(settings, columns, part, {}, SimpleNamespace(), False)
+    known = seq2seq.resolve_labels(settings, columns, part, {}, SimpleNamespace(), False)
     return seq2seq.examples(part, known, evaluation), known
 
 
@@ -165,9 +165,9 @@ def examples_of(words, rows=None, evaluation=True, **keys):
     ],
 )
 def test_columns_are_found(columns, keys, expected):
-    found = seq2seq.layout(data(**keys), table([], columns))
+    found = seq2seq.resolve_columns(data(**keys), table([], columns))
     assert (found["source"], found["target"]) == expected
-    assert seq2seq.layout(data(**keys), table([], columns), labelled=False) == {"source": expected[0]}
+    assert seq2seq.resolve_columns(data(**keys), table([], columns), labelled=False) == {"source": expected[0]}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_columns_are_found(columns, keys, expected):
 )
 def test_columns_that_are_not_clear_are_asked_for(rows, keys, said):
     with pytest.raises(UserError, match=said.replace("?", r"\?")) as raised:
-        seq2seq.layout(data(**keys), table(rows))
+        seq2seq.resolve_columns(data(**keys), table(rows))
     assert "set data." in raised.value.hint or "name two" in raised.value.hint
     if "translation" in rows[0]:
         assert "en, de" in raised.value.hint
@@ -218,8 +218,8 @@ def test_rows_become_tokens_cut_where_there_is_no_room_and_ended(words):
     assert part.inputs["input_ids"][1].tolist() == [one["blue"], *[one["red"]] * 6, 1]
     assert part.inputs["labels"][1].tolist() == [*[one["rot"]] * 5, 1]
     assert (part.lengths, part.cut, part.row, part.empty) == ([4, 32], [0, 24], [0, 1], [])
-    known = seq2seq.settle(settings, columns, part, {}, SimpleNamespace(), False)
-    assert seq2seq.balance(part, known) == {
+    known = seq2seq.resolve_labels(settings, columns, part, {}, SimpleNamespace(), False)
+    assert seq2seq.label_counts(part, known) == {
         "of": "target tokens",
         "min": 3.0,
         "mean": 17.0,
@@ -240,7 +240,7 @@ def test_lists_and_tables_of_languages_are_read(words):
     assert sorted(seq2seq.texts(listed[0], columns)) == sorted([*listed[0]["source"], *listed[0]["target"]])
     nested = [{"translation": {"de": "rot", "en": "red", "fr": "rouge"}}]
     settings = data(source_lang="en", target_lang="de")
-    columns = seq2seq.layout(settings, table(nested))
+    columns = seq2seq.resolve_columns(settings, table(nested))
     part = seq2seq.encode(table(nested), columns, words, settings, 16)
     assert words.decode(part.inputs["input_ids"][0], skip_special_tokens=True) == "red"
     assert words.decode(part.inputs["labels"][0], skip_special_tokens=True) == "rot"
@@ -345,10 +345,12 @@ def test_an_untrained_model_writes_alone_what_it_writes_among_others(kind, beams
     collate = seq2seq.collator(words, model.config, 1)
     together = collate([part[i] for i in range(len(part))])
     assert together["input_ids"].shape[1] > len(part[0]["input_ids"])
-    kept = seq2seq.keep(model, None, together, known)
+    kept = seq2seq.preprocess_logits_for_metrics(model, None, together, known)
     assert kept.shape == (len(part), 1 + 9)
     assert kept[:, 0].tolist() == part.order.tolist()
-    alone = torch.cat([seq2seq.keep(model, None, collate([part[i]]), known) for i in range(len(part))])
+    alone = torch.cat(
+        [seq2seq.preprocess_logits_for_metrics(model, None, collate([part[i]]), known) for i in range(len(part))]
+    )
     assert seq2seq.written_texts(kept.numpy(), known) == seq2seq.written_texts(alone.numpy(), known)
     assert len(set(seq2seq.written_texts(kept.numpy(), known))) > 1
     read = {name: together[name] for name in ("input_ids", "attention_mask")}
@@ -356,7 +358,7 @@ def test_an_untrained_model_writes_alone_what_it_writes_among_others(kind, beams
     assert seq2seq.written_texts(kept.numpy(), known) == [
         text.strip() for text in words.batch_decode(plain, skip_special_tokens=True)
     ]
-    rows = dict(seq2seq.decode(kept.numpy(), part, known))
+    rows = dict(seq2seq.postprocess(kept.numpy(), part, known))
     assert [rows[row]["generated_text"] for row in part.row[part.order]] == seq2seq.written_texts(kept.numpy(), known)
 
 
@@ -371,10 +373,10 @@ def test_the_recipe_says_how_long_a_text_may_be_and_else_the_data(init, generati
     before.save_pretrained(tmp_path)
     table = Model(name=str(tmp_path), init=init)
     made, _ = create_model(
-        table, before.config, AutoModelForSeq2SeqLM, 0, generation=generation, task_type=seq2seq.PEFT_TYPE
+        table, before.config, AutoModelForSeq2SeqLM, 0, generation=generation, task_type="SEQ_2_SEQ_LM"
     )
-    known = seq2seq.Writing(words, 7, {"forced_bos_token_id": 5})
-    seq2seq.begin(made, known)
+    known = seq2seq.GenerationSettings(words, 7, {"forced_bos_token_id": 5})
+    seq2seq.prepare_model(made, known)
     settings = made.generation_config
     assert (settings.max_new_tokens, settings.max_length) == expected
     assert settings.num_beams == generation.get("num_beams")
@@ -387,15 +389,15 @@ def test_the_recipe_says_how_long_a_text_may_be_and_else_the_data(init, generati
 def test_texts_longer_than_the_model_has_positions_are_refused(words):
     model = model_of("bart", words)
     with pytest.raises(UserError, match="max_target_length is 40 and the model has 32 positions"):
-        seq2seq.settle(data(max_target_length=40), {}, None, {"x": None}, model.config, False)
+        seq2seq.resolve_labels(data(max_target_length=40), {}, None, {"x": None}, model.config, False)
     model.generation_config.max_new_tokens = 40
     with pytest.raises(UserError, match="40 new tokens and the model has 32 positions"):
-        seq2seq.begin(model, seq2seq.Writing(words, 12, {}))
+        seq2seq.prepare_model(model, seq2seq.GenerationSettings(words, 12, {}))
 
 
 def test_a_t5_that_transformers_cannot_write_with_is_refused_before_it_is_trained():
     with pytest.raises(UserError, match="3 layers of the decoder and 2 of the encoder"):
-        seq2seq.settle(data(), {}, None, {}, T5Config(num_layers=2, num_decoder_layers=3), False)
+        seq2seq.resolve_labels(data(), {}, None, {}, T5Config(num_layers=2, num_decoder_layers=3), False)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +552,7 @@ def test_an_adapter_writes_the_same_in_plain_peft_and_the_rest_stays(kind, place
     )
     assert record["trainable_parameters"] < record["parameters"] / 5
     plain = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained("base"), "run").eval()
-    ours = loading.load_model("run", seq2seq.MODEL_CLASS)
+    ours = loading.load_model("run", AutoModelForSeq2SeqLM)
     words = AutoTokenizer.from_pretrained("run")
     batch = words([a for a, _ in pairs(8)], padding=True, return_tensors="pt")
     assert ours.generation_config.num_beams == 2

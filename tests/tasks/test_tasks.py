@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmkit import tasks
 from llmkit.data.text.boundaries import vocabulary, word_starts
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
@@ -52,13 +51,6 @@ def row_of(*documents, num_bytes=1) -> TokenRow:
 
 def collate(words, found, seed=1, data=DATA):
     return masked_lm.collator(data, words, None, seed)(found)
-
-
-def test_each_task_is_a_file_of_the_same_shape():
-    assert tasks.module("causal-lm") is causal_lm
-    assert tasks.module("masked-lm") is masked_lm
-    for task in (causal_lm, masked_lm):
-        assert all(hasattr(task, name) for name in ("MODEL_CLASS", "separator", "cut", "collator", "metrics"))
 
 
 # --- causal -----------------------------------------------------------------------------------------------------------
@@ -180,7 +172,7 @@ def tiny(model_type):
 @pytest.mark.parametrize("between", [(8,), (8, 9)])
 def test_a_document_in_a_block_gets_the_logits_that_it_gets_alone(model_type, between):
     model = tiny(model_type)
-    causal_lm.begin(model, ISOLATED)
+    causal_lm.prepare_model(model, ISOLATED)
     draw = np.random.default_rng(0)
     texts = [draw.integers(10, 60, length) for length in (7, 1, 12, 5)]
     row = row_of(*(np.append(text, between) for text in texts))
@@ -206,9 +198,9 @@ def test_a_document_in_a_block_gets_the_logits_that_it_gets_alone(model_type, be
 
 def test_a_model_that_lets_documents_mix_is_refused():
     model = tiny("mamba")
-    causal_lm.begin(model, CAUSAL)
+    causal_lm.prepare_model(model, CAUSAL)
     with pytest.raises(UserError) as refused:
-        causal_lm.begin(model, ISOLATED)
+        causal_lm.prepare_model(model, ISOLATED)
     assert "MambaForCausalLM lets a document see those before it" in refused.value.message
 
 

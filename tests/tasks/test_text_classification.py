@@ -46,7 +46,7 @@ def settle(train, *validation, config=None, hub=None, fixed=False, **keys):
     data = ClassificationData(path="x.csv", **keys)
     first = None if train is None else labelled(train, hub)
     others = {f"part {n}": labelled(targets, hub) for n, targets in enumerate(validation)}
-    known = task.settle(data, {"label": "label"}, first, others, config, fixed)
+    known = task.resolve_labels(data, {"label": "label"}, first, others, config, fixed)
     parts = [*([] if first is None else [first]), *others.values()]
     return known, [part.labels.tolist() for part in parts], config
 
@@ -82,7 +82,7 @@ def test_every_task_of_glue_is_understood_as_the_hub_has_it(name):
     row = {**dict.fromkeys(texts, "a"), "label": 0 if names else 2.5, "idx": 7}
     rows = table([row], {"label": names} if names else {})
     expected = dict(zip(("text", "text_pair"), texts, strict=False))
-    assert task.layout(ClassificationData(path="x"), rows) == {**expected, "label": "label"}
+    assert task.resolve_columns(ClassificationData(path="x"), rows) == {**expected, "label": "label"}
     if names:
         known, numbers, config = settle(list(range(len(names))), hub=names)
         assert (known.problem_type, known.names) == (SINGLE, names)
@@ -107,12 +107,12 @@ def test_every_task_of_glue_is_understood_as_the_hub_has_it(name):
 )
 def test_columns_are_found_by_name(columns, keys, expected):
     rows = table([dict.fromkeys(columns.split(), "a")])
-    assert task.layout(ClassificationData(path="x", **keys), rows) == expected
+    assert task.resolve_columns(ClassificationData(path="x", **keys), rows) == expected
 
 
 def test_the_hubs_only_column_of_classes_is_the_label():
     rows = table([{"text": "a", "intent": 0, "source": "web"}], {"intent": ("ask", "tell")})
-    assert task.layout(ClassificationData(path="x"), rows) == {"text": "text", "label": "intent"}
+    assert task.resolve_columns(ClassificationData(path="x"), rows) == {"text": "text", "label": "intent"}
 
 
 @pytest.mark.parametrize(
@@ -141,15 +141,15 @@ def test_the_hubs_only_column_of_classes_is_the_label():
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        task.layout(ClassificationData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
+        task.resolve_columns(ClassificationData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
     assert said in str(caught.value)
     assert "`x.csv`" in str(caught.value)
 
 
 def test_rows_to_predict_need_no_label():
     data = ClassificationData(path="x", label_column="mood")
-    assert task.layout(data, table([{"text": "a"}]), labelled=False) == {"text": "text"}
-    assert task.layout(data, table([{"story": "a", "mood": "b"}]), labelled=False) == {"text": "story"}
+    assert task.resolve_columns(data, table([{"text": "a"}]), labelled=False) == {"text": "text"}
+    assert task.resolve_columns(data, table([{"story": "a", "mood": "b"}]), labelled=False) == {"text": "story"}
 
 
 # --- texts become tokens ----------------------------------------------------------------------------------------------
@@ -659,7 +659,7 @@ def test_the_names_of_metrics_are_those_that_are_reported():
         width = 2 if problem == MULTI else 1
         labels = np.ones((4, 2) if problem == MULTI else 4, np.int64 if problem == SINGLE else np.float32)
         labels[0] = 0
-        assert tuple(measured(np.ones((4, width)), labels, known)) == names == task.available(known)
+        assert tuple(measured(np.ones((4, width)), labels, known)) == names == task.metric_names(known)
 
 
 def test_what_predict_says_is_by_row_and_name():
@@ -667,16 +667,16 @@ def test_what_predict_says_is_by_row_and_name():
     part = part_of([0] * 4, known)
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]])[torch.from_numpy(part.order)]
     batch = {"index": torch.from_numpy(part.order)}
-    kept = task.outline(lambda **_: SimpleNamespace(logits=logits), batch, known).numpy()
-    said = dict(task.decode(kept, part, known))
+    kept = task.forward_for_predict(lambda **_: SimpleNamespace(logits=logits), batch, known).numpy()
+    said = dict(task.postprocess(kept, part, known))
     assert [said[row]["label"] for row in range(4)] == ["sad", "happy", "happy", "sad"]
     assert said[1]["score"] == said[1]["scores"]["happy"] == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-6)
     assert sum(said[2]["scores"].values()) == pytest.approx(1, abs=1e-5)
     many = Labels(MULTI, ("sad", "happy"))
-    assert dict(task.decode(kept, part, many))[1] == {
+    assert dict(task.postprocess(kept, part, many))[1] == {
         "labels": ["happy"], "scores": {"sad": 0.5, "happy": pytest.approx(0.731059)}
     }  # fmt: skip
-    assert dict(task.decode(kept[:, :2], part, Labels(REGRESSION, ("value",))))[0] == {"value": 2.0}
+    assert dict(task.postprocess(kept[:, :2], part, Labels(REGRESSION, ("value",))))[0] == {"value": 2.0}
 
 
 # --- bad data, through the command ------------------------------------------------------------------------------------
@@ -964,11 +964,11 @@ def test_a_new_regression_head_begins_at_the_mean_of_the_values():
     )
     model = BertForSequenceClassification(config)
     known = Labels(REGRESSION, ("value",), mean=2.5)
-    task.begin(model, Labels(SINGLE, ("a",), mean=2.5))
+    task.prepare_model(model, Labels(SINGLE, ("a",), mean=2.5))
     assert not model.classifier.bias.any()
-    task.begin(model, known)
+    task.prepare_model(model, known)
     assert model.classifier.bias.tolist() == [2.5]
-    task.begin(model, replace(known, mean=7.0))  # it is not new any more
+    task.prepare_model(model, replace(known, mean=7.0))  # it is not new any more
     assert model.classifier.bias.tolist() == [2.5]
 
 

@@ -89,12 +89,12 @@ def row(tokens, tags=None):
 def encoded(rows, words, length=32, labelled=True, class_names=(), **keys):
     data = TaggingData(path="-", **keys)
     found = table(rows, **{"tags": class_names} if class_names else {})
-    return tagging.encode(found, tagging.layout(data, found, labelled), words, data, length)
+    return tagging.encode(found, tagging.resolve_columns(data, found, labelled), words, data, length)
 
 
 def settled(train, validation=None, config=None, fixed=False, **keys):
     held = {} if validation is None else {"validation": validation}
-    return tagging.settle(
+    return tagging.resolve_labels(
         TaggingData(path="-", **keys), {"tags": "tags"}, train, held, config or BertConfig(), fixed=fixed
     )
 
@@ -231,8 +231,8 @@ def test_a_stride_needs_room(bert):
 )
 def test_columns_are_found_by_name(columns, keys, found):
     rows = table([dict.fromkeys(columns, ())])
-    assert tuple(tagging.layout(TaggingData(path="-", **keys), rows).values()) == found
-    assert tagging.layout(TaggingData(path="-", **keys), rows, labelled=False) == {"tokens": found[0]}
+    assert tuple(tagging.resolve_columns(TaggingData(path="-", **keys), rows).values()) == found
+    assert tagging.resolve_columns(TaggingData(path="-", **keys), rows, labelled=False) == {"tokens": found[0]}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_columns_are_found_by_name(columns, keys, found):
 )
 def test_columns_that_are_missing(columns, keys, message, key):
     with pytest.raises(UserError) as caught:
-        tagging.layout(TaggingData(path="-", **keys), table([dict.fromkeys(columns, ())]))
+        tagging.resolve_columns(TaggingData(path="-", **keys), table([dict.fromkeys(columns, ())]))
     assert message in caught.value.message
     assert f"set {key} to one of: {', '.join(columns)}" == caught.value.hint
 
@@ -318,7 +318,7 @@ def test_the_names_are_those_that_occur_behind_o(bert):
     labels = [label for label in part.inputs["labels"][0].tolist() if label != -100]
     assert labels == [2, 0, 1]
     assert [tags.tolist() for tags in part.targets] == [[2, 0, 1]]
-    read = tagging.reading_of(config, {}, TaggingData(path="-"), bert)
+    read = tagging.label_spec_from_config(config, {}, TaggingData(path="-"), bert)
     assert (read.names, read.kinds) == (known.names, known.kinds)
     numbers = encoded([row(["a", "b", "c"], [10, 2, 0])], bert)
     assert settled(numbers).names == ("0", "2", "10")
@@ -428,7 +428,7 @@ def test_nothing_to_learn(bert):
 )
 def test_which_tags_mark_entities(names, kinds):
     assert tagging.kinds_of(names) == kinds
-    found = tagging.available(tagging.Tags(names, kinds))
+    found = tagging.metric_names(tagging.TagSpec(names, kinds))
     assert found == (
         ("precision", "recall", "f1", "accuracy", *(f"f1_{kind}" for kind in kinds))
         if kinds
@@ -440,9 +440,9 @@ def test_the_balance_is_in_rows(bert):
     rows = [row(["a", "b", "c"], ["B-X", "B-X", "O"]), row(["a", "b"], ["I-X", "B-Y"]), row(["a"], ["O"])]
     part = encoded(rows, bert)
     known = settled(part, label_names=["O", "B-X", "I-X", "B-Y", "B-Z"])
-    assert tagging.balance(part, known) == {"X": 2, "Y": 1, "Z": 0}
+    assert tagging.label_counts(part, known) == {"X": 2, "Y": 1, "Z": 0}
     parts_of_speech = encoded([row(["a", "b"], ["N", "N"]), row(["a", "b"], ["N", "V"])], bert)
-    assert tagging.balance(parts_of_speech, settled(parts_of_speech)) == {"N": 2, "V": 1}
+    assert tagging.label_counts(parts_of_speech, settled(parts_of_speech)) == {"N": 2, "V": 1}
 
 
 # --- loss and metrics -------------------------------------------------------------------------------------------------
@@ -480,7 +480,9 @@ def kept(part, bert, tag_of, size=3):
                 if word >= 0:
                     tags[b, t] = tag_of(int(part.row[index]), word)
         logits = torch.nn.functional.one_hot(tags, len(part.extra.names)).float()
-        found.append(tagging.keep(None, SimpleNamespace(logits=logits), batch, part.extra).numpy())
+        found.append(
+            tagging.preprocess_logits_for_metrics(None, SimpleNamespace(logits=logits), batch, part.extra).numpy()
+        )
     width = max(each.shape[1] for each in found)
     return np.concatenate([np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=-100) for each in found])
 
@@ -502,7 +504,7 @@ def test_metrics_of_windows_are_those_of_rows(bert, size):
     assert {k: v for k, v in scores.items() if k != "accuracy"} == measures.entity_scores(
         said, [each["tags"] for each in rows]
     )
-    assert set(scores) == set(tagging.available(known))
+    assert set(scores) == set(tagging.metric_names(known))
 
 
 def test_a_type_that_does_not_occur_has_a_score_all_the_same(bert):
@@ -626,7 +628,7 @@ class Reader(torch.nn.Module):
 
 def predicted(rows, words, names, tag_of_word, size=2, **keys):
     part = encoded(rows, words, labelled=False, **keys)
-    known = tagging.Tags(names, tagging.kinds_of(names))
+    known = tagging.TagSpec(names, tagging.kinds_of(names))
     tag_of = {words(word, add_special_tokens=False)["input_ids"][0]: n for word, n in tag_of_word.items()}
     model = Reader(tag_of, len(names))
     examples = tagging.examples(part, known, evaluation=True)
@@ -635,8 +637,8 @@ def predicted(rows, words, names, tag_of_word, size=2, **keys):
         batch = collate([examples[i] for i in range(begin, min(begin + size, len(examples)))])
         assert "labels" not in batch
         assert "labels" not in models_own(batch)
-        found.append(tagging.outline(model, batch, known).numpy())
-    said = dict(tagging.decode(np.concatenate(found), examples, known))
+        found.append(tagging.forward_for_predict(model, batch, known).numpy())
+    said = dict(tagging.postprocess(np.concatenate(found), examples, known))
     return [said[number] for number in range(len(rows))]
 
 
@@ -679,10 +681,10 @@ def test_tags_that_mark_no_entities(bert):
 
 def test_the_score_is_the_mean_of_the_words(bert):
     part = encoded([{"tokens": ["a", "b", "c"]}], bert, labelled=False)
-    known = tagging.Tags(NAMES, ("PER",))
+    known = tagging.TagSpec(NAMES, ("PER",))
     examples = tagging.examples(part, known, evaluation=True)
     rows = np.array([[0, 0, 1, 0.9], [0, 1, 2, 0.5], [0, 2, 0, 1.0]])
-    assert dict(tagging.decode(rows, examples, known))[0]["entities"][0]["score"] == 0.7
+    assert dict(tagging.postprocess(rows, examples, known))[0]["entities"][0]["score"] == 0.7
 
 
 # --- through the command ----------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Labels:
     mean: float = 0.0
 
 
-def settle(
+def resolve_labels(
     data: ClassificationData,
     columns: Mapping[str, str],
     train: Encoded | None,

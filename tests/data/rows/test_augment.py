@@ -146,7 +146,7 @@ def settled(words, **keys):
     data = ClassificationData(path="x", augment=Augment(**keys) if keys else None)
     columns = {**COLUMNS, "label": "label"}
     train, validation = (task.encode(table(ROWS), columns, words, data, 64) for _ in range(2))
-    known = task.settle(data, columns, train, {"validation": validation}, BertConfig(), False)
+    known = task.resolve_labels(data, columns, train, {"validation": validation}, BertConfig(), False)
     return train, validation, known
 
 
@@ -171,7 +171,7 @@ def test_only_training_sees_the_copies_behind_the_rows_they_came_from(words):
 def test_the_look_at_the_data_counts_rows_and_not_copies(words):
     train, _, known = settled(words, swap=0.6, copies=2)
     assert (len(train.keys), len(train.lengths), len(train.row)) == (12, 12, 12)
-    assert task.balance(train, known) == {"x": 4, "y": 4, "z": 4}
+    assert task.label_counts(train, known) == {"x": 4, "y": 4, "z": 4}
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,196 @@
+"""The contract of a task: what its file must provide, and when each part is called.
+
+A task is a module, and a module may implement a protocol (PEP 544). Each task's file says which one it keeps, at its
+top, and mypy checks it. A member that a task can do without is a property here: the file sets it to None, so that a
+misspelt one is an error and not a feature that is silently off.
+
+In shapes B is the number of examples in a batch, T of tokens in each, N of examples in all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from llmkit.data.rows.examples import Encoded, Examples
+from llmkit.data.rows.table import Rows
+from llmkit.data.text.pack import Cut, TokenRow, Window
+
+Batch = Mapping[str, torch.Tensor]
+Collator = Callable[[list[Any]], dict[str, torch.Tensor]]
+
+
+class RowTask(Protocol):
+    """A task that learns from rows: a table of texts and labels becomes examples, outputs become answers.
+
+    `data` is the task's [data] table. `label_spec` is whatever `resolve_labels` returns: what the labels mean, or how
+    answers are found; the rest of llmkit only hands it on.
+    """
+
+    METRICS: tuple[str, ...]
+    """The names of all metrics that the task can report."""
+
+    LABEL_ROLES: tuple[str, ...]
+    """The roles of columns that training and evaluation read and prediction does not."""
+
+    # ---- rows to examples, called in this order ----
+
+    def resolve_columns(self, data: Any, rows: Rows, labelled: bool = True, /) -> dict[str, str]:
+        """Choose the column of each role, by the recipe or by usual names; without `labelled`, of the inputs alone.
+
+        Raises UserError where it is not clear which column is meant.
+        """
+
+    def encode(self, rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Any, length: int, /) -> Encoded:
+        """Tokenize every row into inputs of at most `length` tokens; keep each label in `targets` as it was read.
+
+        Called for each part of the data, in chunks of rows by `predict`. Raises UserError that names the rows which
+        cannot be read.
+        """
+
+    def resolve_labels(
+        self,
+        data: Any,
+        columns: Mapping[str, str],
+        train: Encoded | None,
+        validation: Mapping[str, Encoded],
+        config: Any,
+        fixed: bool,
+        /,
+    ) -> Any:
+        """Turn the targets of every part into `labels`, write what they mean into `config`, and return the label spec.
+
+        `fixed`: the model is finished, and its `config` says what labels mean. Raises UserError that names the rows
+        whose label cannot be used, and where nothing can be learned.
+        """
+
+    def examples(self, encoded: Encoded, label_spec: Any, evaluation: bool, /) -> Examples:
+        """Make the dataset of one part; for `evaluation` sorted by length, with the references that metrics need."""
+
+    def label_counts(self, part: Encoded, label_spec: Any, /) -> dict[str, Any]:
+        """Count how often each label occurs, or give the range of values, for the run's record and its first lines."""
+
+    def record(self, label_spec: Any, /) -> dict[str, Any]:
+        """Return what `run.json` must keep for `label_spec_from_config` beside the model's config."""
+
+    @property
+    def collator(self) -> Callable[[Any, Any, int], Collator] | None:
+        """(tokenizer, config, multiple) -> examples to a batch of tensors padded to a multiple.
+
+        None where an example is one row of tokens with one label, for which `data.rows.examples.collator` does.
+        """
+
+    @property
+    def texts(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], Iterator[str]] | None:
+        """(row, columns) -> the texts that a tokenizer of the run's own is trained on; None: those of its inputs."""
+
+    @property
+    def LONGEST_INPUT(self) -> int | None:
+        """Tokens of an input where the recipe names no `max_length`; None: `tasks.inputs.LONGEST_INPUT`."""
+
+    @property
+    def prepare_model(self) -> Callable[[Any, Any], None] | None:
+        """(model, label_spec): called once before training, to start a head or to set how the model generates.
+
+        May raise UserError for a model that does not fit.
+        """
+
+    # ---- loss and metrics ----
+
+    @property
+    def losses(self) -> Callable[..., torch.Tensor] | None:
+        """(outputs, batch, label_spec, training=, label_smoothing=) -> the loss of each label in nats, [B] or [B, ...].
+
+        Never divided: Trainer sums them and divides by the number of labels once. None where labels are tokens, whose
+        losses `speed.fused_loss` computes.
+        """
+
+    @property
+    def preprocess_logits_for_metrics(self) -> Callable[[Any, Any, Batch, Any], torch.Tensor] | None:
+        """(model, outputs, batch, label_spec) -> what the metrics need of the outputs, [B, K].
+
+        So no logits are held. None where the metrics need the losses alone.
+        """
+
+    def metric_names(self, label_spec: Any, /) -> tuple[str, ...]:
+        """Name the metrics of METRICS that fit these labels: what is reported where the recipe names none."""
+
+    def metrics(self, kept: np.ndarray, part: Examples, /) -> dict[str, float]:
+        """Compute the metrics from what was kept of every example, [N, K], in the order of `part`.
+
+        Where `preprocess_logits_for_metrics` is None, from each example's summed loss and its count of labels, [N, 2].
+        """
+
+    def predictions_and_references(self, kept: np.ndarray, part: Examples, /) -> tuple[Any, Any]:
+        """Return both sides as a metric of the package `evaluate` takes them; UserError where none fits."""
+
+    # ---- prediction ----
+
+    @property
+    def label_spec_from_config(self) -> Callable[[Any, Mapping[str, Any], Any, Any], Any] | None:
+        """(config, record, data, tokenizer) -> the label spec of a finished model; None: no `predict`."""
+
+    @property
+    def forward_for_predict(self) -> Callable[[Any, Batch, Any], torch.Tensor] | None:
+        """(model, batch, label_spec) -> what `postprocess` needs of the outputs; the first column is the example."""
+
+    @property
+    def postprocess(self) -> Callable[[np.ndarray, Examples, Any], Iterator[tuple[int, dict[str, Any]]]] | None:
+        """(kept, part, label_spec) -> (row, what `llmkit predict` says of it), one for each row."""
+
+
+class TextTask(Protocol):
+    """A task that learns from running text: documents become blocks, and blocks become what is predicted.
+
+    `data` is the task's [data] table.
+    """
+
+    def separator(self, tokenizer: Any, /) -> list[int]:
+        """Return the tokens that are set between two documents; UserError for a tokenizer that has none."""
+
+    def cut(self, data: Any, block_size: int, /) -> Cut:
+        """Say how the tokens are cut into blocks, such as how many each has beside the special ones."""
+
+    def collator(
+        self, data: Any, tokenizer: Any, config: Any, seed: int, /
+    ) -> Callable[[list[Window]], dict[str, Any]]:
+        """Make windows of tokens into a batch: `input_ids`, `labels` (-100: none) and what else the model reads.
+
+        What is drawn at random follows from (seed, epoch, block) alone. Raises UserError for a tokenizer that does not
+        fit.
+        """
+
+    def metrics(self, stats: np.ndarray, stream: TokenRow, /) -> dict[str, float]:
+        """Compute the metrics from each block's summed loss, its count of labels, and what was kept, [N, 2 + K]."""
+
+    @property
+    def measured(self) -> Callable[[TokenRow, Any, Cut, int | None, Any], Dataset[Window]] | None:
+        """(stream, data, block_spec, limit, tokenizer) -> what `llmkit evaluate` goes through, without a tail left out.
+
+        None: the blocks of validation in training.
+        """
+
+    @property
+    def losses(self) -> Callable[..., torch.Tensor] | None:
+        """(outputs, batch, training=, label_smoothing=) -> the loss of each label in nats, [B, T], not divided.
+
+        None where labels are tokens, whose losses `speed.fused_loss` computes.
+        """
+
+    @property
+    def preprocess_logits_for_metrics(self) -> Callable[[Any, Any, Batch], torch.Tensor] | None:
+        """(model, outputs, batch) -> what the metrics need of the outputs, [B, K]; None: the losses alone."""
+
+    @property
+    def prepare_model(self) -> Callable[[Any, Any], None] | None:
+        """(model, data): called once before training or evaluation; may raise UserError for a model."""
+
+    @property
+    def create(self) -> Callable[[Any, Any, int], tuple[Any, list[str]]] | None:
+        """(table, config, seed) -> the model and notes, where it is made of several; None: `models.weights`."""
+
+    @property
+    def reload(self) -> Callable[[str], Any] | None:
+        """(name) -> the finished model again, where it is made of several; None: `models.loading`."""
