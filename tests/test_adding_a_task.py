@@ -76,10 +76,10 @@ def test_a_misspelt_member_is_an_error_of_the_type_checker(house):
     """As a feature that is silently off it would be found by nobody."""
     file = house / "llmkit/tasks/text_rating.py"
     checker = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(file)]
-    for old, new, problem in (
+    for old, new, problem in (  # each of another length: mypy takes a file of the same size and second for unchanged
         ("def losses(", "def loses(", "losses"),
         ("prepare_model = None", "prepare_modell = None", "prepare_model"),
-        ("def postprocess(", "def post_process(", "postprocess"),
+        ("def postprocess(", "def post_process_row(", "postprocess"),
         ("evaluation: bool) -> Examples", "evaluation: str) -> Examples", "examples"),
     ):
         file.write_text(TASK.replace(old, new))
