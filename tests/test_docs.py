@@ -1,0 +1,40 @@
+"""docs/: every function that a page names is there, and pages keep to the lines of the project."""
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+MODULES = {}
+for file in (ROOT / "llmkit").rglob("*.py"):
+    name = file.parent.name if file.stem == "__init__" else file.stem
+    nodes = ast.walk(ast.parse(file.read_text()))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    defined = {node.name for node in nodes if isinstance(node, kinds)}
+    tree = ast.parse(file.read_text())
+    defined |= {
+        t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)
+    }
+    defined |= {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    MODULES.setdefault(name, set()).update(defined)
+CLASSES = {name for defined in MODULES.values() for name in defined if name[:1].isupper()}
+
+
+def test_the_architecture_names_what_is_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`(\w+)\.(\w+)`", text)
+    assert len(named) > 40
+    assert [f"{a}.{b}" for a, b in named if b not in MODULES.get(a, ()) and a not in CLASSES] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_a_page_keeps_to_the_lines_of_the_project(page):
+    assert [line for line in page.read_text().splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_a_link_of_a_page_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
