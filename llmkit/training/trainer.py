@@ -1,9 +1,7 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +73,6 @@ class Trainer(ResumingTrainer):
         self._step_examples: list[torch.Tensor] = []
         self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
         speed = speed or Speed()
-        if find_spec("lomo_optim") is None:
-            sys.modules["lomo_optim"] = None  # type: ignore[assignment]  # or Accelerate looks for it twice a step
         # A compiled model wants one shape, and to be left as it is.
         self._open = self._whole_weights() and not self.args.torch_compile
         fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
@@ -124,29 +120,13 @@ class Trainer(ResumingTrainer):
             starting = length_groups.cost_of_starting(self._flops_per_token)
             pieces = length_groups.pieces(inputs, starting, self.model.config.is_encoder_decoder)
         loss = torch.zeros((), device=self.args.device)
-        with self._in_training_mode(model):
-            for number, piece in enumerate(pieces, 1):  # the processes add up their gradients behind the last one
-                with nullcontext() if number == len(pieces) else self.accelerator.no_sync(model):
-                    loss = loss + super().training_step(model, piece, num_items_in_batch)
+        for number, piece in enumerate(pieces, 1):  # the processes add up their gradients behind the last one
+            with nullcontext() if number == len(pieces) else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, piece, num_items_in_batch)
         self._step_loss = self._step_loss + loss
         if "index" in inputs:
             self._step_examples.append(inputs["index"])
         return torch.zeros_like(loss)
-
-    @contextmanager
-    def _in_training_mode(self, model: torch.nn.Module) -> Iterator[None]:
-        """Upstream sets the mode at each step and piece, module by module, which takes half a millisecond.
-
-        `model` may wrap the one that evaluation has set to its own mode.
-        """
-        if not (self._open and model.training and self.model.training):
-            yield
-            return
-        model.train = lambda mode=True: model
-        try:
-            yield
-        finally:
-            del model.train
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm, by which and by the loss it is judged whether the step may be taken.
@@ -327,15 +307,6 @@ class Trainer(ResumingTrainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 x parameters x tokens (Kaplan et al. 2020); upstream counts the parameters anew for every micro-batch."""
         return int(self._flops_per_token * inputs["input_ids"].numel())
-
-    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        """Off FSDP, DeepSpeed and loss scaling the parameters are listed once; upstream walks the modules at each step.
-
-        On a 40 ms step that walk, and the search for sharded tensors among them, took 0.7 ms.
-        """
-        if not self._whole_weights() or self.accelerator.scaler is not None:
-            return super()._clip_grad_norm(model)
-        return torch.nn.utils.clip_grad_norm_(self._parameters(model), self.args.max_grad_norm)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save with the `use_cache` that the model came with (upstream turns it off to train and saves that).

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from llmkit.training.resumable_trainer import ResumingTrainer
 from llmkit.training.trainer import Trainer
 
 OVERRIDDEN = (
-    *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "_clip_grad_norm", "_get_grad_norm"),
+    *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "_get_grad_norm"),
     *("evaluate", "_get_train_sampler", "_get_eval_sampler", "_get_dataloader", "save_model"),
 )
 OF_RESUMING = (
@@ -42,19 +41,6 @@ def test_nothing_else_is_overridden():
     for of, known in ((Trainer, {*OVERRIDDEN, "log", "_maybe_log_save_evaluate"}), (ResumingTrainer, set(OF_RESUMING))):
         ours = {name for name in vars(of) if inspect.isfunction(vars(of)[name])} - {"__init__"}
         assert {name for name in ours if hasattr(transformers.Trainer, name)} == known
-
-
-def test_a_model_that_evaluation_left_is_set_to_training_inside_what_wraps_it():
-    """As DistributedDataParallel does: evaluation goes to the model itself, training to what is around it."""
-    inner = torch.nn.Linear(1, 1).eval()
-    wrapper = torch.nn.Sequential(inner)
-    wrapper.training = True
-    trainer = SimpleNamespace(model=inner, _open=True)
-    for count in (1, 2):  # it is set, and then it stays
-        with Trainer._in_training_mode(trainer, wrapper):
-            assert ("train" in vars(wrapper)) == (count == 2)
-            wrapper.train()
-        assert inner.training and "train" not in vars(wrapper)
 
 
 def test_what_trainer_reads_of_us_is_still_there():
@@ -161,22 +147,6 @@ def test_the_saved_model_keeps_its_cache_switched_on(workplace, llmkit):
     llmkit("pretrain", "causal.toml", "trainer.max_steps=1", "trainer.save_steps=1", "--output-dir", "run")
     for folder in ("run", "run/checkpoint-1"):
         assert json.loads((workplace / folder / "config.json").read_text())["use_cache"] is True
-
-
-def test_gradients_are_clipped_as_upstream_clips_them(workplace, llmkit, monkeypatch):
-    words = ("pretrain", "causal.toml", "trainer.max_grad_norm=0.05", "--output-dir")
-    assert llmkit(*words, "ours").exit_code == 0
-    monkeypatch.delattr(Trainer, "_clip_grad_norm")
-    assert llmkit(*words, "theirs").exit_code == 0
-    logs = [
-        [json.loads(line) for line in (workplace / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("ours", "theirs")
-    ]
-    norms = [[entry["grad_norm"] for entry in log if "grad_norm" in entry] for log in logs]
-    assert len(norms[0]) == 6
-    assert min(norms[0]) > 0.05  # else nothing was clipped
-    assert norms[0] == norms[1]
-    assert losses(workplace / "ours") == losses(workplace / "theirs")
 
 
 def test_floating_point_operations_are_counted_as_upstream_counts_them(workplace, llmkit):
