@@ -183,7 +183,7 @@ def _write_within_memory(writer: generate.Writer, prompts: Sequence[list[int]], 
 
     try:
         cache = prefill.read(writer.model, prompts, config)
-        more = {} if cache is None else {"past_key_values": cache}
+        more = {} if cache is None else {prefill.CACHE: cache}
         return generate.write(writer, prompts, config, **more)[:, max(map(len, prompts)) :].tolist()
     except torch.OutOfMemoryError:
         if len(prompts) == 1:

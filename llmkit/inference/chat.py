@@ -244,12 +244,14 @@ def answer(talk: Conversation, tokens: list[int], stop: Event) -> None:
     import torch
     from transformers import DynamicCache, TextStreamer
 
+    from llmkit.inference.prefill import CACHE
+
     writer = talk.writer
     config = generate.generation_config(writer.model, writer.tokenizer, writer.options, len(tokens))
     config.return_dict_in_generate = True
     more: dict[str, Any] = {}
     if talk.cache is not None and len(talk.held) < len(tokens) and tokens[: len(talk.held)] == talk.held:
-        more["past_key_values"] = talk.cache
+        more[CACHE] = talk.cache
         config.cache_implementation = None  # that of `talk.cache`, which stands
     alone = config.num_beams == 1
     if alone:
@@ -266,7 +268,7 @@ def answer(talk: Conversation, tokens: list[int], stop: Event) -> None:
         print(text, flush=True)  # noqa: T201
     talk.messages.append({"role": "assistant", "content": text})
     # Of beams, and of the kinds of cache whose size is fixed, nothing is kept.
-    talk.cache = written.past_key_values if alone and type(written.past_key_values) is DynamicCache else None
+    talk.cache = written[CACHE] if alone and type(written.get(CACHE)) is DynamicCache else None
     talk.held = sequence[: talk.cache.get_seq_length()] if talk.cache is not None else []
     if len(new) == config.max_new_tokens and not stop.is_set() and new[-1] not in generate.ends(config):
         say(f"note: cut off after {len(new):,} tokens; max_new_tokens={2 * len(new)} lets it say more")

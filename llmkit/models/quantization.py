@@ -67,7 +67,7 @@ class Product:
     def _all(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         most = _most(rows)
-        y = torch._int_mm(_levels(rows, most), self.levels) * self.scale
+        y = _product(_levels(rows, most), self.levels) * self.scale
         y.mul_(most)
         if self.bias is not None:
             y.add_(self.bias)
@@ -82,6 +82,11 @@ def _most(x: torch.Tensor) -> torch.Tensor:
 
 def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
     return x.div(most).mul_(LARGEST).round_().char()
+
+
+def _product(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Multiply x [N, in] by levels [in, out], int8, into int32; as exactly, but slower, if torch has no `_int_mm`."""
+    return torch._int_mm(x, levels) if hasattr(torch, "_int_mm") else x.int() @ levels.int()
 
 
 def on_cpu(model: Any, name: str, kind: Kind) -> Any:
@@ -117,18 +122,19 @@ def _siblings(model: Any) -> list[list[str]]:
     One that was changed in its place in between is another x.
     """
     layers = {module: path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
-    # The x of each, and how often it had been changed; of one that is not called, what no other is given.
-    given: dict[nn.Module, tuple[Any, int]] = {layer: (path, 0) for layer, path in layers.items()}
+    # The x of each, and how often it had been changed; of one that is not called, what no other is given. Where torch
+    # does not count changes, no two are alike.
+    given: dict[nn.Module, tuple[Any, Any]] = {layer: (path, 0) for layer, path in layers.items()}
 
     def note(layer: nn.Module, words: tuple[Any, ...]) -> None:
-        given[layer] = words[0], words[0]._version
+        given[layer] = words[0], getattr(words[0], "_version", layers[layer])
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
         model(torch.zeros((1, 1), dtype=torch.long))
     for hook in hooks:
         hook.remove()
-    together: dict[tuple[int, int], list[str]] = {}
+    together: dict[tuple[int, Any], list[str]] = {}
     for layer, (x, version) in given.items():
         together.setdefault((id(x), version), []).append(layers[layer])
     return list(together.values())

@@ -65,16 +65,23 @@ def fuse_norms(model: Any) -> int:
     For one token each operation takes about as long as the next, whatever it computes. Only where the numbers are the
     same to the last bit, which is tried (Gemma's norms add 1 to the weights).
     """
-    import torch
-
     fused = 0
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            weight, eps = module.weight, module.variance_epsilon
-            norm = partial(torch.nn.functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
-            x = torch.linspace(-3, 5, len(weight))[None, None]
-            with torch.inference_mode():
-                if torch.equal(module(x), norm(x)):
-                    module.forward = norm
-                    fused += 1
+        if type(module).__name__.endswith("RMSNorm") and (norm := _one_function(module)):
+            module.forward = norm
+            fused += 1
     return fused
+
+
+def _one_function(module: Any) -> Any:
+    """torch's function in place of a norm's forward; None where they differ, or either is not what it was."""
+    import torch
+
+    try:
+        weight, eps = module.weight, module.variance_epsilon
+        norm = partial(torch.nn.functional.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+        x = torch.linspace(-3, 5, len(weight))[None, None]
+        with torch.inference_mode():
+            return norm if torch.equal(module(x), norm(x)) else None
+    except (AttributeError, TypeError):
+        return None

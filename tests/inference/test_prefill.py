@@ -1,5 +1,7 @@
 """Prompts that are read in pieces are gone on with as if they had been read in one batch, with padding."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import (
@@ -23,10 +25,12 @@ from transformers import (
     OPTForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StaticCache,
+    cache_utils,
 )
-from transformers.generation import GenerationConfig
+from transformers.generation import GenerationConfig, GenerationMode
 
-from llmkit.inference import prefill
+from llmkit.inference import batch, generate, prefill
 from llmkit.speed.length_groups import groups
 
 LENGTHS = (1, 9, 4, 9, 30, 2, 3, 28)
@@ -74,7 +78,7 @@ def written(model, prompts, config, cache=None):
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    more = {} if cache is None else {"past_key_values": cache}
+    more = {} if cache is None else {prefill.CACHE: cache}
     torch.manual_seed(2)
     found = model.generate(
         input_ids=ids,
@@ -153,3 +157,53 @@ def test_a_prompt_of_one_token_is_not_read_and_no_token_twice(prompts):
 )
 def test_elsewhere_the_batch_is_left_to_upstream(kind, model_config, more, count, prompts):
     assert prefill.read(made(kind, model_config), prompts[:count], settings(**more)) is None
+
+
+MEANS = {
+    "StaticCache": StaticCache,
+    "cache_utils": SimpleNamespace(DynamicLayer=cache_utils.DynamicLayer),
+    "generation": SimpleNamespace(GenerationMode=GenerationMode),
+}
+
+
+def renamed(layer):
+    raise AttributeError("it has another name now")
+
+
+@pytest.fixture(
+    params=["StaticCache", "cache_utils", "generation", "cumulative_length", "lazy_initialization", "graph"]
+)
+def gone(request, monkeypatch):
+    """What a release of transformers may take away of that from which `prefill` builds its cache."""
+    if request.param in MEANS:
+        less = {name: each for name, each in MEANS.items() if name != request.param}
+        monkeypatch.setattr(prefill, "transformers", SimpleNamespace(**less))
+    elif request.param == "cumulative_length":
+        monkeypatch.setattr(
+            cache_utils.StaticLayer, "cumulative_length", property(renamed, lambda *_: None), raising=False
+        )
+    elif request.param == "lazy_initialization":
+        monkeypatch.setattr(cache_utils.StaticLayer, "lazy_initialization", lambda layer, states: None)
+    else:
+        monkeypatch.setattr(LlamaForCausalLM, "_can_compile_fullgraph", property(renamed))
+    return request.param
+
+
+@pytest.fixture
+def before(prompts, monkeypatch):
+    """What is written from a cache that was read in pieces, sampled."""
+    monkeypatch.setattr(prefill, "STARTING", 2.0)
+    assert prefill.read(made(LlamaForCausalLM, GROUPED), prompts, settings()) is not None
+    return completions(prompts)
+
+
+def completions(prompts):
+    writer = generate.Writer("tiny", made(LlamaForCausalLM, GROUPED), None, {})
+    torch.manual_seed(2)
+    return batch._write_within_memory(writer, prompts, settings(do_sample=True))
+
+
+def test_without_upstreams_private_means_the_same_is_written(before, gone, prompts):
+    """Only slower: upstream reads the batch whole, into a cache of its own."""
+    assert prefill.read(made(LlamaForCausalLM, GROUPED), prompts, settings()) is None
+    assert completions(prompts) == before

@@ -87,6 +87,26 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
     assert len(calls) == len(made)
 
 
+@pytest.mark.parametrize("gone", ["_int_mm", "_version"])
+def test_without_torchs_private_means_the_same_is_written(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = torch.randint(64, (2, 9))
+
+    def written() -> tuple[torch.Tensor, torch.Tensor]:
+        small = quantization.on_cpu(made(), "x", "int8")
+        more = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        with torch.inference_mode():
+            return small(input_ids=ids).logits, small.generate(ids, **more)
+
+    expected = written()
+    if gone == "_int_mm":
+        monkeypatch.delattr(torch, gone)
+    else:
+        monkeypatch.setattr(torch.Tensor, gone, property(lambda tensor: object.__getattribute__(tensor, "gone")))
+    assert not hasattr(torch if gone == "_int_mm" else ids, gone)
+    for here, there in zip(written(), expected, strict=True):
+        assert torch.equal(here, there)
+
+
 def test_what_was_made_of_an_x_is_not_given_for_another() -> None:
     torch.manual_seed(0)
     product = quantization.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])

@@ -100,3 +100,36 @@ def test_a_norm_is_one_operation_where_it_is_the_same_to_the_last_bit():
     norm = llama.model.norm
     norm.forward = lambda x: LlamaRMSNorm.forward(norm, x) * (1 + 1e-6)  # a formula that is nearly the same
     assert cpu.fuse_norms(llama) == 4
+
+
+@pytest.mark.parametrize("gone", ["rms_norm", "variance_epsilon"])
+def test_without_the_means_to_fuse_them_norms_stay_as_they_are(gone, monkeypatch):
+    torch.manual_seed(0)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    model = LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=4, num_key_value_heads=2)).eval()
+    ids = torch.randint(64, (3, 9))
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+    if gone == "rms_norm":
+        monkeypatch.delattr(torch.nn.functional, gone)
+    else:  # called otherwise in the next release
+        monkeypatch.setattr(LlamaRMSNorm, "forward", renamed_forward)
+        for norm in (module for module in model.modules() if type(module) is LlamaRMSNorm):
+            norm.eps = norm.__dict__.pop(gone)
+    assert cpu.fuse_norms(model) == 0
+    with torch.inference_mode():
+        assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def renamed_forward(norm, x):
+    return norm.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps))
+
+
+def test_a_norm_that_wants_more_than_its_input_stays_as_it_is():
+    """As those of Qwen3-Next, which are given a gate."""
+
+    class GatedRMSNorm(LlamaRMSNorm):
+        def forward(self, x, gate):
+            return super().forward(x) * gate
+
+    assert cpu.fuse_norms(torch.nn.Sequential(GatedRMSNorm(8), LlamaRMSNorm(8))) == 1
