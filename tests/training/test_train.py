@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import losses
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from llmkit.recipe import load
 from llmkit.training import arguments
@@ -306,27 +305,6 @@ def test_what_a_recipe_says_comes_before_what_fits(settings, tmp_path):
     args = arguments.training_arguments({"use_cpu": True, **settings}, tmp_path)
     assert {key: getattr(args, key) for key in settings} == settings
     assert args.ddp_find_unused_parameters == settings.get("ddp_find_unused_parameters", False)
-
-
-def test_the_mode_is_set_when_it_changes_and_not_at_each_step(workplace, llmkit, monkeypatch):
-    changes, seen, set_mode = [], [], torch.nn.Module.train
-    monkeypatch.setattr(
-        GPT2Block, "train", lambda self, mode=True: changes.append(mode) or set_mode(self, mode), raising=False
-    )
-    forward = GPT2Block.forward
-
-    def look(self, *words, **more):
-        seen.append((self.training, self.ln_1.training, torch.is_grad_enabled()))
-        return forward(self, *words, **more)
-
-    monkeypatch.setattr(GPT2Block, "forward", look)
-    words = ("trainer.max_steps=9", "trainer.eval_strategy=steps", "trainer.eval_steps=3")
-    done = llmkit("pretrain", "causal.toml", "trainer.gradient_accumulation_steps=2", *words)
-    assert done.exit_code == 0, done.stderr
-    trained = [mode for *modes, learns in seen for mode in modes if learns]
-    assert len(trained) >= 2 * 9 * 2 and all(trained)  # each block in each half of each step
-    assert not any(mode for *modes, learns in seen for mode in modes if not learns)
-    assert changes.count(True) < 9 * 2  # fewer than there are halves
 
 
 @pytest.mark.parametrize("asked", [True, False])
