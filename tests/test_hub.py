@@ -403,6 +403,16 @@ def test_a_data_set_is_read_at_one_commit_and_again_without_the_hub(
     assert attempts == []
 
 
+def test_a_file_that_a_cached_data_set_has_not_is_said_to_be_missing(server: Server) -> None:
+    """Upstream looks into its cache last, and tells of nothing else."""
+    server.files = ROWS
+    data = ClassificationData(path="org/good", validation_fraction=0.5)
+    table.tables(data, 0)
+    said = mistake(lambda: table.tables(data.model_copy(update={"data_files": "nope.csv"}), 0))
+    assert f": it has no such data_files ({server.url}/datasets/org/good/tree/main lists them)" in said
+    assert "data.data_files its files" in said
+
+
 # ---- pickles and code ------------------------------------------------------------------------------------------------
 
 
