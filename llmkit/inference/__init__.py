@@ -1,1 +1,1 @@
-"""Finished models in use: predictions, text and conversations."""
+"""Use finished models: predict, generate text, hold conversations."""

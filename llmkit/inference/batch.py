@@ -1,4 +1,4 @@
-"""A file of prompts: batches of like length, rows in their order, and an interruption that costs one batch."""
+"""Generate from a file of prompts: batches of like length, rows in order; an interrupt costs one batch at most."""
 
 import copy
 import json
@@ -18,13 +18,13 @@ from llmkit.runs import checkpoint
 if TYPE_CHECKING:
     from llmkit.models.quantization import Kind
 
-# Tokens that are held at once, of prompts and of what is written: as many rows make a batch as may have so many.
+# Tokens in a batch, prompts and new tokens together: a batch has as many rows as fit.
 BUDGET = {"cpu": 16_384, "cuda": 65_536}
-PARTIAL = ".partial"  # behind the name of an output: what is done of it
+PARTIAL = ".partial"  # suffix of the file that holds an output's finished batches
 
 Row = dict[str, Any]
-Batch = list[tuple[int, Row]]  # rows that were written together, each with its number in the file
-# Of a row and where it stands: what is shown of it beside its completion, and its tokens.
+Batch = list[tuple[int, Row]]  # rows that were generated together, each with its number in the file
+# From a row's location (for messages) and the row: the columns to show beside its completion, and its tokens.
 Reader = Callable[[str, Row], tuple[Row, list[int]]]
 
 
@@ -36,31 +36,33 @@ def generate_rows(
     seed: int | None,
     quantize: "Kind | None" = None,
 ) -> None:
-    """Go on from the `prompt` (or `text`) of each row of a file, of a text file from each line.
+    """Complete the `prompt` (or `text`) of each row of the file `source`; of a text file, each line.
 
-    JSON lines on stdout, or in the file `output`: the prompt, and its completion alone.
+    Writes JSON lines to stdout or to the file `output`: the prompt, and its completion alone. `name`, `options`,
+    `seed` and `quantize` are those of `generate.load`. Raises UserError for files that cannot be read or written and
+    for an empty prompt.
     """
     check_rows(source, output)
-    writer = generate.load(name, "causal-lm", options, seed, quantize)
-    tokenizer = writer.tokenizer
+    session = generate.load(name, "causal-lm", options, seed, quantize)
+    tokenizer = session.tokenizer
     from llmkit.data.files import text_of
 
-    def read(place: str, row: Row) -> tuple[Row, list[int]]:
-        prompt = text_of(row, "text" if "prompt" not in row and "text" in row else "prompt", place)
+    def read(location: str, row: Row) -> tuple[Row, list[int]]:
+        prompt = text_of(row, "text" if "prompt" not in row and "text" in row else "prompt", location)
         if not prompt:
-            raise UserError(f"{place}: the prompt is empty", "take the row out")
+            raise UserError(f"{location}: the prompt is empty", "take the row out")
         return {"prompt": prompt}, generate.encode(prompt, tokenizer)
 
     def completion(prompt: list[int], new: list[int]) -> str:
-        # Decoded behind its prompt: alone, tokenizers of SentencePiece's kind drop the space that it begins with.
-        before = tokenizer.decode(prompt, skip_special_tokens=True)
-        return str(tokenizer.decode(prompt + new, skip_special_tokens=True))[len(before) :]
+        # Decode it together with its prompt: alone, SentencePiece tokenizers drop the space that it begins with.
+        prompt_text = tokenizer.decode(prompt, skip_special_tokens=True)
+        return str(tokenizer.decode(prompt + new, skip_special_tokens=True))[len(prompt_text) :]
 
-    write_rows(source, output, read, completion, writer)
+    write_rows(source, output, read, completion, session)
 
 
 def check_rows(source: Path, output: Path | None) -> None:
-    """UserError for files that cannot be read or written, and for no rows."""
+    """Raise UserError for files that cannot be read or written, and for a file without rows."""
     rows_io.check_files([], source, output)
     if next(rows_io.read_rows([], source), None) is None:
         raise UserError(f"--input: there are no rows in `{source}`", "is it the right file?")
@@ -71,52 +73,63 @@ def write_rows(
     output: Path | None,
     read: Reader,
     decode: Callable[[list[int], list[int]], str],
-    writer: generate.Writer,
+    session: generate.GenerationSession,
     **made_with: Any,
 ) -> None:
-    """Write the completion of each row to stdout, or into `output`, which is there whole or not at all.
+    """Write the completion of each row to stdout, or to `output`, which appears complete or not at all.
 
-    Each row is read before the first is written, so that a mistake in the last one costs no work. Beside an output,
-    batches are kept as they are done in a file of its name and `.partial`: where the command is interrupted, the same
-    command goes on there and writes, byte for byte, what it had written. Of another command (`made_with` is what a
-    result depends on beside the writer) that file is refused, and left as it is.
+    All rows are read before the first is generated, so that a mistake in the last one costs no work. Finished batches
+    are kept beside `output` in a file with the suffix `.partial`. After an interrupt the same command resumes there,
+    and its output is byte for byte what an uninterrupted run writes. A partial file of another command is refused and
+    left as it is.
+
+    Args:
+        source: The file of rows.
+        output: A .jsonl or .csv file; None is stdout.
+        read: Gives the columns to show of a row, and its tokens.
+        decode: Makes the completion from a row's prompt tokens and its new tokens.
+        session: What generates; without a seed it is given a random one.
+        made_with: What else the result depends on; the partial file's header records it.
+
+    Raises:
+        UserError: A row does not fit the model, or a file cannot be written.
     """
     from llmkit.data.files import content_hash
 
-    config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
+    config = generate.choose_settings(session.model, session.tokenizer, session.options)
     total = 0
-    for place, row in rows_io.read_rows([], source):
-        generate.new_tokens(config, writer.model, len(read(place, row)[1]), f"{place}: the prompt")
+    for location, row in rows_io.read_rows([], source):
+        generate.new_tokens(config, session.model, len(read(location, row)[1]), f"{location}: the prompt")
         total += 1
-    if _one_by_one(writer, config):
+    if _one_by_one(session, config):
         say("note: with assisted decoding and prompt lookup rows are written one by one")
     if output is None:
-        writer.seed = random.getrandbits(32) if writer.seed is None else writer.seed
-        with rows_io.writing(None) as put:
-            for row in in_order(completions(rows_io.read_rows([], source), read, decode, writer)):
-                put(row)
+        session.seed = random.getrandbits(32) if session.seed is None else session.seed
+        with rows_io.row_writer(None) as write_row:
+            for row in in_order(completions(rows_io.read_rows([], source), read, decode, session)):
+                write_row(row)
         return
-    with _held(output):
+    with _output_lock(output):
         partial = output.with_name(output.name + PARTIAL)
-        first, ahead = _resume(partial, writer, {"input": content_hash([source]), **made_with}, total)
+        first, ahead = _resume(partial, session, {"input": content_hash([source]), **made_with}, total)
         try:
             with partial.open("a", encoding="utf-8") as stream:
                 rows = rows_io.read_rows([], source)
-                for batch in completions(rows, read, decode, writer, first, ahead):
+                for batch in completions(rows, read, decode, session, first, ahead):
                     stream.write(rows_io.as_json(batch) + "\n")
                     stream.flush()
                     os.fsync(stream.fileno())
-        except OSError as problem:
+        except OSError as error:
             raise UserError(
-                f"--output: `{partial}` cannot be written: {problem.strerror or problem}",
+                f"--output: `{partial}` cannot be written: {error.strerror or error}",
                 "make room: what is done is kept there, and the same command goes on with it",
-            ) from problem
+            ) from error
         except KeyboardInterrupt:
             say(f"what is done is kept in `{partial}`: the same command goes on with it")
             raise
-        with rows_io.writing(output) as put:
-            for row in in_order(_batches(partial)):
-                put(row)
+        with rows_io.row_writer(output) as write_row:
+            for row in in_order(_read_batches(partial)):
+                write_row(row)
         partial.unlink()
     say(f"{total:,} row{'s' * (total != 1)} -> {output}")
 
@@ -125,45 +138,50 @@ def completions(
     rows: Iterator[tuple[str, Row]],
     read: Reader,
     decode: Callable[[list[int], list[int]], str],
-    writer: generate.Writer,
+    session: generate.GenerationSession,
     first: int = 0,
     ahead: Collection[int] = (),
 ) -> Iterator[Batch]:
-    """What is shown of each row, with its completion; `decode` makes it of the prompt's and new tokens.
+    """Generate in batches; yield each batch's rows with the columns to show and the completion.
 
-    At most `predict.CHUNK` rows are held at once, and come in batches of like length. Rows are written together only
-    where the same number of new tokens is allowed, so that a row becomes what it would alone. Each batch has a seed of
-    its own: what is done already (the rows before `first`, and those `ahead`) is left out and changes nothing.
+    At most `rows_io.CHUNK` rows are in memory, and are batched by length. A batch holds only rows with the same number
+    of new tokens allowed, so that a row's completion does not depend on the other rows. Each batch has a seed of its
+    own, so skipping finished batches changes nothing: those of the rows before `first`, and of the rows in `ahead`.
+    `read` and `decode` are those of `write_rows`.
     """
     import torch
 
     from llmkit.data.rows.examples import chunks, key_of
 
-    config = generate.choose_settings(writer.model, writer.tokenizer, writer.options)
+    config = generate.choose_settings(session.model, session.tokenizer, session.options)
     for chunk in chunks(enumerate(rows), rows_io.CHUNK):
         if chunk[-1][0] < first:
             continue
-        shown, prompts, allowed = {}, {}, {}
-        for number, (place, row) in chunk:
-            what, prompts[number] = read(place, row)
-            shown[number] = {"id": row["id"], **what} if "id" in row else what
-            allowed[number] = generate.new_tokens(config, writer.model, len(prompts[number]), f"{place}: the prompt")[1]
-        for batch in _batched(prompts, allowed, 1 if _one_by_one(writer, config) else BUDGET[writer.model.device.type]):
+        visible, prompts, allowed = {}, {}, {}
+        for number, (location, row) in chunk:
+            inputs, prompts[number] = read(location, row)
+            visible[number] = {"id": row["id"], **inputs} if "id" in row else inputs
+            allowed[number] = generate.new_tokens(
+                config, session.model, len(prompts[number]), f"{location}: the prompt"
+            )[1]
+        for batch in _batched(
+            prompts, allowed, 1 if _one_by_one(session, config) else BUDGET[session.model.device.type]
+        ):
             if batch[0] < first or batch[0] in ahead:
                 continue
             if config.do_sample:
-                torch.manual_seed(key_of(str(writer.seed), str(batch[0])))
+                torch.manual_seed(key_of(str(session.seed), str(batch[0])))
             limited = copy.copy(config)
             limited.max_new_tokens, limited.max_length = allowed[batch[0]], None
-            new = _write_within_memory(writer, [prompts[number] for number in batch], limited)
+            new = _generate_within_memory(session, [prompts[number] for number in batch], limited)
             yield [
-                (number, {**shown[number], "completion": decode(prompts[number], _without_padding(sequence, config))})
+                (number, {**visible[number], "completion": decode(prompts[number], _without_padding(sequence, config))})
                 for number, sequence in zip(batch, new, strict=True)
             ]
 
 
 def _batched(prompts: Mapping[int, list[int]], allowed: Mapping[int, int], budget: int) -> Iterator[list[int]]:
-    """The numbers of rows that are written together: of like length, as many as have `budget` tokens in the end."""
+    """Group row numbers by length; a batch has at most `budget` tokens, prompts and new tokens together."""
     batch: list[int] = []
     for number in sorted(prompts, key=lambda row: (allowed[row], len(prompts[row]))):
         longest = len(prompts[number]) + allowed[number]
@@ -175,40 +193,43 @@ def _batched(prompts: Mapping[int, list[int]], allowed: Mapping[int, int], budge
         yield batch
 
 
-def _write_within_memory(writer: generate.Writer, prompts: Sequence[list[int]], config: Any) -> list[list[int]]:
-    """The new tokens of each prompt; in halves, and halves of them, where a GPU has no memory for all at once."""
+def _generate_within_memory(
+    session: generate.GenerationSession, prompts: Sequence[list[int]], config: Any
+) -> list[list[int]]:
+    """Generate each prompt's new tokens; halve the batch, again if need be, where a GPU runs out of memory."""
     import torch
 
     from llmkit.inference import prefill
 
     try:
-        cache = prefill.read(writer.model, prompts, config)
-        more = {} if cache is None else {prefill.CACHE: cache}
-        return generate.write(writer, prompts, config, **more)[:, max(map(len, prompts)) :].tolist()
+        cache = prefill.read(session.model, prompts, config)
+        options = {} if cache is None else {prefill.CACHE: cache}
+        return generate.write(session, prompts, config, **options)[:, max(map(len, prompts)) :].tolist()
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise
     torch.cuda.empty_cache()
-    half = len(prompts) // 2
-    return [row for part in (prompts[:half], prompts[half:]) for row in _write_within_memory(writer, part, config)]
+    middle = len(prompts) // 2
+    halves = (prompts[:middle], prompts[middle:])
+    return [row for half in halves for row in _generate_within_memory(session, half, config)]
 
 
-def _one_by_one(writer: generate.Writer, config: Any) -> bool:
-    """Upstream checks guesses for one row at a time."""
-    return bool(writer.more) or config.prompt_lookup_num_tokens is not None
+def _one_by_one(session: generate.GenerationSession, config: Any) -> bool:
+    """Whether rows must be generated singly: upstream checks an assistant's guesses for one row at a time."""
+    return bool(session.generate_options) or config.prompt_lookup_num_tokens is not None
 
 
 def _without_padding(new: list[int], config: Any) -> list[int]:
-    """What a row wrote before the others of its batch were done: up to its first end, else up to the padding."""
+    """Cut a row's new tokens behind its first end token, else before the padding up to the longest row of its batch."""
     stops = generate.ends(config)
-    end = next((place + 1 for place, token in enumerate(new) if token in stops), len(new))
+    end = next((index + 1 for index, token in enumerate(new) if token in stops), len(new))
     while end and new[end - 1] == config.pad_token_id and config.pad_token_id not in stops:
         end -= 1
     return new[:end]
 
 
 def in_order(batches: Iterable[Batch]) -> Iterator[Row]:
-    """The rows of batches in their order in the file; no more of them wait than a chunk has."""
+    """Yield the rows of batches in file order; at most a chunk of them waits."""
     waiting: dict[int, Row] = {}
     number = 0
     for batch in batches:
@@ -218,37 +239,42 @@ def in_order(batches: Iterable[Batch]) -> Iterator[Row]:
             number += 1
 
 
-# ---- what is done of a file ----------------------------------------------------------------------------------------
+# ---- the partial file ----------------------------------------------------------------------------------------------
 
 
-def _resume(partial: Path, writer: generate.Writer, made_with: Mapping[str, Any], total: int) -> tuple[int, set[int]]:
-    """Begin the file of what is done, or go on with it: all rows before a number are in it, and a set of those behind.
+def _resume(
+    partial: Path, session: generate.GenerationSession, made_with: Mapping[str, Any], total: int
+) -> tuple[int, set[int]]:
+    """Start the partial file, or resume from it.
 
-    Its first line says what the rows are made with, the seed of their samples included, and is compared.
+    Its first line records what the rows are made with, the sampling seed included; where that differs from the
+    current command, UserError names the differences. `total` is the number of rows, for the note.
+
+    Returns the number of the first row that is missing, and the rows behind it that are done.
     """
     from llmkit.data.files import digest
 
-    now = {
-        "model": writer.name,
-        "weights": digest(*_weights_of(writer.name)),
-        "settings": writer.options,
-        "quantize": writer.quantize,
-        "device": writer.model.device.type,
+    current = {
+        "model": session.name,
+        "weights": digest(*_model_identity(session.name)),
+        "settings": session.options,
+        "quantize": session.quantize,
+        "device": session.model.device.type,
         "llmkit": version("llmkit"),
         "torch": version("torch"),
         "transformers": version("transformers"),
         **made_with,
     }
-    head = _head(partial)
-    if head is None:
-        writer.seed = random.getrandbits(32) if writer.seed is None else writer.seed
-        partial.write_text(rows_io.as_json({**now, "seed": writer.seed}) + "\n", encoding="utf-8")
+    header = _read_header(partial)
+    if header is None:
+        session.seed = random.getrandbits(32) if session.seed is None else session.seed
+        partial.write_text(rows_io.as_json({**current, "seed": session.seed}) + "\n", encoding="utf-8")
         return 0, set()
-    writer.seed = head.get("seed") if writer.seed is None else writer.seed
-    now = json.loads(rows_io.as_json({**now, "seed": writer.seed}))
-    changed = [key for key in {**head, **now} if head.get(key) != now.get(key)]
+    session.seed = header.get("seed") if session.seed is None else session.seed
+    current = json.loads(rows_io.as_json({**current, "seed": session.seed}))
+    changed = [key for key in {**header, **current} if header.get(key) != current.get(key)]
     first, ahead = 0, set[int]()
-    for batch in _batches(partial):
+    for batch in _read_batches(partial):
         ahead.update(number for number, _ in batch)
         while first in ahead:
             ahead.remove(first)
@@ -258,37 +284,37 @@ def _resume(partial: Path, writer: generate.Writer, made_with: Mapping[str, Any]
         raise UserError(
             f"`{partial}` holds {done:,} rows of another command",
             "repeat that one, name another --output, or remove the file",
-            tuple(f"{key} was {head.get(key)!r} and is {now.get(key)!r}" for key in changed),
+            tuple(f"{key} was {header.get(key)!r} and is {current.get(key)!r}" for key in changed),
         )
     say(f"note: {done:,} of {total:,} rows are in `{partial}`: going on")
     return first, ahead
 
 
-def _head(partial: Path) -> dict[str, Any] | None:
-    """The first line of what is done, None where nothing is; a last line that was cut off is taken away."""
+def _read_header(partial: Path) -> dict[str, Any] | None:
+    """Read the first line of the partial file, None where there is none; truncate a last line that was cut off."""
     if not partial.exists():
         return None
     try:
         with partial.open("r+b") as stream:
-            head, whole = b"", 0
+            header, length = b"", 0
             for line in stream:
-                head = head or line
-                whole += len(line) * line.endswith(b"\n")
-            stream.truncate(whole)
-        return dict(json.loads(head)) if whole else None
-    except (OSError, ValueError, TypeError) as problem:
-        raise UserError(f"`{partial}` is not what llmkit leaves: {problem}", "move it away") from problem
+                header = header or line
+                length += len(line) * line.endswith(b"\n")
+            stream.truncate(length)
+        return dict(json.loads(header)) if length else None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"`{partial}` is not what llmkit leaves: {error}", "move it away") from error
 
 
-def _batches(partial: Path) -> Iterator[Batch]:
+def _read_batches(partial: Path) -> Iterator[Batch]:
     with partial.open(encoding="utf-8") as stream:
-        next(stream)  # the head
+        next(stream)  # the header
         for line in stream:
             yield json.loads(line)
 
 
-def _weights_of(name: str) -> Iterator[Any]:
-    """What tells a model from another: the commit of a Hub id, else its files; of an adapter, its base's too."""
+def _model_identity(name: str) -> Iterator[Any]:
+    """Yield what identifies a model: a Hub id's commit, else its files' checksums; for an adapter, its base's too."""
     from llmkit.models import loading
 
     yield hub.commit(name)
@@ -299,12 +325,12 @@ def _weights_of(name: str) -> Iterator[Any]:
     adapter = loading.adapter_settings(name, hub.commit(name))
     if adapter is not None:
         base = adapter["base_model_name_or_path"]
-        yield hub.commit(base, adapter.get("revision")), *_weights_of(base)
+        yield hub.commit(base, adapter.get("revision")), *_model_identity(base)
 
 
 @contextmanager
-def _held(output: Path) -> Iterator[None]:
-    """No other command writes `output` meanwhile."""
+def _output_lock(output: Path) -> Iterator[None]:
+    """Lock `output` against other commands."""
     from filelock import FileLock, Timeout
 
     lock = output.with_name(f".{output.name}.lock")

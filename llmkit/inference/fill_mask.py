@@ -1,4 +1,4 @@
-"""The words that a masked language model puts into the blanks of a text."""
+"""Fill the blanks of a text with a masked language model."""
 
 import itertools
 from collections.abc import Mapping
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError
-from llmkit.inference.rows_io import Answer, Layout, check_finite
+from llmkit.inference.rows_io import PredictRows, ResolveColumns, check_finite
 from llmkit.runs.finished import data_of
 
 if TYPE_CHECKING:
     from llmkit.data.rows.table import Rows
 
 
-FILLED = 5  # words that fill a blank, best first
+FILLED = 5  # guesses for each blank, best first
 
 
-def filler(name: str) -> tuple[Layout, Answer]:
-    """How a masked language model reads rows, and the words that it puts into their blanks."""
+def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
+    """Load a masked language model; return how it resolves columns, and how it fills the blanks of rows."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -33,24 +33,24 @@ def filler(name: str) -> tuple[Layout, Answer]:
     limit = positions(model.config)
     mask = tokenizer.mask_token
 
-    def layout(rows: "Rows") -> dict[str, str]:
+    def resolve_columns(rows: "Rows") -> dict[str, str]:
         for column in (wanted, "text"):
             if column in rows.columns:
                 return {"text": column}
         raise UserError(f"{rows.source} has no column `{wanted}`", f"it has {', '.join(rows.columns)}")
 
-    def fill(text: str, place: str) -> dict[str, Any]:
-        read = tokenizer(text, return_tensors="pt", truncation=limit is not None, max_length=limit).to(model.device)
-        blanks = (read["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten()
-        pieces = text.split(mask)
-        if len(pieces) == 1:
-            raise UserError(f"{place}: no {mask} in it", f"write {mask} for the word to guess")
-        if len(blanks) < len(pieces) - 1:
+    def fill(text: str, location: str) -> dict[str, Any]:
+        inputs = tokenizer(text, return_tensors="pt", truncation=limit is not None, max_length=limit).to(model.device)
+        blanks = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten()
+        segments = text.split(mask)
+        if len(segments) == 1:
+            raise UserError(f"{location}: no {mask} in it", f"write {mask} for the word to guess")
+        if len(blanks) < len(segments) - 1:
             raise UserError(
-                f"{place}: {mask} stands beyond the {limit} tokens that the model reads", "shorten the text"
+                f"{location}: {mask} stands beyond the {limit} tokens that the model reads", "shorten the text"
             )
         with torch.inference_mode():
-            scores = model(**read).logits[0, blanks].double().softmax(dim=-1)
+            scores = model(**inputs).logits[0, blanks].double().softmax(dim=-1)
         check_finite(torch.isfinite(scores).all())
         best = scores.topk(min(FILLED, scores.shape[-1]), dim=-1)
         filled = [
@@ -60,11 +60,11 @@ def filler(name: str) -> tuple[Layout, Answer]:
             ]
             for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        words = [guesses[0]["token"] for guesses in filled]
-        whole = "".join(itertools.chain.from_iterable(zip(pieces, [*words, ""], strict=True)))
-        return {"filled": whole, "tokens": filled[0] if len(filled) == 1 else filled}
+        best_words = [guesses[0]["token"] for guesses in filled]
+        filled_text = "".join(itertools.chain.from_iterable(zip(segments, [*best_words, ""], strict=True)))
+        return {"filled": filled_text, "tokens": filled[0] if len(filled) == 1 else filled}
 
-    def answer(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
-        return [fill(text_of(row, columns["text"], place), place) for place, row in rows]
+    def predict_rows(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
+        return [fill(text_of(row, columns["text"], location), location) for location, row in rows]
 
-    return layout, answer
+    return resolve_columns, predict_rows

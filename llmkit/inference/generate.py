@@ -1,4 +1,4 @@
-"""Text out of a model: a run, a checkpoint, a folder or a Hub id."""
+"""Generate text with a run, a checkpoint, a folder or a Hub id."""
 
 import sys
 import warnings
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from llmkit.models.quantization import Kind
 
 DEFAULT_MODELS = {"causal-lm": "openai-community/gpt2", "chat": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-# What to do where no model was named and the default cannot be had.
+# What to do where no model was named and the default cannot be loaded.
 MAKE_ONE = {
     "causal-lm": "train a model in three minutes, with no network: llmkit pretrain recipes/tiny/gpt2.toml",
     "chat": "train one that answers, with no network: llmkit finetune recipes/tiny/chats.toml",
 }
-SYSTEM = "system_prompt"  # a setting beside the fields of GenerationConfig, of conversations
-ASSISTANT = "assistant_model"  # another: a smaller model, whose guesses are checked, as upstream's `generate` calls it
+# Settings that are no fields of GenerationConfig: of a conversation, and a smaller model whose guesses are checked
+# (assisted decoding; the name is that of upstream's `generate`).
+SYSTEM = "system_prompt"
+ASSISTANT = "assistant_model"
 LENGTHS = {"max_new_tokens", "max_length"}
-# A model that comes with one of these has its own way of choosing tokens.
+# A model whose generation config sets one of these chooses tokens in its own way.
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "penalty_alpha", "repetition_penalty")
 
 
 @dataclass
-class Writer:
-    """A model that writes, and how.
+class GenerationSession:
+    """A model that generates, and its settings.
 
-    `options` are fields of GenerationConfig, which win over the model's own; `more` is what its `generate` is given
-    beside them, such as an assistant.
+    `options` are fields of GenerationConfig, which override the model's own. `generate_options` are further keyword
+    arguments of its `generate`, such as an assistant.
     """
 
     name: str
@@ -45,27 +47,27 @@ class Writer:
     options: dict[str, Any]
     seed: int | None = None
     quantize: "Kind | None" = None
-    more: dict[str, Any] = field(default_factory=dict)
+    generate_options: dict[str, Any] = field(default_factory=dict)
 
 
 def generate(
     prompt: str, name: str | None, options: dict[str, Any], seed: int | None, quantize: "Kind | None" = None
 ) -> None:
-    """Write what the model makes of `prompt` to stdout, piece by piece if a terminal is there.
+    """Write `prompt` and its continuation to stdout, token by token on a terminal.
 
-    `options` are those of a Writer, and the name of an assistant. Raises UserError for a model that does not generate
-    and for a prompt that does not fit.
+    The other arguments are those of `load`. Raises UserError for a model that does not generate and for a prompt that
+    does not fit.
     """
-    writer = load(name, "causal-lm", options, seed, quantize)
+    session = load(name, "causal-lm", options, seed, quantize)
     from transformers import TextStreamer
 
-    tokens = encode(prompt, writer.tokenizer)
-    config = generation_config(writer.model, writer.tokenizer, writer.options, len(tokens))
+    tokens = encode(prompt, session.tokenizer)
+    config = generation_config(session.model, session.tokenizer, session.options, len(tokens))
     live = sys.stdout.isatty() and config.num_return_sequences == 1 and config.num_beams == 1
-    streamer = TextStreamer(writer.tokenizer, skip_special_tokens=True) if live else None
-    texts = write(writer, [tokens], config, streamer=streamer)
+    streamer = TextStreamer(session.tokenizer, skip_special_tokens=True) if live else None
+    texts = write(session, [tokens], config, streamer=streamer)
     if not live:
-        samples = writer.tokenizer.batch_decode(texts, skip_special_tokens=True)
+        samples = session.tokenizer.batch_decode(texts, skip_special_tokens=True)
         print("\n---\n".join(samples), flush=True)  # noqa: T201
 
 
@@ -73,7 +75,7 @@ def generate(
 
 
 def choose_model(name: str | None, task: str) -> tuple[str, str]:
-    """The model to use, and why: the one that was named, the newest finished run of `task`, or one from the Hub."""
+    """Choose a model: the named one, the newest finished run of `task`, or one from the Hub; return it and why."""
     if name is not None:
         finished.check_model(name)
         return name, "named"
@@ -86,8 +88,19 @@ def choose_model(name: str | None, task: str) -> tuple[str, str]:
 
 def load(
     name: str | None, task: str, options: Mapping[str, Any], seed: int | None, quantize: "Kind | None" = None
-) -> Writer:
-    """What writes: the model `name`, or what is chosen for `task`, and its assistant. Samples are drawn by `seed`."""
+) -> GenerationSession:
+    """Load a model that generates, and its assistant, and seed the sampling.
+
+    Args:
+        name: A run, a folder or a Hub id; None lets `choose_model` choose.
+        task: "causal-lm" or "chat", for that choice.
+        options: Fields of GenerationConfig, and the assistant's name.
+        seed: What samples are drawn from; None leaves it to chance.
+        quantize: "int8" or "int4".
+
+    Raises:
+        UserError: The model cannot be loaded or does not generate.
+    """
     name, why = choose_model(name, task)
     if why != "named":
         say(f"model: {name} ({why})")
@@ -102,31 +115,31 @@ def load(
     import torch
 
     fields = {key: value for key, value in options.items() if key != ASSISTANT}
-    writer = Writer(name, model, tokenizer, fields, seed, quantize)
+    session = GenerationSession(name, model, tokenizer, fields, seed, quantize)
     if ASSISTANT in options:
-        writer.more = _assistant(options[ASSISTANT], writer)
+        session.generate_options = _assistant(options[ASSISTANT], session)
     process.collect_from_here()
     if model.device.type == "cpu":
         cpu.reuse_memory()  # a cache that grows is a new one for each token
     if seed is not None:
         torch.manual_seed(seed)  # not transformers' set_seed, whose module imports peft
-    return writer
+    return session
 
 
-def _assistant(name: str, writer: Writer) -> dict[str, Any]:
-    """For `model.generate`: the model whose guesses are checked, with its tokenizer where that is another.
+def _assistant(name: str, session: GenerationSession) -> dict[str, Any]:
+    """Load the assistant; return it, and its tokenizer if that differs, as keyword arguments of `model.generate`.
 
-    Raises UserError for a model whose tokens have the same numbers and another meaning: it would guess nonsense.
+    Raises UserError for a vocabulary of the same size but with other tokens: the assistant would guess nonsense.
     """
     finished.check_model(name)
     with hub.loading(name, "model"):
-        model, tokenizer = _load(name, writer.quantize)
-    same = tokenizer.get_vocab() == writer.tokenizer.get_vocab()
-    if model.config.get_text_config().vocab_size != writer.model.config.get_text_config().vocab_size:
+        model, tokenizer = _load(name, session.quantize)
+    same = tokenizer.get_vocab() == session.tokenizer.get_vocab()
+    if model.config.get_text_config().vocab_size != session.model.config.get_text_config().vocab_size:
         return {"assistant_model": model, "assistant_tokenizer": tokenizer}
     if not same:
         raise UserError(
-            f"{ASSISTANT}: `{name}` has other words than `{writer.name}`, and as many embeddings",
+            f"{ASSISTANT}: `{name}` has other words than `{session.name}`, and as many embeddings",
             "take a smaller model of the same family",
         )
     return {"assistant_model": model}
@@ -165,7 +178,7 @@ def _load(name: str, quantize: "Kind | None" = None) -> tuple[Any, Any]:
             revision=hub.commit(name) if in_adapter else revision,
             trust_remote_code=False,
         )
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what upstream makes up where there are no files
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # upstream invents one where there are no files
         raise UserError(f"`{name}` has no tokenizer", "save it beside the model: tokenizer.save_pretrained(...)")
     return model, tokenizer
 
@@ -186,8 +199,8 @@ def _check_generative(name: str, config: Any, generative: Any) -> None:
 # ---- prompts -------------------------------------------------------------------------------------------------------
 
 
-def separate(prompt: str | None, words: Sequence[str], needed: bool) -> tuple[str | None, list[str]]:
-    """The prompt and the settings: where no prompt is `needed`, the first word may be a setting too."""
+def separate(prompt: str | None, arguments: Sequence[str], needed: bool) -> tuple[str | None, list[str]]:
+    """Separate the prompt from the settings: where no prompt is `needed`, the first argument may be a setting too."""
     key, equals, _ = (prompt or "").partition("=")
     if (
         needed
@@ -195,12 +208,12 @@ def separate(prompt: str | None, words: Sequence[str], needed: bool) -> tuple[st
         or not equals
         or not (key in upstream.fields("GenerationConfig") or key in (SYSTEM, ASSISTANT))
     ):
-        return prompt, list(words)
-    return None, [prompt, *words]
+        return prompt, list(arguments)
+    return None, [prompt, *arguments]
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt argument; `-` reads all of stdin. UserError for what is not UTF-8 and for a setting in its place."""
+    """Return the prompt; `-` reads all of stdin. Raises UserError for text that is not UTF-8 and for a setting."""
     if prompt == "-":
         try:
             return sys.stdin.buffer.read().decode().rstrip("\n")
@@ -219,9 +232,9 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def settings(pairs: Sequence[str], one: bool = False) -> dict[str, Any]:
-    """`KEY=VALUE` words as fields of GenerationConfig, checked against the installed class without importing it.
+    """Read `KEY=VALUE` arguments as fields of GenerationConfig, checked against the installed class, not imported.
 
-    Among them may be the name of an `assistant_model`. `one`: there is place for one answer to each prompt.
+    One of them may be `assistant_model`. With `one`, only one answer to each prompt is allowed.
     """
     from llmkit import recipe
 
@@ -237,7 +250,7 @@ def settings(pairs: Sequence[str], one: bool = False) -> dict[str, Any]:
 
 
 def encode(prompt: str, tokenizer: Any) -> list[int]:
-    """The prompt's tokens: what begins a text in front where the tokenizer puts one, nothing that ends it behind."""
+    """Tokenize a prompt: with the BOS token if the tokenizer adds one, never with a token that ends a text."""
     begin = tokenizer.bos_token_id
     always = tokenizer("")["input_ids"][:1] == [begin]
     tokens = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -251,11 +264,14 @@ def encode(prompt: str, tokenizer: Any) -> list[int]:
     return [start]
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------
+# ---- generating ----------------------------------------------------------------------------------------------------
 
 
 def generation_config(model: Any, tokenizer: Any, options: dict[str, Any], num_prompt_tokens: int) -> Any:
-    """The settings for one prompt: `choose_settings`, with no more new tokens than the model has positions for."""
+    """Resolve the settings for one prompt: those of `choose_settings`, new tokens limited by the model's positions.
+
+    `num_prompt_tokens` is the prompt's length. Tells the user where that is less than `options` asked for.
+    """
     config = choose_settings(model, tokenizer, options)
     wanted, allowed = new_tokens(config, model, num_prompt_tokens)
     if allowed < wanted:
@@ -269,7 +285,11 @@ def generation_config(model: Any, tokenizer: Any, options: dict[str, Any], num_p
 
 
 def choose_settings(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
-    """The model's own settings, llmkit's where it has none (else: greedy repetition), `options` over both."""
+    """Resolve the GenerationConfig: `options` over the model's own settings over llmkit's sampling defaults.
+
+    llmkit's defaults apply where the model sets no way of choosing tokens; greedy search would repeat itself. The
+    padding token is the `tokenizer`'s, else the end token.
+    """
     from transformers import GenerationConfig
 
     own = model.generation_config.to_diff_dict()
@@ -292,9 +312,10 @@ def choose_settings(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
 
 
 def new_tokens(config: Any, model: Any, num_prompt_tokens: int, what: str = "the prompt") -> tuple[int, int]:
-    """How many tokens `config` wants behind a prompt, and how many the model's positions allow of them.
+    """Count the new tokens that `config` asks for behind a prompt, and how many of them the model's positions allow.
 
-    Raises UserError where there is room for none; `what` names the prompt in it.
+    `num_prompt_tokens` is the prompt's length. Raises UserError where there is room for none; `what` names the prompt
+    in it.
     """
     from llmkit.models.config import positions
 
@@ -312,25 +333,28 @@ def new_tokens(config: Any, model: Any, num_prompt_tokens: int, what: str = "the
     return wanted, wanted if limit is None else min(wanted, limit - num_prompt_tokens)
 
 
-def write(writer: Writer, prompts: Sequence[list[int]], config: Any, **more: Any) -> Any:
-    """What `model.generate` returns for prompts of any lengths, which are padded on the left."""
+def write(session: GenerationSession, prompts: Sequence[list[int]], config: Any, **options: Any) -> Any:
+    """Call `model.generate` on token lists of any lengths, padded on the left, and return what it returns.
+
+    `config` is a GenerationConfig; `options` are further keyword arguments of `generate`.
+    """
     import torch
 
     from llmkit.inference import prefill
     from llmkit.models import loading
 
-    model = writer.model
-    ids, mask = (each.to(model.device) for each in prefill.padded(prompts, config.pad_token_id or 0))
-    more = {"generation_config": config, "tokenizer": writer.tokenizer, **writer.more, **more}
+    model = session.model
+    ids, mask = (tensor.to(model.device) for tensor in prefill.padded(prompts, config.pad_token_id or 0))
+    options = {"generation_config": config, "tokenizer": session.tokenizer, **session.generate_options, **options}
     with refusals(), loading.quiet(), torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Unfeasible length constraints")
-        return model.generate(input_ids=ids, attention_mask=mask, **more)
+        return model.generate(input_ids=ids, attention_mask=mask, **options)
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what upstream raises for settings that do not fit together, or with the model, into a UserError."""
+    """Turn upstream's errors about settings that conflict, or do not suit the model, into a UserError."""
     try:
         yield
     except RuntimeError as problem:
@@ -348,5 +372,5 @@ def refusals() -> Iterator[None]:
 
 
 def ends(config: Any) -> set[int]:
-    """The tokens that end a text."""
+    """Return the tokens that end a text."""
     return {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())

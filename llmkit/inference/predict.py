@@ -1,4 +1,4 @@
-"""What a finished model says of new rows: labels, answers, or the words that fill a blank."""
+"""Predict with a finished model: labels, answers, texts, or the words that fill a blank."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError, say
-from llmkit.inference.fill_mask import filler
-from llmkit.inference.rows_io import Answer, Layout, answers, check_files, check_finite, read_rows, writing
+from llmkit.inference.fill_mask import blank_filler
+from llmkit.inference.rows_io import (
+    PredictRows,
+    ResolveColumns,
+    check_files,
+    check_finite,
+    predictions,
+    read_rows,
+    row_writer,
+)
 from llmkit.recipe.data_tables import RowData
 from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 
@@ -19,9 +27,10 @@ BATCH = 32
 
 
 def predict(name: str, texts: Sequence[str], source: Path | None, output: Path | None) -> None:
-    """Answer each of `texts`, or each row of the file `source`, as JSON lines on stdout or into the file `output`.
+    """Predict for each of `texts`, or each row of the file `source`; write JSON lines to stdout or to `output`.
 
-    A `.csv` gets a table. Raises UserError for a model that does not predict and for rows that it cannot read.
+    An `output` with the suffix .csv gets a table. `name` is a run, a checkpoint, a folder or a Hub id. Raises UserError
+    for a model that does not predict and for rows that it cannot read.
     """
     check_files(texts, source, output)
     rows = read_rows(texts, source)
@@ -33,7 +42,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
         raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
-    if task == "denoising":  # its model writes from a text, as that of seq2seq does
+    if task == "denoising":  # its model generates from a text, as that of seq2seq does
         task = "seq2seq"
     if task == "replaced-token-detection":
         run = str(Path(name).parent) if Path(name).name.startswith("checkpoint-") else name
@@ -41,11 +50,11 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             f"`{name}` tells which tokens of a text were replaced: it is made to be fine-tuned",
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
-    layout, answer = filler(name) if task == "masked-lm" else answerer(name, task)
+    resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
     count = 0
-    with writing(output) as write:
-        for said in answers(itertools.chain([first], rows), source, layout, answer):
-            write(said)
+    with row_writer(output) as write_row:
+        for prediction in predictions(itertools.chain([first], rows), source, resolve_columns, predict_rows):
+            write_row(prediction)
             count += 1
     if output is not None:
         say(f"{count:,} row{'s' * (count != 1)} -> {output}")
@@ -54,8 +63,8 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
 
 
-def answerer(name: str, task: str) -> tuple[Layout, Answer]:
-    """How a classifier or a model that answers questions reads rows, and what it says of them."""
+def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
+    """Load a model of a row task; return how it resolves columns, and how it predicts for rows."""
     import numpy as np
     import torch
     from transformers import AutoTokenizer
@@ -83,26 +92,27 @@ def answerer(name: str, task: str) -> tuple[Layout, Answer]:
     label_spec = spec_from_config(model.config, record, data, tokenizer)
     collate = choose_collator(module, tokenizer, model.config)
 
-    def answer(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
-        part = module.examples(module.encode(rows, columns, tokenizer, data, length), label_spec, True)
-        kept = []
-        for start in range(0, len(part), BATCH):
-            batch = collate([part[i] for i in range(start, min(start + BATCH, len(part)))])
+    def predict_rows(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
+        examples = module.examples(module.encode(rows, columns, tokenizer, data, length), label_spec, True)
+        batches = []
+        for start in range(0, len(examples), BATCH):
+            batch = collate([examples[i] for i in range(start, min(start + BATCH, len(examples)))])
             batch = {key: values.to(model.device) for key, values in batch.items()}
             with torch.inference_mode():
-                kept.append(forward(model, batch, label_spec).cpu().numpy())
-        outputs = np.concatenate(kept)
+                batches.append(forward(model, batch, label_spec).cpu().numpy())
+        outputs = np.concatenate(batches)
         check_finite(np.isfinite(outputs).all())
-        by_row = dict(postprocess(outputs, part, label_spec))
+        by_row = dict(postprocess(outputs, examples, label_spec))
         return [by_row[row] for row in range(len(by_row))]
 
-    return lambda rows: _columns(rows, task, record.get("columns", {}), data), answer
+    return lambda rows: _columns(rows, task, record.get("columns", {}), data), predict_rows
 
 
 def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData) -> dict[str, str]:
-    """The columns that the model reads, by role: those of its training data, under their names or those of the roles.
+    """Find the columns that the model reads, by role: named as in its training data, or by the roles themselves.
 
-    Raises UserError where one is missing, and for texts as arguments where the model reads more than one.
+    `trained` are the training data's columns, by role. Raises UserError where a column is missing, and for texts given
+    as arguments where the model reads more than one.
     """
     from llmkit import tasks
 

@@ -1,4 +1,4 @@
-"""Rows in and answers out: texts or a file, JSON lines or CSV, never half of a file."""
+"""Read rows and write predictions: texts or a file, JSON lines or CSV, never half a file."""
 
 import csv
 import json
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from llmkit.data.rows.table import Rows
 
 
-CHUNK = 256  # rows read, sorted by length and answered together: what is held in memory
+CHUNK = 256  # rows in memory: read, sorted by length and predicted together
 
 
 def check_files(texts: Sequence[str], source: Path | None, output: Path | None) -> None:
-    """There is one source of rows, and a place to write to."""
+    """Check that there is exactly one source of rows, and that `output` can be written; raise UserError otherwise."""
     if source is None and not texts:
         raise UserError("nothing to predict", "give texts, or a file: --input FILE")
     if source is not None and texts:
@@ -37,15 +37,13 @@ def check_files(texts: Sequence[str], source: Path | None, output: Path | None) 
         raise UserError("--output is the file that --input reads", "name another")
 
 
-# From the rows of a chunk: which of their columns the model reads, by role; and, with that, what it says of each row.
-Layout = Callable[["Rows"], dict[str, str]]
-
-
-Answer = Callable[["Rows", Mapping[str, str]], Sequence[dict[str, Any]]]
+# From the rows of a chunk: the columns that the model reads, by role. From the rows and these: a prediction a row.
+ResolveColumns = Callable[["Rows"], dict[str, str]]
+PredictRows = Callable[["Rows", Mapping[str, str]], Sequence[dict[str, Any]]]
 
 
 def read_rows(texts: Sequence[str], source: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each of `texts`, or each row of the file `source`, with its place for messages; of a text file each line."""
+    """Yield each of `texts`, or each row of the file `source` (each line of a text file), behind its location."""
     from llmkit.data import files
 
     if source is None:
@@ -55,42 +53,45 @@ def read_rows(texts: Sequence[str], source: Path | None) -> Iterator[tuple[str, 
             if line.strip():
                 yield f"`{source}`, line {number}", {"text": line.rstrip("\r\n")}
     else:
-        for place, row in files.read_rows(source, "utf-8"):
-            yield f"`{source}`, {place}", row
+        for location, row in files.read_rows(source, "utf-8"):
+            yield f"`{source}`, {location}", row
 
 
-def answers(
-    rows: Iterator[tuple[str, dict[str, Any]]], source: Path | None, layout: Layout, answer: Answer
+def predictions(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    source: Path | None,
+    resolve_columns: ResolveColumns,
+    predict_rows: PredictRows,
 ) -> Iterator[dict[str, Any]]:
-    """What the model says of each row, in their order, behind the row's `id` (if it has one) and what it was asked.
+    """Predict for each row, in order; yield its `id` (if any), the columns that the model read, and its prediction.
 
-    At most `CHUNK` rows are held at once.
+    At most `CHUNK` rows are in memory. `source` is named in messages.
     """
     from llmkit.data.rows.examples import chunks
     from llmkit.data.rows.table import Rows
 
     columns: dict[str, str] = {}
-    shown: list[str] = []
+    visible: list[str] = []
     for chunk in chunks(rows, CHUNK):
-        part = Rows(chunk.__iter__, tuple(chunk[0][1]), {}, "", f"`{source}`" if source else "the texts")
+        table = Rows(chunk.__iter__, tuple(chunk[0][1]), {}, "", f"`{source}`" if source else "the texts")
         if not columns:
-            columns = layout(part)
-            shown = [*(["id"] if "id" in part.columns else []), *columns.values()]
-        for (_, row), said in zip(chunk, answer(part, columns), strict=True):
-            yield {column: row.get(column) for column in shown} | said
+            columns = resolve_columns(table)
+            visible = [*(["id"] if "id" in table.columns else []), *columns.values()]
+        for (_, row), prediction in zip(chunk, predict_rows(table, columns), strict=True):
+            yield {column: row.get(column) for column in visible} | prediction
 
 
 @contextmanager
-def writing(output: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Write answers as they come: to stdout, or to a file that appears under its name when it is whole."""
+def row_writer(output: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that writes a row: to stdout, or to a file that appears under its name when it is complete."""
     if output is None:
-        yield lambda said: print(as_json(said), flush=True)  # noqa: T201
+        yield lambda prediction: print(as_json(prediction), flush=True)  # noqa: T201
         return
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with draft.open("w", encoding="utf-8", newline="") as stream:
             table = output.suffix.lower() == ".csv"
-            yield _csv_writer(stream) if table else lambda said: _line(stream, said)
+            yield _csv_writer(stream) if table else lambda prediction: _line(stream, prediction)
         draft.replace(output)
     except OSError as problem:
         raise UserError(f"--output: `{output}` cannot be written: {problem.strerror or problem}") from problem
@@ -98,28 +99,29 @@ def writing(output: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]
         draft.unlink(missing_ok=True)
 
 
-def _line(stream: IO[str], said: Mapping[str, Any]) -> None:
-    stream.write(as_json(said) + "\n")
+def _line(stream: IO[str], prediction: Mapping[str, Any]) -> None:
+    stream.write(as_json(prediction) + "\n")
 
 
-def as_json(said: Any) -> str:
-    """`said` as a line of JSON."""
-    return json.dumps(said, ensure_ascii=False, default=str)  # a Parquet file's id may be a date
+def as_json(prediction: Any) -> str:
+    """Return a value as one line of JSON."""
+    return json.dumps(prediction, ensure_ascii=False, default=str)  # a Parquet file's id may be a date
 
 
 def _csv_writer(stream: IO[str]) -> Callable[[Mapping[str, Any]], None]:
     table = csv.writer(stream, lineterminator="\n")
     header: list[str] = []
 
-    def write(said: Mapping[str, Any]) -> None:
+    def write(prediction: Mapping[str, Any]) -> None:
         if not header:
-            header.extend(said)
+            header.extend(prediction)
             table.writerow(header)
-        table.writerow([as_json(value) if isinstance(value, dict | list) else value for value in said.values()])
+        table.writerow([as_json(value) if isinstance(value, dict | list) else value for value in prediction.values()])
 
     return write
 
 
 def check_finite(finite: Any) -> None:
+    """Raise UserError unless `finite` is true."""
     if not finite:
         raise UserError("the model's outputs are not finite numbers", "did its training diverge?")

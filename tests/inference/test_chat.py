@@ -85,8 +85,8 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talk(place: Path) -> chat.Conversation:
-    writer, _ = chat.load("model", {"do_sample": False, "max_new_tokens": 6}, None, 0)
-    return chat.Conversation(writer, [])
+    session, _ = chat.load("model", {"do_sample": False, "max_new_tokens": 6}, None, 0)
+    return chat.Conversation(session, [])
 
 
 def user(content: str) -> dict[str, str]:
@@ -214,7 +214,7 @@ def test_an_answer_ends_with_the_turn_and_says_when_it_is_cut_off(place: Path, l
 
 def test_what_was_computed_is_used_again_and_changes_nothing(talk: chat.Conversation) -> None:
     read: list[int] = []
-    talk.writer.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
+    talk.session.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
     lengths = []
     for line in LINES.splitlines():
         tokens = chat.ask(talk, line)

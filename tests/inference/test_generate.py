@@ -305,7 +305,7 @@ def rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, problem: BaseException) -> None:
-    """Let the writing of a batch fail when so many are done."""
+    """Let the generation of a batch fail once `after` batches are done."""
     write, count = generate.write, iter(range(after))
 
     def fail(*words: Any, **more: Any) -> Any:
@@ -403,10 +403,10 @@ def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
     whole = llmkit(*FILE[:-2], "do_sample=false").stdout
     write = generate.write
 
-    def small(writer: Any, prompts: Any, config: Any, **more: Any) -> Any:
+    def small(session: Any, prompts: Any, config: Any, **options: Any) -> Any:
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return write(writer, prompts, config, **more)
+        return write(session, prompts, config, **options)
 
     monkeypatch.setattr(generate, "write", small)
     assert llmkit(*FILE[:-2], "do_sample=false").stdout == whole

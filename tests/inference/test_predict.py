@@ -387,7 +387,9 @@ def test_there_is_one_source_of_rows(refused):
 
 @pytest.mark.parametrize("name", ["single", "masked"])
 def test_rows_are_read_no_further_ahead_than_a_chunk(name, place):
-    layout, answer = fill_mask.filler("home/masked") if name == "masked" else prediction.answerer(*ARGUMENTS)
+    resolve_columns, predict_rows = (
+        fill_mask.blank_filler("home/masked") if name == "masked" else prediction.row_predictor(*ARGUMENTS)
+    )
     taken = 0
 
     def rows():
@@ -396,8 +398,8 @@ def test_rows_are_read_no_further_ahead_than_a_chunk(name, place):
             taken += 1
             yield f"row {number}", {"text": f"the [MASK] saw {number}"}
 
-    for count, said in enumerate(rows_io.answers(rows(), None, layout, answer), 1):
-        assert said["text"] == f"the [MASK] saw {count - 1}"
+    for count, predicted in enumerate(rows_io.predictions(rows(), None, resolve_columns, predict_rows), 1):
+        assert predicted["text"] == f"the [MASK] saw {count - 1}"
         assert taken - count < rows_io.CHUNK
     assert count == 3 * rows_io.CHUNK
 

@@ -104,8 +104,8 @@ def written(model, prompts, config, cache=None):
     ],
 )
 def test_what_is_written_is_the_same(kind, model_config, config, prompts, monkeypatch):
-    monkeypatch.setattr(prefill, "STARTING", 2.0)
-    assert len(groups(LENGTHS, prefill.STARTING)) > 2
+    monkeypatch.setattr(prefill, "LAUNCH_COST", 2.0)
+    assert len(groups(LENGTHS, prefill.LAUNCH_COST)) > 2
     model = made(kind, model_config)
     cache = prefill.read(model, prompts, config)
     assert cache is not None
