@@ -16,7 +16,7 @@ from llmkit.inference import generate, rows_io
 from llmkit.runs import checkpoint
 
 if TYPE_CHECKING:
-    from llmkit.models.quantization import Kind
+    from llmkit.models.quantization import Precision
 
 # Tokens in a batch, prompts and new tokens together: a batch has as many rows as fit.
 BUDGET = {"cpu": 16_384, "cuda": 65_536}
@@ -34,7 +34,7 @@ def generate_rows(
     name: str | None,
     options: dict[str, Any],
     seed: int | None,
-    quantize: "Kind | None" = None,
+    quantize: "Precision | None" = None,
 ) -> None:
     """Complete the `prompt` (or `text`) of each row of the file `source`; of a text file, each line.
 

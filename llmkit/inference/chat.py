@@ -15,7 +15,7 @@ from llmkit.inference import batch, generate
 from llmkit.runs import finished
 
 if TYPE_CHECKING:
-    from llmkit.models.quantization import Kind
+    from llmkit.models.quantization import Precision
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
 COLUMNS = ("messages", "prompt", "text")  # of a file: the columns that may hold a row's conversation or question
@@ -43,7 +43,7 @@ def chat(
     options: dict[str, Any],
     system_prompt: str | None,
     seed: int | None,
-    quantize: "Kind | None" = None,
+    quantize: "Precision | None" = None,
 ) -> int:
     """Answer one question, or hold a conversation over stdin; return the exit code.
 
@@ -77,7 +77,7 @@ def chat_rows(
     options: dict[str, Any],
     system_prompt: str | None,
     seed: int | None,
-    quantize: "Kind | None" = None,
+    quantize: "Precision | None" = None,
 ) -> None:
     """Answer the conversation in each row of the file `source`, as JSON lines on stdout or in the file `output`.
 
@@ -113,7 +113,7 @@ def load(
     options: dict[str, Any],
     system_prompt: str | None,
     seed: int | None,
-    quantize: "Kind | None" = None,
+    quantize: "Precision | None" = None,
 ) -> tuple[generate.GenerationSession, str | None]:
     """Load a model that answers; return it and the system prompt. The arguments are those of `chat`.
 

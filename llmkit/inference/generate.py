@@ -16,7 +16,7 @@ from llmkit.runs import finished
 from llmkit.speed import cpu
 
 if TYPE_CHECKING:
-    from llmkit.models.quantization import Kind
+    from llmkit.models.quantization import Precision
 
 DEFAULT_MODELS = {"causal-lm": "openai-community/gpt2", "chat": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 # What to do where no model was named and the default cannot be loaded.
@@ -46,12 +46,12 @@ class GenerationSession:
     tokenizer: Any
     options: dict[str, Any]
     seed: int | None = None
-    quantize: "Kind | None" = None
+    quantize: "Precision | None" = None
     generate_options: dict[str, Any] = field(default_factory=dict)
 
 
 def generate(
-    prompt: str, name: str | None, options: dict[str, Any], seed: int | None, quantize: "Kind | None" = None
+    prompt: str, name: str | None, options: dict[str, Any], seed: int | None, quantize: "Precision | None" = None
 ) -> None:
     """Write `prompt` and its continuation to stdout, token by token on a terminal.
 
@@ -87,7 +87,7 @@ def choose_model(name: str | None, task: str) -> tuple[str, str]:
 
 
 def load(
-    name: str | None, task: str, options: Mapping[str, Any], seed: int | None, quantize: "Kind | None" = None
+    name: str | None, task: str, options: Mapping[str, Any], seed: int | None, quantize: "Precision | None" = None
 ) -> GenerationSession:
     """Load a model that generates, and its assistant, and seed the sampling.
 
@@ -145,7 +145,7 @@ def _assistant(name: str, session: GenerationSession) -> dict[str, Any]:
     return {"assistant_model": model}
 
 
-def _load(name: str, quantize: "Kind | None" = None) -> tuple[Any, Any]:
+def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -166,7 +166,7 @@ def _load(name: str, quantize: "Kind | None" = None) -> tuple[Any, Any]:
         if getattr(config, "quantization_config", None):
             raise UserError(f"--quantize: the weights of `{base}` are quantized already", "leave --quantize out")
         if torch.cuda.is_available():
-            model = loading.load_model(name, AutoModelForCausalLM, more=quantizing.on_gpu(quantize))
+            model = loading.load_model(name, AutoModelForCausalLM, from_pretrained_options=quantizing.on_gpu(quantize))
         else:
             model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
     if model.device.type == "cpu":

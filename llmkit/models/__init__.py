@@ -1,1 +1,1 @@
-"""Models and tokenizers: made, loaded again, adapted, quantized and merged."""
+"""Create, load, adapt, quantize and merge models; load, train and extend tokenizers."""

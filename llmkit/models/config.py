@@ -1,4 +1,4 @@
-"""The architecture of a model: transformers' configuration, the recipe's changes to it, and its sizes."""
+"""Build a model's configuration: transformers' own, changed as the recipe says, with sizes that fit."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -14,21 +14,27 @@ from llmkit.models.loading import adapter_settings
 from llmkit.recipe.schema import Model
 
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_probs_dropout_prob", "attention_dropout")
-
-
-# These number their positions from the padding index on, and so have two fewer than their config says.
+# These number positions from the padding index on, and so have fewer than their config says (two, with padding at 1).
 POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
-
-
 LONGEST_DEFAULT_BLOCK = 1024  # as in run_clm.py: a model with 128k positions is not trained on 128k unless asked
 
 
 def load_config(table: Model, finetuning: bool = False, where: str = "model") -> tuple[Any, list[str]]:
-    """The architecture that `[model]` names with its overrides, and notes on what was chosen for the user.
+    """Load the configuration that `[model]` describes, with its overrides.
 
-    Pretraining goes without attention dropout unless asked for, `finetuning` keeps the model's own. Raises UserError
-    for a config key that the architecture does not have (transformers would swallow it silently) and for an adapter.
-    `where` is the table's key, for messages.
+    Pretraining sets attention dropout to 0 unless the recipe sets it.
+
+    Args:
+        table: The recipe's [model].
+        finetuning: Keep the model's own attention dropout.
+        where: The table's key, for messages.
+
+    Returns:
+        The configuration, and notes on what was chosen for the user.
+
+    Raises:
+        UserError: The architecture does not have a config key (transformers would ignore it silently), or
+            `model.name` is an adapter.
     """
     overrides = dict(table.config)
     if table.name is None:
@@ -38,16 +44,20 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
         except ValueError as problem:
             from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-            near = get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, 3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "for example gpt2, llama, bert, modernbert"
+            close_names = get_close_matches(str(model_type), CONFIG_MAPPING_NAMES, 3)
+            hint = (
+                f"did you mean {' or '.join(close_names)}?"
+                if close_names
+                else "for example gpt2, llama, bert, modernbert"
+            )
             raise UserError(f"{where}.config.model_type: transformers knows no `{model_type}`", hint) from problem
         name = str(model_type)
     else:
         name = table.name
-        place = Path(name)
+        path = Path(name)
         revision = hub.commit(name, table.revision)
-        several = place.name.startswith("checkpoint-") and (place / "model.safetensors").is_file()
-        if several and not (place / "config.json").is_file():
+        multi_task = path.name.startswith("checkpoint-") and (path / "model.safetensors").is_file()
+        if multi_task and not (path / "config.json").is_file():
             raise UserError(
                 f"{where}.name: `{name}` holds several models in one, from which training goes on (--resume)",
                 "name a finished run",
@@ -62,15 +72,15 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
             config = AutoConfig.from_pretrained(
                 name, revision=revision, trust_remote_code=table.trust_remote_code, **code
             )
-    known = set(config.to_dict()) | set(config.attribute_map) | {"pruned_heads"}
-    unknown = [key for key in overrides if key not in known]
+    known_keys = set(config.to_dict()) | set(config.attribute_map) | {"pruned_heads"}
+    unknown = [key for key in overrides if key not in known_keys]
     if unknown:
         raise UserError(
             f"{len(unknown)} unknown key{'s' * (len(unknown) > 1)} in {where}.config",
             f"`{name}` is configured by transformers' {type(config).__name__}",
             tuple(
                 f"{where}.config.{key}: not in {type(config).__name__}"
-                + "".join(f", did you mean `{near}`?" for near in get_close_matches(key, known, 1))
+                + "".join(f", did you mean `{close_names}`?" for close_names in get_close_matches(key, known_keys, 1))
                 for key in unknown
             ),
         )
@@ -89,20 +99,21 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
     return config, notes
 
 
-def remote_code(table: Model, part: str, config: Mapping[str, Any]) -> dict[str, str | None]:
-    """For upstream's loaders: the commit of the code for `part` that comes with a model, where it may run.
+def remote_code(table: Model, class_name: str, config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Pin the code of `class_name` that comes with a model, where it may run: a keyword argument of upstream's loaders.
 
-    The code may be another repository's (`org/code--file.Class`), whose main branch upstream would read.
+    The code may be in another repository (`org/code--file.Class`), of which upstream would read the main branch.
+    `config` is the model's configuration as a dict.
     """
-    reference = (config.get("auto_map") or {}).get(part)
+    reference = (config.get("auto_map") or {}).get(class_name)
     if not table.trust_remote_code or not reference or table.name is None:
         return {}
-    place = reference.partition("--")[0] if "--" in reference else table.name
-    return {"code_revision": hub.commit(place, table.revision if place == table.name else None)}
+    repository = reference.partition("--")[0] if "--" in reference else table.name
+    return {"code_revision": hub.commit(repository, table.revision if repository == table.name else None)}
 
 
 def _layer_types(config: Any, num_layers: int) -> list[str]:
-    """What kind each layer is where there are more or fewer of them: the pattern of the architecture goes on."""
+    """Continue the architecture's pattern of layer types for `num_layers` layers."""
     pattern: list[str] = config.layer_types
     period = next(
         (p for p in range(1, len(pattern)) if all(pattern[i] == pattern[i % p] for i in range(len(pattern)))),
@@ -112,7 +123,7 @@ def _layer_types(config: Any, num_layers: int) -> list[str]:
 
 
 def positions(config: Any) -> int | None:
-    """How many tokens one input can have; None where the architecture sets no limit."""
+    """Return how many tokens an input can have; None where the architecture sets no limit."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit and config.model_type in POSITIONS_AFTER_PADDING:
         return int(limit) - (config.pad_token_id or 0) - 1
@@ -120,7 +131,7 @@ def positions(config: Any) -> int | None:
 
 
 def choose_block_size(wanted: int | None, config: Any) -> int:
-    """`data.block_size`, or as many tokens as the model has positions; raises UserError where they do not fit."""
+    """Return `data.block_size`, by default the model's positions; raise UserError where the block is longer."""
     limit = positions(config)
     if wanted is None:
         return min(limit or LONGEST_DEFAULT_BLOCK, LONGEST_DEFAULT_BLOCK)
@@ -133,13 +144,20 @@ def choose_block_size(wanted: int | None, config: Any) -> int:
 
 
 def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: bool, num_new: int = 0) -> None:
-    """Give a model from scratch the tokenizer's vocabulary and special tokens; refuse sizes that do not fit.
+    """Give a model from scratch the tokenizer's vocabulary size and special tokens.
 
-    `own_tokenizer`: the tokenizer is not the one that belongs to `model.name`. `num_new` of its tokens were added in
-    this run: for them `create` enlarges pretrained embeddings.
+    Args:
+        config: Changed in place.
+        table: The recipe's [model].
+        tokenizer: The run's tokenizer.
+        own_tokenizer: It is not the one that belongs to `model.name`.
+        num_new: Tokens added in this run, for which `create_model` enlarges pretrained embeddings.
+
+    Raises:
+        UserError: The tokenizer has more tokens than the model has embeddings.
     """
     if table.init == "scratch":
-        starts_with = _decoder_start(config)
+        start_token = _decoder_start(config)
         if own_tokenizer and "vocab_size" not in table.config:
             config.vocab_size = len(tokenizer)
         elif num_new and "vocab_size" not in table.config:
@@ -148,12 +166,12 @@ def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: b
             if token not in table.config and (own_tokenizer or getattr(config, token, None) is None):
                 setattr(config, token, getattr(tokenizer, token))
         if own_tokenizer and config.is_encoder_decoder:
-            fitting = {
+            decoder_values = {
                 "decoder_vocab_size": config.vocab_size,
-                "decoder_start_token_id": getattr(config, starts_with),
+                "decoder_start_token_id": getattr(config, start_token),
                 "forced_eos_token_id": config.eos_token_id,
             }
-            for key, value in fitting.items():
+            for key, value in decoder_values.items():
                 if key not in table.config and (key == "decoder_start_token_id" or hasattr(config, key)):
                     setattr(config, key, value)
     if len(tokenizer) - (num_new if table.init == "pretrained" else 0) > config.vocab_size:
@@ -164,6 +182,6 @@ def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: b
 
 
 def _decoder_start(config: Any) -> str:
-    """Which special token the decoder's input begins with: the end in BART, padding in T5 and Marian."""
+    """Return which special token begins the decoder's input: EOS in BART, padding in T5 and Marian."""
     start = getattr(config, "decoder_start_token_id", None)
     return "eos_token_id" if start is not None and start == config.eos_token_id else "pad_token_id"

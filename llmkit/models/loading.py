@@ -1,4 +1,4 @@
-"""A finished model again: a run, a checkpoint, a folder or a Hub id, whole or an adapter on its base."""
+"""Load a finished model: a run, a checkpoint, a folder or a Hub id, whole or an adapter on its base."""
 
 import copy
 import json
@@ -16,19 +16,28 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from llmkit import hub
 from llmkit.errors import UserError
 
-# The architecture of an adapter's model, with its labels. Not `config.json`: beside one, transformers looks for whole
-# weights in the adapter's folder and does not load its base (auto_factory.py).
+# The configuration of an adapter's model, with its labels. Not `config.json`: where there is one, transformers expects
+# whole weights in the adapter's folder and does not load the base (auto_factory.py).
 ADAPTED_CONFIG = "model_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-WITHIN_ADAPTER = "base_model.model."  # what peft sets before the names of tensors
+ADAPTER_PREFIX = "base_model.model."  # peft's prefix of tensor names
 
 
-def load_model(name: str, model_class: Any, config: Any = None, more: Mapping[str, Any] | None = None) -> Any:
-    """A finished run, a checkpoint, a folder or a Hub id, whole or an adapter, ready for use on the best device.
+def load_model(
+    name: str, model_class: Any, config: Any = None, from_pretrained_options: Mapping[str, Any] | None = None
+) -> Any:
+    """Load a finished model, whole or an adapter on its base, in evaluation mode on the best device.
 
-    In fp32 on a CPU (a bf16 checkpoint is loaded as bf16 otherwise, and crawls), as saved on a GPU. `config` replaces
-    the model's own; `more` is for `from_pretrained`, such as where and in how many bits. Raises UserError where weights
-    are missing: nothing is filled with random numbers in silence.
+    On a CPU it is in fp32 (a bf16 checkpoint would stay bf16 and be very slow), on a GPU in the dtype it was saved in.
+
+    Args:
+        name: A run, a checkpoint, a folder or a Hub id.
+        model_class: An auto class, such as AutoModelForCausalLM.
+        config: Replaces the model's own.
+        from_pretrained_options: Further arguments of `from_pretrained`, such as a device map or a quantization.
+
+    Raises:
+        UserError: Weights are missing or have another size; upstream would fill them with random numbers.
     """
     revision = hub.commit(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,20 +47,20 @@ def load_model(name: str, model_class: Any, config: Any = None, more: Mapping[st
         "use_safetensors": True,
         "weights_only": True,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # found below, and named
-        **(more or {}),
+        "ignore_mismatched_sizes": True,  # reported below
+        **(from_pretrained_options or {}),
     }
     with quiet(), hub.loading(name, "model"):
         adapter = adapter_settings(name, revision)
         if adapter is None:
-            model, found = model_class.from_pretrained(name, config=config, revision=revision, **options)
-            lacking = _unfilled(found)
+            model, loading_info = model_class.from_pretrained(name, config=config, revision=revision, **options)
+            missing = _unfilled_tensors(loading_info)
         else:
-            model, lacking = _reload_adapter(name, adapter, model_class, config, options)
-    if lacking:
+            model, missing = _reload_adapter(name, adapter, model_class, config, options)
+    if missing:
         raise UserError(
-            f"the weights of `{name}` do not fit {type(model).__name__}: {len(lacking)} tensors are missing or have "
-            f"another size than its configuration gives, such as {min(lacking)}",
+            f"the weights of `{name}` do not fit {type(model).__name__}: {len(missing)} tensors are missing or have "
+            f"another size than its configuration gives, such as {min(missing)}",
             "was it saved whole, and for this task?",
         )
     return (model if "device_map" in options else model.to(device)).eval()
@@ -60,7 +69,10 @@ def load_model(name: str, model_class: Any, config: Any = None, more: Mapping[st
 def _reload_adapter(
     name: str, adapter: dict[str, Any], model_class: Any, config: Any, options: dict[str, Any]
 ) -> tuple[Any, set[str]]:
-    """The adapter on its base, and the names of the tensors that neither of them holds."""
+    """Load the adapter on its base; return the model and the names of the tensors that neither of them holds.
+
+    `adapter` is its `adapter_config.json`; `options` are those of `from_pretrained`, for the base.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
@@ -78,7 +90,7 @@ def _reload_adapter(
     try:
         revision = hub.commit(base, revision)
         with hub.loading(base, "model"):
-            model, found = model_class.from_pretrained(base, config=config, revision=revision, **options)
+            model, loading_info = model_class.from_pretrained(base, config=config, revision=revision, **options)
     except UserError as problem:
         raise UserError(f"the base of the adapter `{name}`: {problem.message}", problem.hint) from problem
     if model.can_generate() and (path := adapter_file(name, "generation_config.json")):
@@ -86,40 +98,40 @@ def _reload_adapter(
     try:
         model = PeftModel.from_pretrained(model, folder)
     except KeyError as problem:  # peft 0.21 on a tensor of `modules_to_save` that the adapter does not hold
-        return model, {str(problem.args[0]).removeprefix(WITHIN_ADAPTER)}
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    wanted |= {f"{WITHIN_ADAPTER}{key}" for key in _unfilled(found)}
-    return model, {key.removeprefix(WITHIN_ADAPTER) for key in wanted - load_peft_weights(folder, "cpu").keys()}
+        return model, {str(problem.args[0]).removeprefix(ADAPTER_PREFIX)}
+    wanted_keys = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    wanted_keys |= {f"{ADAPTER_PREFIX}{key}" for key in _unfilled_tensors(loading_info)}
+    return model, {key.removeprefix(ADAPTER_PREFIX) for key in wanted_keys - load_peft_weights(folder, "cpu").keys()}
 
 
-def _unfilled(found: dict[str, Any]) -> set[str]:
-    """Of what `from_pretrained` reports: the tensors that the weights do not hold, or hold in another size."""
-    return {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+def _unfilled_tensors(loading_info: dict[str, Any]) -> set[str]:
+    """Return the tensors that the weights lack or hold in another size, from what `from_pretrained` reports."""
+    return {*loading_info["missing_keys"], *(key for key, *_ in loading_info["mismatched_keys"])}
 
 
 def adapter_settings(name: str, revision: str | None = None) -> dict[str, Any] | None:
-    """What `adapter_config.json` says of a folder or Hub id; None where it is no adapter."""
+    """Read the `adapter_config.json` of a folder or Hub id; None where it is no adapter."""
     file = find_adapter_config_file(name, revision=revision)
     return json.loads(Path(file).read_text()) if file else None
 
 
 def without_adapter(model: Any) -> Any:
-    """The model itself, where an adapter is wrapped around it."""
+    """Return the model inside an adapter, or the model itself."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def save_config(model: Any, directory: Path) -> None:
-    """Write the architecture of an adapter's model, with its labels, beside the adapter, for `load_model`."""
-    whole = without_adapter(model)
-    config = copy.deepcopy(whole.config)
-    config.architectures = [type(whole).__name__]
+    """Write the configuration of an adapter's model, with its labels, beside the adapter, for `load_model`."""
+    base = without_adapter(model)
+    config = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
     if hasattr(config, "quantization_config"):  # the adapter fits the base in any precision
         del config.quantization_config
     config.to_json_file(directory / ADAPTED_CONFIG)
 
 
 def adapter_file(name: str, file: str) -> str | None:
-    """The path of a file of a folder or Hub id; None where it has none of that name."""
+    """Return the path of a file of a folder or Hub id, downloaded if need be; None where there is no such file."""
     return cached_file(
         name,
         file,
@@ -131,14 +143,14 @@ def adapter_file(name: str, file: str) -> str | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Of what transformers and peft say while they load, what matters is said in our notes and errors."""
+    """Silence transformers and peft while they load; llmkit reports what matters in its own notes and errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            # peft 0.21 still asks by transformers' old name
+            # peft 0.21 still uses transformers' old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Weights in eight bits or four: a model writes faster on a CPU, and on a GPU in less memory."""
+"""Quantize weights to eight or four bits: generation is faster on a CPU and takes less memory on a GPU."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,93 +11,96 @@ from transformers.pytorch_utils import Conv1D
 
 from llmkit.errors import UserError
 
-Kind = Literal["int8", "int4"]
-ROWS = 4096  # of a weight at a time, so that little stands beside it in fp32: a head has 50,000
-LARGEST = torch.tensor(127.0)  # of int8, the same on both sides of zero; of a number each product makes a tensor anew
+Precision = Literal["int8", "int4"]
+ROWS_AT_A_TIME = 4096  # rows of a weight quantized at a time, which limits the fp32 copies: a head has 50,000 rows
+INT8_MAX = torch.tensor(127.0)  # symmetric around zero; a tensor, as a plain number is made into one at each product
 
 
 class Int8Linear(nn.Module):
-    """x [..., in] -> [..., out], as `nn.Linear` and GPT-2's `Conv1D` do, with weights and x in int8 and sums in int32.
+    """Map x [..., in] to [..., out] as `nn.Linear` and GPT-2's `Conv1D` do, weights and x in int8, sums in int32.
 
-    Symmetric: each output has a scale, and each row of x has its own, as vectors have in LLM.int8()
-    (https://arxiv.org/abs/2208.07339). With one scale for all rows, as `quantize_dynamic` has it, a single row with
-    large values spoils the others, and what a row becomes hangs on what else is in the batch; so the sums are exact and
-    each row's are its own. The product is the one that torchao calls; `quantize_dynamic` and the quantized tensors
-    under it are deprecated (https://github.com/pytorch/pytorch/issues/184982).
+    Quantization is symmetric, with a scale for each output and one for each row of x, as in LLM.int8()
+    (https://arxiv.org/abs/2208.07339). With one scale for all rows, as in `quantize_dynamic`, a single row with large
+    values spoils the others, and a row's result depends on the rest of the batch. Here the sums are exact and each
+    row's result is its own. The product is the one that torchao calls; `quantize_dynamic` and its quantized tensors are
+    deprecated (https://github.com/pytorch/pytorch/issues/184982).
     """
 
-    def __init__(self, product: "Product", number: int) -> None:
-        """Which of the layers in `product` this is."""
+    def __init__(self, matmul: "Int8Matmul", index: int) -> None:
+        """Take the place of layer `index` of those in `matmul`."""
         super().__init__()
-        self.product = product
-        self.number = number
+        self.matmul = matmul
+        self.index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product.of(x, self.number)
+        return self.matmul.for_layer(x, self.index)
 
 
-class Product:
-    """One x by the weights of several layers: for one prompt, calling takes as long as multiplying."""
+class Int8Matmul:
+    """Multiply one x by the weights of several layers at once: for one prompt, a call costs as much as a product."""
 
     def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]) -> None:
-        """Of each layer `weights` [out, in]."""
+        """Quantize the layers' `weights`, each [out, in]; `biases` [out] may be None."""
         self.sizes = [len(weight) for weight in weights]
-        rows = [part for weight in weights for part in weight.split(ROWS)]
-        most = [_most(part) for part in rows]
-        self.levels = torch.cat([_levels(*each) for each in zip(rows, most, strict=True)]).T
-        self.scale = torch.cat(most)[:, 0] / LARGEST**2  # of a level of x, as a part of its most, by one of the weights
+        rows = [part for weight in weights for part in weight.split(ROWS_AT_A_TIME)]
+        absmax = [_absmax(part) for part in rows]
+        self.weights = torch.cat([_quantize(*pairs) for pairs in zip(rows, absmax, strict=True)]).T
+        self.scale = torch.cat(absmax)[:, 0] / INT8_MAX**2  # of the weights; that of x's row is multiplied in later
         self.bias = None
         if any(bias is not None for bias in biases):
-            each = zip(weights, biases, strict=True)
-            self.bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in each])
-        self._x: torch.Tensor | None = None  # what came last
-        self._left: dict[int, torch.Tensor] = {}  # what was made of it, until the layer comes for it
+            pairs = zip(weights, biases, strict=True)
+            self.bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs])
+        self._input: torch.Tensor | None = None
+        self._outputs: dict[int, torch.Tensor] = {}  # by layer, until it asks for its own
 
-    def of(self, x: torch.Tensor, number: int) -> torch.Tensor:
-        """What layer `number` makes of x, which the layers before it did not change (`_siblings` sees to that)."""
+    def for_layer(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the output of layer `index` for x, which no sibling changes in place (`_siblings` makes sure)."""
         if len(self.sizes) == 1:
-            return self._all(x)
-        if self._x is not x or number not in self._left:
-            self._x, self._left = x, dict(enumerate(torch.split_with_sizes(self._all(x), self.sizes, -1)))
-        found = self._left.pop(number)
-        if not self._left:
-            self._x = None
-        return found
+            return self._matmul(x)
+        if self._input is not x or index not in self._outputs:
+            self._input, self._outputs = x, dict(enumerate(torch.split_with_sizes(self._matmul(x), self.sizes, -1)))
+        output = self._outputs.pop(index)
+        if not self._outputs:
+            self._input = None
+        return output
 
-    def _all(self, x: torch.Tensor) -> torch.Tensor:
+    def _matmul(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        most = _most(rows)
-        y = _product(_levels(rows, most), self.levels) * self.scale
-        y.mul_(most)
+        absmax = _absmax(rows)
+        y = _product(_quantize(rows, absmax), self.weights) * self.scale
+        y.mul_(absmax)
         if self.bias is not None:
             y.add_(self.bias)
         return y.view(*x.shape[:-1], -1)
 
 
-def _most(x: torch.Tensor) -> torch.Tensor:
-    """The largest of the numbers of each row of x [..., n], [..., 1]; of a row of zeros, more than nothing."""
-    most: torch.Tensor = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True)
-    return most.clamp_min_(torch.finfo(x.dtype).tiny)
+def _absmax(x: torch.Tensor) -> torch.Tensor:
+    """Return the largest absolute value of each row of x [..., n], as [..., 1]; above 0 for a row of zeros too."""
+    absmax: torch.Tensor = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True)
+    return absmax.clamp_min_(torch.finfo(x.dtype).tiny)
 
 
-def _levels(x: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-    return x.div(most).mul_(LARGEST).round_().char()
+def _quantize(x: torch.Tensor, absmax: torch.Tensor) -> torch.Tensor:
+    """Round x [..., n] to int8, each row scaled by its `absmax` [..., 1]."""
+    return x.div(absmax).mul_(INT8_MAX).round_().char()
 
 
-def _product(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Multiply x [N, in] by levels [in, out], int8, into int32; as exactly, but slower, if torch has no `_int_mm`."""
-    return torch._int_mm(x, levels) if hasattr(torch, "_int_mm") else x.int() @ levels.int()
+def _product(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply x [N, in] by weights [in, out], int8, into int32; as exactly, but slower, if torch has no `_int_mm`."""
+    return torch._int_mm(x, weights) if hasattr(torch, "_int_mm") else x.int() @ weights.int()
 
 
-def on_cpu(model: Any, name: str, kind: Kind) -> Any:
-    """`model` with all its linear layers in int8.
+def on_cpu(model: Any, name: str, precision: Precision) -> Any:
+    """Replace all linear layers of `model` by int8 ones, and return it.
 
-    An adapter is merged first. A head that shares the embedding gets a copy in int8; the embedding stays as it is. What
-    stays is copied: as long as a part of it is used, the whole file is in memory. Raises UserError where it cannot be
-    done.
+    An adapter is merged first. A head that shares the embedding gets its own copy in int8; the embedding stays as it
+    is. The other weights are copied: a view of the file would keep the whole file in memory. `name` is the model's, for
+    messages. Raises UserError for int4, and for an adapter that cannot be merged.
     """
-    if kind != "int8":
-        raise UserError(f"--quantize {kind} needs a CUDA GPU, and there is none here", "--quantize int8 works on a CPU")
+    if precision != "int8":
+        raise UserError(
+            f"--quantize {precision} needs a CUDA GPU, and there is none here", "--quantize int8 works on a CPU"
+        )
     if hasattr(model, "peft_config"):
         if not hasattr(model, "merge_and_unload"):
             raise UserError(
@@ -107,60 +110,62 @@ def on_cpu(model: Any, name: str, kind: Kind) -> Any:
     for paths in _siblings(model):
         layers = [model.get_submodule(path) for path in paths]
         weights = [layer.weight.detach().T if isinstance(layer, Conv1D) else layer.weight.detach() for layer in layers]
-        product = Product(weights, [None if layer.bias is None else layer.bias.detach() for layer in layers])
-        for number, path in enumerate(paths):
+        matmul = Int8Matmul(weights, [None if layer.bias is None else layer.bias.detach() for layer in layers])
+        for index, path in enumerate(paths):
             outer, _, inner = path.rpartition(".")
-            setattr(model.get_submodule(outer), inner, Int8Linear(product, number))
+            setattr(model.get_submodule(outer), inner, Int8Linear(matmul, index))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
 
 
 def _siblings(model: Any) -> list[list[str]]:
-    """The linear layers, those together that are given one x: queries, keys and values. It is tried with a token.
+    """Group the paths of linear layers by the x that they are given, as queries, keys and values share theirs.
 
-    One that was changed in its place in between is another x.
+    Found by running the model on one token. An x that was changed in place in between counts as another.
     """
     layers = {module: path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
-    # The x of each, and how often it had been changed; of one that is not called, what no other is given. Where torch
-    # does not count changes, no two are alike.
-    given: dict[nn.Module, tuple[Any, Any]] = {layer: (path, 0) for layer, path in layers.items()}
+    # The x of each layer and its version; for a layer that is not called, its path, which no other layer has. Where
+    # torch does not count versions, no two are alike.
+    inputs: dict[nn.Module, tuple[Any, Any]] = {layer: (path, 0) for layer, path in layers.items()}
 
-    def note(layer: nn.Module, words: tuple[Any, ...]) -> None:
-        given[layer] = words[0], getattr(words[0], "_version", layers[layer])
+    def record(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inputs[layer] = arguments[0], getattr(arguments[0], "_version", layers[layer])
 
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
         model(torch.zeros((1, 1), dtype=torch.long))
     for hook in hooks:
         hook.remove()
-    together: dict[tuple[int, Any], list[str]] = {}
-    for layer, (x, version) in given.items():
-        together.setdefault((id(x), version), []).append(layers[layer])
-    return list(together.values())
+    by_input: dict[tuple[int, Any], list[str]] = {}
+    for layer, (x, version) in inputs.items():
+        by_input.setdefault((id(x), version), []).append(layers[layer])
+    return list(by_input.values())
 
 
-def on_gpu(kind: Kind) -> dict[str, Any]:
-    """What `from_pretrained` is given to load a model in `kind` on a GPU; UserError without bitsandbytes.
+def on_gpu(precision: Precision) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that load a model in `precision` on a GPU.
 
-    int8 as in LLM.int8() (https://arxiv.org/abs/2208.07339), int4 as in QLoRA (https://arxiv.org/abs/2305.14314).
+    int8 is that of LLM.int8() (https://arxiv.org/abs/2208.07339), int4 that of QLoRA
+    (https://arxiv.org/abs/2305.14314). Raises UserError without bitsandbytes.
     """
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"--quantize {kind} on a GPU needs the package bitsandbytes", "pip install bitsandbytes, or leave it out"
+            f"--quantize {precision} on a GPU needs the package bitsandbytes",
+            "pip install bitsandbytes, or leave it out",
         )
-    if kind == "int8":
+    if precision == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": 0}}
     return {"quantization_config": four_bits(), "device_map": {"": 0}}
 
 
-def four_bits(**more: Any) -> Any:
-    """nf4, its scales quantized too, and products in half precision, as in QLoRA."""
+def four_bits(**options: Any) -> Any:
+    """Configure nf4 with quantized scales and products in half precision, as in QLoRA."""
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float16,
-        **more,
+        **options,
     )

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: from the Hub, from a folder, or trained on the run's own text."""
+"""Load a run's tokenizer from the Hub or a folder, or train it on the run's text; report how good it is."""
 
 import json
 import re
@@ -18,9 +18,9 @@ from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
 from llmkit.recipe.tasks import CAUSAL_TOKENS, TASKS
 
-SAMPLE = 1_000_000  # bytes of text that a report looks at
-LONGEST = 4_000  # characters in one of its texts
-MARK = "\u2581"  # what normalisers of SentencePiece's kind write for a space
+SAMPLE_BYTES = 1_000_000  # of text in a report
+SAMPLE_TEXT_LENGTH = 4_000  # characters in each of its texts
+MARK = "\u2581"  # a space in SentencePiece
 LONG_RUN = re.compile(r"\S{1000}|\s{1000}")
 ANY_CHARACTER = Regex(r"[\s\S]")
 
@@ -28,9 +28,18 @@ ANY_CHARACTER = Regex(r"[\s\S]")
 def load(
     table: Table, model: Model, task: str, documents: Documents, max_length: int | None, segments: bool = False
 ) -> Any:
-    """The tokenizer that `[tokenizer]` and `[model]` describe.
+    """Load or train the tokenizer that the recipe's [tokenizer] (`table`) and [model] describe.
 
-    A trained one notes `max_length`, and says which of two texts a token is from if the model has `segments`.
+    Args:
+        table: Names a tokenizer, or the type of one to train.
+        model: Names the model whose tokenizer is the default.
+        task: Decides the special tokens of a trained one.
+        documents: The text to train on.
+        max_length: What a trained one records as `model_max_length`.
+        segments: Whether a trained one returns token types, which tell the two texts of a pair apart.
+
+    Raises:
+        UserError: There is no such tokenizer, or none can be trained on this text.
     """
     if table.type is not None:
         return _trained(table, task, documents, max_length, segments)
@@ -42,14 +51,17 @@ def load(
         )
     revision = hub.commit(name, model.revision if table.name is None else None)
     with hub.loading(name, "model"):
-        found = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
-    if len(found) <= len(found.all_special_tokens):  # what upstream makes up where there are no files
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # upstream invents one where there are no files
         raise UserError(f"`{name}` has no tokenizer", "name another (tokenizer.name), or train one (tokenizer.type)")
-    return found
+    return tokenizer
 
 
 def _trained(table: Table, task: str, documents: Documents, max_length: int | None, segments: bool) -> Any:
-    """Train, or read from the cache what the same text and table gave before (every process reads the same)."""
+    """Train a tokenizer, or load it from the cache if the same text and table gave one before.
+
+    Every process loads it from there, and so has the same. The arguments are those of `load`.
+    """
     key = xxhash.xxh3_128_hexdigest(
         repr((4, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
     )
@@ -84,16 +96,16 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
             options["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         if sentinels:
             options["extra_special_tokens"] = sentinels
-        made = PreTrainedTokenizerFast(
+        tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens, **options
         )
         with new_cache_entry(folder) as draft:
-            made.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def _cut(documents: Iterable[str]) -> Iterator[str]:
-    """The texts, parted behind each long run: training takes the square of the longest word's length."""
+def _split_long_runs(documents: Iterable[str]) -> Iterator[str]:
+    """Split texts behind each long run without (or of) white space: training is quadratic in the longest word."""
     for text in documents:
         begin = 0
         for run in LONG_RUN.finditer(text):
@@ -102,11 +114,15 @@ def _cut(documents: Iterable[str]) -> Iterator[str]:
         yield text[begin:]
 
 
-def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int) -> Tokenizer:
-    """`room` entries at most. The same text gives the same tokenizer: also on another machine that trains beside it."""
+def _train(table: Table, documents: Documents, tokens: dict[str, str], max_entries: int) -> Tokenizer:
+    """Train on `documents`; the same text gives the same tokenizer on every machine.
+
+    `tokens` are the special tokens by role. The vocabulary has at most `max_entries`; UserError where these do not hold
+    the special tokens and the alphabet.
+    """
     special = list(dict.fromkeys(tokens.values()))
-    common: dict[str, Any] = {"vocab_size": max(0, room), "special_tokens": special, "show_progress": False}
-    often = table.min_frequency if table.min_frequency is not None else 1 if table.type == "characters" else 2
+    common: dict[str, Any] = {"vocab_size": max(0, max_entries), "special_tokens": special, "show_progress": False}
+    min_count = table.min_frequency if table.min_frequency is not None else 1 if table.type == "characters" else 2
     trainer: Any
     lowercase = [normalizers.Lowercase()] if table.lowercase else []
     if table.type == "byte-bpe":
@@ -115,17 +131,17 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(min_frequency=often, initial_alphabet=alphabet, **common)
+        trainer = trainers.BpeTrainer(min_frequency=min_count, initial_alphabet=alphabet, **common)
     elif table.type == "wordpiece":
         backend = Tokenizer(models.WordPiece(unk_token=tokens["unk_token"]))
         backend.normalizer = normalizers.BertNormalizer(lowercase=table.lowercase)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-        alphabet, inside = _wordpiece_alphabet(backend, documents, max(0, room) // 4)
-        # The trainer numbers the letters inside words in the order of a hash map, unless it is told all of them.
-        common["special_tokens"] = special + inside
+        alphabet, inner_pieces = _wordpiece_alphabet(backend, documents, max(0, max_entries) // 4)
+        # Unless it is given all letters inside words, the trainer numbers them in the order of a hash map.
+        common["special_tokens"] = special + inner_pieces
         trainer = trainers.WordPieceTrainer(
-            min_frequency=often, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **common
+            min_frequency=min_count, initial_alphabet=alphabet, limit_alphabet=len(alphabet), **common
         )
     elif table.type == "unigram":
         backend = Tokenizer(models.Unigram())
@@ -135,8 +151,8 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int
         trainer = trainers.UnigramTrainer(unk_token=tokens["unk_token"], **common)
     else:
         counts = Counter(character for text in documents for character in (text.lower() if table.lowercase else text))
-        often_enough = sorted((c for c in counts if counts[c] >= often), key=lambda c: (-counts[c], c))
-        kept = [*special, *often_enough[: max(0, room - len(special))]]
+        frequent = sorted((c for c in counts if counts[c] >= min_count), key=lambda c: (-counts[c], c))
+        kept = [*special, *frequent[: max(0, max_entries - len(special))]]
         backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate(kept)}, unk_token=tokens["unk_token"]))
         backend.normalizer = normalizers.Sequence(lowercase) if lowercase else None
         backend.pre_tokenizer = pre_tokenizers.Split(ANY_CHARACTER, "isolated")
@@ -145,20 +161,20 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int
         trainer = None
     try:
         if trainer is not None:
-            backend.train_from_iterator(_cut(documents), trainer)
+            backend.train_from_iterator(_split_long_runs(documents), trainer)
         size = backend.get_vocab_size()
     except Exception as problem:  # of no class of its own
         if "not large enough" not in str(problem):
             raise
         size = None
-    if size is None or size > room:
-        beside = table.vocab_size - room
+    if size is None or size > max_entries:
+        num_sentinels = table.vocab_size - max_entries
         raise UserError(
             f"tokenizer.vocab_size = {table.vocab_size} is too small: the special tokens and the single characters of "
             + (
                 f"{documents.source} alone are more"
                 if size is None
-                else f"a {table.type} tokenizer alone are {size + beside}"
+                else f"a {table.type} tokenizer alone are {size + num_sentinels}"
             ),
             "make it larger" if table.type == "byte-bpe" else 'make it larger, or use tokenizer.type = "byte-bpe"',
         )
@@ -168,56 +184,57 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], room: int
         backend.decoder = trained.decoder
         backend.add_special_tokens(special)  # and not the letters inside words
     elif table.type == "unigram":
-        backend.model = _settled(json.loads(backend.to_str())["model"], len(special))
+        backend.model = _reproducible(json.loads(backend.to_str())["model"], len(special))
     return backend
 
 
 def _wordpiece_alphabet(backend: Tokenizer, documents: Documents, limit: int) -> tuple[list[str], list[str]]:
-    """The `limit` most frequent characters, and the pieces (`##a`) of those that can stand inside a word."""
+    """Find the `limit` most frequent characters, and the entries (`##a`) of those that can occur inside a word."""
     counts: Counter[str] = Counter()
     for text in documents:
         counts.update(backend.normalizer.normalize_str(text))
-    often = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:limit]
+    frequent = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:limit]
 
     def stands_inside(c: str) -> bool:
         text = backend.normalizer.normalize_str(f"a{c}")
         return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == [f"a{c}"]
 
-    return often, [f"##{c}" for c in often if stands_inside(c)]
+    return frequent, [f"##{c}" for c in frequent if stands_inside(c)]
 
 
-def _settled(model: dict[str, Any], num_special: int) -> models.Unigram:
-    """Scores without the noise of summing in the order of a hash map, ties in the order of the pieces.
+def _reproducible(model: dict[str, Any], num_special: int) -> models.Unigram:
+    """Make a trained unigram model reproducible: round its scores, and sort ties by entry.
 
-    Characters that the trainer had pruned come back to it in that order, each 0.0001 above the last: here all alike.
+    The trainer sums scores in the order of a hash map. Characters that it pruned and adds again score 0.0001 more each,
+    in that order; here they all get the same score. `num_special` entries at the front stay.
     """
-    special, pieces = model["vocab"][:num_special], model["vocab"][num_special:]
-    low = min((score for _, score in pieces), default=0.0)
-    high = low + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
-    settled = [(p, round(low if len(p) == 1 and score <= high else score, 6)) for p, score in pieces]
-    settled.sort(key=lambda pair: (-pair[1], pair[0]))
-    return models.Unigram([*map(tuple, special), *settled], model["unk_id"])
+    special, entries = model["vocab"][:num_special], model["vocab"][num_special:]
+    low = min((score for _, score in entries), default=0.0)
+    high = low + 0.0001 * sum(len(piece) == 1 for piece, _ in entries)
+    rounded = [(p, round(low if len(p) == 1 and score <= high else score, 6)) for p, score in entries]
+    rounded.sort(key=lambda pair: (-pair[1], pair[0]))
+    return models.Unigram([*map(tuple, special), *rounded], model["unk_id"])
 
 
 # ---- how good it is ------------------------------------------------------------------------------------------------
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """The same for tokenizers that make the same of every text; how they pad and cut off is the caller's business."""
+    """Hash what decides how a text is tokenized: equal for tokenizers that differ in padding and truncation alone."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        known = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+        rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
     else:
-        known = tokenizer.get_vocab()
-    return xxhash.xxh3_128_hexdigest(json.dumps(known, sort_keys=True).encode())
+        rules = tokenizer.get_vocab()
+    return xxhash.xxh3_128_hexdigest(json.dumps(rules, sort_keys=True).encode())
 
 
 def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
-    """What becomes of the first megabyte of the text, long documents in pieces: for the run's record.
+    """Measure a tokenizer on the first megabyte of the text, in texts of `SAMPLE_TEXT_LENGTH`, for the run's record.
 
-    `bytes_per_token`; `unknown`, the share of tokens that are the unknown one; `round_trip`, the share of texts that
-    decode to what they were, or to what the tokenizer's own normalisation (lower case, NFKC) makes of them; and
-    `round_trip_but_for_spaces`, where white space is not compared.
+    Returns `bytes_per_token`; `unknown`, the share of unknown tokens; `round_trip`, the share of texts that decode to
+    the original or to its normalization by the tokenizer (lower case, NFKC); `round_trip_but_for_spaces`, the same
+    without comparing white space; and the tokenizer's and the sample's sizes.
     """
     texts = list(_sample(documents))
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
@@ -228,10 +245,10 @@ def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
         ids = list(encoded)
         num_tokens += len(ids)
         num_unknown += ids.count(tokenizer.unk_token_id)
-        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         originals = (text, normalizer.normalize_str(text) if normalizer is not None else text)
-        exact += back in originals
-        but_for_spaces += _without_spaces(back) in map(_without_spaces, originals)
+        exact += decoded in originals
+        but_for_spaces += _without_spaces(decoded) in map(_without_spaces, originals)
     return {
         "type": type(backend.model if backend is not None else tokenizer).__name__,
         "vocab_size": len(tokenizer),
@@ -245,24 +262,24 @@ def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
 
 
 def line(report: dict[str, Any]) -> str:
-    """The report for the screen."""
-    said = (
+    """Format the report as one line for the terminal."""
+    text = (
         f"tokenizer: {report['type']}, {report['vocab_size']:,} entries: {report['bytes_per_token']:.2f} bytes a "
         f"token, {report['unknown']:.2%} unknown, round trip {report['round_trip']:.1%} of texts"
     )
     if report["round_trip_but_for_spaces"] == report["round_trip"]:
-        return said
-    return f"{said} ({report['round_trip_but_for_spaces']:.1%} but for spaces)"
+        return text
+    return f"{text} ({report['round_trip_but_for_spaces']:.1%} but for spaces)"
 
 
 def _sample(documents: Documents) -> Iterator[str]:
-    left = SAMPLE
+    remaining = SAMPLE_BYTES
     for text in documents:
-        for start in range(0, len(text), LONGEST):
-            piece = text[start : start + LONGEST]
-            yield piece
-            left -= len(piece.encode())
-            if left <= 0:
+        for start in range(0, len(text), SAMPLE_TEXT_LENGTH):
+            sample = text[start : start + SAMPLE_TEXT_LENGTH]
+            yield sample
+            remaining -= len(sample.encode())
+            if remaining <= 0:
                 return
 
 

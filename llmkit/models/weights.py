@@ -1,4 +1,4 @@
-"""The weights of a model: from scratch or pretrained, and how many there are."""
+"""Create a model's weights, from scratch or pretrained, and count them."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,31 @@ def create_model(
     lora: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
     task_type: str | None = None,
-    pieces: Mapping[int, Sequence[int]] | None = None,
+    subtokens: Mapping[int, Sequence[int]] | None = None,
 ) -> tuple[Any, list[str]]:
-    """The model in fp32, weights drawn from `seed` or read from `model.name`, and notes on what is new in it.
+    """Create the model in fp32, with weights drawn from `seed` or loaded from `model.name`.
 
-    What `model.train` leaves out is frozen; `[lora]` freezes all but the adapter and the head. `task_type` is peft's.
-    `generation` replaces how a causal language model generates; of an encoder-decoder what it names, and the length.
-    `pieces`: the tokens that a pretrained tokenizer was extended by, each with the tokens that it was split into.
-    Raises UserError where weights are missing that only pretraining could give, where `model.train` names what the
-    model does not have, and where new tokens would not be trained.
+    `model.train` decides which weights are frozen; with [lora] all are but the adapter and the head.
+
+    Args:
+        table: The recipe's [model].
+        config: The model's configuration.
+        model_class: An auto class, such as AutoModelForCausalLM.
+        seed: What new weights are drawn from.
+        lora: The recipe's [lora]; None trains no adapter.
+        generation: The recipe's [generation]: replaces a causal language model's generation config; of an
+            encoder-decoder's only the keys it names, and the length.
+        task_type: peft's name of the task.
+        subtokens: For each token that a pretrained tokenizer was extended by, those that it was split into.
+
+    Returns:
+        The model, and notes on what is new in it.
+
+    Raises:
+        UserError: Pretrained weights are missing outside the head, `model.train` names a part that the model does not
+            have, or new tokens would not be trained.
     """
-    if pieces and (lora is not None or table.train != "all"):
+    if subtokens and (lora is not None or table.train != "all"):
         raise UserError(
             "new tokens need embeddings that are trained, and "
             + ("an adapter leaves them as they are" if lora is not None else f'model.train is "{table.train}"'),
@@ -42,9 +56,9 @@ def create_model(
     if table.load_in_4bit:
         check_4bit()
     options = {} if table.attn_implementation is None else {"attn_implementation": table.attn_implementation}
-    new: set[str] = set()
+    new_tensors: set[str] = set()
     notes: list[str] = []
-    from transformers import set_seed  # which brings peft along; who generates needs neither
+    from transformers import set_seed  # imports peft, which generation does not need
 
     set_seed(seed)
     try:
@@ -53,36 +67,39 @@ def create_model(
         else:
             if table.load_in_4bit:
                 with torch.device("meta"):
-                    sketch = _from_config(table, config, model_class)
-                options["quantization_config"] = in_4bit(sketch)
-            model, new, notes = _pretrained(table, config, model_class, task_type, options)
-            if pieces:
-                notes = [*notes, _give_rows(model, pieces)]
+                    empty_model = _from_config(table, config, model_class)
+                options["quantization_config"] = in_4bit(empty_model)
+            model, new_tensors, notes = _pretrained(table, config, model_class, task_type, options)
+            if subtokens:
+                notes = [*notes, _initialize_new_tokens(model, subtokens)]
     except ValueError as problem:  # sizes that do not divide, an architecture without this head
         raise UserError(f"[model]: {str(problem).splitlines()[0]}") from problem
     if generation is not None and config.is_encoder_decoder:
         settings = model.generation_config
-        settings.max_length = settings.max_new_tokens = None  # the recipe says how long: there, or by its data
+        settings.max_length = settings.max_new_tokens = None  # the recipe or its data sets the length
         settings.update(**generation)
     elif generation is not None:
         tokens = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**{**tokens, **generation})
     if table.train != "all":
-        freeze(model, table.train, new)
+        freeze(model, table.train, new_tensors)
     if lora is not None:
         if table.name is not None:  # the adapter's settings say what it fits
             table = table.model_copy(update={"revision": hub.commit(table.name, table.revision)})
-        model = adapt(model, lora, task_type, new, table)
+        model = adapt(model, lora, task_type, new_tensors, table)
     return model, notes
 
 
 def _pretrained(
     table: Model, config: Any, model_class: Any, task_type: str | None, options: dict[str, Any]
 ) -> tuple[Any, set[str], list[str]]:
-    """The model with the weights of `model.name`, the names of the tensors that are new in it, and a note on them."""
+    """Load the model with the weights of `model.name`; return it, the names of its new tensors, and notes on them.
+
+    `options` are further arguments of `from_pretrained`; the others are those of `create_model`.
+    """
     assert table.name is not None  # the recipe's check: pretrained weights have a name
     with quiet(), hub.loading(table.name, "model"):
-        model, found = model_class.from_pretrained(
+        model, loading_info = model_class.from_pretrained(
             table.name,
             config=config,
             revision=hub.commit(table.name, table.revision),
@@ -91,41 +108,43 @@ def _pretrained(
             weights_only=True,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # found below, and named
+            ignore_mismatched_sizes=True,  # reported below
             **remote_code(table, model_class.__name__, vars(config)),
             **options,
         )
     kind, pooler = type(model).__name__, f"{model.base_model_prefix}.pooler"  # a masked language model has none
-    missing = set(found["missing_keys"])
+    missing = set(loading_info["missing_keys"])
     lacking = sorted(key for key in missing if _in_base(model, key) and not key.startswith(pooler))
     if lacking:
         raise UserError(
             f"the weights of `{table.name}` lack {len(lacking)} tensors of {kind}, such as {lacking[0]}",
             "are they of this architecture, and saved whole? transformers would fill them with random numbers",
         )
-    resized = {
-        key: f"{key} is {list(there)} there and {list(here)} here" for key, there, here in found["mismatched_keys"]
+    size_notes = {
+        key: f"{key} is {list(there)} there and {list(here)} here"
+        for key, there, here in loading_info["mismatched_keys"]
     }
-    wrong = sorted(key for key in resized if task_type not in WITH_HEAD or _in_base(model, key))
-    if wrong:
+    mismatched = sorted(key for key in size_notes if task_type not in WITH_HEAD or _in_base(model, key))
+    if mismatched:
         raise UserError(
             f"the weights of `{table.name}` have other sizes than {kind} with this configuration",
             "only the head of a classifier or of question answering is made anew; see model.config",
-            tuple(resized[key] for key in wrong),
+            tuple(size_notes[key] for key in mismatched),
         )
-    new = missing | resized.keys()
-    if not new:
-        return model, new, []
-    sizes = f" (`{table.name}` has another size: {'; '.join(sorted(resized.values()))})" if resized else ""
-    return model, new, [f"new in this run: {', '.join(outermost(model, new))}{sizes}"]
+    new_tensors = missing | size_notes.keys()
+    if not new_tensors:
+        return model, new_tensors, []
+    sizes = f" (`{table.name}` has another size: {'; '.join(sorted(size_notes.values()))})" if size_notes else ""
+    return model, new_tensors, [f"new in this run: {', '.join(outermost(model, new_tensors))}{sizes}"]
 
 
-def _give_rows(model: Any, pieces: Mapping[int, Sequence[int]]) -> str:
-    """Enlarge the embeddings and the output layer for new tokens, if need be; each begins at the mean of its pieces.
+def _initialize_new_tokens(model: Any, subtokens: Mapping[int, Sequence[int]]) -> str:
+    """Initialize the rows of new tokens to the mean of their subtokens' rows; enlarge the embeddings if need be.
 
-    As in fast vocabulary transfer (https://arxiv.org/abs/2402.09977). What was tied stays tied. Returns a note.
+    As in fast vocabulary transfer (https://arxiv.org/abs/2402.09977), in the output layer too. Tied weights stay tied.
+    Returns a note.
     """
-    size = max(pieces) + 1
+    size = max(subtokens) + 1
     if size > model.get_input_embeddings().num_embeddings:
         with quiet():
             model.resize_token_embeddings(size, mean_resizing=False)
@@ -137,11 +156,11 @@ def _give_rows(model: Any, pieces: Mapping[int, Sequence[int]]) -> str:
         rows.append(model.final_logits_bias[0])
     with torch.no_grad():
         for table in rows:
-            for token, former in pieces.items():
-                table[token] = table[list(former)].mean(0)
-    if len(pieces) == 1:
+            for token, ids in subtokens.items():
+                table[token] = table[list(ids)].mean(0)
+    if len(subtokens) == 1:
         return "1 token is new: its embedding begins at the mean of its pieces'"
-    return f"{len(pieces):,} tokens are new: their embeddings begin at the mean of their pieces'"
+    return f"{len(subtokens):,} tokens are new: their embeddings begin at the mean of their pieces'"
 
 
 def _in_base(model: Any, key: str) -> bool:
@@ -160,14 +179,14 @@ def _from_config(table: Model, config: Any, model_class: Any, **options: Any) ->
 
 
 def count_parameters(module: torch.nn.Module, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-    """The parameters of a module that is made of several models, as transformers counts them: shared ones once."""
-    tables = {id(inside.weight) for inside in module.modules() if isinstance(inside, torch.nn.Embedding)}
+    """Count the parameters of a module made of several models as transformers does: shared ones once."""
+    embeddings = {id(submodule.weight) for submodule in module.modules() if isinstance(submodule, torch.nn.Embedding)}
     counted = (p for p in module.parameters() if p.requires_grad or not only_trainable)
-    return sum(p.numel() for p in counted if not exclude_embeddings or id(p) not in tables)
+    return sum(p.numel() for p in counted if not exclude_embeddings or id(p) not in embeddings)
 
 
 def num_parameters(table: Model, config: Any, model_class: Any) -> int:
-    """Parameters of this architecture, tied ones once, counted without memory for them."""
+    """Count the parameters of an architecture, tied ones once, on the meta device, which takes no memory."""
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:  # Marian's own, before it has a tokenizer
         config = copy.copy(config)
         config.pad_token_id = 0

@@ -44,10 +44,10 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     columns = task.resolve_columns(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
-    words, pieces, added = load_tokenizer(recipe, documents, config)
+    words, subtokens, added = load_tokenizer(recipe, documents, config)
     fit_for_batches(words, config)
     if fixed is None:
-        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(pieces))
+        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(subtokens))
     length = choose_length(data.max_length, config, task.LONGEST_INPUT or LONGEST_INPUT)
 
     def encode(rows: table.Rows) -> Encoded:
@@ -78,7 +78,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         metrics=report,
         lines=summary.lines(record),
         notes=[*recipe.notes, *found.notes, *notes, *added],
-        pieces=pieces,
+        subtokens=subtokens,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
     )

@@ -33,12 +33,12 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
     corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
     text = chained([corpus.train for corpus in corpora.values()])
-    words, pieces, added = load_tokenizer(recipe, text, config)
+    words, subtokens, added = load_tokenizer(recipe, text, config)
     lines = []
     if fixed is None:
-        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(pieces))
+        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(subtokens))
         about = tokenizer.report(words, text)
-        record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(pieces))}
+        record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(subtokens))}
         lines.append(tokenizer.line(about))
     cut = task.cut(data, block_size)
     if cut.stride < 1:
@@ -98,7 +98,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
         warnings=[],
         record=record,
-        pieces=pieces,
+        subtokens=subtokens,
         several=several,
     )
 

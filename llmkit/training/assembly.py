@@ -33,7 +33,7 @@ class Assembly:
     warnings: list[str]
     record: dict[str, Any]
     create: Callable[[Model, int], tuple[Any, list[str]]] | None = None  # a model that is made of several, and notes
-    pieces: Mapping[int, list[int]] = field(default_factory=dict)  # of each token that is new in this run
+    subtokens: Mapping[int, list[int]] = field(default_factory=dict)  # of each new token, those it was split into
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

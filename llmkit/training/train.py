@@ -64,7 +64,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             lora=recipe.lora,
             generation=recipe.generation if recipe.task in GENERATING else None,
             task_type=TASKS[recipe.task].peft_type,
-            pieces=assembly.pieces,
+            subtokens=assembly.subtokens,
         )
     assembly.notes.extend(made)
     if assembly.prepare_model is not None:

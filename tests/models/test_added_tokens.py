@@ -50,7 +50,7 @@ def folders(tmp_path_factory):
             made = tokenizer.load(table, Model(config=ReadOnly()), task, documents(story()), 64)
             return made, json.loads(made.backend_tokenizer.to_str())["model"]
 
-        bpe, pieces, scored = (
+        bpe, subtokens, scored = (
             model("byte-bpe", "causal-lm")[1],
             model("wordpiece", "masked-lm", lowercase=True)[1],
             model("unigram", "seq2seq")[1],
@@ -59,7 +59,7 @@ def folders(tmp_path_factory):
         made = {
             "gpt2": GPT2Tokenizer(vocab=bpe["vocab"], merges=merges),
             "roberta": RobertaTokenizer(vocab=bpe["vocab"], merges=merges),
-            "bert": BertTokenizer(vocab=pieces["vocab"]),
+            "bert": BertTokenizer(vocab=subtokens["vocab"]),
             "t5": T5Tokenizer(vocab=[tuple(pair) for pair in scored["vocab"]]),
             "characters": model("characters", "causal-lm")[0],
         }
@@ -103,10 +103,10 @@ def test_where_nothing_is_asked_the_tokenizer_stays(load):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_word_is_one_token_and_its_spaces_stay(kind, load):
     old = load(kind)
-    new, pieces, notes = extend(load(kind), "tokamak")
+    new, subtokens, notes = extend(load(kind), "tokamak")
     assert notes == []
-    assert len(new) == len(old) + len(pieces)
-    assert sorted(pieces) == list(range(len(old), len(new)))
+    assert len(new) == len(old) + len(subtokens)
+    assert sorted(subtokens) == list(range(len(old), len(new)))
     for text in ("the tokamak is hot", "tokamak", "a tokamak. (tokamak) -tokamak", "two tokamak tokamak"):
         assert decoded(new, text) == decoded(old, text)
         assert len(tokens_of(new, text)) < len(tokens_of(old, text))
@@ -130,8 +130,8 @@ def test_a_word_within_another_is_not_touched(kind, load):
 
 def test_in_unigram_a_longer_word_may_begin_with_it_if_it_was_split_there(load):
     old = load("t5")
-    new, pieces, _ = extend(load("t5"), "cat")
-    (former,) = [old.convert_ids_to_tokens(each) for each in pieces.values()]
+    new, subtokens, _ = extend(load("t5"), "cat")
+    (former,) = [old.convert_ids_to_tokens(each) for each in subtokens.values()]
     before, after = tokens_of(old, "category"), tokens_of(new, "category")
     assert before[: len(former)] == former
     assert after == ["▁cat", *before[len(former) :]]
@@ -141,7 +141,7 @@ def test_in_unigram_a_longer_word_may_begin_with_it_if_it_was_split_there(load):
 def test_all_other_text_has_the_tokens_that_it_had(kind, load):
     old = load(kind)
     number = 3 if kind in WITH_WORDS else None
-    new, pieces, _ = extend(load(kind), "tokamak", "covid-19", "<think>", from_text=number, texts=["Wintertime"] * 9)
+    new, subtokens, _ = extend(load(kind), "tokamak", "covid-19", "<think>", from_text=number, texts=["Wintertime"] * 9)
     for text in (*story()[:100], PLAIN, " lead", "a  b\n\tc", "don't", "2019"):
         assert new(text)["input_ids"] == old(text)["input_ids"]
         assert new(text, "ba")["input_ids"] == old(text, "ba")["input_ids"]
@@ -150,14 +150,14 @@ def test_all_other_text_has_the_tokens_that_it_had(kind, load):
     assert new.special_tokens_map == old.special_tokens_map
     assert new.all_special_ids == old.all_special_ids
     assert new.model_input_names == old.model_input_names
-    assert not set(pieces) & set(old.get_vocab().values())
+    assert not set(subtokens) & set(old.get_vocab().values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pieces_are_what_the_word_was_before(kind, load):
     old = load(kind)
-    new, pieces, _ = extend(load(kind), "tokamak", "tokamak shot")
-    for number, former in pieces.items():
+    new, subtokens, _ = extend(load(kind), "tokamak", "tokamak shot")
+    for number, former in subtokens.items():
         text = new.decode([number])
         assert old.decode(former).strip() == text.strip()
         assert former == old(text, add_special_tokens=False)["input_ids"]
@@ -184,8 +184,8 @@ def test_a_chinese_word_is_found_in_running_text(kind, load):
 
 
 def test_an_uncased_tokenizer_finds_it_in_either_case(load):
-    new, pieces, _ = extend(load("bert"), "Tokamak")
-    (number,) = pieces
+    new, subtokens, _ = extend(load("bert"), "Tokamak")
+    (number,) = subtokens
     assert new("TOKAMAK tokamak", add_special_tokens=False)["input_ids"] == [number, number]
 
 
@@ -195,9 +195,9 @@ def test_what_is_a_token_already_is_named_and_not_added(kind, load):
     found = ["b", *" ".join(story()).split()]
     blanks = kind == "characters"
     known = next(w for w in found if len(tokens_of(old, w)) == 1 and len(tokens_of(old, f"{w} {w}")) == 2 + blanks)
-    new, pieces, notes = extend(load(kind), known, "tokamak", "tokamak")
+    new, subtokens, notes = extend(load(kind), known, "tokamak", "tokamak")
     assert notes == [f"tokenizer.add_tokens: `{known}` is a token already"]
-    assert len(new) - len(old) == len(pieces) == (2 if kind in ("gpt2", "roberta") else 1)
+    assert len(new) - len(old) == len(subtokens) == (2 if kind in ("gpt2", "roberta") else 1)
     again, none, notes = added_tokens.extend(new, Tokenizer(add_tokens=("tokamak",)), documents([]))
     assert (none, notes) == ({}, ["tokenizer.add_tokens: `tokamak` is a token already"])
     assert len(again) == len(new)
@@ -223,16 +223,16 @@ def text_with(**often):
 def test_the_words_that_save_most_are_added(kind, load):
     old = load(kind)
     texts = text_with(zzzzzzzz=40, qxqxqx=40, wvwv=12, hjhjhjhjhjhj=4, so=300)
-    new, pieces, notes = extend(old, from_text=2, texts=[f" {text}" for text in texts])
-    added = {new.decode([number]).strip() for number in pieces}
+    new, subtokens, notes = extend(old, from_text=2, texts=[f" {text}" for text in texts])
+    added = {new.decode([number]).strip() for number in subtokens}
     assert added == {"zzzzzzzz", "qxqxqx"}
     assert notes == []
-    more, pieces, notes = extend(load(kind), from_text=50, texts=[f" {text}" for text in texts], fingerprint="x")
-    names = [more.decode([number]).strip() for number in pieces]
+    more, subtokens, notes = extend(load(kind), from_text=50, texts=[f" {text}" for text in texts], fingerprint="x")
+    names = [more.decode([number]).strip() for number in subtokens]
     assert names[:3] == ["zzzzzzzz", "qxqxqx", "wvwv"]
     assert "hjhjhjhjhjhj" not in names  # too rare
     assert notes == [
-        f"tokenizer.add_from_text: {len(pieces)} words are added, not 50: no others occur 5 times and are more than "
+        f"tokenizer.add_from_text: {len(subtokens)} words are added, not 50: no others occur 5 times and are more than "
         "one token"
     ]
 
@@ -241,9 +241,9 @@ def test_the_words_that_save_most_are_added(kind, load):
 def test_a_word_saves_one_less_than_its_pieces_wherever_it_occurs(kind, load):
     texts = [f" {text}" for text in text_with(zzzzzzzz=40, qxqxqx=40, so=30)]
     old = load(kind)
-    new, pieces, _ = extend(load(kind), from_text=2, texts=texts)
+    new, subtokens, _ = extend(load(kind), from_text=2, texts=texts)
     before, after = (sum(len(tokens_of(words, text)) for text in texts) for words in (old, new))
-    assert before - after == sum(40 * (len(former) - 1) for former in pieces.values())
+    assert before - after == sum(40 * (len(former) - 1) for former in subtokens.values())
     assert all(decoded(new, text) == decoded(old, text) for text in texts)
 
 
@@ -251,21 +251,21 @@ def test_ties_go_to_the_first_in_the_alphabet(load):
     texts = [f" {text}" for text in text_with(xqxq=9, qxqx=9, zqzq=9)]
     old = load("bert")
     assert len({len(tokens_of(old, word)) for word in ("xqxq", "qxqx", "zqzq")}) == 1
-    new, pieces, _ = extend(load("bert"), from_text=1, texts=texts)
-    assert [new.decode([number]) for number in pieces] == ["qxqx"]
+    new, subtokens, _ = extend(load("bert"), from_text=1, texts=texts)
+    assert [new.decode([number]) for number in subtokens] == ["qxqx"]
 
 
 @pytest.mark.parametrize("kind", WITH_WORDS)
 def test_only_words_of_letters_are_added(kind, load):
     texts = [" zq12 --- 20202 zq_zq éqéq ,,,,,,, \n\n\n\n"] * 20
-    new, pieces, _ = extend(load(kind), from_text=50, texts=texts)
-    assert all(new.decode([number]).strip().isalpha() for number in pieces)
-    assert pieces
+    new, subtokens, _ = extend(load(kind), from_text=50, texts=texts)
+    assert all(new.decode([number]).strip().isalpha() for number in subtokens)
+    assert subtokens
 
 
 def test_a_word_that_is_named_is_not_counted_again(load):
-    new, pieces, _ = extend(load("gpt2"), "zzzzzzzz", from_text=1, texts=[" zzzzzzzz qxqxqx"] * 9)
-    assert sorted(new.decode([number]) for number in pieces) == [" qxqxqx", " zzzzzzzz", "zzzzzzzz"]
+    new, subtokens, _ = extend(load("gpt2"), "zzzzzzzz", from_text=1, texts=[" zzzzzzzz qxqxqx"] * 9)
+    assert sorted(new.decode([number]) for number in subtokens) == [" qxqxqx", " zzzzzzzz", "zzzzzzzz"]
 
 
 def test_counting_forgets_the_rarest_words_where_there_are_too_many(load, monkeypatch):
@@ -273,8 +273,8 @@ def test_counting_forgets_the_rarest_words_where_there_are_too_many(load, monkey
     draw = random.Random(0)
     rare = ["".join(draw.choices("qxzw", k=9)) for _ in range(2000)]
     texts = [f" {a} zzzzzzzz {b}" for a, b in zip(rare[::2], rare[1::2], strict=True)]
-    new, pieces, _ = extend(load("gpt2"), from_text=5, texts=texts)
-    assert [new.decode([number]) for number in pieces] == [" zzzzzzzz"]
+    new, subtokens, _ = extend(load("gpt2"), from_text=5, texts=texts)
+    assert [new.decode([number]) for number in subtokens] == [" zzzzzzzz"]
 
 
 def test_a_tokenizer_without_words_has_none_to_count(load):

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig
 
 from llmkit.errors import UserError
-from llmkit.models.architectures import check_architecture, suits
+from llmkit.models.architectures import check_architecture, fitting_tasks
 from llmkit.recipe.schema import PRETRAINING
 
 ENCODER, DECODER, BOTH = ("masked-lm",), ("causal-lm",), ("denoising",)
@@ -20,7 +20,7 @@ KINDS = {
 @pytest.mark.parametrize("model_type", KINDS)
 def test_an_architecture_suits_its_own_tasks_and_is_refused_for_the_others(model_type):
     config = AutoConfig.for_model(model_type)
-    assert suits(config) == KINDS[model_type]
+    assert fitting_tasks(config) == KINDS[model_type]
     for task in PRETRAINING:
         if task in KINDS[model_type]:
             check_architecture(config, task)
@@ -34,7 +34,7 @@ def test_an_architecture_suits_its_own_tasks_and_is_refused_for_the_others(model
 
 def test_a_bert_that_is_a_decoder_suits_causal_lm():
     config = AutoConfig.for_model("bert", is_decoder=True)
-    assert suits(config) == ("causal-lm",)
+    assert fitting_tasks(config) == ("causal-lm",)
     check_architecture(config, "causal-lm")
     with pytest.raises(UserError):
         check_architecture(config, "masked-lm")

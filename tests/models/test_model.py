@@ -552,7 +552,7 @@ STACKS = {
     "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": VOCABULARY},
 }
 STACKS["t5"] |= {"decoder_start_token_id": 0}
-PIECES = {VOCABULARY: [5, 9], VOCABULARY + 1: [7], VOCABULARY + 2: [3, 3, 30]}
+SUBTOKENS = {VOCABULARY: [5, 9], VOCABULARY + 1: [7], VOCABULARY + 2: [3, 3, 30]}
 
 
 def language_model(kind, folder, **config):
@@ -573,16 +573,16 @@ def language_model(kind, folder, **config):
         return model_class.from_pretrained(folder), model_class
 
 
-def extended(folder, model_class, pieces, **options):
+def extended(folder, model_class, subtokens, **options):
     table = Model(name=str(folder), **options)
     config, _ = load_config(table)
-    return create_model(table, config, model_class, 0, pieces=pieces)
+    return create_model(table, config, model_class, 0, subtokens=subtokens)
 
 
 @pytest.mark.parametrize("kind", ["bert", "albert", "modernbert", "gpt2", "llama", *STACKS])
 def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
     old, model_class = language_model(kind, tmp_path / "old")
-    new, notes = extended(tmp_path / "old", model_class, PIECES)
+    new, notes = extended(tmp_path / "old", model_class, SUBTOKENS)
     assert notes == ["3 tokens are new: their embeddings begin at the mean of their pieces'"]
     assert new.config.vocab_size == VOCABULARY + 3
     tied = old.get_output_embeddings().weight is old.get_input_embeddings().weight
@@ -594,8 +594,8 @@ def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
             continue
         rows, former = (tensor[0], before[name][0]) if name == "final_logits_bias" else (tensor, before[name])
         assert torch.equal(rows[:VOCABULARY], former)
-        for token, pieces in PIECES.items():
-            assert_close(rows[token], former[pieces].mean(0))
+        for token, ids in SUBTOKENS.items():
+            assert_close(rows[token], former[ids].mean(0))
         resized.add(name)
     beside = {"bart": {"final_logits_bias"}, "marian": {"final_logits_bias"}, "llama": {"lm_head.weight"}}
     assert resized >= beside.get(kind, set())
@@ -611,10 +611,10 @@ def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
 def test_a_model_with_new_tokens_trains_and_loads_in_plain_transformers(kind, tmp_path):
     _, model_class = language_model(kind, tmp_path / "old")
-    new, _ = extended(tmp_path / "old", model_class, PIECES)
+    new, _ = extended(tmp_path / "old", model_class, SUBTOKENS)
     ids = torch.tensor([[5, VOCABULARY, VOCABULARY + 2, 7]])
     new(input_ids=ids, labels=ids).loss.backward()
-    assert new.get_input_embeddings().weight.grad[[*PIECES]].abs().sum() > 0
+    assert new.get_input_embeddings().weight.grad[[*SUBTOKENS]].abs().sum() > 0
     with loading.quiet():
         new.save_pretrained(tmp_path / "new")
     loaded = model_class.from_pretrained(tmp_path / "new")
@@ -637,7 +637,7 @@ def test_embeddings_with_room_keep_their_size(tmp_path):
 def test_a_classifier_gets_the_new_tokens_too(base):
     table = Model(name=base("bert"))
     config, _ = load_config(table, finetuning=True)
-    model, notes = create_model(table, config, AutoModelForSequenceClassification, 0, pieces=PIECES)
+    model, notes = create_model(table, config, AutoModelForSequenceClassification, 0, subtokens=SUBTOKENS)
     assert model.get_input_embeddings().num_embeddings == VOCABULARY + 3
     assert notes[-1].startswith("3 tokens are new")
 
@@ -647,7 +647,7 @@ def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base
     table = Model(name=base("bert")) if part == "lora" else Model(name=base("bert"), train=part)
     config, _ = load_config(table)
     lora = {} if part == "lora" else None
-    said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, pieces=PIECES)
+    said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, subtokens=SUBTOKENS)
     assert "new tokens need embeddings that are trained" in said
     assert "tokenizer.add_tokens" in said
 

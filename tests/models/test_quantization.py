@@ -51,7 +51,7 @@ def test_a_layer_is_near_the_one_in_fp32(kind: str) -> None:
 
 def test_a_row_is_the_same_whatever_else_is_in_the_batch() -> None:
     torch.manual_seed(0)
-    small = quantization.Int8Linear(quantization.Product([torch.randn(80, 48)], [None]), 0)
+    small = quantization.Int8Linear(quantization.Int8Matmul([torch.randn(80, 48)], [None]), 0)
     x = torch.randn(4, 48)
     x[1] *= 1000  # with one scale for all, the other rows would be zeros
     x[2] = 0
@@ -77,7 +77,7 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
         small = quantization.on_cpu(model, "x", "int8")
         here = small(input_ids=ids).logits
     assert (here - there).norm() / there.norm() < 0.05
-    made = {layer.product for layer in small.modules() if type(layer) is quantization.Int8Linear}
+    made = {layer.matmul for layer in small.modules() if type(layer) is quantization.Int8Linear}
     assert sorted(len(product.sizes) for product in made) == sorted([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down
     assert sum(len(product.sizes) for product in made) == len(layers)
     calls: list[int] = []
@@ -109,15 +109,15 @@ def test_without_torchs_private_means_the_same_is_written(gone: str, monkeypatch
 
 def test_what_was_made_of_an_x_is_not_given_for_another() -> None:
     torch.manual_seed(0)
-    product = quantization.Product([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
+    product = quantization.Int8Matmul([torch.randn(8, 4), torch.randn(6, 4)], [None, torch.randn(6)])
     x, other = torch.randn(3, 4), torch.randn(3, 4)
-    product.of(x, 0)
-    second = product.of(other, 1)
-    assert torch.equal(second, product.of(other.clone(), 1)) and not torch.equal(second, product.of(x, 1))
-    assert torch.equal(product.of(x, 0), product.of(x, 0))  # one layer, twice
-    assert product._x is x and not product._left.keys() & {0}
-    product.of(x, 1)
-    assert product._x is None and not product._left  # nothing is kept that is not waited for
+    product.for_layer(x, 0)
+    second = product.for_layer(other, 1)
+    assert torch.equal(second, product.for_layer(other.clone(), 1)) and not torch.equal(second, product.for_layer(x, 1))
+    assert torch.equal(product.for_layer(x, 0), product.for_layer(x, 0))  # one layer, twice
+    assert product._input is x and not product._outputs.keys() & {0}
+    product.for_layer(x, 1)
+    assert product._input is None and not product._outputs  # nothing is kept that is not waited for
 
 
 def test_an_x_that_is_changed_in_place_between_two_layers_is_two() -> None:
@@ -140,7 +140,7 @@ def test_an_x_that_is_changed_in_place_between_two_layers_is_two() -> None:
         there = model(ids)
         small = quantization.on_cpu(model, "x", "int8")
         here = small(ids)
-    assert small.first.product is small.second.product is not small.third.product
+    assert small.first.matmul is small.second.matmul is not small.third.matmul
     assert (here - there).norm() / there.norm() < 0.02
 
 

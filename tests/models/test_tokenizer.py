@@ -273,7 +273,7 @@ def test_white_space_that_is_lost_is_told_apart():
 
 
 def test_of_much_text_the_beginning_is_looked_at(monkeypatch):
-    monkeypatch.setattr(tokenizer, "SAMPLE", 10_000)
+    monkeypatch.setattr(tokenizer, "SAMPLE_BYTES", 10_000)
     words = train("byte-bpe")
     found = tokenizer.report(words, documents(itertools.repeat("ba" * 4500)))  # without end, and long
     assert (found["sample_texts"], found["sample_bytes"]) == (4, 4000 + 4000 + 1000 + 4000)
