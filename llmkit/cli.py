@@ -1,4 +1,4 @@
-"""The command line: parses argv, prints errors, picks exit codes. Heavy imports live inside the functions."""
+"""Parse the command line, print errors, choose exit codes. Heavy imports are inside the functions."""
 
 import os
 import re
@@ -28,28 +28,27 @@ app.add_typer(recipes_app, name="recipes")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that win over the recipe's.", show_default=False),
+    typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
 ]
 OutputDir = Annotated[
     str | None, typer.Option("--output-dir", help="The run directory.  [default: runs/NAME, NAME-2, ...]")
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, help="How many processes train.  [default: one a GPU]")
+    int | None, typer.Option("--processes", min=1, help="The number of training processes.  [default: one a GPU]")
 ]
 AccelerateConfig = Annotated[
-    Path | None, typer.Option("--accelerate-config", help="An Accelerate file: FSDP, DeepSpeed, several machines.")
+    Path | None,
+    typer.Option("--accelerate-config", help="An Accelerate configuration file: FSDP, DeepSpeed, several machines."),
 ]
 MaxTime = Annotated[
-    str | None, typer.Option("--max-time", metavar="TIME", help="Train so long, such as 90s, 30m or 1h30m.")
+    str | None, typer.Option("--max-time", metavar="TIME", help="Train for this long, such as 90s, 30m or 1h30m.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest run of this name.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the newest run of this name.")]
 AllowChange = Annotated[
     list[str] | None,
-    typer.Option("--allow-change", metavar="KEY", help="With --resume: a key that may differ from the run's own."),
+    typer.Option("--allow-change", metavar="KEY", help="With --resume: a key that may differ from the run's."),
 ]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Ask the Hub nothing: models and data from its cache, or this machine.")
-]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
 
 
@@ -58,7 +57,7 @@ MaybeRecipe = Annotated[
     typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
 ]
 Task = Annotated[
-    str | None, typer.Option("--task", help="In place of a recipe: sst2, mrpc, squad_v2, text-classification, ...")
+    str | None, typer.Option("--task", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ...")
 ]
 
 
@@ -104,7 +103,8 @@ def finetune(
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=2, help="Repeat with so many seeds; mean and standard deviation.")
+        int | None,
+        typer.Option("--seeds", min=2, help="Repeat with this many seeds; report mean and standard deviation."),
     ] = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
@@ -201,7 +201,7 @@ def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> i
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="The text to go on from; - reads stdin.", show_default=False),
+        typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.", show_default=False),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -214,23 +214,21 @@ def generate(
     model: Annotated[
         str | None, typer.Option("--model", help="A run, a folder or a Hub id.  [default: the newest finished run]")
     ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Answer the prompt; without one, every line of a conversation.")
-    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt; without one, hold a conversation.")] = False,
     source: Annotated[
-        Path | None, typer.Option("--input", help="A file of prompts, or with --chat of conversations.")
+        Path | None, typer.Option("--input", help="A file of prompts; with --chat, of conversations.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="With --input: write to a file.  [default: JSON lines on stdout]")
     ] = None,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
-        typer.Option("--quantize", help="Weights in int8, faster on a CPU; on a GPU int8 or int4, in less memory."),
+        typer.Option("--quantize", help="Use int8 weights, faster on a CPU; on a GPU int8 or int4, in less memory."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
     offline: Offline = False,
 ) -> None:
-    """Go on writing from a prompt, or answer it."""
+    """Continue a prompt, or answer it."""
 
     def act() -> int:
         _stay_offline(offline)
@@ -265,7 +263,7 @@ def generate(
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT", help="Texts, each an example.", show_default=False)
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--input", help="A file of examples: JSON lines, CSV, TSV, Parquet, text.")
@@ -275,7 +273,7 @@ def predict(
     ] = None,
     offline: Offline = False,
 ) -> None:
-    """Label, tag, choose, answer, summarize, translate, fill blanks."""
+    """Label, tag, choose, answer, summarize, translate or fill blanks."""
 
     def act() -> int:
         _stay_offline(offline)
@@ -295,7 +293,7 @@ def evaluate(
     task: Task = None,
     offline: Offline = False,
 ) -> None:
-    """Measure a finished model: on its own validation data, or on another recipe's."""
+    """Evaluate a finished model on its own validation data, or on another recipe's."""
 
     def act() -> int:
         _stay_offline(offline)
@@ -317,7 +315,7 @@ def merge(
     output: Annotated[str, typer.Option("--output", help="A new folder for the whole model.")],
     offline: Offline = False,
 ) -> None:
-    """Merge an adapter into its base model; the outputs are compared."""
+    """Merge an adapter into its base model, and compare their outputs."""
 
     def act() -> int:
         _stay_offline(offline)
@@ -331,7 +329,7 @@ def merge(
 
 @app.command()
 def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
-    """Say whether a run directory is whole, and what it can go on from."""
+    """Check whether a run directory is whole, and what it can resume from."""
 
     def act() -> int:
         from llmkit.runs import check as checking
@@ -349,7 +347,7 @@ def recipes(context: typer.Context) -> None:
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the bundled recipes, a line each."""
+    """List the bundled recipes, one a line."""
     from llmkit.recipe import bundled
 
     names = bundled()
@@ -375,9 +373,9 @@ def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The na
 @recipes_app.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
-    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to.", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)] = None,
 ) -> None:
-    """Copy a bundled recipe here, to change it."""
+    """Copy a bundled recipe to the working directory, to change it."""
 
     def act() -> int:
         from llmkit.recipe import copy

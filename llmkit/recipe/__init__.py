@@ -1,4 +1,4 @@
-"""Recipes: found by path or name, read strictly, frozen. Every mistake is reported, before torch is imported."""
+"""Find recipes by path or name and read them strictly; report every mistake at once, before torch is imported."""
 
 import re
 import tomllib
@@ -16,67 +16,69 @@ from llmkit.recipe.table import ReadOnly
 from llmkit.recipe.toml import dotted, key_lines, leaves
 from llmkit.recipe.types import nearest
 
-PART = ("recipe", *schema.Part.model_fields)  # the keys of [tasks.NAME]
+PART_KEYS = ("recipe", *schema.Part.model_fields)  # the keys of [tasks.NAME]
 _PACKAGE = Path(__file__).parents[1]
 
 
 def bundled() -> dict[str, Path]:
-    """The recipes that come with llmkit, by name (`tiny/gpt2`): in the wheel's package, or the checkout's folder."""
+    """List the recipes that come with llmkit, by name (`tiny/gpt2`): those of the wheel, or of the checkout."""
     inside = _PACKAGE / "recipes"
     folder = inside if inside.is_dir() else _PACKAGE.parent / "recipes"
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.toml"))}
 
 
 def find(path_or_name: str) -> Path:
-    """The file of a recipe: a path that exists, else the name of one that comes with llmkit."""
+    """Return the file of a recipe: a path that exists, else the name of a bundled one; raise UserError for neither."""
     path = at_home(path_or_name)
     if path.is_file():
         return path
-    known = bundled()
+    recipes_by_name = bundled()
     name = path_or_name.removeprefix("recipes/").removesuffix(".toml")
-    if name in known:
-        return known[name]
-    near = next((each for each in known if each.endswith(f"/{name}")), "") or nearest(name, known)
-    hint = f"did you mean `{near}`? " if near else ""
-    what = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor a recipe that comes with llmkit"
-    raise UserError(f"`{path_or_name}` {what}", f"{hint}`llmkit recipes list` names those that come with llmkit")
+    if name in recipes_by_name:
+        return recipes_by_name[name]
+    close_name = next(
+        (recipe_name for recipe_name in recipes_by_name if recipe_name.endswith(f"/{name}")), ""
+    ) or nearest(name, recipes_by_name)
+    hint = f"did you mean `{close_name}`? " if close_name else ""
+    problem = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor a recipe that comes with llmkit"
+    raise UserError(f"`{path_or_name}` {problem}", f"{hint}`llmkit recipes list` names those that come with llmkit")
 
 
 def copy(name: str, to: Path | None = None) -> Path:
-    """Copy a recipe, and the file beside it that it learns from, to `to` or here; never over another file."""
+    """Copy a recipe, and the data file beside it, to `to` or the working directory; never overwrite another file."""
     source = find(name)
     target = Path(source.name) if to is None else to / source.name if to.is_dir() else to
     data = tomllib.loads(source.read_text(encoding="utf-8")).get("data", {}).get("path", "")
     beside = source.parent / data if data and (source.parent / data).is_file() else None
     pairs = [(source, target), *([(beside, target.parent / beside.name)] if beside else [])]
-    for original, made in pairs:
-        if made.exists() and (original is source or made.read_bytes() != original.read_bytes()):
-            raise UserError(f"`{made}` exists already", "name another: llmkit recipes copy NAME FILE")
+    for source_file, copied in pairs:
+        if copied.exists() and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
+            raise UserError(f"`{copied}` exists already", "name another: llmkit recipes copy NAME FILE")
     try:
-        for original, made in pairs:
-            made.write_bytes(original.read_bytes())
+        for source_file, copied in pairs:
+            copied.write_bytes(source_file.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot write `{made}`: {error.strerror}") from None
+        raise UserError(f"cannot write `{copied}`: {error.strerror}") from None
     return target
 
 
-def generation_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` words as fields of GenerationConfig; a UserError holds every mistake."""
-    known = upstream.fields("GenerationConfig")
+def generation_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read `KEY=VALUE` arguments as fields of GenerationConfig; a UserError names every mistake."""
+    fields = upstream.fields("GenerationConfig")
     options: dict[str, Any] = {}
     mistakes: list[str] = []
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        field = known.get(key)
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        field = fields.get(key)
         if not equals:
-            mistakes.append(f"{pair}: not a setting, write `{nearest(pair, known) or 'KEY'}=VALUE`")
-        elif why := upstream.refusal("GenerationConfig", key, text):
-            mistakes.append(f"{key}: {why}")
+            mistakes.append(f"{argument}: not a setting, write `{nearest(argument, fields) or 'KEY'}=VALUE`")
+        elif reason := upstream.refusal("GenerationConfig", key, text):
+            mistakes.append(f"{key}: {reason}")
         elif field is None:
-            near = nearest(key, known)
+            close_name = nearest(key, fields)
             mistakes.append(
                 f"{key}: not a field of GenerationConfig in {upstream.installed('GenerationConfig')}"
-                + (f", did you mean `{near}`?" if near else "")
+                + (f", did you mean `{close_name}`?" if close_name else "")
             )
         else:
             try:
@@ -95,21 +97,23 @@ def generation_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def of_task(name: str) -> tuple[str, dict[str, Any]]:
-    """The recipe that `--task NAME` stands for, and the settings that make it that task."""
+def recipe_of_task(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the recipe that `--task NAME` stands for, and the settings that turn it into that task."""
     if name in NAMED:
         return NAMED[name]
-    known = bundled()
-    for each in (name, f"tiny/{name}"):
-        if each in known:
-            return each, {}
-    near = nearest(name, [*NAMED, *known])
-    if not near and (Path(name).exists() or name.endswith(".toml")):
+    recipes_by_name = bundled()
+    for recipe_name in (name, f"tiny/{name}"):
+        if recipe_name in recipes_by_name:
+            return recipe_name, {}
+    close_name = nearest(name, [*NAMED, *recipes_by_name])
+    if not close_name and (Path(name).exists() or name.endswith(".toml")):
         raise UserError(
             f"--task takes a name, and `{name}` is a file", f"a recipe goes without: llmkit finetune {name}"
         )
     names = ", ".join(NAMED)
-    raise UserError(f"there is no task `{name}`", f"did you mean `{near}`?" if near else f"there are {names}")
+    raise UserError(
+        f"there is no task `{name}`", f"did you mean `{close_name}`?" if close_name else f"there are {names}"
+    )
 
 
 def load(
@@ -119,24 +123,32 @@ def load(
     task: str | None = None,
     verb: str | None = None,
 ) -> Recipe:
-    """Read a recipe, or the one of a `--task`, and lay the command line over it; a UserError holds every mistake.
+    """Read a recipe and apply the command line's overrides.
 
-    `verb` is the command that is to use it, pretrain or finetune, where only one of them can.
+    Args:
+        path_or_name: The recipe; None where `task` names one.
+        overrides: `table.key=VALUE`, applied in this order.
+        output_dir: The command line's --output-dir.
+        task: The command line's --task.
+        verb: "pretrain" or "finetune", to refuse a recipe of the other one.
+
+    Raises:
+        UserError: It names every mistake.
     """
     settings: dict[str, Any] = {}
     if task is not None:
-        path_or_name, settings = of_task(task)
+        path_or_name, settings = recipe_of_task(task)
     assert path_or_name is not None
     path = find(path_or_name)
-    draft = _read(path)
+    draft = _read_file(path)
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
-    other = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
-    if verb not in (None, other) and draft.task in schema.TASKS:
-        raise UserError(f"`{_shown(path)}` is for {draft.task}", f"llmkit {other} {path_or_name}")
+    command = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
+    if verb not in (None, command) and draft.task in schema.TASKS:
+        raise UserError(f"`{_displayed(path)}` is for {draft.task}", f"llmkit {command} {path_or_name}")
     check.check_keys(draft)
     resolve_paths(draft)
     if draft.get("model", "config", "model_type") and not check.given(draft, "model", "name"):
@@ -144,16 +156,16 @@ def load(
     tables = check.build_tables(draft)
     check.check_together(draft)
     if draft.task == "multi-task":
-        tables["tasks"] = _parts(draft)
+        tables["tasks"] = _read_parts(draft)
     if draft.problems:
         count = len(draft.problems)
-        shown = _shown(path)
+        shown = _displayed(path)
         raise UserError(f"{count} problem{'s' if count > 1 else ''} in `{shown}`", details=draft.report())
     return _build(draft, tables, task)
 
 
-def _parts(draft: Draft) -> dict[str, schema.Part]:
-    """Each [tasks.NAME], read as a recipe of its own is, over the tables of the recipe that it names."""
+def _read_parts(draft: Draft) -> dict[str, schema.Part]:
+    """Read each [tasks.NAME] like a recipe of its own, over the tables of the recipe that it names."""
     parts = {}
     entries = draft.get("tasks")
     if not isinstance(entries, dict) or len(entries) < 2:
@@ -166,18 +178,18 @@ def _parts(draft: Draft) -> dict[str, schema.Part]:
         if not isinstance(entry, dict):
             draft.problem(key, f'must be a table, such as {{ recipe = "{entry}" }}')
             continue
-        for unknown in [each for each in entry if each not in PART]:
-            draft.problem((*key, unknown), f"unknown key; a task has {', '.join(PART)}")
+        for unknown in [field for field in entry if field not in PART_KEYS]:
+            draft.problem((*key, unknown), f"unknown key; a task has {', '.join(PART_KEYS)}")
         part = Draft(draft.source, {}, {})
         if isinstance(entry.get("recipe"), str):
             try:
-                base, settings = _named(entry["recipe"], draft.source.parent)
-                part = _read(base)
+                base, settings = _find_part(entry["recipe"], draft.source.parent)
+                part = _read_file(base)
             except UserError as mistake:
                 draft.problem((*key, "recipe"), "; ".join(filter(None, (mistake.message, mistake.hint))))
                 continue
-            for each, value in settings.items():
-                part.adopt(tuple(each.split(".")), value)
+            for setting, value in settings.items():
+                part.adopt(tuple(setting.split(".")), value)
             resolve_paths(part)
             part = Draft(draft.source, part.values, {})
         if isinstance(entry.get("data"), dict) and "path" in entry["data"]:
@@ -187,10 +199,10 @@ def _parts(draft: Draft) -> dict[str, schema.Part]:
                 part.values[table] = {**part.values.get(table, {}), **entry.get(table, {})}
             else:
                 draft.problem((*key, table), "must be a table")
-        part.values = {each: part.values[each] for each in ("task", "data", "evaluation") if each in part.values}
+        part.values = {table: part.values[table] for table in ("task", "data", "evaluation") if table in part.values}
         part.values |= {"task": entry.get("task", part.task), "model": {"name": "-"}}
         for theirs, ours in ((draft.lines, part.lines), (draft.given, part.given)):
-            ours.update({each[2:]: place for each, place in theirs.items() if each[:2] == key and len(each) > 2})
+            ours.update({path[2:]: position for path, position in theirs.items() if path[:2] == key and len(path) > 2})
         part.lines[("model", "name")] = 0
         if part.task not in schema.HEADED:
             draft.problem((*key, "task"), f"one of {', '.join(schema.HEADED)} is needed: they share an encoder")
@@ -208,39 +220,41 @@ def _parts(draft: Draft) -> dict[str, schema.Part]:
             parts[name] = schema.Part(
                 task=part.task, weight=weight, data=tables["data"], evaluation=tables["evaluation"]
             )
-    without = [name for name, part in parts.items() if part.weight is None]
-    if 0 < len(without) < len(parts):
-        draft.problem(("tasks", without[0], "weight"), "required: another task has a weight")
+    unweighted = [name for name, part in parts.items() if part.weight is None]
+    if 0 < len(unweighted) < len(parts):
+        draft.problem(("tasks", unweighted[0], "weight"), "required: another task has a weight")
     return parts
 
 
-def _named(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The recipe that a part names: a path relative to the recipe, or what `--task` takes."""
+def _find_part(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Find the recipe that a part names: a path relative to `folder`, or a name as `--task` takes it."""
     if (folder / name).is_file():
         return folder / name, {}
-    path, settings = of_task(name)
+    path, settings = recipe_of_task(name)
     return find(path), settings
 
 
-def _shown(path: Path) -> str:
+def _displayed(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
 
 
-def _read(path: Path) -> Draft:
+def _read_file(path: Path) -> Draft:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read `{_shown(path)}`: {error.strerror}") from None
+        raise UserError(f"cannot read `{_displayed(path)}`: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes().count(b"\n", 0, error.start) + 1
-        raise UserError(f"`{_shown(path)}` line {line}: not UTF-8 ({error.reason})", "save the file as UTF-8") from None
+        raise UserError(
+            f"`{_displayed(path)}` line {line}: not UTF-8 ({error.reason})", "save the file as UTF-8"
+        ) from None
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        said, _, place = str(error).rpartition(" (at ")
-        where = place.removesuffix(")").replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
-        raise UserError(f"`{_shown(path)}` {where}: not TOML: {said}") from None
+        message, _, location = str(error).rpartition(" (at ")
+        position = location.removesuffix(")").replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
+        raise UserError(f"`{_displayed(path)}` {position}: not TOML: {message}") from None
     return Draft(path.resolve(), values, key_lines(text))
 
 
@@ -251,7 +265,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
         output_dir=draft.get("output_dir"),
         trainer=ReadOnly(schema.TRAINER_DEFAULTS | draft.values.get("trainer", {})),
         lora=ReadOnly(draft.values["lora"]) if "lora" in draft.values else None,
-        generation=ReadOnly(_generation(draft)),
+        generation=ReadOnly(_generation_defaults(draft)),
         source=draft.source,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "run",
         notes=tuple(draft.notes),
@@ -265,10 +279,10 @@ def _stem(draft: Draft) -> str:
     return draft.source.parent.name if draft.source.stem == "recipe" else draft.source.stem  # runs/NAME/recipe.toml
 
 
-def _generation(draft: Draft) -> dict[str, Any]:
-    """What is not set is sampled as llmkit does it, unless the recipe asks for something else than sampling.
+def _generation_defaults(draft: Draft) -> dict[str, Any]:
+    """Fill in llmkit's sampling defaults, unless the recipe asks for beam search or no sampling.
 
-    An encoder-decoder writes as its model says, else what is most likely.
+    An encoder-decoder keeps its model's own settings.
     """
     generation: dict[str, Any] = draft.values.get("generation", {})
     if draft.task not in schema.GENERATING or draft.task in ("denoising", "seq2seq"):

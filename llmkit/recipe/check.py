@@ -1,4 +1,4 @@
-"""The mistakes in a recipe that show before torch is imported: unknown keys, wrong types, keys that do not agree."""
+"""Check a recipe before torch is imported: unknown keys, wrong types, keys that contradict each other."""
 
 import re
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ from llmkit.recipe.types import nearest
 
 
 def given(draft: Draft, *key: str) -> bool:
-    """The key was set, rightly or wrongly: a key that is refused for its value is not missing as well."""
+    """Whether a key was set, even to a value that was refused: such a key is not missing as well."""
     table_refused = key[0] not in draft.values and bool({key[:1]} & (draft.lines.keys() | draft.given.keys()))
     return table_refused or key in draft.lines or key in draft.given
 
 
 def check_keys(draft: Draft) -> None:
-    """Report unknown keys and wrong types, and take them out, so that what follows sees only what is sound."""
+    """Report unknown keys and wrong types, and remove them, so that the later checks see valid values only."""
     _check_task(draft)
-    own = schema.own_tables(draft.task)
+    tables = schema.own_tables(draft.task)
     for table, content in list(draft.values.items()):
         if table == "task" or (table == "tasks" and draft.task == "multi-task"):
             continue  # the tasks are drafts of their own
         if table == "output_dir":
             mistakes = [message for _, message in TEXT.mistakes(content, (table,))]
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
-            whole = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
-            mistakes = [whole]
-        elif table not in own and table not in schema.UPSTREAM_TABLES:
+            reason = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
+            mistakes = [reason]
+        elif table not in tables and table not in schema.UPSTREAM_TABLES:
             mistakes = [_unknown_table(table, content, draft)]
         elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
             mistakes = [f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"]
@@ -49,84 +49,93 @@ def check_keys(draft: Draft) -> None:
 
 
 def _check_task(draft: Draft) -> None:
-    task, built = draft.task, f"{', '.join(schema.TASKS[:-1])} and {schema.TASKS[-1]}"
+    task, tasks = draft.task, f"{', '.join(schema.TASKS[:-1])} and {schema.TASKS[-1]}"
     if not isinstance(task, str):
-        draft.problem(("task",), f"required, one of {built}" if task is None else f"must be one of {built}")
+        draft.problem(("task",), f"required, one of {tasks}" if task is None else f"must be one of {tasks}")
     elif task not in schema.TASKS:
-        near = nearest(task, schema.TASKS)
+        close_task = nearest(task, schema.TASKS)
         draft.problem(
-            ("task",), f'"{task}" is no task, ' + (f'did you mean "{near}"?' if near else f"there are {built}")
+            ("task",),
+            f'"{task}" is no task, ' + (f'did you mean "{close_task}"?' if close_task else f"there are {tasks}"),
         )
 
 
 def _unknown_table(name: str, content: Any, draft: Draft) -> str:
     tables = [*schema.own_tables(draft.task), *schema.UPSTREAM_TABLES]
     if isinstance(content, dict):
-        near = nearest(name, tables)
-        return f"unknown table, did you mean [{near}]?" if near else f"unknown table; there are {', '.join(tables)}"
+        close_table = nearest(name, tables)
+        return (
+            f"unknown table, did you mean [{close_table}]?"
+            if close_table
+            else f"unknown table; there are {', '.join(tables)}"
+        )
     return _unknown("unknown key", name, ["task", "output_dir", *tables], draft)
 
 
-def _unknown(what: str, key: str, siblings: Sequence[str], draft: Draft) -> str:
-    elsewhere = next((known for known in known_keys(draft.task, key) if known.rpartition(".")[2] == key), "")
-    near = elsewhere or nearest(key, siblings)
-    return f"{what}, did you mean `{near}`?" if near else what
+def _unknown(message: str, key: str, siblings: Sequence[str], draft: Draft) -> str:
+    elsewhere = next((full_key for full_key in known_keys(draft.task, key) if full_key.rpartition(".")[2] == key), "")
+    close_key = elsewhere or nearest(key, siblings)
+    return f"{message}, did you mean `{close_key}`?" if close_key else message
 
 
 def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
-    own = schema.own_tables(draft.task).get(table)
+    own_table = schema.own_tables(draft.task).get(table)
     class_name = schema.UPSTREAM_TABLES.get(table, "")
     fields = upstream.fields(class_name) if class_name else {}
-    types = schema.field_types(own) if own else {name: field.type for name, field in fields.items() if name in content}
+    types = (
+        schema.field_types(own_table)
+        if own_table
+        else {name: field.type for name, field in fields.items() if name in content}
+    )
     for key, value in list(content.items()):
-        if class_name and (why := upstream.refusal(class_name, key, value)):
-            found: list[tuple[tuple[str, ...], str]] = [((table, key), why)]
+        if class_name and (reason := upstream.refusal(class_name, key, value)):
+            mistakes: list[tuple[tuple[str, ...], str]] = [((table, key), reason)]
         elif key in types:
-            found = list(types[key].mistakes(value, (table, key)))
+            mistakes = list(types[key].mistakes(value, (table, key)))
             if key in fields and fields[key].deprecated:
                 draft.notes.append(f"{table}.{key}: {fields[key].deprecated} ({upstream.installed(class_name)})")
-            if not found and own:
-                found = _mistakes_below(draft, (table, key), own, value)
+            if not mistakes and own_table:
+                mistakes = _mistakes_in_field(draft, (table, key), own_table, value)
         else:
-            found = [((table, key), _unknown_key(draft, table, key))]
-        for path, message in found:
+            mistakes = [((table, key), _unknown_key(draft, table, key))]
+        for path, message in mistakes:
             draft.problem(path, message)
-        if found:
+        if mistakes:
             del content[key]
 
 
-def _mistakes_below(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
-    """The mistakes in a field of `table`, if that field is a table of ours, or several under names."""
+def _mistakes_in_field(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
+    """Find the mistakes inside a field of `table` that is one of llmkit's tables, or several by name."""
     key = path[-1]
     if key in schema.nested(table):
-        return _mistakes_inside(draft, path, schema.nested(table)[key], content)
+        return _mistakes_in_table(draft, path, schema.nested(table)[key], content)
     if key not in schema.named(table):
         return []
-    found: list[tuple[Key, str]] = []
-    for name, each in content.items():
-        wrong = list(TABLE.mistakes(each, (*path, name)))
-        found += wrong or _mistakes_inside(draft, (*path, name), schema.named(table)[key], each)
-    return found
+    mistakes: list[tuple[Key, str]] = []
+    for name, table_content in content.items():
+        type_mistakes = list(TABLE.mistakes(table_content, (*path, name)))
+        mistakes += type_mistakes or _mistakes_in_table(draft, (*path, name), schema.named(table)[key], table_content)
+    return mistakes
 
 
-def _mistakes_inside(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
-    """The unknown keys and wrong types of a table that stands in one of our tables."""
+def _mistakes_in_table(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
+    """Find the unknown keys and wrong types of a table inside one of llmkit's tables."""
     types = schema.field_types(table)
-    found: list[tuple[Key, str]] = []
+    mistakes: list[tuple[Key, str]] = []
     for key, value in content.items():
         if key in types:
-            wrong = list(types[key].mistakes(value, (*path, key)))
-            found += wrong or _mistakes_below(draft, (*path, key), table, value)
+            type_mistakes = list(types[key].mistakes(value, (*path, key)))
+            mistakes += type_mistakes or _mistakes_in_field(draft, (*path, key), table, value)
         else:
-            found.append(((*path, key), _unknown_among(draft, key, dotted(path), list(types))))
-    return found
+            mistakes.append(((*path, key), _unknown_among(draft, key, dotted(path), list(types))))
+    return mistakes
 
 
 def _unknown_key(draft: Draft, table: str, key: str) -> str:
     class_name = schema.UPSTREAM_TABLES.get(table)
     if class_name:
-        what = f"not a field of {class_name} in {upstream.installed(class_name)}"
-        return _unknown(what, key, list(upstream.fields(class_name)), draft)
+        message = f"not a field of {class_name} in {upstream.installed(class_name)}"
+        return _unknown(message, key, list(upstream.fields(class_name)), draft)
     if table == "data":
         for task, data in schema.DATA_OF_TASK.items():
             if key in data.model_fields:
@@ -149,7 +158,7 @@ _BOUNDS = {
 
 
 def build_tables(draft: Draft) -> dict[str, Any]:
-    """Our own tables as frozen models; what a type does not say (bounds) is checked here."""
+    """Build llmkit's own tables as frozen models, which checks what a type does not say (bounds)."""
     tables: dict[str, Any] = {}
     for name, table in schema.own_tables(draft.task).items():
         if name == "early_stopping" and name not in draft.values:
@@ -157,29 +166,29 @@ def build_tables(draft: Draft) -> dict[str, Any]:
         try:
             tables[name] = table(**draft.values.get(name, {}))
         except ValidationError as error:
-            for each in error.errors():
-                key = (name, *_place(table, tuple(map(str, each["loc"]))))
-                if each["type"] == "missing":
+            for mistake in error.errors():
+                key = (name, *_key_of(table, tuple(map(str, mistake["loc"]))))
+                if mistake["type"] == "missing":
                     if not given(draft, *key):
                         draft.problem(key, "required: a Hub id, a file, a folder or a glob")
                     continue
-                bound = _BOUNDS.get(each["type"], "").format(**each.get("ctx", {}))
-                said = f"{bound}, not {each['input']}" if bound else each["msg"].removeprefix("Value error, ")
-                draft.problem(key, "must not be empty" if each["type"] == "string_too_short" else said)
+                bound = _BOUNDS.get(mistake["type"], "").format(**mistake.get("ctx", {}))
+                message = f"{bound}, not {mistake['input']}" if bound else mistake["msg"].removeprefix("Value error, ")
+                draft.problem(key, "must not be empty" if mistake["type"] == "string_too_short" else message)
     return tables
 
 
-def _place(table: type[Table], loc: Key) -> Key:
-    """The key that pydantic's location is of: behind a field it names the members of a union, too."""
+def _key_of(table: type[Table], loc: Key) -> Key:
+    """Return the key of a location in a pydantic error, which names the members of a union too."""
     if loc[:1] and loc[0] in schema.named(table):
-        return (*loc[:2], *_place(schema.named(table)[loc[0]], loc[2:]))
+        return (*loc[:2], *_key_of(schema.named(table)[loc[0]], loc[2:]))
     if loc[:1] and loc[0] in schema.nested(table):
-        return (loc[0], *_place(schema.nested(table)[loc[0]], loc[1:]))
+        return (loc[0], *_key_of(schema.nested(table)[loc[0]], loc[1:]))
     return loc[:1]
 
 
 def check_together(draft: Draft) -> None:
-    """What no single key shows."""
+    """Check keys against each other."""
     _check_model(draft)
     _check_data(draft)
     get, problem = draft.get, draft.problem
@@ -209,20 +218,20 @@ def _check_model(draft: Draft) -> None:
             problem(("model", "name"), "required; or `model.config.model_type` for an architecture of your own")
     elif not named and get("model", "init") == "pretrained":
         problem(("model", "init"), 'pretrained weights need `model.name`; without it `init` is "scratch"')
-    part = get("model", "train") or "all"
+    trained_part = get("model", "train") or "all"
     if get("model", "init") == "scratch":
         if "lora" in draft.values:
             problem(("lora",), "an adapter needs pretrained weights, and `model.init` is scratch")
-        if part != "all":
+        if trained_part != "all":
             problem(("model", "train"), "a model from scratch has nothing to keep: all of it is trained")
-    if part != "all" and "lora" in draft.values:
+    if trained_part != "all" and "lora" in draft.values:
         problem(("model", "train"), "an adapter leaves all of the model as it is; take out `model.train` or [lora]")
     if draft.task == "replaced-token-detection":
-        whole = "replaced-token-detection trains both of its models whole"
+        reason = "replaced-token-detection trains both of its models whole"
         if "lora" in draft.values:
-            problem(("lora",), whole)
-        elif part != "all":
-            problem(("model", "train"), whole)
+            problem(("lora",), reason)
+        elif trained_part != "all":
+            problem(("model", "train"), reason)
         if get("model", "generator", "name") and (get("model", "init") == "scratch" or (built and not named)):
             problem(
                 ("model", "generator", "name"), "the discriminator is from scratch, and both read with its embeddings"
@@ -252,15 +261,17 @@ def _check_model(draft: Draft) -> None:
             continue
         if trained:
             problem(("tokenizer", key), "extends a tokenizer that exists; one that is trained has tokenizer.vocab_size")
-        elif "lora" in draft.values or part != "all":
+        elif "lora" in draft.values or trained_part != "all":
             problem(("tokenizer", key), "new tokens need embeddings that are trained: train the whole model")
         elif draft.task in ("multi-task", "replaced-token-detection"):
             problem(("tokenizer", key), f"{draft.task} has several models, which share what they had")
     for name in get("tokenizer", "special_tokens") or {}:
         if name not in schema.SPECIAL_TOKENS:
-            near = nearest(name, schema.SPECIAL_TOKENS)
-            known = f"did you mean `{near}`?" if near else f"there are {', '.join(schema.SPECIAL_TOKENS)}"
-            problem(("tokenizer", "special_tokens", name), f"unknown key, {known}")
+            close_name = nearest(name, schema.SPECIAL_TOKENS)
+            suggestion = (
+                f"did you mean `{close_name}`?" if close_name else f"there are {', '.join(schema.SPECIAL_TOKENS)}"
+            )
+            problem(("tokenizer", "special_tokens", name), f"unknown key, {suggestion}")
 
 
 def _any_given(draft: Draft, table: str) -> bool:
@@ -284,9 +295,9 @@ def _check_data(draft: Draft) -> None:
             ("data", "streaming"),
             "needs `trainer.max_steps` (with --max-time any number): the length of a stream is not known",
         )
-    ways = ("delete", "swap", "synonym")
-    altered = [key for key in ways if get("data", "augment", key) or _refused(draft, "data", "augment", key)]
-    if get("data", "augment") is not None and not altered:
+    changes = ("delete", "swap", "synonym")
+    chosen = [key for key in changes if get("data", "augment", key) or _refused(draft, "data", "augment", key)]
+    if get("data", "augment") is not None and not chosen:
         problem(("data", "augment"), "nothing would be altered: set `delete`, `swap` or `synonym`")
     if get("data", "problem_type") == "regression":
         for key in ("class_weights", "label_names"):
@@ -295,10 +306,10 @@ def _check_data(draft: Draft) -> None:
     stride, length = get("data", "stride"), get("data", "max_length")
     if stride is not None and length is not None and stride >= length // 2:
         problem(("data", "stride"), f"must be below half of data.max_length ({length}): the question needs room too")
-    masked, random = get("data", "mask_replace_prob"), get("data", "random_replace_prob")
-    shares = (0.8 if masked is None else masked) + (0.1 if random is None else random)
+    mask_share, random_share = get("data", "mask_replace_prob"), get("data", "random_replace_prob")
+    shares = (0.8 if mask_share is None else mask_share) + (0.1 if random_share is None else random_share)
     if draft.task == "masked-lm" and shares > 1 + 1e-9:
-        key = "mask_replace_prob" if random is None else "random_replace_prob"
+        key = "mask_replace_prob" if random_share is None else "random_replace_prob"
         problem(("data", key), f"mask_replace_prob and random_replace_prob add up to {shares:g}, more than 1")
 
 
@@ -327,8 +338,8 @@ def _check_text(draft: Draft) -> None:
             problem(
                 ("data", "max_train_samples"), "a mixture ends with the run; a source has `split`, such as train[:5%]"
             )
-    ways = ("permutation", "infilling", "span_corruption")
-    weighted = any(get("data", "corruption", key) or _refused(draft, "data", "corruption", key) for key in ways)
+    corruptions = ("permutation", "infilling", "span_corruption")
+    weighted = any(get("data", "corruption", key) or _refused(draft, "data", "corruption", key) for key in corruptions)
     if draft.task == "denoising" and not weighted and not _refused(draft, "data", "corruption"):
         problem(
             ("data", "corruption"),

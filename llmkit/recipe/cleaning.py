@@ -1,4 +1,4 @@
-"""[data.clean]: what is done to text before a model learns from it. Everything is off until it is asked for."""
+"""[data.clean]: how to clean text before training. Every step is off by default."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import Field, field_validator
 
 from llmkit.recipe.table import Table
 
-PERSONAL_DATA = ("email", "iban", "card", "ip", "phone")  # what stands further to the front wins where two overlap
+PERSONAL_DATA = ("email", "iban", "card", "ip", "phone")  # the earlier kind wins where two matches overlap
 
-# The keys that say more about another one, which must then be there.
+# Keys that need another one: each with those of which one must be set.
 _SWITCHES = {
     **dict.fromkeys(("c4_min_words_per_line", "c4_min_sentences", "c4_bad_words"), ("c4",)),
     **dict.fromkeys(("gopher_min_words", "gopher_max_words", "gopher_min_mean_word_length"), ("gopher",)),
@@ -29,7 +29,7 @@ _SWITCHES = {
 
 
 class Clean(Table):
-    """Cleaning of running text; the steps follow in the order of the keys, and each is counted and reported."""
+    """Clean running text; the steps run in the order of the keys, and each is counted and reported."""
 
     # Changes to the text of a document.
     html: bool = Field(
@@ -38,93 +38,107 @@ class Clean(Table):
         "without tags and entities stay as they are.",
     )
     repair: bool = Field(
-        default=False,
-        description="Mend text that was decoded wrongly, such as `cafÃ©` for `café` (ftfy).",
+        default=False, description="Repair text that was decoded wrongly, such as `cafÃ©` for `café` (ftfy)."
     )
     normal_form: Literal["NFC", "NFKC"] | None = Field(
         default=None,
-        description="The Unicode normal form; by default NFC with `repair`, else the text's own. NFKC also makes "
+        description="Convert to this Unicode normal form; by default NFC with `repair`, else none. NFKC also makes "
         "full-width letters and Chinese punctuation narrow.",
     )
     control_characters: bool = Field(
         default=False,
-        description="Remove characters that nobody sees or knows: control, zero-width, direction marks, private use, "
+        description="Remove invisible or meaningless characters: control, zero-width, direction marks, private use, "
         "unassigned, and the replacement character.",
     )
     whitespace: bool = Field(
         default=False,
-        description="One kind of line end and blank, no two blanks and no two empty lines in a row, none at the edge "
-        "of a line; the indentation of code is lost.",
+        description="Use one kind of line end and blank, without two blanks or two empty lines in a row and without "
+        "blanks at the edge of a line; the indentation of code is lost.",
     )
     boilerplate: bool = Field(
         default=False,
-        description="Drop the lines that belong to a web page and not to its text: menus, notices about cookies and "
+        description="Drop lines that belong to a web page and not to its text: menus, notices about cookies and "
         "rights, invitations to share, subscribe or log in; English and Chinese.",
     )
     boilerplate_patterns: tuple[str, ...] = Field(
-        default=(), description="Regular expressions: a line in which one of them is found is dropped."
+        default=(), description="Regular expressions: drop lines in which one of them is found."
     )
 
     # Documents that are not good enough.
     c4: bool = Field(
-        default=False, description="The rules for lines and pages of C4 (Raffel et al. 2019, arXiv:1910.10683)."
+        default=False, description="Apply C4's rules for lines and pages (Raffel et al. 2019, arXiv:1910.10683)."
     )
-    c4_min_words_per_line: int = Field(default=5, ge=0, description="With `c4`: a shorter line is dropped.")
-    c4_min_sentences: int = Field(default=3, ge=0, description="With `c4`: a page with fewer sentences is dropped.")
+    c4_min_words_per_line: int = Field(default=5, ge=0, description="With `c4`: drop lines with fewer words.")
+    c4_min_sentences: int = Field(default=3, ge=0, description="With `c4`: drop pages with fewer sentences.")
     c4_bad_words: str | tuple[str, ...] | None = Field(
         default=None,
-        description="With `c4`: a page with one of these words is dropped; a file with one on each line, or an array.",
+        description="With `c4`: drop pages with one of these words; a file with one on each line, or an array.",
     )
     gopher: bool = Field(
-        default=False, description="The quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, section A1.1)."
+        default=False, description="Apply Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, section A1.1)."
     )
-    gopher_min_words: int = Field(default=50, ge=0, description="With `gopher`: words in a document, at least.")
-    gopher_max_words: int = Field(default=100_000, ge=1, description="With `gopher`: words in a document, at most.")
+    gopher_min_words: int = Field(
+        default=50, ge=0, description="With `gopher`: the minimum number of words in a document."
+    )
+    gopher_max_words: int = Field(
+        default=100_000, ge=1, description="With `gopher`: the maximum number of words in a document."
+    )
     gopher_min_mean_word_length: float = Field(
-        default=3.0, ge=0, description="With `gopher`: characters in a word on average, at least (text with spaces)."
+        default=3.0,
+        ge=0,
+        description="With `gopher`: the minimum mean length of words in characters (text with spaces).",
     )
     gopher_max_mean_word_length: float = Field(
-        default=10.0, gt=0, description="With `gopher`: characters in a word on average, at most (text with spaces)."
+        default=10.0,
+        gt=0,
+        description="With `gopher`: the maximum mean length of words in characters (text with spaces).",
     )
     gopher_max_symbols: float = Field(
-        default=0.1, ge=0, description="With `gopher`: hash signs for each word, and ellipses for each word, at most."
+        default=0.1,
+        ge=0,
+        description="With `gopher`: the maximum ratio of hash signs to words, and of ellipses to words.",
     )
     gopher_max_bullet_lines: float = Field(
-        default=0.9, ge=0, le=1, description="With `gopher`: the share of lines that begin with a bullet, at most."
+        default=0.9, ge=0, le=1, description="With `gopher`: the maximum share of lines that begin with a bullet."
     )
     gopher_max_ellipsis_lines: float = Field(
-        default=0.3, ge=0, le=1, description="With `gopher`: the share of lines that end in an ellipsis, at most."
+        default=0.3, ge=0, le=1, description="With `gopher`: the maximum share of lines that end in an ellipsis."
     )
     gopher_min_alphabetic: float = Field(
-        default=0.8, ge=0, le=1, description="With `gopher`: the share of words with a letter in them, at least."
+        default=0.8, ge=0, le=1, description="With `gopher`: the minimum share of words that contain a letter."
     )
     gopher_min_stop_words: int = Field(
         default=2,
         ge=0,
-        description="With `gopher`: how many of the, be, to, of, and, that, have, with must occur (in Chinese, of such "
-        "words as 的 and 是); 0 for other languages.",
+        description="With `gopher`: how many of the words the, be, to, of, and, that, have, with must occur (in "
+        "Chinese, words such as 的 and 是); use 0 for other languages.",
     )
     gopher_repetition: bool = Field(
-        default=False, description="Gopher's rules against repetition (the same paper, table A1)."
+        default=False, description="Apply Gopher's rules against repetition (the same paper, table A1)."
     )
     gopher_max_duplicates: tuple[float, ...] = Field(
         default=(0.30, 0.30, 0.20, 0.20),
-        description="With `gopher_repetition`: the share of repeated lines, of repeated paragraphs, and of the "
-        "characters in each of them, at most.",
+        description="With `gopher_repetition`: the maximum share of repeated lines, of repeated paragraphs, and of "
+        "the characters in each of them.",
     )
     gopher_max_top_ngrams: tuple[float, ...] = Field(
         default=(0.20, 0.18, 0.16),
-        description="With `gopher_repetition`: the share of characters in the most frequent n-gram of 2, 3, 4 words.",
+        description="With `gopher_repetition`: the maximum share of characters in the most frequent n-gram of 2, 3, 4 "
+        "words.",
     )
     gopher_max_duplicate_ngrams: tuple[float, ...] = Field(
         default=(0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
-        description="With `gopher_repetition`: the share of characters in repeated n-grams of 5, 6, ..., 10 words.",
+        description="With `gopher_repetition`: the maximum share of characters in repeated n-grams of 5, 6, ..., 10 "
+        "words.",
     )
     languages: tuple[str, ...] = Field(
-        default=(), description='Keep documents in these languages only (ISO 639-1), such as `["en", "zh"]`.'
+        default=(), description='Keep only documents in these languages (ISO 639-1), such as `["en", "zh"]`.'
     )
     language_confidence: float = Field(
-        default=0.5, ge=0, le=1, description="With `languages`: how sure the choice must be (py3langid)."
+        default=0.5,
+        ge=0,
+        le=1,
+        description="With `languages`: how confident language identification must be (py3langid).",
     )
 
     # What a model should not repeat, and what a model is not to see.
@@ -132,15 +146,16 @@ class Clean(Table):
         default=(), description='Mask these kinds of personal data: any of `["email", "iban", "card", "ip", "phone"]`.'
     )
     presidio: bool = Field(
-        default=False, description="Mask what Microsoft Presidio finds too, such as names (`llmkit[presidio]`)."
+        default=False, description="Also mask what Microsoft Presidio finds, such as names (`llmkit[presidio]`)."
     )
     presidio_language: str = Field(default="en", description="With `presidio`: the language of the text.")
     personal_data_tag: str = Field(
-        default="<{kind}>", description="What stands in their place; `{kind}` becomes EMAIL, IBAN, CARD, IP or PHONE."
+        default="<{kind}>",
+        description="The text that replaces personal data; `{kind}` becomes EMAIL, IBAN, CARD, IP or PHONE.",
     )
     phone_regions: tuple[str, ...] = Field(
         default=("US", "CN"),
-        description="The countries (ISO 3166) whose telephone numbers are known without their `+` code too.",
+        description="Countries (ISO 3166) whose telephone numbers are recognized without their `+` code too.",
     )
     stop_words: str | tuple[str, ...] | None = Field(
         default=None,
@@ -158,15 +173,15 @@ class Clean(Table):
 
     # What needs all documents.
     exact_duplicates: bool = Field(
-        default=False, description="Keep the first of several documents that are the same, within one source."
+        default=False, description="Keep only the first of identical documents, within one source."
     )
     overlap: bool = Field(
-        default=False, description="Drop documents that share text with the validation data, that of all sources."
+        default=False, description="Drop documents that share text with the validation data of any source."
     )
     overlap_ngram: int = Field(
         default=13,
         ge=1,
-        description="With `overlap`: words in a row that count as shared text; in Chinese, characters.",
+        description="With `overlap`: how many words in a row count as shared text; in Chinese, characters.",
     )
     overlap_share: float = Field(
         default=0.0,
@@ -176,24 +191,15 @@ class Clean(Table):
     )
     near_duplicates: bool = Field(
         default=False,
-        description="Keep the first of several documents of one source that are nearly the same (MinHash, verified).",
+        description="Keep only the first of nearly identical documents, within one source (MinHash, verified).",
     )
     near_threshold: float = Field(
         default=0.8,
         ge=0.3,
         le=1,
-        description="With `near_duplicates`: how alike they are, as the Jaccard similarity of their n-grams.",
+        description="With `near_duplicates`: how alike documents must be, as the Jaccard similarity of their n-grams.",
     )
     near_ngram: int = Field(default=5, ge=1, description="With `near_duplicates`: words in an n-gram.")
-
-    @field_validator(
-        *("boilerplate_patterns", "c4_bad_words", "gopher_max_duplicates", "gopher_max_top_ngrams"),
-        *("gopher_max_duplicate_ngrams", "languages", "personal_data", "phone_regions", "stop_words"),
-        mode="before",
-    )
-    @classmethod
-    def _unchangeable(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator(*_SWITCHES)
     @classmethod

@@ -1,4 +1,4 @@
-"""[data]: what each task is trained on, field by field."""
+"""[data]: the fields of each task's data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmkit.recipe.table import ReadOnly, Table
 
 
 class Origin(Table):
-    """Where data comes from."""
+    """The place that data comes from."""
 
     path: str = Field(min_length=1, description="A Hub id, a file, a folder or a glob; the suffix decides the format.")
     name: str | None = Field(default=None, description="The configuration of a data set on the Hub.")
@@ -23,11 +23,6 @@ class Origin(Table):
     )
     split: str = Field(default="train", min_length=1, description="The split to train on, such as `train[:4000]`.")
     encoding: str = Field(default="utf-8", description="The encoding of text files.")
-
-    @field_validator("data_files", mode="before")
-    @classmethod
-    def _unchangeable(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("encoding")
     @classmethod
@@ -40,16 +35,20 @@ class Origin(Table):
 
 
 class Data(Origin):
-    """What it is trained on."""
+    """The data of any task."""
 
     validation_fraction: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="What to hold out for evaluation where the data has no validation split.",
+        description="The share of the data to hold out for evaluation if it has no validation split.",
     )
-    max_train_samples: int | None = Field(default=None, ge=1, description="Train on so many blocks or rows at most.")
-    max_eval_samples: int | None = Field(default=None, ge=1, description="Evaluate on so many blocks or rows at most.")
+    max_train_samples: int | None = Field(
+        default=None, ge=1, description="Use at most this many training blocks or rows."
+    )
+    max_eval_samples: int | None = Field(
+        default=None, ge=1, description="Use at most this many evaluation blocks or rows."
+    )
 
 
 # ---- running text --------------------------------------------------------------------------------------------------
@@ -59,48 +58,54 @@ class Texts(Table):
     """How the texts of one origin are read."""
 
     validation_split: str | None = Field(
-        default=None, description="The split to evaluate on; by default `validation` where the data has one."
+        default=None, description="The split to evaluate on; by default `validation` if the data has one."
     )
     text_column: str | None = Field(
         default=None, description="The column with the text; by default `text`, or the only one."
     )
     sample_by: Literal["document", "paragraph", "line"] = Field(
-        default="document", description="What one document of a text file is: the file, a paragraph or a line."
+        default="document", description="What counts as one document of a text file: the file, a paragraph or a line."
     )
-    clean: Clean | None = Field(default=None, description="A table: what is done to the texts before they are learned.")
+    clean: Clean | None = Field(default=None, description="A table: how to clean the texts before training on them.")
 
 
 class Source(Texts, Origin):
     """One of several sources that are mixed."""
 
     weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="Its share of the blocks, beside the weights of the others."
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Its share of the blocks, relative to the weights of the other sources.",
     )
 
 
 class TextData(Texts, Data):
-    """What a language model is trained on."""
+    """The data of a language model: running text."""
 
     path: str = Field(default="", description="A Hub id, a file, a folder or a glob; the suffix decides the format.")
     sources: Mapping[str, Source] = Field(
-        default={}, description="In place of `path`: several, mixed by weight, each with what [data] says of one."
+        default={},
+        description="Instead of `path`: several sources, mixed by weight, each with the keys that [data] has for one.",
     )
     streaming: bool = Field(default=False, description="Download while training; needs `trainer.max_steps`.")
     buffer_size: int | None = Field(
         default=None,
         ge=2,
-        description="With `streaming`: blocks come in random order, each drawn from so many that are held ready.",
+        description="With `streaming`: shuffle, drawing each block at random from a buffer of this many.",
     )
     validation_from: Literal["documents", "end"] = Field(
         default="documents",
-        description="What `validation_fraction` holds out: documents drawn by the seed, or the text's end.",
+        description="What `validation_fraction` holds out: documents chosen by the seed, or the end of the text.",
     )
     block_size: int | None = Field(
-        default=None, ge=2, description="Tokens in a training sequence; by default as many as the model has positions."
+        default=None,
+        ge=2,
+        description="Tokens in a training sequence; by default as many as the model has positions, 1024 at most.",
     )
 
     def each(self) -> dict[str, tuple[TextData, float]]:
-        """What is read, by name: each source as data of its own, with its weight; one without a name where none is."""
+        """Return each source as data of its own with its weight, by name; without `sources`, itself under ""."""
         if not self.sources:
             return {"": (self, 1.0)}
         return {
@@ -110,51 +115,55 @@ class TextData(Texts, Data):
 
 
 class CausalData(TextData):
-    """What a causal language model is trained on."""
+    """The data of a causal language model."""
 
     pack: Literal["running", "isolated"] = Field(
         default="running",
-        description="What a token of a block sees: all before it, or (`isolated`) its own document alone.",
+        description="What a token can see: everything before it in its block, or (`isolated`) only its own document.",
     )
     stride: int | None = Field(
         default=None,
         ge=1,
-        description="For `llmkit evaluate`: how many tokens a window is ahead of the last one, which are predicted in "
-        "it; by default all of its own.",
+        description="For `llmkit evaluate`: tokens by which each window moves on; it is scored on these alone. By "
+        "default windows do not overlap.",
     )
 
 
 class MaskedData(TextData):
-    """What a masked language model is trained on."""
+    """The data of a masked language model."""
 
     mlm_probability: float = Field(default=0.15, gt=0, le=1, description="The share of tokens that the model predicts.")
     masking: Literal["token", "whole-word", "span", "each"] = Field(
         default="token",
-        description="What is chosen: tokens, words, or spans of words; `each`, for `llmkit evaluate`, every token in "
-        "turn (pseudo-perplexity).",
+        description="What to mask: tokens, words, or spans of words; `each`, for `llmkit evaluate`, masks every token "
+        "in turn (pseudo-perplexity).",
     )
     mean_span_length: float = Field(
-        default=5.0, ge=1, description='With `masking = "span"`: words in a span, geometrically distributed up to 10.'
+        default=5.0,
+        ge=1,
+        description='With `masking = "span"`: the mean number of words in a span (geometric), before the limit of 10.',
     )
     mask_replace_prob: float = Field(
-        default=0.8, ge=0, le=1, description="The share of those that become the mask token."
+        default=0.8, ge=0, le=1, description="The share of the predicted tokens that become the mask token."
     )
     random_replace_prob: float = Field(
-        default=0.1, ge=0, le=1, description="The share of those that become a random one."
+        default=0.1, ge=0, le=1, description="The share of the predicted tokens that become a random token."
     )
 
 
 class Corruption(Table):
-    """What is done to a text that is to be restored: one of three, drawn by their weights."""
+    """How to corrupt a text that the model restores: one of three ways, drawn by their weights."""
 
-    permutation: float = Field(default=0.0, ge=0, description="The weight of permuted text, which is put in order.")
+    permutation: float = Field(
+        default=0.0, ge=0, description="The weight of permutation: the model puts shuffled text in order."
+    )
     infilling: float = Field(
-        default=0.0, ge=0, description="The weight of infilling (BART): of each span one mask is left."
+        default=0.0, ge=0, description="The weight of infilling (BART): one mask token replaces each span."
     )
     span_corruption: float = Field(
-        default=0.0, ge=0, description="The weight of span corruption (T5): sentinels stand for spans."
+        default=0.0, ge=0, description="The weight of span corruption (T5): a sentinel token replaces each span."
     )
-    permute: Literal["sentences", "tokens"] = Field(default="sentences", description="What a permutation shuffles.")
+    permute: Literal["sentences", "tokens"] = Field(default="sentences", description="Permutation: what to shuffle.")
     mask_probability: float = Field(default=0.3, gt=0, lt=1, description="Infilling: the share of tokens in spans.")
     poisson_lambda: float = Field(default=3.0, gt=0, description="Infilling: the mean length of a span in tokens.")
     noise_density: float = Field(default=0.15, gt=0, lt=1, description="Span corruption: the share of tokens in spans.")
@@ -164,22 +173,22 @@ class Corruption(Table):
 
 
 class DenoisingData(TextData):
-    """What an encoder-decoder is pretrained on."""
+    """The data of an encoder-decoder's pretraining."""
 
     corruption: Corruption = Field(
-        default=Corruption.model_construct(),  # not validated, which would build the table at every start
-        description="A table: what is done to the texts, of which one weight at least is given.",
+        default=Corruption.model_construct(),  # without validation, which would build the schema at every start
+        description="A table: how to corrupt the texts; at least one weight is required.",
     )
 
 
 class ReplacedData(TextData):
-    """What a discriminator of replaced tokens is trained on."""
+    """The data of a discriminator of replaced tokens."""
 
     mlm_probability: float = Field(
         default=0.15, gt=0, le=1, description="The share of tokens that the generator fills in."
     )
     discriminator_weight: float = Field(
-        default=50.0, gt=0, description="How much the discriminator's loss counts beside the generator's."
+        default=50.0, gt=0, description="The weight of the discriminator's loss, relative to the generator's."
     )
 
 
@@ -187,12 +196,12 @@ class ReplacedData(TextData):
 
 
 class RowData(Data):
-    """What a model is fine-tuned on: rows, each with what is read and what is to be answered."""
+    """The data of fine-tuning: rows, each with inputs and the answer to learn."""
 
     validation_split: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The split to evaluate on, or several, of which training watches the first; by default "
-        "`validation` where the data has one.",
+        description="The split to evaluate on, or several; training monitors the first. By default `validation` if "
+        "the data has one.",
     )
     max_length: int | None = Field(
         default=None,
@@ -200,38 +209,36 @@ class RowData(Data):
         description="Tokens in an input; by default as many as the model has positions, 512 at most.",
     )
 
-    @field_validator("validation_split", mode="before")
-    @classmethod
-    def _unchangeable_splits(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
 
 class Augment(Table):
     """Altered copies of the training rows."""
 
     delete: float = Field(
-        default=0.0, ge=0, lt=1, description="How likely each word is left out of a copy; never all of them are."
+        default=0.0, ge=0, lt=1, description="The probability that a copy leaves out a word; never all of them."
     )
     swap: float = Field(default=0.0, ge=0, le=1, description="The share of words that change places with another.")
     synonym: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="The share of words that an English synonym replaces, as far as they have a clear one (nltk and "
+        description="The share of words to replace by an English synonym, as far as they have a clear one (nltk and "
         "its WordNet).",
     )
-    copies: int = Field(default=1, ge=1, description="Altered copies of each row, beside the row itself.")
-    seed: int = Field(default=0, ge=0, description="What they are drawn from, with the number of row and copy.")
+    copies: int = Field(default=1, ge=1, description="Altered copies of each row, in addition to the row itself.")
+    seed: int = Field(
+        default=0, ge=0, description="The seed of the changes, together with the numbers of the row and the copy."
+    )
 
 
 class ClassificationData(RowData):
-    """What a classifier is trained on."""
+    """The data of a classifier."""
 
     text_column: str | None = Field(
         default=None, description="The column with the text; by default found by name, or the only one with text."
     )
     text_pair_column: str | None = Field(
-        default=None, description="The column with the second text; by default found by name beside the first."
+        default=None,
+        description="The column with the second text of a pair; by default found by name, beside the first.",
     )
     label_column: str | None = Field(
         default=None, description="The column with the label; by default `label` or `labels`."
@@ -242,55 +249,54 @@ class ClassificationData(RowData):
     )
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = Field(
         default=None,
-        description="By default multi-label where a row has a list of labels, else single-label.",
+        description="The kind of classification; by default multi-label if a row has a list of labels, else "
+        "single-label.",
     )
     class_weights: Literal["balanced"] | ReadOnly[float] | None = Field(
         default=None,
-        description='How much a class counts in the loss: `"balanced"` (rows / classes / its rows), or a table '
-        "from label to weight.",
+        description='The weight of each class in the loss: `"balanced"` (rows / classes / rows of the class), or a '
+        "table from label to weight.",
     )
     augment: Augment | None = Field(
-        default=None, description="A table: learn from altered copies of the training rows too."
+        default=None, description="A table: train on altered copies of the training rows too."
     )
-
-    @field_validator("label_names", mode="before")
-    @classmethod
-    def _unchangeable_names(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class AnsweringData(RowData):
-    """What an extractive question-answering model is trained on."""
+    """The data of an extractive question-answering model."""
 
     question_column: str = Field(default="question", description="The column with the question.")
     context_column: str = Field(default="context", description="The column with the text that holds the answer.")
     answers_column: str | None = Field(
         default=None,
-        description="The column with the answers; by default `answers` or `answer`, beside it perhaps `answer_start`.",
+        description="The column with the answers; by default `answers` or `answer`, with their positions perhaps in "
+        "`answer_start`.",
     )
     stride: int | None = Field(
         default=None,
         ge=0,
-        description="Tokens that two windows of one long context share; by default 128, or a quarter of max_length.",
+        description="Tokens that two windows of a long context share; by default a quarter of max_length, 128 at most.",
     )
     unanswerable: bool | None = Field(
-        default=None, description="Whether there may be no answer; by default if a question of the data has none."
+        default=None, description="Whether a question may have no answer; by default if one in the data has none."
     )
-    n_best_size: int = Field(default=20, ge=1, description="How many of the best answers are kept.")
-    max_answer_length: int = Field(default=30, ge=1, description="Tokens in an answer, at most.")
+    n_best_size: int = Field(default=20, ge=1, description="How many of the best answers to keep.")
+    max_answer_length: int = Field(default=30, ge=1, description="The maximum number of tokens in an answer.")
     null_score_diff_threshold: float = Field(
-        default=0.0, description="How far the score of no answer must be above that of the best one to be given."
+        default=0.0, description="Give no answer if that scores higher than the best answer by more than this."
     )
 
 
 class TaggingData(RowData):
-    """What a tagger is trained on."""
+    """The data of a tagger."""
 
     tokens_column: str | None = Field(
         default=None, description="The column with the list of words; by default `tokens` or `words`."
     )
     tags_column: str | None = Field(
-        default=None, description="The column with a tag for each word; by default found by name, such as `ner_tags`."
+        default=None,
+        description="The column with the list of tags, one for each word; by default found by name, such as "
+        "`ner_tags`.",
     )
     label_names: tuple[str, ...] | None = Field(
         default=None, description="The tags, in the order of the model's outputs; by default those of the data."
@@ -298,27 +304,23 @@ class TaggingData(RowData):
     stride: int | None = Field(
         default=None,
         ge=0,
-        description="Tokens that two windows of one long row share; by default a quarter of max_length, 128 at most.",
+        description="Tokens that two windows of a long row share; by default a quarter of max_length, 128 at most.",
     )
-
-    @field_validator("label_names", mode="before")
-    @classmethod
-    def _unchangeable_names(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class ChoiceData(RowData):
-    """What a model that chooses among endings or answers is trained on."""
+    """The data of a model that chooses among endings or answers."""
 
     context_column: str | None = Field(
-        default=None, description="The column with what is read first; by default found by name, such as `sent1`."
+        default=None,
+        description="The column with the context, which is read first; by default found by name, such as `sent1`.",
     )
     question_column: str | None = Field(
-        default=None, description="The column with a question, read behind the context; by default found by name."
+        default=None, description="The column with a question, read after the context; by default found by name."
     )
     choices_column: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The column with the list of choices, or one column for each; by default found by name.",
+        description="The column with the list of choices, or one column for each choice; by default found by name.",
     )
     answer_column: str | None = Field(
         default=None,
@@ -326,42 +328,37 @@ class ChoiceData(RowData):
         "by name, such as `label`.",
     )
 
-    @field_validator("choices_column", mode="before")
-    @classmethod
-    def _unchangeable_columns(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
 
 class PairData(RowData):
-    """What an encoder-decoder is trained on: a text, and the text to write from it."""
+    """The data of an encoder-decoder: a text, and the text to write from it."""
 
     source_column: str | None = Field(
         default=None,
-        description="The column that is read, of a list all its texts; by default found by name, such as `document`.",
+        description="The column to read (of a list, all its texts); by default found by name, such as `document`.",
     )
     target_column: str | None = Field(
         default=None,
-        description="The column that is to be written, of a list the first text (all are references); by default found "
-        "by name, such as `summary`.",
+        description="The column to write (of a list, the first text; all are references); by default found by name, "
+        "such as `summary`.",
     )
-    source_prefix: str = Field(default="", description='What stands before every source, such as "summarize: " for T5.')
+    source_prefix: str = Field(default="", description='Text to put before every source, such as "summarize: " for T5.')
     source_lang: str | None = Field(
         default=None,
-        description="The language to translate from: a column, or a key of the column `translation`; of a model of "
-        "many languages also its code, beside `source_column`.",
+        description="The language to translate from: a column, or a key of the column `translation`. For a "
+        "multilingual model, the language's code too, with `source_column`.",
     )
-    target_lang: str | None = Field(default=None, description="The language to translate into, named the same way.")
-    max_target_length: int = Field(default=128, ge=2, description="Tokens in a target, at most.")
+    target_lang: str | None = Field(default=None, description="The language to translate into, named in the same way.")
+    max_target_length: int = Field(default=128, ge=2, description="The maximum number of tokens in a target.")
 
 
 class ChatData(RowData):
-    """What a language model learns to answer from: conversations."""
+    """The data of a language model that learns to answer: conversations."""
 
     max_length: int | None = Field(
         default=None,
         ge=4,
-        description="Tokens of a conversation, the first of them; by default as many as the model has positions, 1024 "
-        "at most.",
+        description="Use at most this many tokens of a conversation, from its beginning; by default as many as the "
+        "model has positions, 1024 at most.",
     )
     messages_column: str | None = Field(
         default=None,
@@ -369,16 +366,18 @@ class ChatData(RowData):
         "`conversations`.",
     )
     prompt_column: str | None = Field(
-        default=None, description="Without one: the column with the prompt; by default `prompt` or `instruction`."
+        default=None,
+        description="Without a column of conversations: the column with the prompt; by default `prompt` or "
+        "`instruction`.",
     )
     input_column: str | None = Field(
-        default=None, description="The column with what the prompt is about; by default `input`, beside `instruction`."
+        default=None, description="The column with the input that an `instruction` is about; by default `input`."
     )
     completion_column: str | None = Field(
         default=None, description="The column with the answer; by default `completion`, `response` or `output`."
     )
     system_prompt: str | None = Field(
-        default=None, description="What stands first in every conversation that has no system message of its own."
+        default=None, description="The system message for every conversation that has none."
     )
     pack: bool = Field(
         default=False,

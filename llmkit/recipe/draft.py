@@ -1,4 +1,4 @@
-"""A recipe while it is being read: its values, where each came from, and every mistake found so far."""
+"""Hold a recipe while it is read: its values, their origins, and every mistake so far."""
 
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,18 @@ from llmkit.recipe.types import ANYTHING, Type, nearest
 COMMAND_LINE = "command line"
 TEXT = Type(frozenset({"str"}))
 TABLE = Type(frozenset({"dict"}))
-# What describes one data set, and is wrong for another.
+# Keys that describe one data set, and are wrong for another.
 OF_THE_PATH = ("name", "revision", "split", "data_files", "validation_split", "sources")
 
 
 @dataclass
 class Draft:
+    """A recipe that is being read, with the origin of each key and the mistakes found so far."""
+
     source: Path
     values: dict[str, Any]
-    lines: dict[Key, int]  # where a key stands in the file, as long as the file's value counts
-    given: dict[Key, int] = field(default_factory=dict)  # the same for the command line: which of the overrides
+    lines: dict[Key, int]  # the line of each key whose value is the file's; 0 for --task
+    given: dict[Key, int] = field(default_factory=dict)  # the index of the override of each key on the command line
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[tuple[int, int], str, str]] = field(default_factory=list)
 
@@ -31,37 +33,40 @@ class Draft:
         return self.values.get("task")
 
     def get(self, *key: str) -> Any:
-        """The value that was set, or None."""
+        """Return the value of a key, or None."""
         value: Any = self.values
         for part in key:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
     def problem(self, key: Key, message: str) -> None:
-        """Note a mistake, at the line of the key or of the nearest table around it."""
-        for each in (key[:length] for length in range(len(key), 0, -1)):
-            if each in self.lines:
-                place = ((0, self.lines[each]), f"line {self.lines[each]}")
+        """Record a mistake, at the line of the key or of the nearest table around it."""
+        for ancestor in (key[:length] for length in range(len(key), 0, -1)):
+            if ancestor in self.lines:
+                order_and_origin = ((0, self.lines[ancestor]), f"line {self.lines[ancestor]}")
                 break
-            inside = [override for one, override in self.given.items() if one[: len(each)] == each]
-            if inside:
-                return self.complain(self.given.get(each, min(inside)), dotted(key), message)
+            overrides = [
+                override for overridden, override in self.given.items() if overridden[: len(ancestor)] == ancestor
+            ]
+            if overrides:
+                return self.complain(self.given.get(ancestor, min(overrides)), dotted(key), message)
         else:
-            place = ((0, 10**9), "recipe")
-        self.problems.append((*place, f"{dotted(key)}: {message}"))
+            order_and_origin = ((0, 10**9), "recipe")
+        self.problems.append((*order_and_origin, f"{dotted(key)}: {message}"))
         return None
 
     def complain(self, override: int, subject: str, message: str) -> None:
-        """Note a mistake on the command line."""
+        """Record a mistake in the override with this index; `subject` begins the message."""
         self.problems.append(((1, override), COMMAND_LINE, f"{subject}: {message}"))
 
     def report(self) -> tuple[str, ...]:
-        """Every mistake, in the order of the file, then of the command line."""
+        """Format every mistake, in the order of the file, then of the command line."""
         width = max((len(where) for _, where, _ in self.problems), default=0)
         ordered = sorted(self.problems, key=lambda problem: problem[0])
         return tuple(f"{where:<{width}}  {message}" for _, where, message in ordered)
 
     def origin(self, key: Key) -> str:
+        """Name where a key's value comes from."""
         if key in self.given:
             return COMMAND_LINE
         if key in self.lines:
@@ -69,13 +74,14 @@ class Draft:
         return "default"
 
     def adopt(self, key: Key, value: Any) -> None:
-        """Set what `--task` stands for, as if the recipe said so; None takes the recipe's own value out."""
+        """Set a key as `--task` asks, as if the recipe had set it; None removes the recipe's own value."""
         self.unset(key)
         if value is not None:
             self.values.setdefault(key[0], {})[key[1]] = value
             self.lines[key] = 0
 
     def set(self, key: Key, value: Any, override: int) -> None:
+        """Set a key from the command line; `override` is the index of its argument."""
         self.forget(key)
         table = self.values
         for part in key[:-1]:
@@ -87,44 +93,46 @@ class Draft:
         self.given.update(dict.fromkeys((key, *below), override))
 
     def unset(self, key: Key) -> None:
+        """Remove a key and its origin."""
         self.forget(key)
         table = self.get(*key[:-1]) if key[:-1] else self.values
         if isinstance(table, dict):
             table.pop(key[-1], None)
 
     def forget(self, key: Key) -> None:
-        for places in (self.lines, self.given):
-            for each in [each for each in places if each[: len(key)] == key]:
-                del places[each]
+        """Remove the origins of a key and of everything below it."""
+        for positions in (self.lines, self.given):
+            for held in [held for held in positions if held[: len(key)] == key]:
+                del positions[held]
 
 
 def key_type(key: Key, task: object) -> Type | None:
-    """What a key may hold; None if there is no such key, or if it is a table of the recipe."""
+    """Return the type of a key for `task`; None if there is no such key, or if it is a table of the recipe."""
     table, rest = key[0], key[1:]
     if table == "tasks":
         return _part_type(rest)
     if not rest:
         return TEXT if table in ("task", "output_dir") else None
     if table in schema.UPSTREAM_TABLES:
-        known = upstream.fields(schema.UPSTREAM_TABLES[table]).get(rest[0])
-        found = known.type if known else None
+        field = upstream.fields(schema.UPSTREAM_TABLES[table]).get(rest[0])
+        kind = field.type if field else None
     else:
-        own = schema.own_tables(task).get(table)
-        while own and len(rest) > 1:
-            if rest[0] in schema.nested(own):
-                own, rest = schema.nested(own)[rest[0]], rest[1:]
-            elif rest[0] in schema.named(own) and len(rest) > 2:
-                own, rest = schema.named(own)[rest[0]], rest[2:]
+        own_table = schema.own_tables(task).get(table)
+        while own_table and len(rest) > 1:
+            if rest[0] in schema.nested(own_table):
+                own_table, rest = schema.nested(own_table)[rest[0]], rest[1:]
+            elif rest[0] in schema.named(own_table) and len(rest) > 2:
+                own_table, rest = schema.named(own_table)[rest[0]], rest[2:]
             else:
                 break
-        found = schema.field_types(own).get(rest[0]) if own else None
+        kind = schema.field_types(own_table).get(rest[0]) if own_table else None
     for _ in rest[1:]:
-        found = None if found is None or not found.kinds & {"dict", "any"} else found.entry or ANYTHING
-    return found
+        kind = None if kind is None or not kind.kinds & {"dict", "any"} else kind.entry or ANYTHING
+    return kind
 
 
 def _part_type(rest: Key) -> Type | None:
-    """The same for a key below [tasks.NAME], of whatever task that is."""
+    """Return the type of a key below [tasks.NAME], whatever the part's task is."""
     if len(rest) == 2:
         return {"weight": Type(frozenset({"float"})), "task": TEXT, "recipe": TEXT}.get(rest[1])
     if len(rest) < 3 or rest[1] not in ("data", "evaluation"):
@@ -133,20 +141,20 @@ def _part_type(rest: Key) -> Type | None:
 
 
 def known_keys(task: object, name: str = "") -> Iterator[str]:
-    """Every key of a recipe, dotted, down to the fields of its tables; of upstream's, where some may have this name."""
+    """Yield every key of a recipe, dotted, down to the fields of its tables; upstream's only if one may be `name`."""
     yield from ("task", "output_dir")
-    for of, table in schema.own_tables(task).items():
-        yield from (f"{of}.{key}" for key in table.model_fields)
-    for of, class_name in schema.UPSTREAM_TABLES.items():
+    for table_name, table in schema.own_tables(task).items():
+        yield from (f"{table_name}.{key}" for key in table.model_fields)
+    for table_name, class_name in schema.UPSTREAM_TABLES.items():
         if name in upstream.text(class_name):  # parsing it takes 20 ms and more
-            yield from (f"{of}.{key}" for key in upstream.fields(class_name))
-    for of, table in schema.own_tables(task).items():
-        for key, inside in schema.nested(table).items():
-            yield from (f"{of}.{key}.{each}" for each in inside.model_fields)
+            yield from (f"{table_name}.{key}" for key in upstream.fields(class_name))
+    for table_name, table in schema.own_tables(task).items():
+        for key, inner in schema.nested(table).items():
+            yield from (f"{table_name}.{key}.{field}" for field in inner.model_fields)
 
 
 def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
-    """Lay `table.key=VALUE` over the recipe, in the order given."""
+    """Apply `table.key=VALUE` overrides to the recipe, in order."""
     parsed: list[tuple[int, Key, str]] = []
     for number, override in enumerate(overrides):
         subject, equals, text = override.partition("=")
@@ -158,8 +166,8 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
             parsed.append((number, key, text))
         else:
             exists = key and key_type(key, draft.task)
-            near = subject if exists else nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
-            draft.complain(number, override, f"not an override, write `{near}=VALUE`")
+            suggestion = subject if exists else nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
+            draft.complain(number, override, f"not an override, write `{suggestion}=VALUE`")
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
     paths = {key for _, key, text in parsed if len(key) > 1 and key[-1] == "path" and text}
     for key in paths:
@@ -191,7 +199,7 @@ def _drop_description(draft: Draft, table: Key) -> None:
 
 
 def _drop_architecture(draft: Draft) -> None:
-    """A model that is named brings its own architecture and tokenizer in place of those that the recipe builds."""
+    """Drop the recipe's own architecture and tokenizer, as a named model brings its own."""
     if draft.get("model", "config", "model_type") is None:
         return
     for key in (("model", "config"), ("model", "init"), ("tokenizer",)):
@@ -202,7 +210,10 @@ def _drop_architecture(draft: Draft) -> None:
 
 
 def read_value(text: str, kind: Type | None, key: str) -> Any:
-    """What stands behind the `=`: text where only text can stand, else TOML. ValueError says what is wrong."""
+    """Parse an override's value: as text if `kind` allows only text, else as TOML.
+
+    `key` is named in the ValueError that says what is wrong.
+    """
     if kind and kind.text_only:
         return text
     try:
@@ -212,13 +223,13 @@ def read_value(text: str, kind: Type | None, key: str) -> Any:
         parsed = None
     if parsed is not None and (kind is None or kind.admits(parsed) or not kind.takes_text):
         return parsed
-    quoting = f"a string is quoted for TOML, and all of it for the shell: '{key}=\"{text}\"'"
+    advice = f"a string is quoted for TOML, and all of it for the shell: '{key}=\"{text}\"'"
     if kind is None:
         return text  # an unknown key: reported as such
     if kind.takes_text and text[:1] not in ("[", "{"):
         return text
     if kind.takes_text or kind.kinds & {"list", "dict", "any"}:
         if text[:1] in ("[", "{"):
-            quoting = f'quote strings for TOML, and all of it for the shell: \'{key}=["a", "b"]\''
-        raise ValueError(f"{text} is not TOML; {quoting}")
+            advice = f'quote strings for TOML, and all of it for the shell: \'{key}=["a", "b"]\''
+        raise ValueError(f"{text} is not TOML; {advice}")
     raise ValueError(f"must be {kind}, not {text}")

@@ -1,4 +1,4 @@
-"""Paths in a recipe: relative to the recipe, on the command line to the working directory; absolute once resolved."""
+"""Resolve paths: in a recipe relative to the recipe, on the command line relative to the working directory."""
 
 import glob
 import os.path
@@ -8,17 +8,17 @@ from typing import Any
 from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.toml import Key, dotted
 
-# What ends so, or starts so, is a path and not a Hub id.
+# With one of these suffixes or prefixes a string is a path and not a Hub id.
 SUFFIXES = (
     *(".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst"),
     *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
 )
-WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # a file, or one of these
+WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # names that are no file
 STARTS = ("./", "../", "/", "~")
 
 
 def resolve_paths(draft: Draft) -> None:
-    """Replace every path in the draft by its absolute form; report those that are clearly paths and do not exist."""
+    """Make every path in the draft absolute; report those that are clearly paths and do not exist."""
     sources = draft.get("data", "sources")
     origins: list[Key] = [("data",)]
     origins += [("data", "sources", name) for name in (sources if isinstance(sources, dict) else ())]
@@ -42,7 +42,7 @@ def _base(draft: Draft, key: Key) -> Path:
 
 
 def _on_the_hub(path: str) -> bool:
-    """A repository on the Hub or on another server: `data_files` are names there."""
+    """Whether `path` is a repository on the Hub or another server, in which `data_files` are names."""
     return "://" in path or (path.count("/") == 1 and not path.startswith("/"))
 
 
@@ -50,37 +50,39 @@ def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
     if isinstance(value, str):
         return _resolve(draft, key, value, bases)
     if isinstance(value, list):
-        return [_resolve_each(draft, key, each, bases) for each in value]
+        return [_resolve_each(draft, key, entry, bases) for entry in value]
     if isinstance(value, dict):
-        return {name: _resolve_each(draft, (*key, name), each, bases) for name, each in value.items()}
+        return {name: _resolve_each(draft, (*key, name), entry, bases) for name, entry in value.items()}
     draft.problem(key, "must be a path or an array of paths")
     return value
 
 
 def at_home(text: str) -> Path:
-    """The path with a `~` read; Path's own way to do so raises where there is no such user."""
+    """Expand a leading `~`; `Path.expanduser` raises where there is no such user."""
     return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = True) -> str:
     if not text or "://" in text:
         return text
-    home = str(at_home(text))
+    expanded = str(at_home(text))
     pattern = glob.has_magic(text)
     for base in bases:
-        plain = os.path.normpath(base / home)  # not resolved: what a link points to may have another suffix
+        plain = os.path.normpath(base / expanded)  # not resolved: what a link points to may have another suffix
         if _exists(plain):
             return plain
-        magic = os.path.normpath(Path(glob.escape(str(base))) / home)
+        magic = os.path.normpath(Path(glob.escape(str(base))) / expanded)
         if pattern and next(glob.iglob(magic, recursive=True), None):  # noqa: PTH207 - Path.glob is for relative ones
             return magic
-    relative = not Path(home).is_absolute()
+    relative = not Path(expanded).is_absolute()
     on_command_line = draft.origin(key) == COMMAND_LINE
     if pattern or not hub or text.lower().endswith(SUFFIXES) or text.startswith(STARTS) or text.count("/") > 1:
-        what = "no file matches" if pattern else "there is no file or folder"
-        taken = ", taken relative to the " + ("working directory" if on_command_line else "recipe") if relative else ""
-        draft.problem(key, f"{what} {os.path.normpath(bases[0] / home)}{taken}")
-    elif not on_command_line and _exists(home):
+        problem = "no file matches" if pattern else "there is no file or folder"
+        base_note = (
+            ", taken relative to the " + ("working directory" if on_command_line else "recipe") if relative else ""
+        )
+        draft.problem(key, f"{problem} {os.path.normpath(bases[0] / expanded)}{base_note}")
+    elif not on_command_line and _exists(expanded):
         draft.notes.append(
             f"{dotted(key)}: `{text}` is taken as a Hub id; what bears that name in the working directory is not used, "
             "for a path in a recipe is relative to the recipe"

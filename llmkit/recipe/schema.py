@@ -1,4 +1,4 @@
-"""The tables of a recipe: llmkit's own, field by field, and upstream's as they are."""
+"""Define the tables of a recipe: llmkit's own, field by field, and upstream's as they are."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from llmkit.recipe.types import Type, read_annotation
 
 TASKS = (*RECORDS, "multi-task")
 DATA_OF_TASK: dict[str, type[Data]] = {name: record.data for name, record in RECORDS.items()}
-# The tasks that learn from running text; the others learn from rows.
+# The tasks that train on running text; the others train on rows.
 PRETRAINING = tuple(name for name, record in RECORDS.items() if record.reads == "text")
 HEADED = tuple(name for name, record in RECORDS.items() if record.on_encoder)
 GENERATING = tuple(name for name, record in RECORDS.items() if record.writes)
 
-# Where a pretraining run wants another default than TrainingArguments has.
+# Defaults that differ from those of TrainingArguments.
 TRAINER_DEFAULTS: dict[str, Any] = {
     "logging_first_step": True,
     "logging_steps": 10,
     "save_total_limit": 2,  # upstream keeps every checkpoint until the disk is full
 }
 
-# What a causal language model is saved with: text that can be read, not greedy repetition.
+# The generation config that a causal language model is saved with: greedy search would repeat itself.
 GENERATION_DEFAULTS: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 200}
 
 
 class Generator(Table):
-    """What replaces tokens, for a discriminator to find."""
+    """The small model that replaces tokens, which a discriminator finds."""
 
     name: str | None = Field(default=None, min_length=1, description="A Hub id or a path: pretrained weights.")
     config: ReadOnly[Any] = Field(
         default=ReadOnly(),
-        description="Keys that replace those of the discriminator's configuration; by default a quarter of its width.",
+        description="Keys that override those of the discriminator's configuration; by default a quarter of its width.",
     )
 
 
 class Model(Table):
-    """What is trained."""
+    """The model to train."""
 
     name: str | None = Field(
         default=None,
@@ -54,33 +54,35 @@ class Model(Table):
         "`config.model_type` names an architecture.",
     )
     init: Literal["pretrained", "scratch"] = Field(
-        default="pretrained", description="Where the weights come from: from `name`, or from the seed."
+        default="pretrained", description="Where the weights come from: `name`, or random numbers drawn from the seed."
     )
     config: ReadOnly[Any] = Field(
         default=ReadOnly(),
-        description="Keys of the model's configuration that replace those of `name`. With `model_type` and without "
-        "`name` they are the whole architecture, trained from scratch.",
+        description="Keys that override those of the configuration of `name`. With `model_type` and without `name`, "
+        "they define an architecture to train from scratch.",
     )
     revision: str | None = Field(default=None, description="The branch, tag or commit of `name` on the Hub.")
     trust_remote_code: bool = Field(default=False, description="Run Python code that comes with `name` on the Hub.")
     use_safetensors: bool = Field(
         default=True,
-        description="Read weights from safetensors alone. `false` reads a `pytorch_model.bin` too, and of it nothing "
-        "but tensors.",
+        description="Load weights from safetensors only. `false` also loads a `pytorch_model.bin`, but nothing except "
+        "its tensors.",
     )
     attn_implementation: str | None = Field(
         default=None,
-        description="The attention kernel, such as `sdpa` or `flash_attention_2`; by default the best there is.",
+        description="The attention kernel, such as `sdpa` or `flash_attention_2`; by default the best available.",
     )
     train: str = Field(
         default="all",
-        description='Which weights are trained: `"all"`, the `"head"` alone, or the head and the `"top-2"` layers.',
+        description='Which weights to train: `"all"`, only the `"head"`, or the head and the last layers, such as '
+        '`"top-2"`.',
     )
     generator: Generator | None = Field(
-        default=None, description="A table, of replaced-token-detection: the small model that replaces tokens."
+        default=None, description="A table, for replaced-token-detection: the small model that replaces tokens."
     )
     load_in_4bit: bool = Field(
-        default=False, description="With `[lora]`: hold the frozen weights in 4 bits (QLoRA; bitsandbytes and a GPU)."
+        default=False,
+        description="With `[lora]`: hold the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU.",
     )
 
     @field_validator("train")
@@ -92,79 +94,78 @@ class Model(Table):
 
 
 class Tokenizer(Table):
-    """How text becomes tokens: a tokenizer that exists (`name`), or one that the run trains (`type`)."""
+    """The tokenizer: an existing one (`name`), or one that the run trains (`type`)."""
 
     name: str | None = Field(
-        default=None, min_length=1, description="A Hub id or the path of a tokenizer; by default that of the model."
+        default=None, min_length=1, description="A Hub id or the path of a tokenizer; by default the model's."
     )
     type: Literal["byte-bpe", "wordpiece", "unigram", "characters"] | None = Field(
         default=None, description="Train a tokenizer of this type on the training text."
     )
-    vocab_size: int = Field(default=32_000, ge=1, description="With `type`: entries in the vocabulary, at most.")
+    vocab_size: int = Field(
+        default=32_000, ge=1, description="With `type`: the maximum number of entries in the vocabulary."
+    )
     min_frequency: int | None = Field(
         default=None,
         ge=0,
-        description="With `type`: how often a pair must occur to be a token; by default 2, for characters 1.",
+        description="With `type`: how often a pair must occur to become a token; by default 2, for characters 1.",
     )
     lowercase: bool = Field(default=False, description="With `type`: lower-case the text first.")
     special_tokens: ReadOnly[str] | None = Field(
         default=None,
-        description='With `type`: such as `{ eos_token = "<|endoftext|>" }`; by default, what `type` needs.',
+        description='With `type`: the special tokens, such as `{ eos_token = "<|endoftext|>" }`; by default those '
+        "that the task and `type` need.",
     )
     add_tokens: tuple[str, ...] | None = Field(
-        default=None, description="Without `type`: words that become tokens of their own, behind the others."
+        default=None, description="Without `type`: words to add to the vocabulary, each as a token of its own."
     )
     add_from_text: int | None = Field(
-        default=None, ge=1, description="Without `type`: so many words more, those of the training text that save most."
+        default=None,
+        ge=1,
+        description="Without `type`: also add this many words of the training text, those that save the most tokens.",
     )
 
-    @field_validator("add_tokens", mode="before")
-    @classmethod
-    def _unchangeable(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
-
-# The fields of Tokenizer that mean something only where the run trains it, and transformers' names of special tokens.
+# The fields of Tokenizer for one that the run trains, and transformers' names of special tokens.
 TRAINED_TOKENIZER = ("vocab_size", "min_frequency", "lowercase", "special_tokens")
 SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class Evaluation(Table):
-    """What is measured."""
+    """What to measure."""
 
     metrics: tuple[str, ...] | None = Field(
         default=None,
-        description="Which metrics to report: names of the task's own (by default all of them), or further ones of the "
-        "package `evaluate`: a local path or a Hub id.",
+        description="The metrics to report: names of the task's own (by default all of them), or further ones of the "
+        "package `evaluate`, each a local path or a Hub id.",
     )
-    trust_remote_code: bool = Field(default=False, description="Run the code of a metric that comes from the Hub.")
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _unchangeable(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    trust_remote_code: bool = Field(default=False, description="Run the code of a metric from the Hub.")
 
 
 class EarlyStopping(Table):
     """transformers.EarlyStoppingCallback, field for field."""
 
-    early_stopping_patience: int = Field(default=1, ge=1, description="Stop after so many evaluations without gain.")
-    early_stopping_threshold: float = Field(default=0.0, ge=0, description="The least gain in the metric that counts.")
+    early_stopping_patience: int = Field(
+        default=1, ge=1, description="Stop after this many evaluations without improvement."
+    )
+    early_stopping_threshold: float = Field(
+        default=0.0, ge=0, description="The smallest improvement of the metric that counts."
+    )
 
 
 class Guard(Table):
-    """What happens to a step that would do harm, and to data that does not come."""
+    """When to skip a harmful step, when to stop the run, and how long to wait for data."""
 
     max_skipped_steps: int = Field(
         default=5,
         ge=1,
-        description="A step whose loss or gradient is not finite is skipped; after so many in a row the run stops.",
+        description="Skip steps whose loss or gradient is not finite; stop the run after this many in a row.",
     )
     spike_sigma: float | None = Field(
         default=None,
         gt=0,
-        description="Skip a step too whose loss or gradient norm is so many standard deviations above the mean of the "
-        "last 128 steps.",
+        description="Also skip a step whose loss or gradient norm is this many standard deviations above the mean of "
+        "the last 128 steps.",
     )
     dataloader_timeout: int = Field(
         default=600, ge=1, description="Seconds that a data worker may take for a batch before it counts as hung."
@@ -172,53 +173,55 @@ class Guard(Table):
 
 
 class Speed(Table):
-    """What makes training faster and its losses the same but for rounding; each switch is there to be turned off."""
+    """Switches that make training faster; each can be turned off, and losses differ by rounding only."""
 
     fused_loss: bool = Field(
         default=True,
-        description="Of tasks that predict tokens: compute logits and losses of a part of the positions at a time, so "
-        "that they are never all in memory.",
+        description="For tasks that predict tokens: compute logits and losses for part of the positions at a time, so "
+        "that all logits are never in memory at once.",
     )
     skip_ignored: bool = Field(
         default=True,
-        description="Compute no logits where there is no label: masked-lm predicts one token in seven, chat no prompt.",
+        description="Compute no logits where there is no label: masked-lm predicts one token in seven, chat none of "
+        "the prompt.",
     )
     split_batches: bool | None = Field(
         default=None,
-        description="Learn from a batch of rows in pieces of like length, with less padding; by default on a CPU.",
+        description="Split a batch of rows into parts of similar length, with less padding; by default on a CPU only.",
     )
     fast_dropout: bool = Field(
         default=True,
-        description="On a CPU: draw the random numbers of dropout faster; others than PyTorch's, as of another seed.",
+        description="On a CPU: draw the random numbers of dropout faster; they differ from PyTorch's, as with another "
+        "seed.",
     )
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="Threads of each process on a CPU; by default as many as it has cores to itself, hyper-threads not "
-        "counted, or OMP_NUM_THREADS.",
+        description="Threads of each process on a CPU; by default one for each core that it has to itself "
+        "(hyper-threads do not count), or OMP_NUM_THREADS.",
     )
     reuse_memory: bool = Field(
         default=True,
-        description="On a CPU under Linux: keep memory that was freed for what needs some next. The system clears each "
-        "page that it gives out.",
+        description="On a CPU under Linux: keep freed memory for the next allocation; the system would clear each "
+        "page again.",
     )
 
 
 class Part(Table):
     """One of several tasks that share an encoder."""
 
-    task: str = Field(description="What is learned; by default what `recipe` learns.")
+    task: str = Field(description="The task; by default that of `recipe`.")
     weight: float | None = Field(
         default=None,
         gt=0,
-        description="Its share of the batches, beside the weights of the other tasks; where none has one, each row is "
-        "seen once an epoch.",
+        description="Its share of the batches, relative to the weights of the other tasks; if no task has one, each "
+        "row is seen once an epoch.",
     )
-    data: SerializeAsAny[Data] = Field(description="What it is trained on; the keys go over those of `recipe`.")
-    evaluation: Evaluation = Field(default=Evaluation(), description="What is measured of it.")
+    data: SerializeAsAny[Data] = Field(description="The data to train it on; these keys override those of `recipe`.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="How to evaluate it.")
 
     def recipe(self, of: Recipe) -> Recipe:
-        """This task alone, on the model of the recipe that it is a part of."""
+        """Return a recipe for this task alone, on the model of the recipe that it is a part of."""
         alone: dict[str, Any] = {
             "task": self.task,
             "data": self.data,
@@ -230,27 +233,27 @@ class Part(Table):
 
 
 class Recipe(Table):
-    """Everything a run needs to know. Two recipes are equal when their tables are, wherever they were read from."""
+    """All settings of a run. Two recipes are equal if their tables are, wherever they were read from."""
 
-    task: str = Field(description="What is learned.")
+    task: str = Field(description="The task to train for.")
     output_dir: str | None = Field(
         default=None,
         min_length=1,
         description="The run directory, relative to the working directory; by default `runs/` and the recipe's name.",
     )
-    model: Model = Field(description="What is trained.")
-    tokenizer: Tokenizer = Field(default=Tokenizer(), description="How text becomes tokens.")
-    data: SerializeAsAny[Data] | None = Field(default=None, description="What it is trained on.")
-    evaluation: Evaluation = Field(default=Evaluation(), description="What is measured.")
-    tasks: Mapping[str, Part] = Field(default={}, description="Of several tasks at once: each with its data.")
+    model: Model = Field(description="The model to train.")
+    tokenizer: Tokenizer = Field(default=Tokenizer(), description="How to tokenize text.")
+    data: SerializeAsAny[Data] | None = Field(default=None, description="The data to train on.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="How to evaluate.")
+    tasks: Mapping[str, Part] = Field(default={}, description="For several tasks at once: each with its data.")
     trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
-    guard: Guard = Field(default=Guard.model_construct(), description="When a step is skipped, and a run stopped.")
+    guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
 
-    # What the loader adds: nothing that a recipe can say.
+    # Set by the loader; a recipe cannot set these.
     source: Path | None = Field(default=None, exclude=True)
     name: str = Field(default="run", exclude=True)
     origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
@@ -267,7 +270,7 @@ class Recipe(Table):
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
     def to_toml(self, comments: bool = False) -> str:
-        """The resolved recipe, which loads again from anywhere; with `comments`, each value's origin behind it."""
+        """Write the resolved recipe, which loads from anywhere; with `comments`, each value's origin behind it."""
         tables = self.model_dump(
             exclude_none=True, exclude={"evaluation"} if self.task in (*PRETRAINING, "multi-task") else None
         )
@@ -291,7 +294,7 @@ UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "genera
 
 
 def own_tables(task: object) -> dict[str, type[Table]]:
-    """The classes of llmkit's own tables; of a task that is not known, those that take the most keys."""
+    """Return the classes of llmkit's own tables for `task`; for an unknown task, those with the most keys."""
     if task == "multi-task":
         return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping, "guard": Guard, "speed": Speed}
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
@@ -308,7 +311,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
 
 @cache
 def field_types(table: type[Table]) -> dict[str, Type]:
-    """What each field of one of our tables may hold."""
+    """Return the type of each field of one of llmkit's tables, from its written annotation."""
     written = {
         name: text for base in reversed(table.__mro__) for name, text in vars(base).get("__annotations__", {}).items()
     }
@@ -317,22 +320,24 @@ def field_types(table: type[Table]) -> dict[str, Type]:
 
 
 def nested(table: type[Table]) -> dict[str, type[Table]]:
-    """Those fields of one of our tables that are tables of ours too."""
-    found = {name: _table_in(field.annotation) for name, field in table.model_fields.items()}
-    many = named(table)
-    return {name: inside for name, inside in found.items() if inside is not None and name not in many}
+    """Return the fields of one of llmkit's tables that are tables too, with their classes."""
+    tables = {name: _table_in(field.annotation) for name, field in table.model_fields.items()}
+    under_names = named(table)
+    return {name: inner for name, inner in tables.items() if inner is not None and name not in under_names}
 
 
 def named(table: type[Table]) -> dict[str, type[Table]]:
-    """Those fields that hold several tables of ours, each under a name that the user gives."""
-    found = {
+    """Return the fields that hold several tables, each under a name that the user chooses, with their classes."""
+    tables = {
         name: _table_in(field.annotation)
         for name, field in table.model_fields.items()
         if get_origin(field.annotation) is Mapping
     }
-    return {name: inside for name, inside in found.items() if inside is not None}
+    return {name: inner for name, inner in tables.items() if inner is not None}
 
 
 def _table_in(annotation: Any) -> type[Table] | None:
-    each = (annotation, *get_args(annotation))
-    return next((one for one in each if isinstance(one, type) and issubclass(one, Table)), None)
+    candidates = (annotation, *get_args(annotation))
+    return next(
+        (candidate for candidate in candidates if isinstance(candidate, type) and issubclass(candidate, Table)), None
+    )

@@ -1,4 +1,4 @@
-"""What people ask for by name: `--task NAME` is a bundled recipe, or a bundled recipe and settings from here."""
+"""Resolve `--task NAME`: a bundled recipe, or a bundled recipe with the settings below."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _GLUE: dict[str, dict[str, Any]] = {
 }
 _EPOCHS = {"mrpc": 3, "stsb": 3, "rte": 3, "cola": 3, "wnli": 3}  # the small ones
 
-# A value of None takes the recipe's own out: on one's own files, `data.path` is to be given.
+# A value of None removes the recipe's own: for the user's files, `data.path` must be given.
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         name: ("glue", {"data.name": name, **settings, "trainer.num_train_epochs": _EPOCHS.get(name, 1)})
@@ -33,7 +33,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
     "wnut_17": ("ner", {}),
     "conll2003": ("ner", {"data.path": "tomaarsen/conll2003"}),
-    # For `llmkit evaluate`, of any language model; what is measured is the user's own text, all of it.
+    # For `llmkit evaluate` with any language model, on all of the user's own text.
     "causal-lm": (
         "gpt2-small",
         {f"data.{key}": None for key in ("path", "name", "validation_fraction", "block_size")}

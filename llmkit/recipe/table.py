@@ -1,4 +1,4 @@
-"""What every table of a recipe is: strict, frozen, and never more than it says."""
+"""Define the base of every table of a recipe: strict, frozen, without unknown keys."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 
 
 class ReadOnly(Mapping[str, T], Generic[T]):
-    """A table whose keys are not ours to fix. It cannot be changed: what it hands out is a plain copy."""
+    """An immutable table whose keys llmkit does not define; its values are returned as copies."""
 
     def __init__(self, values: Mapping[str, T] | None = None) -> None:
         self._values = copy.deepcopy(dict(values or {}))
@@ -44,7 +44,15 @@ class ReadOnly(Mapping[str, T], Generic[T]):
 
 
 class Table(BaseModel):
-    """A table that takes the fields it names and no others, never converts a type and never changes."""
+    """A table that takes only the fields it defines, never converts a type, and is frozen."""
 
-    # Built when they are used: of these tables a recipe has a few, and each costs milliseconds before the first word.
+    # Schemas are built on first use: a recipe has few of these tables, and each costs milliseconds at the start.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays_as_tuples(cls, values: Any) -> Any:
+        """Freeze the arrays of TOML, which no field takes as lists."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""What `tomllib` does not do: find the line of a key, and write TOML."""
+"""Find the line of a key in TOML, and write TOML; `tomllib` does neither."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _SCALAR = re.compile(r"[^,\]}#\n]*")
 
 
 def key_lines(text: str) -> dict[Key, int]:
-    """The line, from 1, on which each table and key first stands. `text` must be TOML that `tomllib` accepts."""
+    """Find the line, from 1, on which each table and key first occurs. `text` must be TOML that `tomllib` accepts."""
     lines: dict[Key, int] = {}
     table: Key = ()
     at = _skip(text, 0)
@@ -49,7 +49,7 @@ def _record(lines: dict[Key, int], path: Key, known: int, text: str, at: int) ->
 
 
 def _read_key(text: str, at: int) -> tuple[Key, int]:
-    """A dotted key and the position behind it."""
+    """Read a dotted key; return it and the position behind it."""
     parts: list[str] = []
     while True:
         at = _skip(text, at)
@@ -89,7 +89,7 @@ def _read_value(text: str, at: int, path: Key, lines: dict[Key, int]) -> int:
 
 
 def split_key(text: str) -> Key:
-    """The parts of a dotted key such as `lora.rank_pattern."^layers.0"`; ValueError if it is none."""
+    """Split a dotted key such as `lora.rank_pattern."^layers.0"`; raise ValueError if it is none."""
     parts, end = _read_key(text, 0)
     if end != len(text):
         raise ValueError(f"not a dotted key: {text}")
@@ -97,6 +97,7 @@ def split_key(text: str) -> Key:
 
 
 def dotted(path: Key) -> str:
+    """Join a key's parts with dots, quoted where TOML requires it."""
     return ".".join(part if _BARE.fullmatch(part) else _quoted(part) for part in path)
 
 
@@ -105,7 +106,7 @@ def _quoted(text: str) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """One value as TOML, on one line."""
+    """Write one value as TOML, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -119,9 +120,9 @@ def toml_value(value: Any) -> str:
 
 
 def leaves(values: Mapping[str, Any], above: Key = ()) -> dict[Key, Any]:
-    """Every value with its path; a table that holds anything is replaced by its keys."""
-    found: dict[Key, Any] = {}
+    """Flatten nested tables into values by path, below `above`; an empty table is a value."""
+    paths: dict[Key, Any] = {}
     for key, value in values.items():
         path = (*above, key)
-        found.update(leaves(value, path) if isinstance(value, Mapping) and value else {path: value})
-    return found
+        paths.update(leaves(value, path) if isinstance(value, Mapping) and value else {path: value})
+    return paths

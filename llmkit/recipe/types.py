@@ -1,4 +1,4 @@
-"""What a key may hold: read from a type annotation, checked against a value, said in words."""
+"""Represent the type of a key: read it from an annotation, check a value against it, describe it in words."""
 
 import ast
 import difflib
@@ -14,7 +14,7 @@ _ANY = "any"
 _SCALARS = ("bool", "int", "float", "str")
 _ARRAYS = ("list", "List", "tuple", "Tuple", "Sequence")
 _TABLES = ("dict", "Dict", "Mapping", "ReadOnly")
-_WORDS = {
+_DESCRIPTIONS = {
     "int": ("an integer", "integers"),
     "float": ("a number", "numbers"),
     "str": ("a string", "strings"),
@@ -27,7 +27,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Type:
-    """The kinds of TOML value a key takes (any of `kinds`), and beside them the single `values` it takes."""
+    """The kinds of TOML value that a key takes (any of `kinds`), and the single `values` that it takes besides."""
 
     kinds: frozenset[str] = frozenset()
     values: tuple[Any, ...] = ()
@@ -36,15 +36,17 @@ class Type:
 
     @property
     def text_only(self) -> bool:
-        """Nothing but strings: what stands on a command line is taken as it is."""
+        """Whether only strings are allowed, so that a command-line value needs no quotes."""
         return self.kinds <= {"str"} and all(isinstance(value, str) for value in self.values)
 
     @property
     def takes_text(self) -> bool:
+        """Whether a string is allowed."""
         return "str" in self.kinds or any(isinstance(value, str) for value in self.values)
 
     def admits(self, value: Any) -> bool:
-        if any(type(value) is type(known) and value == known for known in self.values):
+        """Whether `value` has this type; an integer counts as a float too."""
+        if any(type(value) is type(allowed) and value == allowed for allowed in self.values):
             return True
         kind = _kind(value)
         if kind == "list" and "list" in self.kinds:
@@ -56,28 +58,28 @@ class Type:
         return kind in self.kinds or (kind == "int" and "float" in self.kinds)
 
     def mistakes(self, value: Any, path: Key) -> Iterator[tuple[Key, str]]:
-        """Where `value` is not admitted, down to the key of a table, and why."""
+        """Yield each key at or below `path` whose value is not admitted, and why."""
         if isinstance(value, Mapping) and "dict" in self.kinds and self.entry:
             for key, item in value.items():
                 yield from self.entry.mistakes(item, (*path, key))
         elif not self.admits(value):
-            known = [str(item) for item in self.values if isinstance(item, str)]
-            near = nearest(value, known) if isinstance(value, str) else ""
-            if near:
-                yield path, f'{toml_value(value)} is not one of its values, did you mean "{near}"?'
+            allowed = [str(item) for item in self.values if isinstance(item, str)]
+            close_value = nearest(value, allowed) if isinstance(value, str) else ""
+            if close_value:
+                yield path, f'{toml_value(value)} is not one of its values, did you mean "{close_value}"?'
             else:
-                yield path, f"must be {self}, not {_said(value)}"
+                yield path, f"must be {self}, not {_show(value)}"
 
     def __str__(self) -> str:
-        return self.words(0)
+        return self.describe(0)
 
-    def words(self, number: int) -> str:
-        """`a string or an array of strings` (number 0), `strings or arrays of strings` (number 1)."""
+    def describe(self, number: int) -> str:
+        """Describe the type: `a string or an array of strings` (number 0), `strings or arrays of strings` (1)."""
         parts = []
-        for kind, words in _WORDS.items():
+        for kind, forms in _DESCRIPTIONS.items():
             if kind in self.kinds:
                 inner = self.item if kind == "list" else self.entry if kind == "dict" else None
-                parts.append(words[number] + (f" of {inner.words(1)}" if inner and _ANY not in inner.kinds else ""))
+                parts.append(forms[number] + (f" of {inner.describe(1)}" if inner and _ANY not in inner.kinds else ""))
         if self.values:
             parts.append(("one of " if len(self.values) > 1 else "") + ", ".join(map(toml_value, self.values)))
         return " or ".join(parts)
@@ -95,7 +97,7 @@ def _kind(value: Any) -> str:
     return "dict" if isinstance(value, Mapping) else "date"
 
 
-def _said(value: Any) -> str:
+def _show(value: Any) -> str:
     kind = _kind(value)
     if kind in ("dict", "date"):
         return f"a {kind}".replace("dict", "table")
@@ -105,19 +107,22 @@ def _said(value: Any) -> str:
 
 
 def read_annotation(text: str, enum: Lookup = lambda name: ()) -> Type:
-    """The type of an annotation such as `dict | str | None`; an unknown part of it admits anything."""
+    """Read the type of an annotation such as `dict | str | None`; an unknown part of it admits anything.
+
+    `enum` returns the values of an enum by its name.
+    """
     return _read(ast.parse(text, mode="eval").body, enum)
 
 
 def _union(*types: Type) -> Type:
-    kinds = frozenset[str]().union(*(each.kinds for each in types))
+    kinds = frozenset[str]().union(*(type_.kinds for type_ in types))
     if _ANY in kinds:
         return ANYTHING
-    arrays = [each.item for each in types if "list" in each.kinds]
-    tables = [each.entry for each in types if "dict" in each.kinds]
+    arrays = [type_.item for type_ in types if "list" in type_.kinds]
+    tables = [type_.entry for type_ in types if "dict" in type_.kinds]
     return Type(
         kinds,
-        tuple(value for each in types for value in each.values),
+        tuple(value for type_ in types for value in type_.values),
         _union(*arrays) if arrays and None not in arrays else None,  # type: ignore[arg-type]
         _union(*tables) if tables and None not in tables else None,  # type: ignore[arg-type]
     )
@@ -143,12 +148,12 @@ def _read(node: ast.expr, enum: Lookup) -> Type:
 def _read_subscript(name: str, inside: list[ast.expr], enum: Lookup) -> Type:
     if name == "Literal":
         values = tuple(ast.literal_eval(value) for value in inside)
-        # peft writes "pissa_niter_[number of iters]": a pattern in the list says that the list is not all there is
-        opened = any("[" in str(value) for value in values)
-        return Type(frozenset({"str"})) if opened else Type(values=values)
+        # peft writes "pissa_niter_[number of iters]": with a pattern among its values the list is not complete
+        open_ended = any("[" in str(value) for value in values)
+        return Type(frozenset({"str"})) if open_ended else Type(values=values)
     if name in _ARRAYS:
-        same = len(inside) == 1 or ast.unparse(inside[1]) == "..."
-        return Type(frozenset({"list"}), item=_read(inside[0], enum) if same else None)
+        one_type = len(inside) == 1 or ast.unparse(inside[1]) == "..."
+        return Type(frozenset({"list"}), item=_read(inside[0], enum) if one_type else None)
     if name in _TABLES and (len(inside) == 1 or ast.unparse(inside[0]) == "str"):
         entry = _read(inside[-1], enum)
         return Type(frozenset({"dict"}), entry=None if _ANY in entry.kinds else entry)
@@ -157,9 +162,9 @@ def _read_subscript(name: str, inside: list[ast.expr], enum: Lookup) -> Type:
 
 def _choice(parts: list[ast.expr], enum: Lookup) -> Type:
     types = [_read(part, enum) for part in parts]
-    if any(isinstance(part, ast.Name) and each.values for part, each in zip(parts, types, strict=True)):
+    if any(isinstance(part, ast.Name) and type_.values for part, type_ in zip(parts, types, strict=True)):
         # `SchedulerType | str`: the string is one of the enum's own
-        types = [each for each in types if each.kinds != {"str"}]
+        types = [type_ for type_ in types if type_.kinds != {"str"}]
     return _union(*types)
 
 
@@ -167,8 +172,8 @@ def _alternatives(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.BinOp):
         return _alternatives(node.left) + _alternatives(node.right)
     if isinstance(node, ast.Subscript) and _name(node.value) in ("Optional", "Union"):
-        inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        return [part for each in inside for part in _alternatives(each)]
+        members = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return [part for member in members for part in _alternatives(member)]
     return [node]
 
 
@@ -176,8 +181,8 @@ def _name(node: ast.expr) -> str:
     return ast.unparse(node).rpartition(".")[2]
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that `word` was most likely meant to be, or nothing."""
-    words, written = list(known), word.lower()
-    longer = next((each for each in words if len(written) > 2 and each.startswith(written)), "")  # adam -> adamw_torch
-    return longer or next(iter(difflib.get_close_matches(written, words, 1)), "")
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return the candidate that `word` was most likely meant to be, or ""."""
+    names, typed = list(candidates), word.lower()
+    completion = next((name for name in names if len(typed) > 2 and name.startswith(typed)), "")  # adam -> adamw_torch
+    return completion or next(iter(difflib.get_close_matches(typed, names, 1)), "")

@@ -1,4 +1,4 @@
-"""What the installed transformers and peft accept, read from their source with `ast`: importing them costs seconds."""
+"""Read which fields the installed transformers and peft accept, from their source with `ast`: imports cost seconds."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from llmkit.recipe.toml import toml_value
 from llmkit.recipe.types import Type, read_annotation
 
-# The class behind a table of the recipe: its package and its module there.
+# The classes behind upstream's tables: each with its package and its module.
 CLASSES = {
     "TrainingArguments": ("transformers", "training_args.py"),
     "LoraConfig": ("peft", "tuners/lora/config.py"),
@@ -26,7 +26,7 @@ _EVALUATION = "the task decides what evaluation collects"
 _OUTPUTS = "only the generated tokens are used"
 _ADAPTER = "it follows from the model and the task"
 
-# What the run decides itself, and what to use instead or why.
+# Fields that the run sets itself: what to use instead, or why.
 OWNED: dict[str, dict[str, str]] = {
     "TrainingArguments": {
         "output_dir": "use the top-level `output_dir` or `--output-dir`",
@@ -84,7 +84,7 @@ OWNED: dict[str, dict[str, str]] = {
 
 _LEAVE = "leave it out"
 
-# What transformers 5 dropped: the field that replaced it, if one did, and what to do; `{value}` is the user's own.
+# Fields that transformers 5 dropped: the one that replaced it, if any, and what to do; `{value}` is the user's value.
 DROPPED: dict[str, tuple[str, str]] = {
     "warmup_ratio": ("warmup_steps", "use `warmup_steps = {value}`"),
     "logging_dir": ("", f"{_LEAVE}: logs go to the run directory (for TensorBoard set TENSORBOARD_LOGGING_DIR)"),
@@ -129,7 +129,7 @@ DROPPED: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Field:
-    """One keyword of an upstream class. `default` is its source text where it is no plain value."""
+    """A keyword argument of an upstream class; `default` is source text where it is no plain value."""
 
     name: str
     annotation: str
@@ -139,11 +139,12 @@ class Field:
 
     @cached_property
     def type(self) -> Type:
+        """The type of TOML value that it takes."""
         return read_annotation(self.annotation, lambda name: _enum_values(name, self.module))
 
 
 def installed(class_name: str) -> str:
-    """`transformers 5.23`: the library that holds the class, and its version."""
+    """Name the library that defines a class, and its version: `transformers 5.23`."""
     from importlib.metadata import version  # costs as much as everything else here, and only messages need it
 
     package = CLASSES[class_name][0]
@@ -152,7 +153,7 @@ def installed(class_name: str) -> str:
 
 @cache
 def fields(class_name: str) -> Mapping[str, Field]:
-    """The keywords that `class_name`, a key of CLASSES, takes in the installed version."""
+    """Return the fields of `class_name`, a key of CLASSES, in the installed version."""
     package, module = CLASSES[class_name]
     path = _folder(package) / module
     if class_name == "GenerationConfig":
@@ -161,15 +162,18 @@ def fields(class_name: str) -> Mapping[str, Field]:
 
 
 def text(class_name: str) -> str:
-    """The source in which `class_name`, a key of CLASSES, is defined."""
+    """Return the source of the module that defines `class_name`, a key of CLASSES."""
     package, module = CLASSES[class_name]
     return (_folder(package) / module).read_text(encoding="utf-8")
 
 
 def refusal(class_name: str, key: str, value: Any) -> str:
-    """Why `key` cannot be set although it is no misspelling: the run's own, or gone from upstream; else nothing."""
-    if why := OWNED[class_name].get(key):
-        return f"set by the run itself; {why}"
+    """Explain why `key` cannot be set to `value` although it is spelt correctly; "" if it can be.
+
+    The run sets the field itself, or upstream dropped it.
+    """
+    if reason := OWNED[class_name].get(key):
+        return f"set by the run itself; {reason}"
     if class_name == "TrainingArguments" and key in DROPPED and key not in fields(class_name):
         advice = DROPPED[key][1].replace("{value}", toml_value(value))
         return f"not a field of {class_name} in {installed(class_name)}; {advice}"
@@ -189,7 +193,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _find_class(name: str, path: Path) -> tuple[ast.ClassDef, Path] | None:
-    """The definition of a class that a module defines, or imports from its own package."""
+    """Find the definition of a class that a module defines, or imports from its own package; return its module too."""
     for node in _tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, path
@@ -211,31 +215,35 @@ def _imported(node: ast.ImportFrom, path: Path) -> Path | None:
 
 
 def _enum_values(name: str, module: Path) -> tuple[str, ...]:
-    found = _find_class(name, module)
-    if found is None or not any(ast.unparse(base).endswith("Enum") for base in found[0].bases):
+    definition = _find_class(name, module)
+    if definition is None or not any(ast.unparse(base).endswith("Enum") for base in definition[0].bases):
         return ()
-    assigned = (node.value for node in found[0].body if isinstance(node, ast.Assign))
+    assigned = (node.value for node in definition[0].body if isinstance(node, ast.Assign))
     return tuple(value.value for value in assigned if isinstance(value, ast.Constant) and isinstance(value.value, str))
 
 
 def _dataclass_fields(name: str, path: Path) -> dict[str, Field]:
-    found = _find_class(name, path)
-    if found is None:
+    located = _find_class(name, path)
+    if located is None:
         return {}
-    definition, path = found
+    definition, path = located
     result: dict[str, Field] = {}
     for base in definition.bases:
         result |= _dataclass_fields(ast.unparse(base), path)
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            options = {word.arg: word.value for word in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+            options = (
+                {keyword.arg: keyword.value for keyword in node.value.keywords}
+                if isinstance(node.value, ast.Call)
+                else {}
+            )
             if "init" in options or ast.unparse(node.annotation).startswith("ClassVar"):
                 continue
-            known, annotation = _metadata(options.get("metadata")), ast.unparse(node.annotation)
-            if isinstance(known.get("const"), bool):  # `fsdp: str | None`, which takes true as well
+            metadata, annotation = _metadata(options.get("metadata")), ast.unparse(node.annotation)
+            if isinstance(metadata.get("const"), bool):  # `fsdp: str | None`, which takes true as well
                 annotation += " | bool"
-            words = known.get("help", "")
-            deprecated = words if words.startswith("Deprecated") else ""
+            help_text = metadata.get("help", "")
+            deprecated = help_text if help_text.startswith("Deprecated") else ""
             default = _default(options, node.value)
             result[node.target.id] = Field(node.target.id, annotation, default, deprecated, path)
     return result
@@ -266,15 +274,17 @@ _ARGUMENT = re.compile(r"^\s+(\w+)\s*:?\s*\((.+?)\)+:?\s*$", re.MULTILINE)
 
 
 def _popped_fields(path: Path) -> dict[str, Field]:
-    """GenerationConfig takes `**kwargs`: its fields are what `__init__` pops, their types stand in the docstring."""
-    found = _find_class("GenerationConfig", path)
-    if found is None:
+    """Read the fields of GenerationConfig: what `__init__` pops from `**kwargs`, with types from the docstring."""
+    located = _find_class("GenerationConfig", path)
+    if located is None:
         return {}
-    definition, path = found
+    definition, path = located
     documented = dict(_ARGUMENT.findall(ast.get_docstring(definition, clean=False) or ""))
     lines = path.read_text(encoding="utf-8").splitlines()
     result: dict[str, Field] = {}
-    for node in ast.walk(next(each for each in definition.body if getattr(each, "name", "") == "__init__")):
+    for node in ast.walk(
+        next(statement for statement in definition.body if getattr(statement, "name", "") == "__init__")
+    ):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "kwargs.pop":
             name, default = map(_plain, node.args)
             if not name.startswith("_"):
@@ -284,7 +294,7 @@ def _popped_fields(path: Path) -> dict[str, Field]:
 
 
 def _docstring_type(text: str) -> str:
-    """`int` or `list[int]`, *optional* -> int | list[int]; what cannot be read admits anything."""
+    """Turn "`int` or `list[int]`, *optional*" into `int | list[int]`; what cannot be parsed becomes `Any`."""
     text = re.split(r",\s*(?:\*optional\*|default)", text)[0].replace("`", "").replace(" or ", " | ")
     try:
         ast.parse(text, mode="eval")
@@ -294,9 +304,9 @@ def _docstring_type(text: str) -> str:
 
 
 def _heading(lines: list[str], number: int) -> str:
-    """The comment over the paragraph of line `number`, if it says that what follows is deprecated."""
-    above = number - 1
-    while lines[above].strip() and not lines[above].strip().startswith("#"):
-        above -= 1
-    comment = lines[above].strip().removeprefix("# ")
+    """Return the comment above the paragraph of line `number` if it begins with "Deprecated", else ""."""
+    index = number - 1
+    while lines[index].strip() and not lines[index].strip().startswith("#"):
+        index -= 1
+    comment = lines[index].strip().removeprefix("# ")
     return comment if comment.startswith("Deprecated") else ""
