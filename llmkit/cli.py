@@ -76,21 +76,19 @@ def pretrain(
 ) -> None:
     """Pretrain a language model, causal or masked, from a recipe."""
 
-    def act() -> int:
-        from llmkit import process
-        from llmkit.recipe import load
-
-        process.join()
-        _stay_offline(offline)
-        seconds = _seconds(max_time)
-        loaded = _by_the_clock(load(recipe, overrides or [], output_dir, verb="pretrain"), max_time)
-        if dry_run:
-            return _explain(loaded, processes, max_time)
-        from llmkit import launch
-
-        return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
-
-    _do(act)
+    _train(
+        "pretrain",
+        recipe,
+        overrides,
+        output_dir=output_dir,
+        processes=processes,
+        accelerate_config=accelerate_config,
+        max_time=max_time,
+        resume=resume,
+        allow_change=allow_change,
+        offline=offline,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -113,26 +111,63 @@ def finetune(
 ) -> None:
     """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
 
+    _train(
+        "finetune",
+        recipe,
+        overrides,
+        task=task,
+        output_dir=output_dir,
+        processes=processes,
+        accelerate_config=accelerate_config,
+        max_time=max_time,
+        seeds=seeds,
+        resume=resume,
+        allow_change=allow_change,
+        offline=offline,
+        dry_run=dry_run,
+    )
+
+
+def _train(
+    verb: Literal["pretrain", "finetune"],
+    recipe: str | None,
+    overrides: list[str] | None,
+    *,
+    output_dir: str | None,
+    processes: int | None,
+    accelerate_config: Path | None,
+    max_time: str | None,
+    resume: bool,
+    allow_change: list[str] | None,
+    offline: bool,
+    dry_run: bool,
+    task: str | None = None,
+    seeds: int | None = None,
+) -> NoReturn:
+    """Run the command `verb`; the other arguments are its own."""
+
     def act() -> int:
         from llmkit import process
         from llmkit.recipe import load
 
         process.join()
         _stay_offline(offline)
-        path, settings = _recipe_and_overrides(recipe, overrides, task)
+        path, settings = recipe, overrides or []
+        if verb == "finetune":
+            path, settings = _recipe_and_overrides(recipe, overrides, task)
         seconds = _seconds(max_time)
-        loaded = _by_the_clock(load(path, settings, output_dir, task, verb="finetune"), max_time)
+        loaded = _with_time_note(load(path, settings, output_dir, task, verb), max_time)
         if dry_run:
             return _explain(loaded, processes, max_time)
         if seeds is not None:
             from llmkit.seeds import repeat
 
-            again = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
-            again += ["--processes", str(processes)] if processes is not None else []
-            again += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
-            again += ["--max-time", max_time] if max_time is not None else []
-            again += [word for key in allow_change or [] for word in ("--allow-change", key)]
-            return repeat(loaded, seeds, again, output_dir, resume)
+            argv = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
+            argv += ["--processes", str(processes)] if processes is not None else []
+            argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
+            argv += ["--max-time", max_time] if max_time is not None else []
+            argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
+            return repeat(loaded, seeds, argv, output_dir, resume)
         from llmkit import launch
 
         return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
@@ -143,7 +178,10 @@ def finetune(
 def _recipe_and_overrides(
     recipe: str | None, overrides: list[str] | None, task: str | None, needed: bool = True
 ) -> tuple[str | None, list[str]]:
-    """The recipe and what is laid over it: with `--task` the first word is no recipe but the first override."""
+    """Separate the recipe from the overrides: with `--task` the first argument may be an override.
+
+    Raises UserError for two recipes, and for none where one is `needed`.
+    """
     settings = overrides or []
     if recipe is not None and "=" in recipe and not Path(recipe).is_file():
         settings, recipe = [recipe, *settings], None
@@ -155,7 +193,7 @@ def _recipe_and_overrides(
 
 
 def _stay_offline(wanted: bool) -> None:
-    """Before the libraries are imported, which read the environment once; the processes of a launch inherit it."""
+    """Go offline if `wanted`; call it before the libraries are imported, which read the environment only once."""
     if wanted:
         from llmkit import hub
 
@@ -163,33 +201,33 @@ def _stay_offline(wanted: bool) -> None:
 
 
 def _seconds(time: str | None) -> int | None:
-    """`1h30m` in seconds; None for None."""
+    """Convert a time such as `1h30m` to seconds; None for None."""
     if time is None:
         return None
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
     seconds = (
-        sum(int(number or 0) * unit for number, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+        sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     )
     if not seconds:
         raise UserError(f"--max-time: `{time}` is no length of time", "write it as 90s, 30m, 1h30m or 2h")
     return seconds
 
 
-def _by_the_clock(recipe: "Recipe", time: str | None) -> "Recipe":
-    """The recipe with a note on what `--max-time` makes of it."""
+def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
+    """Return the recipe with a note on the effect of `--max-time`."""
     if time is None:
         return recipe
-    own = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
-    said = (
+    key = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
+    note = (
         f"--max-time {time}: training ends so long after its first step began, evaluation and saving in between "
         f"included, the last evaluation and the saving of the model not; "
-        f"trainer.{own} does not count"
+        f"trainer.{key} does not count"
     )
-    return recipe.model_copy(update={"notes": (*recipe.notes, said)})
+    return recipe.model_copy(update={"notes": (*recipe.notes, note)})
 
 
 def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
-    """The resolved recipe on stdout, the arithmetic on stderr."""
+    """Print the resolved recipe to stdout and the arithmetic to stderr."""
     print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
     from llmkit.dry_run import explain
 
@@ -234,7 +272,7 @@ def generate(
         _stay_offline(offline)
         from llmkit.inference import generate as generation
 
-        text, words = generation.separate(prompt, options or [], needed=not chat and source is None)
+        text, arguments = generation.separate(prompt, options or [], needed=not chat and source is None)
         if source is not None and text is not None:
             raise UserError(f"the prompt `{text}` and --input exclude one another", "put the prompt into the file")
         if source is None and output is not None:
@@ -242,7 +280,7 @@ def generate(
         if chat:
             from llmkit.inference import chat as chatting
 
-            settings, system_prompt = chatting.settings(words)
+            settings, system_prompt = chatting.settings(arguments)
             if source is not None:
                 chatting.chat_rows(source, output, model, settings, system_prompt, seed, quantize)
                 return 0
@@ -251,9 +289,9 @@ def generate(
         if source is not None:
             from llmkit.inference import batch
 
-            batch.generate_rows(source, output, model, generation.settings(words, one=True), seed, quantize)
+            batch.generate_rows(source, output, model, generation.settings(arguments, one=True), seed, quantize)
         else:
-            generation.generate(generation.read_prompt(text), model, generation.settings(words), seed, quantize)
+            generation.generate(generation.read_prompt(text), model, generation.settings(arguments), seed, quantize)
         return 0
 
     _do(act)
@@ -301,9 +339,9 @@ def evaluate(
         from llmkit.training import evaluate as evaluation
 
         path, settings = _recipe_and_overrides(recipe, overrides, task, needed=False)
-        found = evaluation.find_recipe(model, path, task, settings)
+        loaded = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
-        evaluation.evaluate(model, found)
+        evaluation.evaluate(model, loaded)
         return 0
 
     _do(act)
@@ -402,7 +440,7 @@ def top(
 
 
 def _do(act: Callable[[], int]) -> NoReturn:
-    """Run a command's work and leave with its exit code: 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run a command and exit with its code: 2 for a user's mistake, 130 for Ctrl-C."""
     from llmkit import process
 
     try:
@@ -412,7 +450,7 @@ def _do(act: Callable[[], int]) -> NoReturn:
         code = 1 if isinstance(mistake, RunError) else 2
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone: nothing to tell it
+    except BrokenPipeError:  # the reader of stdout is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     raise typer.Exit(process.leave(code))

@@ -1,20 +1,20 @@
-"""What the user is told on stderr: the one exception that is shown without a traceback, and plain lines."""
+"""Talk to the user on stderr: plain lines, and the exceptions that are shown without a traceback."""
 
 import sys
 from contextlib import suppress
 
 
 def say(line: str) -> None:
-    """One line for the user; stdout is for data alone. That nobody listens any more is no reason to fail."""
+    """Print a line to stderr, as stdout is for data alone; do nothing if stderr is closed."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it and exits with code 2.
+    """A mistake that the user can correct; the command line prints it and exits with code 2.
 
-    `message` says what was wrong and where (file, line, key, row) in one line, `hint` what to do about it,
-    `details` holds further lines, one for each of several mistakes found at once.
+    `message` says in one line what is wrong and where (file, line, key, row), `hint` what to do about it; `details`
+    has a line for each of several mistakes found at once.
     """
 
     def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
@@ -31,4 +31,4 @@ class UserError(Exception):
 
 
 class RunError(UserError):
-    """A run that cannot go on through no mistake of the user's; shown in the same way, with exit code 1."""
+    """A run that fails through no mistake of the user's; shown in the same way, with exit code 1."""

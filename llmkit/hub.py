@@ -1,4 +1,4 @@
-"""The Hub's answers in words, the commit that each repository is read at, and secrets kept out of what is written."""
+"""Ask the Hub: pin each repository to a commit, explain its errors, and keep secrets out of what llmkit writes."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from llmkit.errors import UserError, say
+from llmkit.process import COMMITS
 
 Kind = Literal["model", "dataset"]
 
@@ -23,46 +24,45 @@ BUSY = (408, 429, 500, 502, 503, 504)
 WAITS = (1, 2, 4, 8)  # seconds between the attempts to reach a Hub that is busy
 PATIENCE = 3.0  # seconds until a Hub that takes no connection counts as absent
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
-COMMITS = "LLMKIT_COMMITS"  # in the environment: the children of this process read the same commits
 SECRET_NAMES = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE)  # of environment variables
-SHORTEST_SECRET = 8  # letters: what is shorter is a word like `true`, which other texts hold too
-# What transformers says where there are no weights, or none in this format.
+SHORTEST_SECRET = 8  # characters: a shorter value may be a word such as `true`, which occurs in other texts
+# transformers' messages for missing weights, or none in this format.
 SAFETENSORS_WANTED = re.compile(r"no file named model\.safetensors|does not appear to have a file named .*safetensors")
 
-_trouble = ""  # why the Hub is not asked any more, as the end of a sentence about it
+_trouble = ""  # why the Hub is no longer asked, as the end of a sentence about it
 
 
 def check(repo_id: str, kind: Kind, revision: str | None = None) -> str | None:
-    """Ask the Hub once whether `repo_id` can be read; the commit that this process and its children read it at.
+    """Ask the Hub once for the commit of `repo_id` that this process and its children read.
 
-    The clients' own five silent retries cost 47 s for one tokenizer; here a busy Hub is asked again and the user told.
-    Where there is no network, or the Hub stays busy, this process and its children go on from the cache alone: then it
-    is the commit in the cache, or None. Raises UserError for an id that is unknown, gated or private.
+    The clients' own five silent retries took 47 s for one tokenizer; here a busy Hub is asked again, and the user is
+    told. Without a network, or if the Hub stays busy, this process and its children use the cache alone; the result is
+    then the commit in the cache, or None. Raises UserError for an id that is unknown, gated or private.
     """
-    known, key = commits(), _key(repo_id, kind, revision)
-    if key not in known:
-        found = None if _offline() else _ask(repo_id, kind, revision)
-        if found is not None:
-            _note_in_cache(repo_id, kind, revision, found)
+    commits_by_key, key = commits(), _key(repo_id, kind, revision)
+    if key not in commits_by_key:
+        revision_commit = None if _offline() else _ask(repo_id, kind, revision)
+        if revision_commit is not None:
+            _note_in_cache(repo_id, kind, revision, revision_commit)
         elif _offline():
-            found = _in_cache(repo_id, kind, revision)
-        if found is None:
+            revision_commit = _in_cache(repo_id, kind, revision)
+        if revision_commit is None:
             return None
-        known[key] = found
-        os.environ[COMMITS] = json.dumps(known)
-    return known[key]
+        commits_by_key[key] = revision_commit
+        os.environ[COMMITS] = json.dumps(commits_by_key)
+    return commits_by_key[key]
 
 
 def commit(name: str, revision: str | None = None) -> str | None:
-    """What to read the model `name` at: a commit, so that a push during a start cannot mix two versions.
+    """Return the commit at which to read the model `name`, so that a push during a start cannot mix two versions.
 
-    Of a folder, and where no commit is known, `revision` as it is.
+    For a folder, and where no commit is known, returns `revision` as it is.
     """
     return revision if Path(name).exists() else check(name, "model", revision) or revision
 
 
 def commits() -> dict[str, str]:
-    """The commit of each repository that was read, by its id: `org/model`, `org/model@branch`, `datasets/org/rows`."""
+    """Return the commit of each repository read, by id: `org/model`, `org/model@branch`, `datasets/org/rows`."""
     return dict(json.loads(os.environ.get(COMMITS, "{}")))
 
 
@@ -94,8 +94,8 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
                 if wait is None:
                     go_offline(f"answers {status} again and again")
                     break
-                asked = problem.response.headers.get("Retry-After", "")
-                seconds = max(wait, min(int(asked), 60)) if asked.isdigit() else wait
+                retry_after = problem.response.headers.get("Retry-After", "")
+                seconds = max(wait, min(int(retry_after), 60)) if retry_after.isdigit() else wait
                 say(f"the Hub at {_endpoint()} answers {status}: trying again in {seconds} s")
                 time.sleep(seconds)
             except httpx2.ReadTimeout:
@@ -108,9 +108,9 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
 
 
 def _reachable() -> bool:
-    """The Hub, or the proxy before it, takes a connection in time, at any of its addresses.
+    """Whether the Hub, or the proxy in front of it, accepts a connection in time at any of its addresses.
 
-    The clients' time-out counts for one address after the other, and the look-up of the name has none.
+    The clients' timeout applies to each address in turn, and name resolution has none.
     """
     from urllib.request import getproxies, proxy_bypass
 
@@ -121,17 +121,17 @@ def _reachable() -> bool:
     if proxy := proxies.get(url.scheme) or proxies.get("all"):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = url.port or {"https": 443, "http": 80}.get(url.scheme, 1080)
-    found, over = threading.Event(), threading.Event()
+    reached, over = threading.Event(), threading.Event()
 
     def connect(address: tuple[str, int]) -> None:
         with suppress(OSError, ValueError), socket.create_connection(address, PATIENCE):
-            found.set()
+            reached.set()
             over.set()
 
     def look_up() -> None:
         with suppress(OSError, ValueError):
-            addresses = {each[4][:2] for each in socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)}
-            attempts = [threading.Thread(target=connect, args=(each,), daemon=True) for each in addresses]
+            addresses = {address[4][:2] for address in socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)}
+            attempts = [threading.Thread(target=connect, args=(address,), daemon=True) for address in addresses]
             for attempt in attempts:
                 attempt.start()
             for attempt in attempts:
@@ -140,12 +140,14 @@ def _reachable() -> bool:
 
     threading.Thread(target=look_up, daemon=True).start()
     over.wait(PATIENCE)
-    return found.is_set()
+    return reached.is_set()
 
 
 def _note_in_cache(repo_id: str, kind: Kind, revision: str | None, commit: str) -> None:
-    """Let the cache know what `revision` means: files that are asked for by their commit do not, nor a later start
-    without the Hub (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    """Record in the cache which commit `revision` means, for a later start without the Hub.
+
+    Files that are requested by commit leave no such reference
+    (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -154,7 +156,7 @@ def _note_in_cache(repo_id: str, kind: Kind, revision: str | None, commit: str) 
         return
     folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type=kind))
     reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
-    with suppress(OSError):  # a cache that others own can be read
+    with suppress(OSError):  # the cache may be read-only
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(commit)
 
@@ -164,13 +166,13 @@ def _in_cache(repo_id: str, kind: Kind, revision: str | None) -> str | None:
     from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 
     with suppress(RevisionResolutionError, HFValidationError):
-        found = HfApi().resolve_revision(repo_id, repo_type=kind, revision=revision, local_files_only=True)
-        return str(found.resolved)
+        resolved = HfApi().resolve_revision(repo_id, repo_type=kind, revision=revision, local_files_only=True)
+        return str(resolved.resolved)
     return None
 
 
 def go_offline(trouble: str) -> None:
-    """Let this process and its children read the Hub's cache alone; `trouble` ends a sentence about the Hub."""
+    """Make this process and its children use the Hub's cache alone; `trouble` ends a sentence about the Hub."""
     from huggingface_hub import constants
 
     global _trouble
@@ -182,9 +184,9 @@ def go_offline(trouble: str) -> None:
 
 
 def scrub(text: str) -> str:
-    """`text` without secrets: tokens and keys of the environment, that of `hf auth login`, and passwords in URLs.
+    """Remove secrets from `text`: tokens and keys of the environment, that of `hf auth login`, passwords in URLs.
 
-    What looks like a token of the Hub goes too, whoever it belongs to.
+    Anything that looks like a token of the Hub is removed too.
     """
     from huggingface_hub import constants
 
@@ -200,9 +202,9 @@ def scrub(text: str) -> str:
 
 @contextmanager
 def loading(repo_id: str, kind: Kind) -> Iterator[None]:
-    """Turn what the clients raise while a Hub id or a folder is read into a UserError that says what to do."""
+    """Turn errors of the clients while a Hub id or a folder is read into a UserError that says what to do."""
     _quiet()
-    # Else transformers asks a service on the Hub to convert a pickle of weights, in a thread.
+    # Without this, transformers starts a thread that asks a service on the Hub to convert pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     try:
         yield
@@ -245,23 +247,23 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         or (_offline() and isinstance(problem, OSError))
     ):
         trouble = _trouble or ("" if _offline() else "cannot be reached")
-        why = f"the Hub at {_endpoint()} {trouble}" if trouble else "HF_HUB_OFFLINE is set"
+        reason = f"the Hub at {_endpoint()} {trouble}" if trouble else "HF_HUB_OFFLINE is set"
         others = cached(kind, besides=repo_id)
         return UserError(
-            f"{why}, and the {what} is not (or not wholly) in the cache",
+            f"{reason}, and the {what} is not (or not wholly) in the cache",
             f"{f'in the cache: {others}' if others else 'nothing else is there'}; or name a folder on this machine",
         )
-    refused = caused_by(errors.HfHubHTTPError)
-    if isinstance(refused, errors.HfHubHTTPError) and not isinstance(refused, errors.EntryNotFoundError):
-        if refused.response is not None and refused.response.status_code in (401, 403):
-            return UserError(f"the Hub refuses the {what} to this login: {_first_line(refused)}", LOG_IN)
+    http_error = caused_by(errors.HfHubHTTPError)
+    if isinstance(http_error, errors.HfHubHTTPError) and not isinstance(http_error, errors.EntryNotFoundError):
+        if http_error.response is not None and http_error.response.status_code in (401, 403):
+            return UserError(f"the Hub refuses the {what} to this login: {_first_line(http_error)}", LOG_IN)
         return UserError(
-            f"the Hub at {_endpoint()} could not give the {what}: {_first_line(refused)}",
+            f"the Hub at {_endpoint()} could not give the {what}: {_first_line(http_error)}",
             "try again later; what has been downloaded is kept",
         )
-    if broken := caused_by(httpx2.HTTPError, ConnectionError):
+    if download_error := caused_by(httpx2.HTTPError, ConnectionError):
         return UserError(
-            f"the {what} could not be downloaded: {_first_line(broken)}",
+            f"the {what} could not be downloaded: {_first_line(download_error)}",
             "try again: what has been downloaded is kept",
         )
     if isinstance(problem, pickle.UnpicklingError):  # torch.load with weights_only
@@ -272,28 +274,28 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         )
     if not isinstance(problem, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
         return None
-    if refused_code := code_refused(problem, repo_id):
-        return refused_code
-    said = _in_one_line(problem)
-    if SAFETENSORS_WANTED.search(said) and _has_pickle(repo_id):
+    if code_error := code_refused(problem, repo_id):
+        return code_error
+    message = _in_one_line(problem)
+    if SAFETENSORS_WANTED.search(message) and _has_pickle(repo_id):
         return UserError(
             f"the weights of the {what} are a pickle (pytorch_model.bin), which can run code when it is opened",
             "look for one with model.safetensors; a recipe may read it, with no code run, and saves safetensors: "
             "model.use_safetensors = false",
         )
-    if said.startswith("Couldn't find cache") and not _offline():  # upstream's last resort where no file matches
-        said = f"it has no such data_files ({page}/tree/main lists them)"
+    if message.startswith("Couldn't find cache") and not _offline():  # upstream's last resort where no file matches
+        message = f"it has no such data_files ({page}/tree/main lists them)"
     if kind == "dataset":
         hint = "data.name is its configuration, data.split its split, data.data_files its files"
-    elif SAFETENSORS_WANTED.search(said):
+    elif SAFETENSORS_WANTED.search(message):
         hint = 'no weights are there: train it from scratch (model.init = "scratch"), or choose another model'
     else:
         hint = "is it whole, and a model in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)?"
-    return UserError(f"the {what} could not be loaded: {said}", hint)
+    return UserError(f"the {what} could not be loaded: {message}", hint)
 
 
 def code_refused(problem: Exception, name: str) -> UserError | None:
-    """What to say where transformers would have to run Python code that comes with a model, and may not."""
+    """Return the error for a model that needs Python code of its own, which may not run; None for other problems."""
     if "trust_remote_code=True" not in str(problem):
         return None
     page = str(Path(name).absolute()) if Path(name).exists() else f"{_endpoint()}/{name}/tree/main"
@@ -317,7 +319,7 @@ def _has_pickle(name: str) -> bool:
 
 
 def cached(kind: Kind, besides: str = "") -> str:
-    """The ids of this kind in the Hub's cache, the last used ten, as one line."""
+    """List the ten last used ids of this kind in the Hub's cache, without `besides`, as one line."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -325,9 +327,9 @@ def cached(kind: Kind, besides: str = "") -> str:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return ""
-    fitting = [repo for repo in repos if repo.repo_type == kind and repo.repo_id != besides]
-    fitting.sort(key=lambda repo: -repo.last_accessed)
-    return ", ".join([repo.repo_id for repo in fitting[:10]] + ["..."] * (len(fitting) > 10))
+    candidates = [repo for repo in repos if repo.repo_type == kind and repo.repo_id != besides]
+    candidates.sort(key=lambda repo: -repo.last_accessed)
+    return ", ".join([repo.repo_id for repo in candidates[:10]] + ["..."] * (len(candidates) > 10))
 
 
 def _causes(problem: BaseException) -> Iterator[BaseException]:
@@ -342,12 +344,12 @@ def _first_line(problem: BaseException) -> str:
 
 
 def _in_one_line(problem: BaseException) -> str:
-    """The first two lines (the second one often names what there is instead)."""
+    """Join the first two lines of an error (the second often names what exists instead)."""
     return " ".join(" ".join((scrub(str(problem)).strip() or type(problem).__name__).splitlines()[:2]).split())
 
 
 def _quiet() -> None:
-    """Of what the clients log, the user sees the waits alone; the rest comes again in the error."""
+    """Silence the clients' logs except for waits; the rest is repeated in the error."""
     import huggingface_hub.utils.logging  # noqa: F401  it sets up the handler
 
     for handler in logging.getLogger("huggingface_hub").handlers:
@@ -367,7 +369,7 @@ def _offline() -> bool:
 
 
 def _endpoint() -> str:
-    """The address of the Hub, for messages."""
+    """Return the address of the Hub, for messages."""
     from huggingface_hub import constants
 
     return scrub(constants.ENDPOINT)

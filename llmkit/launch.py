@@ -1,8 +1,8 @@
-"""One process or many: in this process where one is enough, else through `accelerate launch`, with llmkit as parent.
+"""Start training: in this process if one is enough, else through `accelerate launch`, with llmkit as the parent.
 
-The launcher turns every exit code of a rank into 1, under dozens of lines of its own, and kills ranks 30 s after a
-signal. So the parent stays: it forwards signals to the ranks themselves, keeps the launcher's output in `launch.log`,
-passes on what rank 0 says, and takes the exit code from a file that rank 0 writes.
+The launcher turns every exit code of a rank into 1, hides it under dozens of lines of its own, and kills ranks 30 s
+after a signal. So the parent stays: it forwards signals to the ranks themselves, writes the launcher's output to
+`launch.log`, relays rank 0's stderr, and takes the exit code from a file that rank 0 writes.
 """
 
 import json
@@ -32,8 +32,6 @@ from llmkit.runs import checkpoint, compatibility
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
 
-DIRECTORY, TERMINAL = "LLMKIT_DIRECTORY", "LLMKIT_TERMINAL"
-
 
 def start(
     recipe: Recipe,
@@ -43,16 +41,25 @@ def start(
     max_time: int | None = None,
     allowed: Sequence[str] = (),
 ) -> int:
-    """Train `recipe` on as many processes as were asked for, `max_time` seconds if that is given; the exit code.
+    """Train `recipe` and return the exit code.
 
-    `allowed` are the keys in which the recipe may differ from the one that the run to resume began with.
+    Args:
+        recipe: The recipe.
+        processes: The number of processes; None is one a GPU.
+        accelerate_config: An Accelerate configuration file.
+        resume: Resume the newest run of this recipe's name.
+        max_time: Seconds to train for; None leaves the length to the recipe.
+        allowed: Keys in which the recipe may differ from that of the run to resume.
+
+    Raises:
+        UserError: The processes or the run directory cannot be had.
     """
     if process.LAUNCH in os.environ:
         from filelock import FileLock
 
         from llmkit.training import train
 
-        shared = Path(os.environ[DIRECTORY])
+        shared = Path(os.environ[process.DIRECTORY])
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
             return train.run(recipe, shared, resume, max_time, allowed)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -66,7 +73,7 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
-    before = process.leave_early()
+    handlers = process.leave_early()
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
         if directory is None:
@@ -74,28 +81,28 @@ def start(
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
             return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
-        before_us = runs.read_record(directory)
+        unlocked_record = runs.read_record(directory)
         with runs.held(directory):
-            if runs.read_record(directory).get("started") != before_us.get("started"):
+            if runs.read_record(directory).get("started") != unlocked_record.get("started"):
                 raise UserError(f"another run was started in `{directory}` at this moment", "try again")
             checkpoint.adopt(directory)
             try:
                 if count == 1 and accelerate_config is None:
-                    return _alone(recipe, directory, resume, max_time, allowed)
+                    return _in_this_process(recipe, directory, resume, max_time, allowed)
                 _prepare(recipe)
                 log = directory / runs.LAUNCH_LOG
                 return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
             finally:
                 runs.release(directory)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in handlers.items():
+            signal.signal(signal_number, handler)
 
 
 def _prepare(recipe: Recipe) -> None:
-    """Clean, tokenize and pack before the processes start, which find it done: none waits for another and times out.
+    """Clean, tokenize and pack into the cache before the processes start, so that none waits and times out.
 
-    What the Hub is asked for, it is asked here: all processes read one commit.
+    Also resolve the commits of what comes from the Hub, so that all processes read the same.
     """
     if recipe.model.name:
         hub.commit(recipe.model.name, recipe.model.revision)
@@ -113,8 +120,12 @@ def _prepare(recipe: Recipe) -> None:
 
 
 def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed: Sequence[str] = ()) -> Path | None:
-    """Where the run goes; None when the run to resume is finished already."""
-    if machine_rank:  # the first machine has claimed it, on storage that all share
+    """Find or claim the run's directory; return None if the run to resume is already finished.
+
+    `machine_rank` is this machine's number of several; `resume` and `allowed` are those of `start`. Raises UserError
+    for a directory that cannot be used.
+    """
+    if machine_rank:  # the first machine claims it, on shared storage
         if recipe.output_dir is None:
             raise UserError("several machines need one directory", "name it: --output-dir on storage that all share")
         shared = at_home(recipe.output_dir)
@@ -124,34 +135,36 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
             time.sleep(1)
         raise UserError(f"the first machine has not made `{shared}` in ten minutes", "is the storage shared?")
     if resume:
-        found = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
-        if found is not None and runs.is_run(found):
-            if runs.is_finished(found):
-                say(f"`{found}` is finished: nothing to resume")
+        newest = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
+        if newest is not None and runs.is_run(newest):
+            if runs.is_finished(newest):
+                say(f"`{newest}` is finished: nothing to resume")
                 return None
-            compatibility.refuse(compatibility.since(found, recipe), allowed, found)
-            return found
+            compatibility.refuse(compatibility.since(newest, recipe), allowed, newest)
+            return newest
         say("nothing to resume: starting anew")
     named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME
     return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
 
 
 def default_processes() -> int:
-    """One for each visible GPU; one where there is none."""
+    """Return the number of visible GPUs, 1 where there is none."""
     import torch
 
     return max(1, torch.cuda.device_count())
 
 
 def one_gpu() -> None:
-    """Show this process one GPU alone: of several, Trainer would wrap the model in nn.DataParallel."""
+    """Hide all GPUs but one from this process: with several, Trainer would wrap the model in nn.DataParallel."""
     import torch
 
     if torch.cuda.device_count() > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None, allowed: Sequence[str]) -> int:
+def _in_this_process(
+    recipe: Recipe, directory: Path, resume: bool, max_time: int | None, allowed: Sequence[str]
+) -> int:
     one_gpu()
     from llmkit.training import train
 
@@ -163,25 +176,28 @@ def _alone(recipe: Recipe, directory: Path, resume: bool, max_time: int | None, 
 
 def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool, config: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="llmkit-") as name:
-        meeting = Path(name)  # the ranks' process ids, the pipe for what rank 0 says, its exit code
+        meeting = Path(name)  # holds the ranks' process ids, the pipes, and rank 0's exit code
         os.mkfifo(meeting / "stderr")
         os.mkfifo(meeting / "alive")
-        pipe = os.open(meeting / "stderr", os.O_RDWR)  # open for writing too: no end of file between two writers
+        pipe = os.open(meeting / "stderr", os.O_RDWR)  # also for writing: no end of file between two writers
         received: list[int] = []
         child: subprocess.Popen[bytes] | None = None
 
-        def forward(number: int, frame: FrameType | None) -> None:
-            if number != process.SAVING:
-                received.append(number)
+        def forward(signal_number: int, frame: FrameType | None) -> None:
+            if signal_number != process.SAVING:
+                received.append(signal_number)
             if child is not None:
-                _signal_ranks(meeting, child, number, at_once=len(received) > 1)
+                _signal_ranks(meeting, child, signal_number, at_once=len(received) > 1)
 
-        before = {number: signal.signal(number, forward) for number in (*process.stopping(), process.SAVING)}
-        alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it, and find its end when we are gone
+        handlers = {
+            signal_number: signal.signal(signal_number, forward)
+            for signal_number in (*process.stopping(), process.SAVING)
+        }
+        alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it until it closes with this process
         ended = threading.Event()
-        begun = log_file.stat().st_size if log_file.exists() else 0
-        voice = threading.Thread(target=_pass_on, args=(pipe, ended))
-        voice.start()
+        log_start = log_file.stat().st_size if log_file.exists() else 0
+        relay = threading.Thread(target=_relay_stderr, args=(pipe, ended))
+        relay.start()
         try:
             with log_file.open("ab") as log:
                 child = subprocess.Popen(
@@ -196,32 +212,41 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
                 _signal_ranks(meeting, child, received[0], at_once=True)
             child.wait()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for signal_number, handler in handlers.items():
+                signal.signal(signal_number, handler)
             ended.set()
-            voice.join()
+            relay.join()
             os.close(pipe)
             os.close(alive)
-        said = log_file.read_bytes()[begun:].decode(errors="replace")
-        first, failed = _first_to_fail(said)
+        log_text = log_file.read_bytes()[log_start:].decode(errors="replace")
+        first, failed = _first_to_fail(log_text)
         status = meeting / "status"
         if status.is_file():
             code = int(status.read_text())
-            if code == 1 and first > 0:  # what rank 0 died of is that another did
-                _say_why(said, log_file, first, failed)
+            if code == 1 and first > 0:  # another rank failed first, which made rank 0 fail
+                _report_failure(log_text, log_file, first, failed)
             return code
     if received:  # before training: there was nothing to save
         return 128 + received[1] if len(received) > 1 else 130 if received[0] == signal.SIGINT else process.STOPPED
     if child.returncode == 0:  # rank 0 is on another machine
         return 0
-    if failed == process.STOPPED:  # a signal met it before there was anything to save
+    if failed == process.STOPPED:  # a signal came before there was anything to save
         return process.STOPPED
-    _say_why(said, log_file, first, failed)
+    _report_failure(log_text, log_file, first, failed)
     return 1
 
 
 def launch_command(meeting: Path, count: int, counted: bool, config: Path | None) -> list[str]:
-    """`accelerate launch` with a config file always: without one it reads the user's default_config.yaml unasked."""
+    """Build the command line of `accelerate launch`.
+
+    It always names a config file: without one, accelerate would read the user's default_config.yaml.
+
+    Args:
+        meeting: The folder shared with the ranks.
+        count: The number of processes.
+        counted: The user gave that number, which then overrides the config's.
+        config: The user's Accelerate configuration; None writes one into `meeting`.
+    """
     if config is None:
         config = meeting / "accelerate.json"
         settings = {
@@ -237,23 +262,23 @@ def launch_command(meeting: Path, count: int, counted: bool, config: Path | None
             "debug": False,
         }
         config.write_text(json.dumps(settings))
-    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    argv = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
     if counted:
-        words += ["--num_processes", str(count)]
-    return [*words, "-m", "llmkit", *sys.argv[1:]]
+        argv += ["--num_processes", str(count)]
+    return [*argv, "-m", "llmkit", *sys.argv[1:]]
 
 
 def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
-    """What the ranks find in their environment."""
+    """Return the environment of the ranks; `meeting` is the folder shared with them, `count` their number."""
     import torch
 
-    found = {**os.environ, process.LAUNCH: str(meeting), DIRECTORY: str(directory)}
+    variables = {**os.environ, process.LAUNCH: str(meeting), process.DIRECTORY: str(directory)}
     if not torch.cuda.is_available():
-        found["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
-        found.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
+        variables["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
+        variables.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
     if sys.stderr.isatty():
-        found[TERMINAL] = str(shutil.get_terminal_size().columns)
-    return found
+        variables[process.TERMINAL] = str(shutil.get_terminal_size().columns)
+    return variables
 
 
 def _machine_rank(config: Path | None) -> int:
@@ -276,46 +301,49 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _pass_on(pipe: int, ended: threading.Event) -> None:
-    """Copy what rank 0 says to our stderr until the launcher has ended and nothing is left."""
+def _relay_stderr(pipe: int, ended: threading.Event) -> None:
+    """Copy rank 0's stderr from `pipe` to this process's, until the launcher has ended and nothing is left."""
     while True:
         ready, _, _ = select.select([pipe], [], [], 0.2)
         if ready:
-            said = os.read(pipe, 1 << 16)
-            with suppress(OSError):  # nobody listens any more: the ranks must not wait for a reader
-                os.write(2, said)
+            data = os.read(pipe, 1 << 16)
+            with suppress(OSError):  # stderr is closed: keep reading, as the ranks must not block
+                os.write(2, data)
         elif ended.is_set():
             return
 
 
-def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], number: int, at_once: bool) -> None:
+def _signal_ranks(meeting: Path, child: subprocess.Popen[Any], signal_number: int, at_once: bool) -> None:
     ranks = [int(file.name.removeprefix("rank-")) for file in meeting.glob("rank-*")]
-    if number == process.SAVING and not ranks:
+    if signal_number == process.SAVING and not ranks:
         return
     if at_once or not ranks:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         ranks = ranks if at_once else []
-        number = signal.SIGKILL
+        signal_number = signal.SIGKILL
     for pid in ranks:
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, signal_number)
 
 
-def _first_to_fail(said: str) -> tuple[int, int]:
-    """The rank that the launcher names as the cause, which it does last, and its exit code; -1 and 1 if none."""
-    found = re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+) ", said)
-    return (int(found[-1][0]), int(found[-1][1])) if found else (-1, 1)
+def _first_to_fail(log_text: str) -> tuple[int, int]:
+    """Find the rank that the launcher names last, as the cause, and its exit code; -1 and 1 if it names none."""
+    failures = re.findall(r"rank +: (\d+) .*\n +exitcode +: (-?\d+) ", log_text)
+    return (int(failures[-1][0]), int(failures[-1][1])) if failures else (-1, 1)
 
 
-def _say_why(said: str, log: Path, number: int, code: int) -> None:
-    """No rank left word: show what they said last, and where the user can find the rest."""
+def _report_failure(log_text: str, log: Path, rank: int, code: int) -> None:
+    """Report a failure that no rank reported itself: the end of the log, and where the rest is.
+
+    `rank` failed with the exit code `code`, which is below 0 for a signal.
+    """
     if code < 0:
         name = signal.Signals(-code).name
         memory = ", as the kernel does when there is too little memory" if -code == signal.SIGKILL else ""
-        say(f"error: process {number} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
+        say(f"error: process {rank} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
         return
-    lines = said.splitlines()
+    lines = log_text.splitlines()
     causes = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
-    shown = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
-    say("\n".join([*shown, f"error: a process of this run failed; all it said is in {log}"]))
+    excerpt = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
+    say("\n".join([*excerpt, f"error: a process of this run failed; all it said is in {log}"]))

@@ -1,4 +1,4 @@
-"""A process of a run: what it leaves for the one that started it, and the signals that it answers to."""
+"""Connect a rank with the process that started it, and handle signals outside training."""
 
 import gc
 import os
@@ -13,21 +13,30 @@ from typing import Any
 
 from llmkit.errors import say
 
-LAUNCH = "LLMKIT_LAUNCH"  # in the environment of a rank: the folder in which it meets its parent
-STOPPED = 75  # the exit code of a run that a signal ended, and that goes on with --resume
-SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run goes on
+# llmkit's own environment variables, by which a process passes values to its children.
+LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: the folder shared with the parent
+DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
+TERMINAL = "LLMKIT_TERMINAL"  # launch.py sets it for ranks, progress.py reads it: the terminal's width in columns
+COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
+
+# Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
+# DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py, evaluate.py), ACCELERATE_USE_CPU and
+# OMP_NUM_THREADS (launch.py); arguments.py removes ACCELERATE_MIXED_PRECISION.
+
+STOPPED = 75  # the exit code of a run that a signal ended, and that --resume continues
+SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
 
 
 def stopping() -> list[signal.Signals]:
-    """Signals that end a run with a checkpoint; SIGHUP, a closed connection, unless `nohup` says otherwise."""
+    """Return the signals that end a run with a checkpoint; SIGHUP (a closed connection) not under `nohup`."""
     known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
-    """Before training there is nothing to save: end at once, as a run that can be started again.
+    """Let the signals end the process at once, through `leave`, as long as there is nothing to save.
 
-    Returns what the signals did before.
+    Returns the previous handlers.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -42,40 +51,35 @@ def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
 
 
 def join() -> None:
-    """Called first in every process: a rank of a launch leaves its process id, and rank 0 speaks through the parent."""
+    """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first."""
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])
-    leave_early(os._exit)  # what others of this run have left waiting cannot be ended in order
+    leave_early(os._exit)  # an orderly exit could wait for other ranks
     (meeting / f"rank-{os.getpid()}").touch()
     if os.environ.get("RANK", "0") == "0":
-        try:  # without waiting for a reader: a parent that is gone will never be one
-            said = os.open(meeting / "stderr", os.O_WRONLY | os.O_NONBLOCK)
+        try:  # without waiting for a reader: the parent may be gone
+            pipe = os.open(meeting / "stderr", os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
             os._exit(STOPPED)
-        os.set_blocking(said, True)
-        os.dup2(said, 2)
+        os.set_blocking(pipe, True)
+        os.dup2(pipe, 2)
     threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
 
 
 def _watch_parent(pipe: Path) -> None:
-    """End as after SIGTERM when the parent is gone: nobody would know of this process."""
-    with suppress(OSError):  # it has gone already, and its folder with it
-        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # one that is gone would be waited for for ever
+    """Send SIGTERM to this process when its parent is gone."""
+    with suppress(OSError):  # the parent is gone already, and its folder with it
+        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open would wait for ever for a dead parent
         os.set_blocking(alive, True)
         os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def is_rank() -> bool:
-    """This process was started by a parent that is llmkit."""
-    return LAUNCH in os.environ
-
-
 def leave(code: int) -> int:
-    """Leave the exit code for the parent, from rank 0; what this process itself should exit with.
+    """Pass rank 0's exit code to the parent; return the code that this process itself should exit with.
 
-    A rank that was stopped leaves with 0: the launcher would kill the others, which are saving.
+    A rank that was stopped exits with 0: otherwise the launcher would kill the others, which are saving.
     """
     if LAUNCH not in os.environ:
         return code
@@ -85,7 +89,7 @@ def leave(code: int) -> int:
 
 
 def collect_from_here() -> None:
-    """Switch the garbage collector on, if `llmkit` was started without, for what is made from now on."""
+    """Enable the garbage collector, which `llmkit` disables at its start, for objects created from now on."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -1,4 +1,4 @@
-"""One fine-tune with several seeds: how much of a figure is chance."""
+"""Repeat a fine-tune with several seeds, to measure how much its metrics vary by chance."""
 
 import math
 import signal
@@ -19,46 +19,58 @@ from llmkit.runs import directory as runs
 SUMMARY = "seeds.json"
 
 
-def repeat(recipe: Recipe, seeds: int, words: Sequence[str], output_dir: str | None, resume: bool) -> int:
-    """Run `llmkit finetune` once for each seed, into `DIR/seed-N`; the mean and standard deviation of the metrics.
+def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | None, resume: bool) -> int:
+    """Run `llmkit finetune` once for each seed into `DIR/seed-N`; report the metrics' means and standard deviations.
 
-    `words` are the command line without `--seeds` and `--output-dir`. The first seed is the recipe's. The exit code is
-    0, or that of the first run that did not finish. Each run is a process of its own, and cannot disturb another.
+    Each run is a process of its own, so that none affects another.
+
+    Args:
+        recipe: The recipe; its seed is the first one.
+        seeds: The number of runs.
+        argv: The command line without `--seeds` and `--output-dir`.
+        output_dir: The command line's.
+        resume: Continue the runs of the newest directory.
+
+    Returns:
+        The exit code: 0, or that of the first run that did not finish.
     """
     from llmkit.metrics import evaluation_metrics
 
     directory = choose_directory(recipe, output_dir, resume)
     first = recipe.trainer.get("seed", 42)
-    figures: dict[str, list[float]] = {}
+    metrics: dict[str, list[float]] = {}
     for seed in range(first, first + seeds):
-        own = directory / f"seed-{seed}"
-        again = ["--resume"] if resume and own.exists() else []
-        code = _run([*words, f"trainer.seed={seed}", "--output-dir", str(own), *again])
+        run_directory = directory / f"seed-{seed}"
+        resume_flag = ["--resume"] if resume and run_directory.exists() else []
+        code = _run([*argv, f"trainer.seed={seed}", "--output-dir", str(run_directory), *resume_flag])
         if code:
             with suppress(OSError):  # it holds a run
                 directory.rmdir()
             return code
-        for key, value in evaluation_metrics(runs.read_record(own)["metrics"]).items():
-            figures.setdefault(key, []).append(value)
+        for key, value in evaluation_metrics(runs.read_record(run_directory)["metrics"]).items():
+            metrics.setdefault(key, []).append(value)
     summary = {
-        key: {"mean": fmean(values), "std": deviation(values), "values": values} for key, values in figures.items()
+        key: {"mean": fmean(values), "std": deviation(values), "values": values} for key, values in metrics.items()
     }
     runs.write_json(directory / SUMMARY, {"seeds": list(range(first, first + seeds)), "metrics": summary})
-    for key, found in summary.items():
-        values = " ".join(f"{value:.4f}" for value in figures[key])
-        say(f"{key:28} {found['mean']:.4f} +- {found['std']:.4f}  ({values})")
+    for key, statistics in summary.items():
+        values = " ".join(f"{value:.4f}" for value in metrics[key])
+        say(f"{key:28} {statistics['mean']:.4f} +- {statistics['std']:.4f}  ({values})")
     say(f"{seeds} seed{'s' * (seeds > 1)} -> {directory / SUMMARY}")
     return 0
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The standard deviation of a sample (n - 1 below the line), 0 of one value; NaN where there is one among them."""
-    middle = fmean(values)
-    return math.sqrt(sum((value - middle) ** 2 for value in values) / max(1, len(values) - 1))
+    """Return the sample standard deviation (divided by n - 1); 0 for one value, NaN if a value is NaN."""
+    mean = fmean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
 
 
 def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Path:
-    """A new folder for the runs: the one that was named, else one numbered like a run; with `resume` the newest."""
+    """Choose a folder for the runs: `output_dir`, else a new one numbered like a run, with `resume` the newest.
+
+    Raises UserError for a folder with other files, and for the folder of a single run.
+    """
     first = at_home(str(output_dir or recipe.output_dir or runs.ROOT / recipe.name))
     if output_dir is not None and not resume:
         if first.is_dir() and any(first.iterdir()):
@@ -79,8 +91,8 @@ def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Pa
     return newest
 
 
-def _run(words: Sequence[str]) -> int:
-    """One run as a child, its exit code; signals that end a run are its to answer."""
+def _run(argv: Sequence[str]) -> int:
+    """Run a fine-tune as a child and return its exit code; forward the signals that end a run."""
     received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
@@ -89,10 +101,10 @@ def _run(words: Sequence[str]) -> int:
         if child is not None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in process.stopping()}
+    handlers = {number: signal.signal(number, forward) for number in process.stopping()}
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "llmkit", "finetune", *words],
+            [sys.executable, "-m", "llmkit", "finetune", *argv],
             start_new_session=True,  # the terminal's Ctrl-C reaches it once, through us
         )
         if received:  # while it was being started
@@ -102,5 +114,5 @@ def _run(words: Sequence[str]) -> int:
             return 130 if received[0] == signal.SIGINT else 75
         return code if code >= 0 else 128 - code
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

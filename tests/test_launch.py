@@ -15,6 +15,7 @@ from conftest import corpus, losses
 from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
+from llmkit.process import DIRECTORY
 from llmkit.training import arguments
 from llmkit.training.signals import StopOnSignal
 
@@ -143,7 +144,7 @@ def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
     found = launch.environment(tmp_path, Path("runs/x"), count=2)
     assert found["ACCELERATE_USE_CPU"] == "true"
     assert found["OMP_NUM_THREADS"] == "4"
-    assert found[launch.DIRECTORY] == "runs/x"
+    assert found[DIRECTORY] == "runs/x"
 
 
 def test_started_by_a_launcher_llmkit_says_how_to_start_it(workplace, llmkit, monkeypatch):

@@ -1,1 +1,1 @@
-"""Runs on the disk: their directories, their checkpoints, and what a finished one says of itself."""
+"""Keep runs on the disk: their directories, their checkpoints, and the records of finished ones."""

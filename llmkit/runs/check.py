@@ -1,4 +1,4 @@
-"""`llmkit check`: is a run directory whole, and what can it go on from."""
+"""`llmkit check`: check whether a run directory is whole, and what it can resume from."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from llmkit.runs import directory as runs
 
 
 def check(name: str) -> int:
-    """Print what is there, a line each; 0 where the run is finished and whole or can go on, 1 where neither is so."""
+    """Print the state of a run, a fact a line; return 0 if it is finished and whole or can resume, else 1."""
     directory = Path(name)
     if not runs.is_run(directory):
         raise UserError(f"`{name}` is no run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
@@ -21,29 +21,29 @@ def check(name: str) -> int:
     holder = runs.holder(directory)
     if holder:
         _print("in use", f"by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}")
-    good = []
+    usable = []
     for folder in checkpoint.folders(directory):
-        found = checkpoint.examine(folder, record.get("id"))
-        if isinstance(found, str):
-            damaged.append(f"{folder.name}: {found}")
+        result = checkpoint.examine(folder, record.get("id"))
+        if isinstance(result, str):
+            damaged.append(f"{folder.name}: {result}")
         else:
-            good.append(found)
-            size = sum(file["bytes"] for file in found.manifest["files"].values())
-            place = f"epoch {found.manifest['epoch']}, {found.manifest['samples_seen']:,} examples seen"
-            _print(folder.name, f"whole, {len(found.manifest['files'])} files, {size / 1e6:,.1f} MB, {place}")
-    left = [path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")]
-    if left:
-        _print("left over", f"{', '.join(sorted(left))}: of a save that did not end; the next start removes it")
+            usable.append(result)
+            num_bytes = sum(file["bytes"] for file in result.manifest["files"].values())
+            progress = f"epoch {result.manifest['epoch']}, {result.manifest['samples_seen']:,} examples seen"
+            _print(folder.name, f"whole, {len(result.manifest['files'])} files, {num_bytes / 1e6:,.1f} MB, {progress}")
+    leftovers = [path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")]
+    if leftovers:
+        _print("left over", f"{', '.join(sorted(leftovers))}: of a save that did not end; the next start removes it")
     finished = record.get("status") == "finished"
-    wrong = list(_weights(directory, record)) if finished else []
-    damaged += wrong
+    weight_problems = list(_weights(directory, record)) if finished else []
+    damaged += weight_problems
     for problem in damaged:
         _print("damaged", problem)
-    if finished and not wrong:
+    if finished and not weight_problems:
         _print("finished", f"whole: {', '.join(record.get('files', {})) or 'its weights are there'}")
         return 1 if damaged else 0
-    if good:
-        _print("resumable", f"--resume goes on from {good[0].path.name} (step {good[0].step:,})")
+    if usable:
+        _print("resumable", f"--resume goes on from {usable[0].path.name} (step {usable[0].step:,})")
         return 0
     _print("lost" if checkpoint.folders(directory) or finished else "begun", "there is no checkpoint to go on from")
     return 1
@@ -79,17 +79,17 @@ def _metrics(directory: Path) -> list[str]:
 
 
 def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
-    """What is wrong with the files that were written when the run was finished."""
+    """List what is wrong with the files that were written when the run finished."""
     if not runs.is_finished(directory):
         return ["the run is called finished, and its weights are not there"]
     expected = record.get("files", {})
-    found = checkpoint.files_of(directory, only=expected)
+    actual = checkpoint.files_of(directory, only=expected)
     return [
-        f"{file} is {'missing' if file not in found else 'not what was written'}"
+        f"{file} is {'missing' if file not in actual else 'not what was written'}"
         for file in expected
-        if found.get(file) != expected[file]
+        if actual.get(file) != expected[file]
     ]
 
 
-def _print(what: str, said: str) -> None:
-    print(f"{what:14} {said}")  # noqa: T201
+def _print(label: str, text: str) -> None:
+    print(f"{label:14} {text}")  # noqa: T201

@@ -1,7 +1,7 @@
-"""Checkpoints on the disk: each is there whole or not at all, says what it holds, and is believed only when it is so.
+"""Write and verify checkpoints: each exists whole or not at all, and is used only if it matches its manifest.
 
-One is written beside its place as `.draft-checkpoint-N`. When its files are safely on the disk a manifest follows: the
-run, the step, the place in the data, and the size and checksum of every file. Only then is it renamed.
+A checkpoint is written as `.draft-checkpoint-N`. Once its files are safely on the disk, a manifest follows: the run,
+the step, the position in the data, and the size and checksum of every file. Only then is it renamed.
 """
 
 import errno
@@ -22,13 +22,13 @@ MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 DRAFT = ".draft-"
 OLD = ".old-"
-SPARE = 1.2  # times the last checkpoint's size must be free before the next one is begun
-BLOCK = 2**24  # bytes that are read at once for a checksum
+SPARE = 1.2  # free space required for a checkpoint, as a multiple of the last one's size
+BLOCK = 2**24  # bytes read at once for a checksum
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole, and what its manifest says."""
+    """A checkpoint that was verified, and its manifest."""
 
     path: Path
     manifest: Mapping[str, Any]
@@ -42,24 +42,24 @@ class Checkpoint:
 
 
 def folders(directory: Path) -> list[Path]:
-    """Every `checkpoint-N` of a run directory, the last step first; whole or not."""
-    found = [path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    """List every `checkpoint-N` of a run directory, the last step first, whole or not."""
+    paths = [path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
 def newest(directory: Path, run: str | None) -> tuple[Checkpoint | None, list[str]]:
-    """The whole checkpoint of this `run` with the highest step, and in words what is wrong with each that is newer."""
-    wrong: list[str] = []
+    """Find the whole checkpoint of this `run` with the highest step; return it and what is wrong with newer ones."""
+    problems: list[str] = []
     for folder in folders(directory):
-        found = examine(folder, run)
-        if isinstance(found, Checkpoint):
-            return found, wrong
-        wrong.append(f"{folder.name}: {found}")
-    return None, wrong
+        result = examine(folder, run)
+        if isinstance(result, Checkpoint):
+            return result, problems
+        problems.append(f"{folder.name}: {result}")
+    return None, problems
 
 
 def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
-    """The checkpoint in `folder`, or in words what is wrong with it: every file is read and compared."""
+    """Verify the checkpoint in `folder`, reading every file; return it, or what is wrong with it."""
     manifest = read_manifest(folder)
     if isinstance(manifest, str):
         return manifest
@@ -82,7 +82,7 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | str:
-    """What the manifest says, or in words why it is not to be believed."""
+    """Read a manifest and verify its checksum; return it, or what is wrong with it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         checksum = manifest.pop("checksum")
@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | str:
 
 
 def files_of(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Size and checksum of each file below a folder but the manifest, or of `only` these, by its relative name."""
+    """Compute the size and checksum of each file below a folder except the manifest, or of `only` these, by name."""
     paths = sorted(folder.rglob("*")) if only is None else [folder / name for name in only]
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": _checksum(path)}
@@ -109,10 +109,10 @@ def files_of(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[
 
 
 def begin(directory: Path, step: int) -> Path:
-    """An empty folder to write a checkpoint into; OSError where there is too little room for one like the last."""
-    before = next((m for m in map(read_manifest, folders(directory)) if isinstance(m, dict)), None)
-    if before is not None:
-        needed = int(SPARE * sum(file["bytes"] for file in before["files"].values()))
+    """Create an empty folder for a checkpoint; raise OSError if there is too little space for one like the last."""
+    last_manifest = next((m for m in map(read_manifest, folders(directory)) if isinstance(m, dict)), None)
+    if last_manifest is not None:
+        needed = int(SPARE * sum(file["bytes"] for file in last_manifest["files"].values()))
         free = shutil.disk_usage(directory).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free, and {needed / 1e6:,.0f} MB may be needed")
@@ -123,66 +123,67 @@ def begin(directory: Path, step: int) -> Path:
 
 
 def seal(draft: Path, manifest: Mapping[str, Any]) -> Path:
-    """Make a checkpoint of the files in `draft`: on the disk, listed, and under its name; where it then is."""
+    """Turn the files in `draft` into a checkpoint: synced to disk, listed in a manifest, renamed; return its path."""
     for path in draft.rglob("*"):
         synced(path)
     content = {**manifest, "files": files_of(draft)}
     runs.write_json(draft / MANIFEST, {**content, "checksum": _sum(json.loads(json.dumps(content)))})
     synced(draft)
-    place = draft.with_name(draft.name.removeprefix(DRAFT))
-    away = place.with_name(f"{OLD}{place.name}")
-    shutil.rmtree(away, ignore_errors=True)
-    if place.exists():  # what stood there was not whole, or is of this step too
-        place.replace(away)
-    draft.replace(place)
-    synced(place.parent)
-    shutil.rmtree(away, ignore_errors=True)
-    return place
+    target = draft.with_name(draft.name.removeprefix(DRAFT))
+    old = target.with_name(f"{OLD}{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():  # not whole, or of this step too
+        target.replace(old)
+    draft.replace(target)
+    synced(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
 
 
 def adopt(directory: Path) -> None:
-    """Put into its place what was whole when its run was killed, and had no name yet."""
+    """Rename drafts that were complete when their run was killed."""
     for draft in directory.glob(f"{DRAFT}{PREFIX}*"):
-        place = draft.with_name(draft.name.removeprefix(DRAFT))
-        if not place.exists() and isinstance(read_manifest(draft), dict):
-            draft.replace(place)
+        target = draft.with_name(draft.name.removeprefix(DRAFT))
+        if not target.exists() and isinstance(read_manifest(draft), dict):
+            draft.replace(target)
 
 
 def abandon(draft: Path) -> None:
-    """Take back what was written of a checkpoint that could not be finished."""
+    """Remove a checkpoint that could not be finished."""
     shutil.rmtree(draft, ignore_errors=True)
 
 
 def rotate(directory: Path, run: str, limit: int | None, keep: int | None, step: int | None = None) -> None:
-    """Leave the `limit` newest checkpoints of this run and the one of step `keep`; nobody else's is touched.
+    """Remove old checkpoints of this `run`; keep the `limit` newest and the one of step `keep`.
 
-    One of a later step than this `step` was passed over: it does not count, and it is left.
+    Those of another run are not touched. Those of a later step than `step`, which resuming passed over, do not count
+    and are kept.
     """
     if limit is None or limit <= 0:
         return
-    mine = []
+    own = []
     for folder in folders(directory):
         manifest = read_manifest(folder)
         if isinstance(manifest, dict) and manifest["run"] == run and (step is None or manifest["step"] <= step):
-            mine.append(folder)
-    kept = f"{PREFIX}{keep}"
-    spared = int(any(folder.name == kept for folder in mine) and limit > 1)  # the best one counts among them
-    last = mine[: limit if kept in {folder.name for folder in mine[:limit]} else limit - spared]
-    for folder in mine:
-        if folder not in last and folder.name != kept:
+            own.append(folder)
+    kept_name = f"{PREFIX}{keep}"
+    reserved = int(any(folder.name == kept_name for folder in own) and limit > 1)  # the best one counts among them
+    newest_folders = own[: limit if kept_name in {folder.name for folder in own[:limit]} else limit - reserved]
+    for folder in own:
+        if folder not in newest_folders and folder.name != kept_name:
             _remove(folder)
 
 
 def sweep(directory: Path) -> None:
-    """Remove what a run that was killed left half written or half removed."""
+    """Remove what a killed run left half written or half removed."""
     for prefix in (DRAFT, OLD):
-        for left in directory.glob(f"{prefix}*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for leftover in directory.glob(f"{prefix}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def synced(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Sync a file, or a folder's entries, to the disk."""
     with suppress(PermissionError):  # some network file systems do not open folders
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -192,11 +193,11 @@ def synced(path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Out of sight first: what is half removed must not look like a checkpoint."""
-    away = folder.with_name(f"{OLD}{folder.name}")
-    shutil.rmtree(away, ignore_errors=True)
-    folder.replace(away)
-    shutil.rmtree(away, ignore_errors=True)
+    """Rename a checkpoint, then remove it: a half-removed one must not look like a checkpoint."""
+    old = folder.with_name(f"{OLD}{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.replace(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _checksum(path: Path) -> str:

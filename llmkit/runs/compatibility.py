@@ -1,4 +1,4 @@
-"""What may be another than it was when a run goes on, and what would make it another run."""
+"""Decide which settings may change when a run resumes, and which would make it another run."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from llmkit.recipe.schema import Recipe
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 
-# What leaves the weights that come of a run as they are (batches of another size go on at the right example): whole
-# tables, and keys of [trainer] by how they begin.
+# Settings that do not change a run's weights (with another batch size it resumes at the right example): whole tables,
+# and keys of [trainer] by prefix.
 FREE_TABLES = ("output_dir", "evaluation", "generation", "speed")
 FREE = (
     *(
@@ -30,12 +30,15 @@ FREE = (
     *("project", "trackio_", "ddp_", "use_cpu", "log_", "include_", "skip_memory_metrics", "debug", "torch_empty"),
     *("activation_checkpointing", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
 )
-# Of a model's configuration: what leaves the model as it is.
+# Keys of a model's configuration that do not change the model.
 UNIMPORTANT = ("transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """Each key in which `recipe` differs from that of the run in `directory`, with both values; free ones left out."""
+    """List the keys in which `recipe` differs from that of the run in `directory`, with both values, without free ones.
+
+    Raises UserError where the run's recipe cannot be read.
+    """
     saved = directory / runs.RECIPE_FILE
     if not saved.is_file():
         return []
@@ -44,12 +47,12 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     except (OSError, ValueError) as problem:
         raise UserError(f"`{saved}` cannot be read: {problem}", "it says what the run was begun with") from problem
     now = tomllib.loads(recipe.to_toml())
-    return [found for found in differences(before, now) if not is_free(found[0])]
+    return [difference for difference in differences(before, now) if not is_free(difference[0])]
 
 
 def is_free(key: str) -> bool:
-    """Whether a key may differ."""
-    if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # what is there is known by its content
+    """Whether a key may differ when a run resumes."""
+    if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # the data is compared by its content
         return True
     table, _, rest = key.partition(".")
     if table == "guard":
@@ -60,7 +63,7 @@ def is_free(key: str) -> bool:
 
 
 def differences(before: Any, now: Any, key: str = "") -> Iterable[tuple[str, Any, Any]]:
-    """Each key, a path with dots, whose value differs between two tables, with both values."""
+    """Yield each dotted key, below `key`, whose value differs between two tables, with both values."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in dict.fromkeys((*before, *now)):
             yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
@@ -68,20 +71,23 @@ def differences(before: Any, now: Any, key: str = "") -> Iterable[tuple[str, Any
         yield key, before, now
 
 
-def refuse(found: Iterable[tuple[str, Any, Any]], allowed: Sequence[str], directory: Path) -> None:
-    """Raise UserError that shows each difference which is not allowed: a key, or a table for all of its keys."""
-    wrong = [
+def refuse(changes: Iterable[tuple[str, Any, Any]], allowed: Sequence[str], directory: Path) -> None:
+    """Raise UserError for the changes that are not allowed, naming each.
+
+    `allowed` holds keys, or tables for all of their keys; `directory` is the run's, for the message.
+    """
+    refused = [
         (key, before, now)
-        for key, before, now in found
-        if not any(key == each or key.startswith(f"{each}.") for each in allowed)
+        for key, before, now in changes
+        if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in allowed)
     ]
-    if wrong:
+    if refused:
         raise UserError(
             f"`{directory}` was begun with another recipe, and goes on with the same alone",
             "to change what it is all the same: "
-            + " ".join(f"--allow-change {key}" for key in dict.fromkeys(key for key, *_ in wrong))
+            + " ".join(f"--allow-change {key}" for key in dict.fromkeys(key for key, *_ in refused))
             + "; or start a new run, from its weights if you like: model.name=.../checkpoint-N",
-            tuple(f"{key}: {_shown(before)} -> {_shown(now)}" for key, before, now in wrong),
+            tuple(f"{key}: {_shown(before)} -> {_shown(now)}" for key, before, now in refused),
         )
 
 
@@ -98,30 +104,35 @@ def fingerprints(
     batch_size: int,
     by_length: bool,
 ) -> dict[str, Any]:
-    """Return what a checkpoint keeps to know the data, the tokenizer and the model of its run again.
+    """Fingerprint a run's data, tokenizer, model and settings, for its checkpoints to be compared with.
 
-    `record` is what was found of the data, `config` the model's configuration, `tokenizer` its fingerprint, and
-    `batch_size` what the order of the examples follows from where they are grouped `by_length` or of several tasks.
+    Args:
+        recipe: The run's recipe.
+        record: What the run records of its data.
+        config: The model's configuration.
+        tokenizer: The tokenizer's fingerprint.
+        batch_size: Examples a step; counts where the order of examples depends on it.
+        by_length: Whether examples are grouped by length, as then the order does; with several tasks it does too.
     """
 
-    def data(about: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "fingerprint" not in about:  # of each source, or each task
-            return {name: data(part) for name, part in about.items() if isinstance(part, dict)}
-        counted = ("documents", "tokens", "blocks", "rows", "examples")
-        train = {key: value for key, value in about.get("train", {}).items() if key in counted}
-        return {"fingerprint": about["fingerprint"], **({"train": train} if train else {})}
+    def data(record_of_data: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "fingerprint" not in record_of_data:  # of each source, or each task
+            return {name: data(part) for name, part in record_of_data.items() if isinstance(part, dict)}
+        counts = ("documents", "tokens", "blocks", "rows", "examples")
+        train = {key: value for key, value in record_of_data.get("train", {}).items() if key in counts}
+        return {"fingerprint": record_of_data["fingerprint"], **({"train": train} if train else {})}
 
-    several = {name: part["data"] for name, part in record.get("tasks", {}).items()}
-    prints: dict[str, Any] = {
-        "data": data(several or record["data"]),
+    task_data = {name: part["data"] for name, part in record.get("tasks", {}).items()}
+    result: dict[str, Any] = {
+        "data": data(task_data or record["data"]),
         "tokenizer": tokenizer,
         "trainer": {key: value for key, value in recipe.trainer.items() if not is_free(f"trainer.{key}")},
         "model": {key: value for key, value in config.items() if key not in UNIMPORTANT and not key.startswith("_")},
     }
-    if recipe.lora is not None and recipe.model.name:  # whose weights are in no checkpoint
+    if recipe.lora is not None and recipe.model.name:  # checkpoints do not hold the base's weights
         base = Path(recipe.model.name)
         weights = [path.name for path in sorted(base.glob("*.safetensors"))] if base.is_dir() else []
-        prints["base"] = checkpoint.files_of(base, only=weights) or hub.commit(recipe.model.name, recipe.model.revision)
+        result["base"] = checkpoint.files_of(base, only=weights) or hub.commit(recipe.model.name, recipe.model.revision)
     if recipe.tasks or by_length:
-        prints["batch"] = batch_size
-    return json.loads(json.dumps(prints, default=str))
+        result["batch"] = batch_size
+    return json.loads(json.dumps(result, default=str))

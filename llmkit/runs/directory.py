@@ -1,4 +1,4 @@
-"""The run directory: where a run lives, what it records of itself, and what counts as finished."""
+"""Claim, lock and describe run directories, and tell which are finished."""
 
 import glob
 import json
@@ -21,18 +21,21 @@ METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
-PATIENCE = 10.0  # seconds in which the children of a run that was killed are expected to notice it
+PATIENCE = 10.0  # seconds in which the children of a killed run must have ended
 
 
 def claim(path: str, named: bool) -> Path:
-    """A new directory for a run: `path` if the user `named` it, which must be empty then; else `path`, `-2`, `-3`..."""
-    from filelock import FileLock, Timeout  # here, for a misspelt key is answered before anything is locked
+    """Create a directory for a run: `path` if the user `named` it, which must be empty; else `path`, `-2`, `-3`...
+
+    Raises UserError where it holds other files or cannot be written.
+    """
+    from filelock import FileLock, Timeout  # imported late: a misspelt key is reported before anything is locked
 
     first = directory = at_home(path)
     created = True
     try:
         if named:
-            if directory.is_dir() and not all(_is_of_a_beginning(path) for path in directory.iterdir()):
+            if directory.is_dir() and not all(_is_startup_file(path) for path in directory.iterdir()):
                 another_run = is_run(directory)
                 raise UserError(
                     f"the output directory `{path}` holds {'another run' if another_run else 'other files'}",
@@ -50,39 +53,39 @@ def claim(path: str, named: bool) -> Path:
                 number += 1
                 directory = first.with_name(f"{first.name}-{number}")
         with FileLock(directory / LOCK_FILE, timeout=0):
-            if not is_run(directory):  # of one that was killed while it began, or that begins at this moment
+            if not is_run(directory):  # else a run was killed here at its start, or is starting right now
                 write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
     except Timeout:
-        pass  # `held` says who is there
+        pass  # `held` names the other process
     except OSError as problem:
-        why = problem.strerror or str(problem)
+        reason = problem.strerror or str(problem)
         raise UserError(
-            f"the output directory `{path}` cannot be written: {why}", "name another with --output-dir"
+            f"the output directory `{path}` cannot be written: {reason}", "name another with --output-dir"
         ) from problem
     return directory
 
 
-def _is_of_a_beginning(path: Path) -> bool:
-    """A file that a run leaves which was killed before its training began."""
+def _is_startup_file(path: Path) -> bool:
+    """Whether a file is one that a run leaves if it is killed before training."""
     if path.name == RECORD_FILE:
         return read_record(path.parent).get("status") == "preparing"
     return path.name in (RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE) or _is_draft(path)
 
 
 def _is_draft(path: Path) -> bool:
-    """What `write_text` leaves when it is killed."""
+    """Whether a file is a draft that `write_text` leaves when it is killed."""
     return path.name.startswith((f".{RECORD_FILE}.", f".{HOLDER_FILE}.", f".{RECIPE_FILE}."))
 
 
 def sweep(directory: Path) -> None:
-    """Remove what `write_text` left when it was killed; the directory is held."""
+    """Remove the drafts of a killed `write_text`; the caller holds the directory."""
     for path in directory.iterdir():
         if _is_draft(path):
             path.unlink(missing_ok=True)
 
 
 def release(directory: Path) -> None:
-    """Take back a claimed directory in which nothing was trained."""
+    """Remove a claimed directory in which nothing was trained."""
     record = read_record(directory)
     if record.get("status") == "preparing":
         for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE):
@@ -95,53 +98,55 @@ def release(directory: Path) -> None:
 
 
 def newest(first: Path) -> Path | None:
-    """Of the run directories `first`, `-2`, `-3` and on, the one that was started last."""
+    """Return the run directory that was started last, of `first`, `-2`, `-3` and so on."""
     numbered = first.parent.glob(f"{glob.escape(first.name)}-*")
-    mine = [first, *(d for d in numbered if d.name.removeprefix(f"{first.name}-").isdigit())]
-    return max((d for d in mine if "started" in read_record(d)), key=lambda d: read_record(d)["started"], default=None)
+    candidates = [first, *(d for d in numbered if d.name.removeprefix(f"{first.name}-").isdigit())]
+    return max(
+        (d for d in candidates if "started" in read_record(d)), key=lambda d: read_record(d)["started"], default=None
+    )
 
 
 def newest_finished(task: str) -> Path | None:
-    """The run under `runs/` of this task that was finished last."""
+    """Return the run of this task under `runs/` that finished last."""
     if not ROOT.is_dir():
         return None
-    done = [(read_record(d), d) for d in ROOT.iterdir() if is_finished(d)]
-    fitting = [(record["finished"], d) for record, d in done if record.get("task") == task]
-    return max(fitting, default=(0, None))[1]
+    runs = [(read_record(d), d) for d in ROOT.iterdir() if is_finished(d)]
+    of_task = [(record["finished"], d) for record, d in runs if record.get("task") == task]
+    return max(of_task, default=(0, None))[1]
 
 
 def is_finished(directory: Path) -> bool:
-    """The weights at the root are whole: the record says so only after they were written."""
+    """Whether the weights at the root are whole: the record says so only once they are written."""
     if read_record(directory).get("status") != "finished":
         return False
     return any((directory / name).is_file() for name in WEIGHTS)
 
 
 def is_run(directory: Path) -> bool:
-    """A run directory, finished or not."""
+    """Whether a directory is a run's, finished or not."""
     return (directory / RECORD_FILE).is_file()
 
 
 def holder(directory: Path) -> dict[str, Any]:
-    """Which process trains in `directory`; empty where none does."""
+    """Return the record of the process that trains in `directory`; empty where none does."""
     from filelock import FileLock, Timeout
 
-    found = _read_json(directory / HOLDER_FILE)
-    if not found:
+    content = _read_json(directory / HOLDER_FILE)
+    if not content:
         return {}
     try:
         with FileLock(directory / LOCK_FILE, timeout=0):
             return {}
     except Timeout:
-        return found
+        return content
 
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Keep other processes from training in `directory`; raises UserError that names the one which does already.
+    """Lock `directory` against training by other processes; raise UserError that names the one that holds it.
 
-    The lock goes with the process that took it, however it ends. Its data workers and ranks, which notice that it is
-    gone, may outlive it by a few seconds; ranks have a lock of their own.
+    The lock is released when its process ends, however it ends. Its data workers and ranks may outlive it by a few
+    seconds until they notice; ranks have a lock of their own.
     """
     from filelock import FileLock, Timeout
 
@@ -177,7 +182,7 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """What `run.json` says; empty where there is none or it cannot be read."""
+    """Read `run.json`; empty where there is none or it cannot be read."""
     return _read_json(directory / RECORD_FILE)
 
 
@@ -190,17 +195,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def update_record(directory: Path, **facts: Any) -> None:
-    """Write `facts` into `run.json`, whole or not at all."""
+    """Update `run.json` with `facts`, atomically."""
     write_json(directory / RECORD_FILE, {**read_record(directory), **facts})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file, whole or as it was."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, allow_nan=True, default=str) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write beside, wait until it is on the disk, and rename: no reader and no power cut ever leaves half of it."""
+    """Write a file atomically: into a draft, synced to disk, then renamed; not even a power cut leaves half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("w") as out:

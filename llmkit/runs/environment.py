@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit and command."""
+"""Record the environment of a run: versions, machine, commit and command."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenize
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions, machine and code that a run was made with."""
+    """Return the versions, machine, code and command of a run, for its record."""
     return {
         "llmkit": version("llmkit"),
         "python": platform.python_version(),
@@ -29,15 +29,15 @@ def surroundings() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the working directory, with a `+` where files differ from it; None outside a repository."""
+    """Return the commit of the working directory, with a `+` if files differ from it; None outside a repository."""
     try:
-        asked = [
-            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        answers = [
+            subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked[0] + ("+" if asked[1] else "")
+    return answers[0] + ("+" if answers[1] else "")
 
 
 def _processor() -> str:

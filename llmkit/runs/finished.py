@@ -1,4 +1,4 @@
-"""A finished model by name: whether it is there, the run that it came of, and that run's task, recipe and data."""
+"""Look up a finished model by name: whether it exists, and the record, task, recipe and data of its run."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from llmkit.runs import directory as runs
 
 
 def check_model(name: str) -> None:
-    """A folder with a finished model, or a Hub id."""
+    """Raise UserError unless `name` is a folder with a finished model, or a Hub id."""
     directory = Path(name)
     if runs.is_run(directory) and not runs.is_finished(directory):
-        last, _ = checkpoint.newest(directory, runs.read_record(directory).get("id"))
+        newest, _ = checkpoint.newest(directory, runs.read_record(directory).get("id"))
         raise UserError(
             f"the run `{name}` is not finished",
-            f"use its last checkpoint: {last.path}" if last else "finish it with --resume",
+            f"use its last checkpoint: {newest.path}" if newest else "finish it with --resume",
         )
     if directory.is_file():
         raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
@@ -30,12 +30,12 @@ def check_model(name: str) -> None:
 
 
 def record_of(name: str) -> dict[str, Any]:
-    """The record of the run that a model came of: its own, or that of the run around a checkpoint."""
-    return next((found for place in _places(name) if (found := runs.read_record(place))), {})
+    """Read the record of the run that made a model; for a checkpoint, that of the run around it."""
+    return next((record for directory in _record_directories(name) if (record := runs.read_record(directory))), {})
 
 
 def task_of(name: str) -> str:
-    """The task that a model was made for: as its run says, else by its head."""
+    """Return the task of a model: from its run's record, else by its head; raise UserError for an unknown head."""
     if task := record_of(name).get("task"):
         return str(task)
     with hub.loading(name, "model"):
@@ -59,7 +59,7 @@ def task_of(name: str) -> str:
 
 
 def one_task_of(name: str) -> str:
-    """The same; UserError for a run of several tasks, each of which has a model of its own below it."""
+    """Return the task of a model; raise UserError for a run of several tasks, which has a model for each."""
     task = task_of(name)
     if task == "multi-task":
         models = sorted(str(file.parent) for file in Path(name).glob(f"*/{runs.RECORD_FILE}"))
@@ -68,20 +68,20 @@ def one_task_of(name: str) -> str:
 
 
 def recipe_of(name: str) -> str | None:
-    """The recipe of the run that a model came of, or of the run around a checkpoint."""
-    files = (place / runs.RECIPE_FILE for place in _places(name) if runs.is_run(place))
+    """Find the recipe of the run that made a model, or of the run around a checkpoint."""
+    files = (directory / runs.RECIPE_FILE for directory in _record_directories(name) if runs.is_run(directory))
     return next((str(file) for file in files if file.is_file()), None)
 
 
-def _places(name: str) -> list[Path]:
-    """Where the record of a model may be; what else is below a run, such as a generator, is a model of its own."""
+def _record_directories(name: str) -> list[Path]:
+    """List where the record of a model may be; other folders below a run, such as a generator, are separate models."""
     directory = Path(name).absolute()
     return [directory, directory.parent] if directory.name.startswith("checkpoint-") else [directory]
 
 
 def data_of(name: str, task: str) -> Any:
-    """The `[data]` that a model was trained with for this task, else the task's defaults."""
+    """Return the [data] that a model was trained with if that was for `task`, else the task's defaults."""
     recipe = recipe_of(name)
-    # Without what the run was made from, which may be gone by now.
-    found = None if recipe is None else load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="])
-    return TASKS[task].data(path="-") if found is None or found.task != task else found.data
+    # Without the run's data, model and tokenizer, which may no longer exist.
+    trained = None if recipe is None else load(recipe, ["data.path=-", "model.name=-", "tokenizer.name="])
+    return TASKS[task].data(path="-") if trained is None or trained.task != task else trained.data

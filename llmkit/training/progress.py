@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.errors import say
+from llmkit.process import TERMINAL
 from llmkit.runs.directory import METRICS_FILE
 from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
@@ -20,7 +21,7 @@ from llmkit.training.max_time import clock as clock
 
 def is_terminal() -> bool:
     """A terminal is at the other end of stderr (or of the launcher's, which passes our bytes on)."""
-    return "LLMKIT_TERMINAL" in os.environ or sys.stderr.isatty()
+    return TERMINAL in os.environ or sys.stderr.isatty()
 
 
 class Progress(TrainerCallback):
@@ -36,7 +37,7 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if is_terminal():
-            columns = os.environ.get("LLMKIT_TERMINAL")
+            columns = os.environ.get(TERMINAL)
             self.bar = tqdm(
                 total=state.max_steps if self.limit is None else self.limit.seconds,
                 initial=state.global_step if self.limit is None else int(self.limit.passed),
