@@ -1,8 +1,7 @@
-"""Local files: which ones a recipe means, and the rows or the text in them.
+"""Find the local files that a recipe names, and read their rows or their text.
 
-Local files are read here and not through `datasets`, whose readers turn "NA" into None, take a semicolon file for one
-column, name no file and line for a byte that is not UTF-8, and find the old content of a file that was changed within
-the same second.
+`datasets` does not read local files here. Its readers turn "NA" into None, take a semicolon file for one column, do not
+name the file and line of a byte that is not UTF-8, and miss a change that is made within the same second.
 """
 
 from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text, suffix

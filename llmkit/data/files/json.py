@@ -1,4 +1,4 @@
-"""Rows of JSON: an object a line, a list of objects, or SQuAD's articles."""
+"""Read rows from JSON: one object a line, a list of objects, or SQuAD's articles."""
 
 import json
 from collections import Counter
@@ -21,9 +21,9 @@ def read_json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, 
         try:
             row = _from_json(line.strip())
         except ValueError as problem:
-            what = str(problem).replace("line 1 column", "column")  # of this line, whose number in the file we know
+            reason = str(problem).replace("line 1 column", "column")  # the message has the number of the line
             raise UserError(
-                f"`{file}`, line {number}: {what if isinstance(problem, _UnfitError) else f'not JSON ({what})'}",
+                f"`{file}`, line {number}: {reason if isinstance(problem, _UnfitError) else f'not JSON ({reason})'}",
                 UTF_16_HINT if "\0" in line else array or "one object a line is expected",
             ) from problem
         if not isinstance(row, dict):
@@ -35,24 +35,24 @@ def read_json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, 
 
 
 class _UnfitError(ValueError):
-    """What is JSON, and no row that could be meant."""
+    """Raised for text that is JSON, but cannot be meant as a row."""
 
 
 def _from_json(text: str) -> Any:
-    """The value that JSON says; ValueError also where an object has a key twice, or it is nested too deep."""
+    """Parse JSON; raise ValueError also where an object has a key twice or the nesting is too deep."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise _UnfitError("lists or objects inside one another, too many to read") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; Python's own reader takes the last of two values of one key, and nobody is told."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; refuse a key that occurs twice, of which Python keeps the last value in silence."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise _UnfitError(f"the key `{twice}` stands in one object twice")
-    return found
+    return members
 
 
 def read_json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,15 +70,15 @@ def read_json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]
     except _UnfitError as problem:
         raise UserError(f"`{file}`: {problem}", "mend it, or write one object a line") from problem
     except ValueError as problem:
-        # JSON lines of which the first is broken: where one object goes on over many lines, another can open on the
-        # second line only after a bracket.
+        # JSON lines with a broken first line. Where one object fills many lines, another can open on the second line
+        # only after a bracket.
         if first.startswith("{") and second.startswith("{") and not first.endswith("["):
             yield from read_json_lines(file, encoding)
             return
         raise UserError(f"`{file}`: not JSON ({problem})", "mend it there, or write one object a line") from problem
     items = content.get("data") if isinstance(content, dict) else content
     if isinstance(content, dict) and not isinstance(items, list) and not second:
-        yield from read_json_lines(file, encoding)  # of one line
+        yield from read_json_lines(file, encoding)  # there is one line
         return
     rows = items if isinstance(items, list) else []
     odd = [number for number, item in enumerate(rows, 1) if not isinstance(item, dict)]
@@ -110,18 +110,19 @@ def _is_json(line: str) -> bool:
 
 
 def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield one row a question, as the Hub has SQuAD; where a question has no `answers`, its row has none.
+    """Yield one row a question, with the columns that SQuAD has on the Hub; without `answers` its row has none either.
 
     The format is that of https://rajpurkar.github.io/SQuAD-explorer/ in its versions 1.1 and 2.0.
     """
 
-    def member(of: Any, key: str, kind: type, words: str, place: str) -> Any:
-        if not isinstance(of, dict) or type(of.get(key)) is not kind:
+    def member(value: Any, key: str, kind: type, expected: str, place: str) -> Any:
+        if not isinstance(value, dict) or type(value.get(key)) is not kind:
+            mistake = f"not {expected}" if isinstance(value, dict) and key in value else "missing"
             raise UserError(
-                f"`{file}`, {place}: `{key}` is {'not ' + words if isinstance(of, dict) and key in of else 'missing'}",
+                f"`{file}`, {place}: `{key}` is {mistake}",
                 "SQuAD's format is data > paragraphs > context, qas > id, question, answers > text, answer_start",
             )
-        return of[key]
+        return value[key]
 
     number = 0
     for article_number, article in enumerate(articles, 1):
@@ -129,18 +130,18 @@ def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, di
         for paragraph_number, paragraph in enumerate(member(article, "paragraphs", list, "a list", place), 1):
             place = f"article {article_number}, paragraph {paragraph_number}"
             context = member(paragraph, "context", str, "text", place)
-            for asked in member(paragraph, "qas", list, "a list", place):
+            for entry in member(paragraph, "qas", list, "a list", place):
                 number += 1
-                name = str((isinstance(asked, dict) and asked.get("id")) or number)
+                name = str((isinstance(entry, dict) and entry.get("id")) or number)
                 here = f"{place}, question {name}"
-                question = member(asked, "question", str, "text", here)
+                question = member(entry, "question", str, "text", here)
                 row = {"id": name, "title": article.get("title", ""), "context": context, "question": question}
-                if "answers" in asked or asked.get("is_impossible"):
-                    found = [] if asked.get("is_impossible") else member(asked, "answers", list, "a list", here)
+                if "answers" in entry or entry.get("is_impossible"):
+                    answers = [] if entry.get("is_impossible") else member(entry, "answers", list, "a list", here)
                     row["answers"] = {
-                        "text": [member(answer, "text", str, "text", here) for answer in found],
+                        "text": [member(answer, "text", str, "text", here) for answer in answers],
                         "answer_start": [
-                            member(answer, "answer_start", int, "a whole number", here) for answer in found
+                            member(answer, "answer_start", int, "a whole number", here) for answer in answers
                         ],
                     }
                 yield f"question {name}", row

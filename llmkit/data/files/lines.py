@@ -1,4 +1,4 @@
-"""The text of a file: its lines, or all of it, packed with gzip or not, with the place of a byte that is not text."""
+"""Read the text of a file, line by line or whole, with or without gzip, and say where a byte is not text."""
 
 import gzip
 import io
@@ -12,8 +12,7 @@ from llmkit.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 
-
-# What the first bytes of a file say that it is, where it is not the text that its name promises, and what to do.
+# The first bytes of files that are not the text that their names promise: what such a file is, and what to do.
 _BEGINNINGS = (
     (b"\xff\xfe\x00\x00", "UTF-32", 'set data.encoding = "utf-32"'),
     (b"\xff\xfe", "UTF-16", 'set data.encoding = "utf-16"'),
@@ -27,23 +26,22 @@ _BEGINNINGS = (
     (b"%PDF", "a PDF", "take the text out of it"),
 )
 
-
 UTF_16_HINT = 'if it is UTF-16 without a mark at its begin, set data.encoding = "utf-16-le"'
 
 
 def suffix(file: Path) -> str:
-    """What decides the format of a file, in lower case: `.csv` of `A.CSV.gz`."""
+    """Return the suffix that decides the format, in lower case: `.csv` for `A.CSV.gz`."""
     return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
 
 
 def read_text(file: Path, encoding: str) -> str:
-    """All the text of a file."""
+    """Read all the text of a file."""
     with reading(file), _open(file) as stream:
         return decode(stream.read(), file, 1, encoding)
 
 
 def read_lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, with their line breaks and their numbers from 1, in constant memory."""
+    """Yield the lines of a text file with their numbers from 1, in constant memory; line breaks are kept."""
     with reading(file), _open(file) as stream:
         if not is_byte_wise(encoding):
             yield from enumerate(io.StringIO(decode(stream.read(), file, 1, encoding), newline="\n"), 1)
@@ -53,38 +51,39 @@ def read_lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
 
 
 def is_byte_wise(encoding: str) -> bool:
-    """Whether bytes can be cut into lines before they are decoded: not those of UTF-16 and the like."""
+    """Tell whether bytes can be split into lines before they are decoded; those of UTF-16 and the like cannot."""
     return "\n\n".encode(encoding).endswith(b"\n\n")
 
 
 def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
-    """Bytes of a file as text, without a byte order mark; an error counts its lines from `first_line`."""
+    """Decode bytes of a file, without a byte order mark; raise UserError with the line, counted from `first_line`."""
     try:
         decoded = raw.decode(encoding)
     except UnicodeDecodeError as problem:
         line = first_line + raw.count(b"\n", 0, problem.start)
         raise UserError(
             f"`{file}`, line {line}: byte 0x{raw[problem.start]:02x} is not {encoding}",
-            _meant(file) or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
+            _hint_from_first_bytes(file)
+            or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
         ) from problem
     return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
 
 
-def _meant(file: Path) -> str:
-    """A hint where the first bytes of a file say what it is."""
+def _hint_from_first_bytes(file: Path) -> str:
+    """Say what the first bytes of a file show it to be; "" where they show nothing."""
     with reading(file), _open(file) as stream:
         begin = stream.read(8)
     return next(
-        (f"it begins like {what}: {remedy}" for known, what, remedy in _BEGINNINGS if begin.startswith(known)), ""
+        (f"it begins like {kind}: {remedy}" for mark, kind, remedy in _BEGINNINGS if begin.startswith(mark)), ""
     )
 
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turn what a file that is not there, or is damaged, raises into a UserError that names it."""
+    """Turn the errors of a missing or damaged file into a UserError that names it."""
     try:
         yield
-    except (OSError, EOFError, zlib.error) as problem:  # the last two, and an OSError, from a damaged .gz
+    except (OSError, EOFError, zlib.error) as problem:  # a damaged .gz raises any of the three
         raise UserError(
             f"`{file}` cannot be read: {getattr(problem, 'strerror', None) or problem}",
             "is it there, whole, and yours to read?",

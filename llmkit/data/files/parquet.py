@@ -1,4 +1,4 @@
-"""Rows of Parquet, read with pyarrow."""
+"""Read rows from Parquet files with pyarrow."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from llmkit.errors import UserError
 
 
 def parquet_columns(file: Path) -> list[str]:
-    """The names of a Parquet file's columns; no row is read."""
+    """Return the names of a Parquet file's columns without reading a row."""
     import pyarrow.parquet
 
     with _reading_parquet(file):
@@ -20,17 +20,17 @@ def parquet_columns(file: Path) -> list[str]:
 def read_parquet(
     file: Path, encoding: str, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield one row after another, of `columns` alone where they are given; `encoding` means nothing here."""
+    """Yield the rows, with `columns` alone where they are given; `encoding` is ignored."""
     import pyarrow.parquet
 
     with _reading_parquet(file), pyarrow.parquet.ParquetFile(file) as table:
         batches = table.iter_batches(1000, columns=None if columns is None else list(columns))
-        every = itertools.chain.from_iterable(map(_values, batches))
+        rows = itertools.chain.from_iterable(map(_rows, batches))
         number = 0
         try:
-            for number, row in enumerate(every, 1):
+            for number, row in enumerate(rows, 1):
                 yield f"row {number}", row
-        except (ValueError, OverflowError) as problem:  # UnicodeDecodeError, or a time that Python has no words for
+        except (ValueError, OverflowError) as problem:  # UnicodeDecodeError, or a time that Python cannot represent
             if isinstance(problem, pyarrow.ArrowException):
                 raise
             raise UserError(
@@ -38,13 +38,13 @@ def read_parquet(
             ) from problem
 
 
-def _values(batch: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a batch; one by one only where they cannot be had at once, so that those before the bad one count."""
+def _rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch: all at once, or one by one if one is bad, so that those before it are still read."""
     try:
-        found = batch.to_pylist()
+        rows = batch.to_pylist()
     except (ValueError, OverflowError):
-        found = (batch.slice(row, 1).to_pylist()[0] for row in range(batch.num_rows))
-    yield from found
+        rows = (batch.slice(row, 1).to_pylist()[0] for row in range(batch.num_rows))
+    yield from rows
 
 
 @contextmanager

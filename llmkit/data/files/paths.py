@@ -1,4 +1,4 @@
-"""Which local files a recipe means, and what they are known by."""
+"""Find the local files that a recipe names, and hash their content."""
 
 import glob
 from collections import Counter
@@ -15,7 +15,7 @@ from llmkit.recipe.data_tables import Data, RowData, TextData
 
 
 def is_local(data: Data) -> bool:
-    """Whether `data.path` is on this machine; raises UserError for a local path with keys of a Hub data set."""
+    """Tell whether `data.path` is on this machine; raise UserError for a local path with keys of a Hub data set."""
     if not Path(data.path).exists() and not glob.has_magic(data.path):
         return False
     for key in ("name", "revision"):
@@ -28,7 +28,10 @@ def is_local(data: Data) -> bool:
 
 
 def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """The local files of a split: what `data.data_files` names for it, else all of `data.path`, which is `train`."""
+    """List the local files of a split: those that `data.data_files` names, else all of `data.path`, which is `train`.
+
+    Raises UserError where there is no such split, or no file with one of `suffixes`.
+    """
     patterns: str | Sequence[str] | None
     if isinstance(data.data_files, Mapping):
         if split not in data.data_files:
@@ -41,7 +44,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
             f"data.path `{data.path}` is on this machine, where files make no splits by themselves",
             'name them: data.data_files = { train = "a.jsonl", validation = "b.jsonl" }',
         )
-    found = []
+    paths = []
     base = Path(data.path) if Path(data.path).is_dir() else Path()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
         matching = expand(str(base / pattern), suffixes)
@@ -50,19 +53,19 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
                 f"data.data_files: no file matches `{base / pattern}`",
                 "the names in it are relative to data.path where that is a folder, else to the working directory",
             )
-        found += matching
+        paths += matching
     if patterns is None:
-        found = expand(data.path, suffixes)
-    if not found:
+        paths = expand(data.path, suffixes)
+    if not paths:
         raise UserError(
             f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
             f"files that can be read end in {' '.join(suffixes)} (or the same with .gz)",
         )
-    return found
+    return paths
 
 
 def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """The files that a path, a glob or a folder means: those in it with one of `suffixes` that are not hidden."""
+    """List the files of a path, a glob or a folder; of a folder, those with one of `suffixes` that are not hidden."""
     path = Path(pattern)
     if path.is_file():
         return [path]
@@ -73,20 +76,20 @@ def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file; a link to nothing is refused, for what it stood for would be missed in silence."""
+    """Tell whether `path` is a file; raise UserError for a broken link, whose target would be missed in silence."""
     if path.is_symlink() and not path.exists():
         raise UserError(f"`{path}` is a link to `{path.readlink()}`, which is not there", "mend the link or remove it")
     return path.is_file()
 
 
 def nearest(wanted: str, columns: Sequence[str]) -> str:
-    """The first words of a hint: the column whose name is closest to one that is not there; "" where none is."""
+    """Suggest the column whose name is closest to `wanted`, as the first words of a hint; "" where none is close."""
     near = get_close_matches(wanted, columns, 1) or [name for name in columns if name.casefold() == wanted.casefold()]
     return f"did you mean `{near[0]}`? " if near else ""
 
 
 def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None) -> str:
-    """A hash of the bytes in the files and of where each ends, not of their names; `nuls` counts NULs by file."""
+    """Hash the bytes of the files and where each ends, but not their names; count NUL bytes by file in `nuls`."""
     content = xxhash.xxh64()
     for file in files:
         with reading(file), file.open("rb") as stream:
@@ -99,9 +102,9 @@ def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None) -> 
 
 
 def nul_bytes(counts: Mapping[Path, int], encoding: str) -> tuple[str, ...]:
-    """A remark on each file with NUL bytes, which are read as they are and seldom meant.
+    """Make a remark on each file with NUL bytes, which are read as they are and seldom meant.
 
-    Not where they belong: in Parquet and gzip files, and in text of UTF-16 and the like.
+    Parquet and gzip files, and text of UTF-16 and the like, hold them rightly and get no remark.
     """
     text = {file: n for file, n in counts.items() if file.suffix.lower() not in (".gz", ".parquet")}
     return tuple(
@@ -112,5 +115,5 @@ def nul_bytes(counts: Mapping[Path, int], encoding: str) -> tuple[str, ...]:
 
 
 def digest(*parts: object) -> str:
-    """One fingerprint of all the parts, the same in every process."""
+    """Make one fingerprint of all the parts, the same in every process."""
     return xxhash.xxh3_128_hexdigest(repr(parts).encode())

@@ -1,4 +1,4 @@
-"""Rows of a file, whatever its format: the suffix decides which reader it is given to."""
+"""Read rows from a file of any format; the suffix chooses the reader."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from llmkit.data.files.parquet import read_parquet
 from llmkit.errors import UserError
 
 Reader = Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]
-# A format is added here: each reader is given a file and its encoding, and yields its rows, each with its place in it.
+# Add a format here. A reader takes a file and its encoding, and yields its rows, each with its place in the file.
 READERS: dict[str, Reader] = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
@@ -27,9 +27,10 @@ SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
 
 
 def read_rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file, each with its place in it: "line 3", "row 7", "item 2".
+    """Read the rows of a file, each with its place in it: "line 3", "row 7", "item 2".
 
-    The suffix decides the format. Of a Parquet file nothing but `columns` is read, where they are given.
+    The suffix decides the format. From a Parquet file only `columns` are read, where they are given. Raises UserError
+    for a format that has no rows, or that llmkit does not read.
     """
     kind = suffix(file)
     if kind == ".parquet":
@@ -47,9 +48,10 @@ def read_rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key in [data]") -> str:
-    """The text in a column of a row, "" for None; raises UserError where it is missing or is no text that has tokens.
+    """Return the text in a column of a row, "" for None.
 
-    `where` says in which file and row it stands; `key` is the recipe's key that chose the column.
+    `where` names the file and the row, and `key` the recipe's key that chose the column: both are for messages. Raises
+    UserError where the column is missing, or holds no text or text that cannot be tokenized.
     """
     if column not in row:
         raise UserError(

@@ -45,13 +45,13 @@ def test_the_suffixes(tmp_path, name):
 
 def test_gzip_windows_line_ends_a_byte_order_mark_and_no_last_line_break(tmp_path):
     (tmp_path / "a.bio.gz").write_bytes(gzip.compress("\ufeffa O\r\n\r\n \t\r\nb  B-X\r\n".encode()))
-    found = list(files.read_rows(tmp_path / "a.bio.gz", "utf-8"))
-    assert found == [("line 1", {"tokens": ["a"], "tags": ["O"]}), ("line 4", {"tokens": ["b"], "tags": ["B-X"]})]
+    rows = list(files.read_rows(tmp_path / "a.bio.gz", "utf-8"))
+    assert rows == [("line 1", {"tokens": ["a"], "tags": ["O"]}), ("line 4", {"tokens": ["b"], "tags": ["B-X"]})]
 
 
 def test_a_new_document_ends_a_sentence_without_a_blank_line(tmp_path):
-    found = read(tmp_path, "a O\n-DOCSTART- O\nb O\n")
-    assert [row["tokens"] for _, row in found] == [["a"], ["b"]]
+    rows = read(tmp_path, "a O\n-DOCSTART- O\nb O\n")
+    assert [row["tokens"] for _, row in rows] == [["a"], ["b"]]
 
 
 def test_words_hold_any_space_that_is_no_blank(tmp_path):
@@ -94,6 +94,6 @@ def test_nothing(tmp_path):
 def test_a_line_with_other_columns_is_an_error_with_file_and_line(tmp_path, text, line, count, width, between):
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
-    said = f"`{tmp_path / 'a.conll'}`, line {line}: {count} columns where the first word has {width}"
-    assert caught.value.message == said
+    message = f"`{tmp_path / 'a.conll'}`, line {line}: {count} columns where the first word has {width}"
+    assert caught.value.message == message
     assert f"set apart by {between}" in caught.value.hint

@@ -88,20 +88,20 @@ def write_parquet(file, **columns):
 @pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
 def test_a_row_is_what_was_written_and_knows_its_place(tmp_path, suffix):
     file = tmp_path / f"a{suffix}"
-    place, first = "line", 1
+    unit, first = "line", 1
     if suffix == ".parquet":
         write_parquet(file, n=[row["n"] for row in ROWS], text=ODD)
-        place = "row"
+        unit = "row"
     elif suffix in (".csv", ".tsv"):
         write_csv(file, [("n", "text"), *(row.values() for row in ROWS)], "," if suffix == ".csv" else "\t")
         first = 2
     elif suffix == ".json":
         write(file, json.dumps(ROWS, indent=1))
-        place = "item"
+        unit = "item"
     else:
         write(file, "".join(json.dumps(row) + "\n" for row in ROWS))
     assert rows(file) == ROWS
-    expected = [f"{place} {first + n}" for n in range(len(ROWS))]
+    expected = [f"{unit} {first + n}" for n in range(len(ROWS))]
     if first == 2:
         expected[-1] = f"line {first + len(ROWS)}"  # after the row that holds a line break
     assert places(file) == expected
@@ -170,8 +170,8 @@ def test_an_object_with_a_list_of_rows(tmp_path, indent):
 def test_an_object_whose_rows_stand_one_a_line(tmp_path):
     file = write(tmp_path / "a.json", '{"data": [\n{"a": 1},\n{"a": 2}\n]}')
     assert rows(file) == [{"a": 1}, {"a": 2}]
-    found = mistake(write(file, '{"data": [\n{"a": 1},\n{"a": 2\n]}'))
-    assert found.message.startswith(f"`{file}`: not JSON (Expecting ',' delimiter: line 4 column 1")
+    error = mistake(write(file, '{"data": [\n{"a": 1},\n{"a": 2\n]}'))
+    assert error.message.startswith(f"`{file}`: not JSON (Expecting ',' delimiter: line 4 column 1")
 
 
 @pytest.mark.parametrize("indent", [None, 0, 2])
@@ -247,22 +247,22 @@ def test_squad(tmp_path, indent, suffix):
 def test_malformed_squad(tmp_path, change, where):
     broken = json.loads(json.dumps(SQUAD))
     change(broken["data"])
-    found = mistake(write(tmp_path / "a.json", json.dumps(broken)))
-    assert found.message == f"`{tmp_path / 'a.json'}`, {where}"
-    assert found.hint.startswith("SQuAD's format is data > paragraphs > context")
+    error = mistake(write(tmp_path / "a.json", json.dumps(broken)))
+    assert error.message == f"`{tmp_path / 'a.json'}`, {where}"
+    assert error.hint.startswith("SQuAD's format is data > paragraphs > context")
 
 
 @pytest.mark.parametrize("content", ['["one"]', '{\n"train": [{"text": "one"}]\n}', '{"data": ["one"]}', "3"])
 def test_json_that_is_no_table(tmp_path, content):
-    found = mistake(write(tmp_path / "a.json", content))
-    assert found.message == f"`{tmp_path / 'a.json'}`: a list of objects is expected, or one object a line"
-    assert '{"data": [...]}' in found.hint
+    error = mistake(write(tmp_path / "a.json", content))
+    assert error.message == f"`{tmp_path / 'a.json'}`: a list of objects is expected, or one object a line"
+    assert '{"data": [...]}' in error.hint
 
 
 def test_broken_json(tmp_path):
-    found = mistake(write(tmp_path / "a.json", '[{"text": "one"},\n {"text": }]'))
-    assert found.message.startswith(f"`{tmp_path / 'a.json'}`: not JSON (Expecting value: line 2 column 11")
-    assert found.hint == "mend it there, or write one object a line"
+    error = mistake(write(tmp_path / "a.json", '[{"text": "one"},\n {"text": }]'))
+    assert error.message.startswith(f"`{tmp_path / 'a.json'}`: not JSON (Expecting value: line 2 column 11")
+    assert error.hint == "mend it there, or write one object a line"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -275,15 +275,15 @@ def test_broken_json(tmp_path):
     ],
 )
 def test_a_broken_json_line(tmp_path, name, content, where):
-    found = mistake(write(tmp_path / name, content))
-    assert found.message.startswith(f"`{tmp_path / name}`, {where}")
-    assert found.hint == "one object a line is expected"
+    error = mistake(write(tmp_path / name, content))
+    assert error.message.startswith(f"`{tmp_path / name}`, {where}")
+    assert error.hint == "one object a line is expected"
 
 
 def test_a_json_line_that_is_no_object(tmp_path):
-    found = mistake(write(tmp_path / "a.jsonl", '{"text": "one"}\n["two"]\n'))
-    assert found.message == f"`{tmp_path / 'a.jsonl'}`, line 2: an object is expected, this is a list"
-    assert found.hint == 'write a row as an object with its columns: {"text": "..."}'
+    error = mistake(write(tmp_path / "a.jsonl", '{"text": "one"}\n["two"]\n'))
+    assert error.message == f"`{tmp_path / 'a.jsonl'}`, line 2: an object is expected, this is a list"
+    assert error.hint == 'write a row as an object with its columns: {"text": "..."}'
 
 
 # --- what is wrong, and where -----------------------------------------------------------------------------------------
@@ -291,9 +291,9 @@ def test_a_json_line_that_is_no_object(tmp_path):
 
 def test_a_ragged_csv_file(tmp_path):
     file = write(tmp_path / "a.csv", 'id;text\n1;"one\nand a half"\n\n2;two;three\n')
-    found = mistake(file)
-    assert found.message == f"`{file}`, line 5: 3 fields where the header has 2"
-    assert found.hint == "the delimiter read from the header is ';'; quote fields that contain it"
+    error = mistake(file)
+    assert error.message == f"`{file}`, line 5: 3 fields where the header has 2"
+    assert error.hint == "the delimiter read from the header is ';'; quote fields that contain it"
     assert mistake(write(file, "id,text\n1,one\n2\n")).message == f"`{file}`, line 3: 1 fields where the header has 2"
 
 
@@ -326,9 +326,9 @@ def test_two_columns_of_one_name(tmp_path):
 def test_files_that_are_not_utf8(tmp_path, name):
     content = b'["\n\xe9"]' if name == "a.json" else b'{"text": "a"}\n{"text": "\xe9"}\n'
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    found = mistake(tmp_path / name)
-    assert found.message == f"`{tmp_path / name}`, line 2: byte 0xe9 is not utf-8"
-    assert "data.encoding" in found.hint
+    error = mistake(tmp_path / name)
+    assert error.message == f"`{tmp_path / name}`, line 2: byte 0xe9 is not utf-8"
+    assert "data.encoding" in error.hint
 
 
 def test_a_broken_parquet_file(tmp_path):
@@ -336,9 +336,9 @@ def test_a_broken_parquet_file(tmp_path):
     whole = file.read_bytes()
     for broken in (whole[:-20], b"\0" * 30 + whole[30:]):
         file.write_bytes(broken)
-        found = mistake(file)
-        assert found.message.startswith(f"`{file}`: not a whole Parquet file")
-        assert found.hint == "copy or download it again"
+        error = mistake(file)
+        assert error.message.startswith(f"`{file}`: not a whole Parquet file")
+        assert error.hint == "copy or download it again"
 
 
 def test_a_broken_gzip_file(tmp_path):
@@ -354,9 +354,9 @@ def test_a_broken_gzip_file(tmp_path):
 
 
 def test_files_without_rows(tmp_path):
-    found = mistake(tmp_path / "a.txt")
-    assert found.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
-    assert found.hint == (
+    error = mistake(tmp_path / "a.txt")
+    assert error.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
+    assert error.hint == (
         "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .conll .bio .iob .iob2 .bmes"
     )
     assert mistake(tmp_path / "a.xlsx").message == f"`{tmp_path / 'a.xlsx'}`: llmkit does not read `.xlsx` files"
@@ -411,12 +411,12 @@ def test_the_files_of_a_split(tmp_path):
 
 
 def test_the_content_hash_follows_the_bytes_and_where_a_file_ends(tmp_path):
-    found = set()
+    hashes = set()
     for number, parts in enumerate((("ab", "c"), ("a", "bc"), ("abc",), ("ab", "d"))):
         paths = [tmp_path / f"{number}-{part}" for part in parts]
         for path, part in zip(paths, parts, strict=True):
             path.write_text(part)
-        found.add(files.content_hash(paths))
-    assert len(found) == 4
+        hashes.add(files.content_hash(paths))
+    assert len(hashes) == 4
     (tmp_path / "other").write_text("abc")
-    assert files.content_hash([tmp_path / "other"]) in found
+    assert files.content_hash([tmp_path / "other"]) in hashes
