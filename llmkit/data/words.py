@@ -1,7 +1,7 @@
-"""What counts as a word, and n-grams of words as numbers.
+"""Split text into words, and hash words and n-grams of words.
 
-A word is a run of letters and digits; in scripts that set no blanks between words (Chinese, Japanese, Thai, Lao, Khmer,
-Burmese, Tibetan) each character is one. Punctuation belongs to no word.
+A word is a run of letters and digits. In scripts without blanks between words (Chinese, Japanese, Thai, Lao, Khmer,
+Burmese, Tibetan) each character is a word. Punctuation belongs to no word.
 """
 
 import re
@@ -20,7 +20,7 @@ _NO_BLANKS = (
 _ALONE = rf"[[{_NO_BLANKS}]&&\w]\p{{M}}*"
 _LETTERS = rf"[\w--[{_NO_BLANKS}]]+"
 WORD = regex.compile(rf"(?V1){_ALONE}|{_LETTERS}(?:['\u2019]{_LETTERS})*")
-_ASCII = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # the same, and faster, where there is nothing else
+_ASCII = re.compile(r"\w+(?:'\w+)*", re.ASCII)  # the same for pure ASCII, and faster
 ALONE = regex.compile(rf"(?V1){_ALONE}")
 
 # Odd, so that no bit of a word is lost on the way; the golden ratio in 64 bits (Knuth, TAOCP volume 3, section 6.4).
@@ -28,35 +28,35 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, as they are written."""
-    found: list[str] = (_ASCII if text.isascii() else WORD).findall(text)
-    return found
+    """List the words of a text, as they are written."""
+    listed: list[str] = (_ASCII if text.isascii() else WORD).findall(text)
+    return listed
 
 
 def without_blanks(text: str, num_words: int) -> bool:
-    """Whether most of the words of a text are characters of a script that sets no blanks."""
+    """Tell whether most words of a text are characters of a script without blanks."""
     return not text.isascii() and len(ALONE.findall(text)) * 2 > num_words
 
 
-def hashes(found: list[str]) -> np.ndarray:
-    """A number for each word, upper and lower case alike: uint64 [words]."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(word.lower().encode()) for word in found), np.uint64, len(found))
+def hashes(words: list[str]) -> np.ndarray:
+    """Hash each word, upper and lower case alike: uint64 [words]."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(word.lower().encode()) for word in words), np.uint64, len(words))
 
 
 def ngrams(hashed: np.ndarray, n: int) -> np.ndarray:
-    """A number for each run of `n` words, in their order: uint64 [words - n + 1], nothing where there are fewer words.
+    """Hash each run of `n` words, in their order: uint64 [words - n + 1], empty where there are fewer words.
 
-    The hashes of the words as the coefficients of a polynomial, modulo 2^64 (Karp & Rabin 1987).
+    The hashes of the words are the coefficients of a polynomial, modulo 2^64 (Karp & Rabin 1987).
     """
     number = max(len(hashed) - n + 1, 0)
     combined = np.zeros(number, np.uint64)
-    for place in range(n if number else 0):
-        combined = combined * _FACTOR + hashed[place : place + number]
+    for offset in range(n if number else 0):
+        combined = combined * _FACTOR + hashed[offset : offset + number]
     return combined
 
 
 def word_list(given: str | tuple[str, ...], key: str) -> tuple[str, ...]:
-    """The words of an array, or of a file with one on each line; raises UserError where the file cannot be read."""
+    """Return the words of an array, or of a file with one a line; raise UserError where the file cannot be read."""
     if not isinstance(given, str):
         return given
     try:
@@ -70,7 +70,7 @@ def word_list(given: str | tuple[str, ...], key: str) -> tuple[str, ...]:
 
 
 def any_of(listed: tuple[str, ...]) -> str:
-    """A regular expression for any of these words, the longest first: whole words, or characters anywhere in a text."""
+    """Write a regular expression for any of these words, the longest first: whole words, or characters anywhere."""
     ordered = sorted(set(listed), key=lambda word: (-len(word), word))
     alone = [regex.escape(word) for word in ordered if ALONE.match(word)]
     whole = [regex.escape(word) for word in ordered if not ALONE.match(word)]
