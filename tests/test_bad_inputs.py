@@ -415,7 +415,7 @@ def test_half_precision_is_not_used_where_it_is_slow(place, llmkit, monkeypatch)
 def test_no_word_is_taken_for_a_gap_or_a_number(place):
     data = ["validation_fraction=", f"path={BAD / 'missing_words.csv'}", "text_column=text"]
     made = assemble(recipe.load("causal.toml", [f"data.{word}" for word in data]), 42)
-    text = made.tokenizer.decode(made.train.row.ids)
+    text = made.tokenizer.decode(made.train.tokens.ids)
     for word in ("NA", "null", "None", "007", "1e5", "1.0"):
         assert text.split("<|endoftext|>").count(word) == 4
     made = assemble(recipe.load("text-classification.toml", [f"data.{word}" for word in data]), 42)
@@ -426,7 +426,7 @@ def test_no_word_is_taken_for_a_gap_or_a_number(place):
 def test_a_semicolon_sets_fields_apart(place):
     words = [f"data.path={BAD / 'semicolons.csv'}", "data.validation_fraction="]
     made = assemble(recipe.load("causal.toml", [*words, "data.text_column=text"]), 42)
-    assert made.tokenizer.decode(made.train.row.ids).startswith("the tale 0 of the fox<|endoftext|>the tale 1")
+    assert made.tokenizer.decode(made.train.tokens.ids).startswith("the tale 0 of the fox<|endoftext|>the tale 1")
     made = assemble(recipe.load("text-classification.toml", words), 42)
     assert made.record["data"]["train"]["balance"] == {"happy": 6, "sad": 6}
 
@@ -441,7 +441,7 @@ def test_nul_bytes_are_read_and_remarked_upon(task, name, place):
     count = plain.count("fox")
     assert remark.startswith(f"`{place / name}` holds {count} NUL bytes, read as they are; if it is UTF-16, set data.")
     if task == "causal":
-        assert "f\0x" in made.tokenizer.decode(made.train.row.ids)
+        assert "f\0x" in made.tokenizer.decode(made.train.tokens.ids)
     assert not any("NUL" in note for note in assemble(recipe.load("masked.toml", []), 42).notes)
 
 

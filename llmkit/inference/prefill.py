@@ -53,9 +53,7 @@ def _read(model: PreTrainedModel, prompts: Sequence[list[int]], config: Any) -> 
         ids, mask = padded([prompts[row][:-1] for row in rows], 0)
         positions, width = (mask.cumsum(1) - 1).clamp(min=0), ids.shape[1]
         with torch.no_grad():
-            model.base_model(
-                ids, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: group_cache}
-            )
+            model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: group_cache})
         for layer, group_layer in zip(cache.layers, group_cache.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(

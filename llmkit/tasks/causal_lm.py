@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from llmkit import metrics as measures
-from llmkit.data.text.pack import EVALUATION, Cut, TokenRow, Window
+from llmkit.data.text.pack import BlockSpec, EvaluationWindows, TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.models.config import choose_block_size
 from llmkit.models.loading import without_adapter
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 losses = preprocess_logits_for_metrics = create = reload = None
 
 
-def separator(tokenizer: Any) -> list[int]:
-    """What stands between documents: where the model learns to stop, and what its tokenizer begins a text with."""
+def document_separator(tokenizer: Any) -> list[int]:
+    """Return the ids between documents: where the model learns to stop, and what its tokenizer begins a text with."""
     if tokenizer.eos_token_id is None:
         raise UserError(
             "the tokenizer has no end-of-text token to set documents apart",
@@ -38,52 +37,21 @@ def separator(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id, begin] if begins else [tokenizer.eos_token_id]
 
 
-def cut(data: CausalData, block_size: int) -> Cut:
+def cut(data: CausalData, block_size: int) -> BlockSpec:
     """`block_size` inputs and, one further, the `block_size` tokens to predict, of which `stride` are new."""
     if data.stride is not None and data.stride > block_size:
         raise UserError(
             f"data.stride is {data.stride}, and a window has {block_size} tokens: some would be predicted in none",
             "make it data.block_size at most",
         )
-    return Cut(block_size + 1, data.stride or block_size)
+    return BlockSpec(block_size + 1, data.stride or block_size)
 
 
-class Whole(Dataset[Window]):
-    """The windows in which a finished model is measured: the last one is as long as what is left, and no token is lost.
-
-    `row` is what is predicted of the data: of running text, cut with one token more than is read, all but the first.
-    """
-
-    def __init__(self, row: TokenRow, cut: Cut, limit: int | None) -> None:
-        first = int(cut.length > cut.stride)
-        self.row = replace(row, ids=row.ids[first:])
-        self._whole = row
-        self._cut = cut
-        behind = max(0, len(row.ids) - cut.length)  # the first window
-        available = 1 + -(-behind // cut.stride) if len(row.ids) > first else 0
-        self.num_blocks = min(available, limit) if limit else available
-        self.num_tokens = min(len(row.ids), cut.length + (self.num_blocks - 1) * cut.stride) if self.num_blocks else 0
-        self.tail = len(row.ids) - self.num_tokens
-
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing: an evaluation is the same every time."""
-
-    def __len__(self) -> int:
-        return self.num_blocks
-
-    def __getitem__(self, index: int) -> Window:
-        if not 0 <= index < self.num_blocks:
-            raise IndexError(f"window {index} of {self.num_blocks}")
-        begin = index * self._cut.stride
-        ids = self._whole.ids[begin : begin + self._cut.length].astype(np.int64)
-        first, last = np.searchsorted(self._whole.ends, [begin, begin + len(ids)])
-        starts = self._whole.ends[first:last].astype(np.int64) - begin  # where one document ends, the next begins
-        return Window(ids, starts if begin else np.append(0, starts), index, EVALUATION)
-
-
-def measured(row: TokenRow, data: CausalData, cut: Cut, limit: int | None, tokenizer: Any) -> Dataset[Window]:
-    """What `llmkit evaluate` goes through."""
-    return Whole(row, cut, limit)
+def measured(
+    tokens: TokenStream, data: CausalData, spec: BlockSpec, limit: int | None, tokenizer: Any
+) -> Dataset[Window]:
+    """Cut `tokens` into the windows that `llmkit evaluate` measures."""
+    return EvaluationWindows(tokens, spec, limit)
 
 
 def collator(
@@ -97,7 +65,7 @@ def collator(
     between documents the second belongs to the next one, which it begins.
     """
     seen = 0 if data.stride is None else choose_block_size(data.block_size, config) - data.stride
-    between = separator(tokenizer) if data.pack == "isolated" else []
+    between = document_separator(tokenizer) if data.pack == "isolated" else []
 
     def begins(window: Window) -> np.ndarray:
         """Where in a window, behind its first token, something begins that must not see what is before it."""
@@ -157,15 +125,15 @@ def keeps_apart(model: Any) -> bool:
     return bool((both[:, 3:] - alone).norm() <= 0.01 * alone.norm())
 
 
-def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:
+def metrics(sums: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     """From each window's summed loss (nats) and count, [N, 2]: loss a token, perplexity, bits a byte of text.
 
     The bits of a text are those of its tokens and of the separators that end its documents, which are predicted as any
     token is. Every token counts with the mean loss, those too that were in no window or had no label (of running text,
-    the first one; `row` is without it where all others were predicted).
+    the first one; `tokens` is without it where all others were predicted).
     """
     loss = measures.mean_loss(sums)
     found = {"loss": loss, "perplexity": measures.perplexity(loss)}
-    if row.num_bytes:
-        found["bits_per_byte"] = measures.bits_per_byte(loss, len(row.ids), row.num_bytes)
+    if tokens.num_bytes:
+        found["bits_per_byte"] = measures.bits_per_byte(loss, len(tokens.ids), tokens.num_bytes)
     return found

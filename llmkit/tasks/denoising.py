@@ -17,7 +17,7 @@ import torch
 from llmkit import metrics as measures
 from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import Vocabulary, sentence_starts, vocabulary
-from llmkit.data.text.pack import Cut, TokenRow, Window
+from llmkit.data.text.pack import BlockSpec, TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.models.config import choose_block_size, positions
 from llmkit.recipe.data_tables import DenoisingData
@@ -36,14 +36,14 @@ WAYS = ("permutation", "infilling", "span_corruption")
 _BLANKS = re.compile(r"(\s*)(.*?)(\s*)\Z", re.DOTALL)  # before a text, the text, behind it
 
 
-def separator(tokenizer: Any) -> list[int]:
-    """Nothing: each example is a document, or a piece of one."""
+def document_separator(tokenizer: Any) -> list[int]:
+    """Return nothing: each example is a document, or a piece of one."""
     return []
 
 
-def cut(data: DenoisingData, block_size: int) -> Cut:
+def cut(data: DenoisingData, block_size: int) -> BlockSpec:
     """What fits between a token that begins a text and one that ends it, of one document alone."""
-    return Cut(block_size - 2, block_size - 2, within_documents=True)
+    return BlockSpec(block_size - 2, block_size - 2, within_documents=True)
 
 
 def collator(
@@ -69,17 +69,17 @@ def collator(
     pad = seq2seq.collator(tokenizer, config, 8 if torch.cuda.is_available() else 1)
 
     def corrupted(window: Window) -> tuple[np.ndarray, np.ndarray]:
-        draw, ids = corruption.generator(seed, window.epoch, window.index), window.ids
+        rng, ids = corruption.generator(seed, window.epoch, window.index), window.ids
         allowed = ~known.special[ids]
-        way = draw.choice(WAYS, p=weights)
+        way = rng.choice(WAYS, p=weights)
         if way == "span_corruption":
             density, mean = table.noise_density, table.mean_noise_span_length
-            return corruption.span_corruption(draw, ids, allowed, density, mean, sentinels)
+            return corruption.span_corruption(rng, ids, allowed, density, mean, sentinels)
         if way == "infilling":
-            return corruption.infill(draw, ids, allowed, table.mask_probability, table.poisson_lambda, mask)[0], ids
+            return corruption.infill(rng, ids, allowed, table.mask_probability, table.poisson_lambda, mask)[0], ids
         if table.permute == "tokens":
-            return corruption.permute(draw, ids, np.ones(len(ids), bool), allowed)[0], ids
-        return permute_sentences(draw, ids, tokenizer, known), ids
+            return corruption.permute(rng, ids, np.ones(len(ids), bool), allowed)[0], ids
+        return permute_sentences(rng, ids, tokenizer, known), ids
 
     def framed(ids: np.ndarray) -> np.ndarray:
         return np.concatenate([np.concatenate([before, ids])[:room], after])
@@ -91,7 +91,7 @@ def collator(
     return collate
 
 
-def permute_sentences(draw: np.random.Generator, ids: np.ndarray, tokenizer: Any, known: Vocabulary) -> np.ndarray:
+def permute_sentences(rng: np.random.Generator, ids: np.ndarray, tokenizer: Any, known: Vocabulary) -> np.ndarray:
     """The sentences of ids [T] in another order, as the tokenizer reads a text in which they stand so: [T'].
 
     The blanks around them keep their places. In byte-level tokens a blank belongs to the word behind it, and only the
@@ -104,7 +104,7 @@ def permute_sentences(draw: np.random.Generator, ids: np.ndarray, tokenizer: Any
         while at > 1 and blank[at - 1]:  # it is read with what stands behind it
             starts[at - 1 : at + 1] = True, False
             at -= 1
-    _, order = corruption.permute(draw, ids, starts, movable)
+    _, order = corruption.permute(rng, ids, starts, movable)
     parts = np.split(ids, np.flatnonzero(starts)[1:])
     texts = [_BLANKS.findall(tokenizer.decode(part, clean_up_tokenization_spaces=False))[0] for part in parts]
     moved = []
@@ -163,7 +163,7 @@ def prepare_model(model: Any, data: DenoisingData) -> None:
         settings.max_new_tokens = choose_block_size(data.block_size, model.config)
 
 
-def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:
+def metrics(sums: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     """From each example's summed loss (nats) and its count of target tokens, [N, 2]: loss and perplexity a token."""
     loss = measures.mean_loss(sums)
     return {"loss": loss, "perplexity": measures.perplexity(loss)}

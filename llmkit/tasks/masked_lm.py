@@ -16,10 +16,9 @@ from torch.utils.data import Dataset
 from llmkit import metrics as measures
 from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import vocabulary, word_starts
-from llmkit.data.text.pack import Cut, TokenRow, Window
+from llmkit.data.text.pack import BlockSpec, EvaluationWindows, TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import MaskedData
-from llmkit.tasks.causal_lm import Whole
 
 if TYPE_CHECKING:
     from llmkit.tasks import masked_lm
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
 losses = preprocess_logits_for_metrics = prepare_model = create = reload = None
 
 
-def separator(tokenizer: Any) -> list[int]:
-    """Nothing: a block holds running text, without separators strewn through it."""
+def document_separator(tokenizer: Any) -> list[int]:
+    """Return nothing: a block holds running text, without separators strewn through it."""
     return []
 
 
-def cut(data: MaskedData, block_size: int) -> Cut:
+def cut(data: MaskedData, block_size: int) -> BlockSpec:
     """What fits between `[CLS]` and `[SEP]`."""
-    return Cut(block_size - 2, block_size - 2)
+    return BlockSpec(block_size - 2, block_size - 2)
 
 
 def need_tokens(tokenizer: Any, task: str) -> None:
@@ -52,35 +51,37 @@ def need_tokens(tokenizer: Any, task: str) -> None:
         )
 
 
-class Each(Dataset[Window]):
-    """Every block as often as it has tokens that are not special; `index` is the place of the one that is hidden.
+class PseudoLikelihoodBlocks(Dataset[Window]):
+    """Repeat every block once for each token that is not special; `Window.index` is the position of the hidden one.
 
-    `row` is what is predicted of the data.
+    `tokens` is what is predicted of the data, and `special` bool [V].
     """
 
-    def __init__(self, row: TokenRow, cut: Cut, limit: int | None, special: np.ndarray) -> None:
-        self._blocks = Whole(row, cut, limit)
-        self._stride = cut.stride
-        self._places = np.flatnonzero(~special[row.ids[: self._blocks.num_tokens]])
-        self.row = row
+    def __init__(self, tokens: TokenStream, spec: BlockSpec, limit: int | None, special: np.ndarray) -> None:
+        self._blocks = EvaluationWindows(tokens, spec, limit)
+        self._stride = spec.stride
+        self._positions = np.flatnonzero(~special[tokens.ids[: self._blocks.num_tokens]])
+        self.tokens = tokens
         self.num_blocks, self.tail = self._blocks.num_blocks, self._blocks.tail
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: an evaluation is the same every time."""
+        """Do nothing: an evaluation is the same every time."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> Window:
-        block, place = divmod(int(self._places[index]), self._stride)
-        return replace(self._blocks[block], index=place)
+        block, position = divmod(int(self._positions[index]), self._stride)
+        return replace(self._blocks[block], index=position)
 
 
-def measured(row: TokenRow, data: MaskedData, cut: Cut, limit: int | None, tokenizer: Any) -> Dataset[Window]:
-    """What `llmkit evaluate` goes through."""
+def measured(
+    tokens: TokenStream, data: MaskedData, spec: BlockSpec, limit: int | None, tokenizer: Any
+) -> Dataset[Window]:
+    """Cut `tokens` into the windows that `llmkit evaluate` measures."""
     if data.masking == "each":
-        return Each(row, cut, limit, vocabulary(tokenizer).special)
-    return Whole(row, cut, limit)
+        return PseudoLikelihoodBlocks(tokens, spec, limit, vocabulary(tokenizer).special)
+    return EvaluationWindows(tokens, spec, limit)
 
 
 def collator(
@@ -94,25 +95,25 @@ def collator(
     the mean negative pseudo-log-likelihood of a token.
     """
     need_tokens(tokenizer, "masked-lm")
-    words = vocabulary(tokenizer)
+    properties = vocabulary(tokenizer)
 
-    def choose(draw: np.random.Generator, ids: np.ndarray) -> np.ndarray:
-        allowed = ~words.special[ids]
+    def choose(rng: np.random.Generator, ids: np.ndarray) -> np.ndarray:
+        allowed = ~properties.special[ids]
         if data.masking == "token":
-            return corruption.choose_tokens(draw, np.flatnonzero(allowed), data.mlm_probability)
-        starts = word_starts(ids, words)
+            return corruption.choose_tokens(rng, np.flatnonzero(allowed), data.mlm_probability)
+        starts = word_starts(ids, properties)
         if data.masking == "whole-word":
-            return corruption.choose_words(draw, starts, allowed, data.mlm_probability)
-        return corruption.choose_spans(draw, starts, allowed, data.mlm_probability, data.mean_span_length)
+            return corruption.choose_words(rng, starts, allowed, data.mlm_probability)
+        return corruption.choose_spans(rng, starts, allowed, data.mlm_probability, data.mean_span_length)
 
     def hide(window: Window) -> tuple[np.ndarray, np.ndarray]:
-        draw = corruption.generator(seed, window.epoch, window.index)
+        rng = corruption.generator(seed, window.epoch, window.index)
         if data.masking == "each":
-            place = np.array([window.index])
-            return corruption.mask(draw, window.ids, place, tokenizer.mask_token_id, words.ordinary, 1.0, 0.0)
-        chosen = choose(draw, window.ids)
+            position = np.array([window.index])
+            return corruption.mask(rng, window.ids, position, tokenizer.mask_token_id, properties.ordinary, 1.0, 0.0)
+        chosen = choose(rng, window.ids)
         shares = (data.mask_replace_prob, data.random_replace_prob)
-        return corruption.mask(draw, window.ids, chosen, tokenizer.mask_token_id, words.ordinary, *shares)
+        return corruption.mask(rng, window.ids, chosen, tokenizer.mask_token_id, properties.ordinary, *shares)
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
         lengths = np.array([len(window.ids) for window in windows])
@@ -131,7 +132,7 @@ def collator(
     return collate
 
 
-def metrics(sums: np.ndarray, row: TokenRow) -> dict[str, float]:
+def metrics(sums: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     """From the summed loss (nats) and the count of hidden tokens of each block, [N, 2]: loss and perplexity a token."""
     loss = measures.mean_loss(sums)
     return {"loss": loss, "perplexity": measures.perplexity(loss)}

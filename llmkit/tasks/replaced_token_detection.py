@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 from llmkit import metrics as measures
 from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import vocabulary
-from llmkit.data.text.pack import TokenRow, Window
+from llmkit.data.text.pack import TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.models import loading
 from llmkit.models.config import load_config
@@ -25,8 +25,8 @@ from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
 from llmkit.tasks.masked_lm import cut as cut
+from llmkit.tasks.masked_lm import document_separator as document_separator
 from llmkit.tasks.masked_lm import need_tokens
-from llmkit.tasks.masked_lm import separator as separator
 
 if TYPE_CHECKING:
     from llmkit.tasks import replaced_token_detection
@@ -214,14 +214,14 @@ def collator(
         input_ids[:, 0] = tokenizer.cls_token_id
         for b, window in enumerate(windows):
             ids = window.ids
-            draw = corruption.generator(seed, window.epoch, window.index)
+            rng = corruption.generator(seed, window.epoch, window.index)
             ordinary = np.flatnonzero(~special[ids])
-            hidden = corruption.choose_tokens(draw, ordinary, data.mlm_probability)
+            hidden = corruption.choose_tokens(rng, ordinary, data.mlm_probability)
             input_ids[b, 1 : 1 + len(ids)] = ids
             input_ids[b, 1 + len(ids)] = tokenizer.sep_token_id
             input_ids[b, 1 + hidden] = tokenizer.mask_token_id
             labels[b, 1 + hidden] = ids[hidden]
-            draws[b, 1 + hidden] = draw.random(len(hidden), np.float32)
+            draws[b, 1 + hidden] = rng.random(len(hidden), np.float32)
             weights[b, 1 + ordinary] = data.discriminator_weight * len(hidden) / max(1, len(ordinary))
         attention_mask = (np.arange(shape[1]) < lengths[:, None] + 2).astype(np.int64)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
@@ -279,7 +279,7 @@ def preprocess_logits_for_metrics(model: Any, outputs: Outputs, batch: Mapping[s
     return torch.cat([sums, counts], dim=1)
 
 
-def metrics(stats: np.ndarray, row: TokenRow) -> dict[str, float]:
+def metrics(stats: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     """From what is kept of each block, behind its summed loss and its count of hidden tokens, [N, 4 + 2 x BINS]: the
     loss as the paper adds it up, both of its parts as means (nats a token), and how well the discriminator tells
     replaced tokens from original ones: area under the ROC curve, and accuracy with the bound at one half.

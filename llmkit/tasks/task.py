@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from llmkit.data.rows.examples import Encoded, Examples
 from llmkit.data.rows.table import Rows
-from llmkit.data.text.pack import Cut, TokenRow, Window
+from llmkit.data.text.pack import BlockSpec, TokenStream, Window
 
 Batch = Mapping[str, torch.Tensor]
 Collator = Callable[[list[Any]], dict[str, torch.Tensor]]
@@ -147,10 +147,10 @@ class TextTask(Protocol):
     `data` is the task's [data] table.
     """
 
-    def separator(self, tokenizer: Any, /) -> list[int]:
+    def document_separator(self, tokenizer: Any, /) -> list[int]:
         """Return the tokens that are set between two documents; UserError for a tokenizer that has none."""
 
-    def cut(self, data: Any, block_size: int, /) -> Cut:
+    def cut(self, data: Any, block_size: int, /) -> BlockSpec:
         """Say how the tokens are cut into blocks, such as how many each has beside the special ones."""
 
     def collator(
@@ -162,11 +162,11 @@ class TextTask(Protocol):
         fit.
         """
 
-    def metrics(self, stats: np.ndarray, stream: TokenRow, /) -> dict[str, float]:
+    def metrics(self, stats: np.ndarray, stream: TokenStream, /) -> dict[str, float]:
         """Compute the metrics from each block's summed loss, its count of labels, and what was kept, [N, 2 + K]."""
 
     @property
-    def measured(self) -> Callable[[TokenRow, Any, Cut, int | None, Any], Dataset[Window]] | None:
+    def measured(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:
         """(stream, data, block_spec, limit, tokenizer) -> what `llmkit evaluate` goes through, without a tail left out.
 
         None: the blocks of validation in training.

@@ -43,12 +43,12 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     cut = task.cut(data, block_size)
     if cut.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
-    separator = task.separator(words)
+    separator = task.document_separator(words)
     draw = recipe.trainer.get("data_seed")
     draw = seed if draw is None else draw
     collate = task.collator(data, words, config, draw)  # which refuses a tokenizer that does not fit
 
-    def evaluated(row: pack.TokenRow, limit: int | None) -> Any:
+    def evaluated(row: pack.TokenStream, limit: int | None) -> Any:
         """What is gone through in evaluation: of a finished model without a tail that is left out."""
         if fixed is not None and task.measured is not None:
             return task.measured(row, data, cut, limit, words)
@@ -93,7 +93,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
         prepare_model=None if prepare is None else lambda model: prepare(model, data),
         create=None if create is None else lambda table, seed: create(table, config, seed),
-        metrics=lambda sums, part: task.metrics(sums, part.row),
+        metrics=lambda sums, part: task.metrics(sums, part.tokens),
         lines=_lines(record["data"], several, block_size, cut) + lines,
         notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
         warnings=[],
@@ -122,7 +122,7 @@ def check_use(data: TextData, evaluating: bool) -> None:
         )
 
 
-def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.Cut) -> list[str]:
+def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.BlockSpec) -> list[str]:
     """What was read, in words: of each source, if there are several."""
     said = []
     for name, found in (about if several else {"": about}).items():
@@ -144,10 +144,10 @@ def _held_out(
     documents: Documents,
     words: Any,
     separator: list[int],
-    cut: pack.Cut,
+    cut: pack.BlockSpec,
     data: TextData,
     record: dict[str, Any],
-    evaluated: Callable[[pack.TokenRow, int | None], Any],
+    evaluated: Callable[[pack.TokenStream, int | None], Any],
 ) -> Any:
     """What is evaluated on; of a stream, the first blocks, held in memory."""
     if not data.streaming:
@@ -164,11 +164,11 @@ def _blocks(
     documents: Documents,
     words: Any,
     separator: list[int],
-    cut: pack.Cut,
+    cut: pack.BlockSpec,
     limit: int | None,
     record: dict[str, Any],
     part: str,
-    evaluated: Callable[[pack.TokenRow, int | None], Any] | None = None,
+    evaluated: Callable[[pack.TokenStream, int | None], Any] | None = None,
 ) -> Any:
     """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
     row = pack.tokenize_documents(documents, words, separator)

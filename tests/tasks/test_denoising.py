@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from llmkit.cli import app
 from llmkit.data.text import corruption
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
+from llmkit.data.text.pack import EVALUATION, Blocks, BlockSpec, TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import DenoisingData
@@ -90,8 +90,8 @@ def pairs(batch):
 
 
 def test_an_example_is_a_document_or_a_piece_of_one(words):
-    assert denoising.cut(data(ALL), 16) == Cut(14, 14, within_documents=True)
-    assert denoising.separator(words) == []
+    assert denoising.cut(data(ALL), 16) == BlockSpec(14, 14, within_documents=True)
+    assert denoising.document_separator(words) == []
     assert TASKS["denoising"].peft_type == "SEQ_2_SEQ_LM"
 
 
@@ -256,8 +256,8 @@ def test_draws_hang_on_seed_epoch_and_example_alone(words):
 
 def blocks(words, evaluation=False):
     texts = [read(words, text) for text in STORIES[:40]]
-    row = TokenRow(np.concatenate(texts).astype(np.uint16), np.cumsum([len(ids) for ids in texts]), 1)
-    return Blocks(row, denoising.cut(data(ALL), 66), None, evaluation=evaluation)
+    tokens = TokenStream(np.concatenate(texts).astype(np.uint16), np.cumsum([len(ids) for ids in texts]), 1)
+    return Blocks(tokens, denoising.cut(data(ALL), 66), None, evaluation=evaluation)
 
 
 def test_workers_draw_the_same(words):
@@ -311,7 +311,7 @@ def test_a_text_stands_between_the_tokens_that_its_tokenizer_sets_around_it(trai
 
 def test_metrics():
     sums = np.array([[30.0, 15.0], [2.0, 1.0]])
-    found = denoising.metrics(sums, TokenRow(np.zeros(100, np.uint16), np.array([100]), 400))
+    found = denoising.metrics(sums, TokenStream(np.zeros(100, np.uint16), np.array([100]), 400))
     assert found == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2))}
 
 

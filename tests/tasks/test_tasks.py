@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmkit.data.text.boundaries import vocabulary, word_starts
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import EVALUATION, Blocks, Cut, TokenRow, Window
+from llmkit.data.text.pack import EVALUATION, Blocks, BlockSpec, TokenStream, Window
 from llmkit.errors import UserError
 from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import CausalData, MaskedData
@@ -43,10 +43,10 @@ def window(ids, index=0, epoch=0, starts=()) -> Window:
     return Window(np.asarray(ids, np.int64), np.array(starts, np.int64), index, epoch)
 
 
-def row_of(*documents, num_bytes=1) -> TokenRow:
+def stream_of(*documents, num_bytes=1) -> TokenStream:
     """Documents of token ids, each with the separator that ends it."""
     lengths = [len(document) for document in documents]
-    return TokenRow(np.concatenate(documents).astype(np.uint16), np.cumsum(lengths), num_bytes)
+    return TokenStream(np.concatenate(documents).astype(np.uint16), np.cumsum(lengths), num_bytes)
 
 
 def collate(words, found, seed=1, data=DATA):
@@ -58,8 +58,8 @@ def collate(words, found, seed=1, data=DATA):
 
 def test_causal_labels_are_the_next_tokens():
     cut = causal_lm.cut(CAUSAL, 4)
-    assert cut == Cut(5, 4)
-    batch = causal_lm.collator(CAUSAL, None, None, 1)(list(Blocks(row_of(np.arange(10, 19)), cut, None)))
+    assert cut == BlockSpec(5, 4)
+    batch = causal_lm.collator(CAUSAL, None, None, 1)(list(Blocks(stream_of(np.arange(10, 19)), cut, None)))
     assert batch["input_ids"].tolist() == [[10, 11, 12, 13], [14, 15, 16, 17]]
     assert batch["labels"].tolist() == [[11, 12, 13, 14], [15, 16, 17, 18]]
     assert set(batch) == {"input_ids", "labels"}
@@ -75,14 +75,14 @@ def test_measured_text_is_predicted_once_each_token_but_the_first(size, stride):
     data = CausalData(path="x", block_size=size, stride=stride)
     collator = causal_lm.collator(data, None, AutoConfig.for_model("gpt2", n_positions=64), 1)
     for length in SIZES:
-        row = row_of(np.arange(1000, 1000 + length))
-        found = causal_lm.measured(row, data, causal_lm.cut(data, size), None, None)
+        tokens = stream_of(np.arange(1000, 1000 + length))
+        found = causal_lm.measured(tokens, data, causal_lm.cut(data, size), None, None)
         assert found.tail == 0
-        assert found.row.ids.tolist() == row.ids[1:].tolist()  # what is predicted
+        assert found.tokens.ids.tolist() == tokens.ids[1:].tolist()  # what is predicted
         batch = collator(list(found))
         ids, labels = batch["input_ids"], batch["labels"]
         labelled = labels != -100
-        assert labels[labelled].tolist() == row.ids[1:].tolist()
+        assert labels[labelled].tolist() == tokens.ids[1:].tolist()
         assert (labels - ids)[labelled].eq(1).all()
         assert len(found) == 1 + math.ceil(max(0, length - 1 - size) / (stride or size))
         behind = torch.where(labelled, torch.arange(labels.shape[1]), size)[1:]
@@ -91,19 +91,19 @@ def test_measured_text_is_predicted_once_each_token_but_the_first(size, stride):
 
 def test_a_limit_leaves_out_the_windows_behind_it():
     data = CausalData(path="x", block_size=4, stride=2)
-    found = causal_lm.measured(row_of(np.arange(12)), data, causal_lm.cut(data, 4), 2, None)
+    found = causal_lm.measured(stream_of(np.arange(12)), data, causal_lm.cut(data, 4), 2, None)
     assert [w.ids.tolist() for w in found] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
     assert [w.epoch for w in found] == [EVALUATION] * 2
     assert found.tail == 5
     with pytest.raises(IndexError):
         found[2]
-    assert len(causal_lm.measured(row_of([7]), data, causal_lm.cut(data, 4), None, None)) == 0  # nothing to predict
+    assert len(causal_lm.measured(stream_of([7]), data, causal_lm.cut(data, 4), None, None)) == 0  # nothing to predict
 
 
 def test_measured_windows_know_where_documents_begin():
-    row = row_of([1, 1, 9], [2, 9], [3, 3, 3, 9], [4, 9])
+    tokens = stream_of([1, 1, 9], [2, 9], [3, 3, 3, 9], [4, 9])
     data = CausalData(path="x", block_size=4)
-    found = causal_lm.measured(row, data, causal_lm.cut(data, 4), None, None)
+    found = causal_lm.measured(tokens, data, causal_lm.cut(data, 4), None, None)
     assert [w.ids.tolist() for w in found] == [[1, 1, 9, 2, 9], [9, 3, 3, 3, 9], [9, 4, 9]]
     assert [w.starts.tolist() for w in found] == [[0, 3], [1], [1]]
 
@@ -175,9 +175,9 @@ def test_a_document_in_a_block_gets_the_logits_that_it_gets_alone(model_type, be
     causal_lm.prepare_model(model, ISOLATED)
     draw = np.random.default_rng(0)
     texts = [draw.integers(10, 60, length) for length in (7, 1, 12, 5)]
-    row = row_of(*(np.append(text, between) for text in texts))
-    starts = [0, *row.ends[:-1]]
-    windows = [window(row.ids, 0, 0, starts), window(row.ids[:11], 0, 0, [s for s in starts if s < 11])]
+    tokens = stream_of(*(np.append(text, between) for text in texts))
+    starts = [0, *tokens.ends[:-1]]
+    windows = [window(tokens.ids, 0, 0, starts), window(tokens.ids[:11], 0, 0, [s for s in starts if s < 11])]
     batch = causal_lm.collator(ISOLATED, words_with(*between), None, 1)(windows)
     begins = list(between[1:])  # what stands before the text of every document but the first of the row
     with torch.no_grad():
@@ -209,25 +209,25 @@ def test_a_causal_model_learns_where_a_text_ends():
         def __call__(self, text):
             return {"input_ids": self.first}
 
-    assert causal_lm.separator(Words(eos_token_id=7, bos_token_id=7, first=[])) == [7]  # GPT-2's
-    assert causal_lm.separator(Words(eos_token_id=2, bos_token_id=1, first=[])) == [2]
-    assert causal_lm.separator(Words(eos_token_id=2, bos_token_id=1, first=[1])) == [2, 1]  # Llama's
+    assert causal_lm.document_separator(Words(eos_token_id=7, bos_token_id=7, first=[])) == [7]  # GPT-2's
+    assert causal_lm.document_separator(Words(eos_token_id=2, bos_token_id=1, first=[])) == [2]
+    assert causal_lm.document_separator(Words(eos_token_id=2, bos_token_id=1, first=[1])) == [2, 1]  # Llama's
     with pytest.raises(UserError) as caught:
-        causal_lm.separator(SimpleNamespace(eos_token_id=None))
+        causal_lm.document_separator(SimpleNamespace(eos_token_id=None))
     assert "no end-of-text token" in caught.value.message
     assert "tokenizer.type" in caught.value.hint
 
 
 def test_causal_metrics():
-    row = row_of(np.zeros(100), num_bytes=400)
+    tokens = stream_of(np.zeros(100), num_bytes=400)
     sums = np.array([[30.0, 15.0], [2.0, 1.0]])
-    found = causal_lm.metrics(sums, row)
+    found = causal_lm.metrics(sums, tokens)
     assert found == {
         "loss": 2.0,
         "perplexity": pytest.approx(math.exp(2)),
         "bits_per_byte": pytest.approx(2 / math.log(2) * 100 / 400),
     }
-    assert set(causal_lm.metrics(sums, TokenRow(row.ids, row.ends, 0))) == {
+    assert set(causal_lm.metrics(sums, TokenStream(tokens.ids, tokens.ends, 0))) == {
         "loss",
         "perplexity",
     }  # a stream's bytes: unknown
@@ -236,11 +236,11 @@ def test_causal_metrics():
 def test_the_bits_of_a_text_are_those_of_its_tokens():
     """Measured whole, all tokens but the first are predicted, and their losses are added up."""
     data = CausalData(path="x", block_size=4)
-    row = row_of(np.arange(11), np.arange(7), num_bytes=40)
-    found = causal_lm.measured(row, data, causal_lm.cut(data, 4), None, None)
+    tokens = stream_of(np.arange(11), np.arange(7), num_bytes=40)
+    found = causal_lm.measured(tokens, data, causal_lm.cut(data, 4), None, None)
     counts = [4.0, 4, 4, 4, 1]
     sums = np.array([[3 * count + 1, count] for count in counts])
-    bits = causal_lm.metrics(sums, found.row)["bits_per_byte"]
+    bits = causal_lm.metrics(sums, found.tokens)["bits_per_byte"]
     assert bits == pytest.approx(sums[:, 0].sum() / math.log(2) / 40)
 
 
@@ -248,8 +248,8 @@ def test_the_bits_of_a_text_are_those_of_its_tokens():
 
 
 def test_a_masked_block_is_cls_tokens_sep(words):
-    assert masked_lm.cut(DATA, 128) == Cut(126, 126)
-    assert masked_lm.separator(words) == []
+    assert masked_lm.cut(DATA, 128) == BlockSpec(126, 126)
+    assert masked_lm.document_separator(words) == []
     found = windows(words, 8)
     batch = collate(words, found)
     assert {key: tuple(value.shape) for key, value in batch.items()} == dict.fromkeys(
@@ -372,8 +372,8 @@ def test_words_are_hidden_whole_and_spans_are_of_words(pieces):
 
 
 def test_a_short_block_at_the_end_is_padded(words):
-    row = row_of(np.random.default_rng(0).integers(5, len(words), 300))
-    found = masked_lm.measured(row, DATA, Cut(LENGTH, LENGTH), None, words)
+    tokens = stream_of(np.random.default_rng(0).integers(5, len(words), 300))
+    found = masked_lm.measured(tokens, DATA, BlockSpec(LENGTH, LENGTH), None, words)
     assert ([len(w.ids) for w in found], found.tail) == ([126, 126, 48], 0)
     batch = collate(words, list(found))
     assert batch["attention_mask"].sum(dim=1).tolist() == [128, 128, 50]
@@ -381,7 +381,7 @@ def test_a_short_block_at_the_end_is_padded(words):
     assert (batch["input_ids"][2, 50:] == words.pad_token_id).all()
     assert (batch["labels"][2, 49:] == -100).all()
     assert batch["labels"].ne(-100).sum(dim=1).tolist() == [19, 19, 7]
-    same = masks(words, list(Blocks(row, Cut(LENGTH, LENGTH), None, evaluation=True)))
+    same = masks(words, list(Blocks(tokens, BlockSpec(LENGTH, LENGTH), None, evaluation=True)))
     assert torch.equal(masks(words, list(found)[:2]), same)  # the draws of an evaluation in training
 
 
@@ -389,7 +389,7 @@ def test_each_token_is_hidden_once_and_alone(words):
     ids = np.random.default_rng(0).integers(5, len(words), 10)
     ids[[2, 7]] = words.unk_token_id
     data = MaskedData(path="x", masking="each")
-    found = masked_lm.measured(row_of(ids), data, Cut(4, 4), None, words)
+    found = masked_lm.measured(stream_of(ids), data, BlockSpec(4, 4), None, words)
     assert (len(found), found.num_blocks, found.tail) == (8, 3, 0)
     batch = collate(words, list(found), data=data)
     labels, inputs = batch["labels"].numpy(), batch["input_ids"].numpy()
@@ -402,7 +402,7 @@ def test_each_token_is_hidden_once_and_alone(words):
     for one, block in zip(restored, blocks, strict=True):
         padding = [words.pad_token_id] * (4 - len(block))
         assert one.tolist() == [words.cls_token_id, *block, words.sep_token_id, *padding]
-    limited = masked_lm.measured(row_of(ids), data, Cut(4, 4), 1, words)
+    limited = masked_lm.measured(stream_of(ids), data, BlockSpec(4, 4), 1, words)
     assert (len(limited), limited.tail) == (3, 6)
 
 
@@ -434,9 +434,9 @@ def test_masks_differ_between_seeds_epochs_and_blocks(words):
 
 
 def test_evaluation_masks_are_the_same_every_time(words):
-    row = row_of(np.random.default_rng(0).integers(5, len(words), 5000))
-    evaluation = Blocks(row, Cut(LENGTH, LENGTH), None, evaluation=True)
-    training = Blocks(row, Cut(LENGTH, LENGTH), None)
+    tokens = stream_of(np.random.default_rng(0).integers(5, len(words), 5000))
+    evaluation = Blocks(tokens, BlockSpec(LENGTH, LENGTH), None, evaluation=True)
+    training = Blocks(tokens, BlockSpec(LENGTH, LENGTH), None)
     before = masks(words, list(evaluation))
     in_epochs = []
     for epoch in range(2):
@@ -450,8 +450,8 @@ def test_evaluation_masks_are_the_same_every_time(words):
 
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_workers_draw_the_same_masks(words, batch_size):
-    row = row_of(np.random.default_rng(0).integers(5, len(words), 5000))
-    blocks = Blocks(row, Cut(LENGTH, LENGTH), None)
+    tokens = stream_of(np.random.default_rng(0).integers(5, len(words), 5000))
+    blocks = Blocks(tokens, BlockSpec(LENGTH, LENGTH), None)
     collator = masked_lm.collator(DATA, words, None, 1)
     found = []
     for workers in (0, 2):
@@ -475,5 +475,5 @@ def test_a_tokenizer_that_cannot_mask_is_refused(words, missing):
 
 def test_masked_metrics():
     sums = np.array([[30.0, 15.0], [2.0, 1.0]])
-    found = masked_lm.metrics(sums, row_of(np.zeros(100), num_bytes=400))
+    found = masked_lm.metrics(sums, stream_of(np.zeros(100), num_bytes=400))
     assert found == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2))}

@@ -137,5 +137,5 @@ def test_a_changed_file_is_noticed_though_its_time_stamp_is_not(mixed):
     assert file.stat().st_size == before.st_size
     second = assemble(recipe.load("causal.toml"), 42)
     assert first.record["data"]["fingerprint"] != second.record["data"]["fingerprint"]
-    assert "elk" in second.tokenizer.decode(second.train.row.ids)
-    assert "elk" not in first.tokenizer.decode(first.train.row.ids)
+    assert "elk" in second.tokenizer.decode(second.train.tokens.ids)
+    assert "elk" not in first.tokenizer.decode(first.train.tokens.ids)

@@ -1,1 +1,1 @@
-"""Running text: documents, their tokens, and the blocks that they are packed into."""
+"""Running text: read documents, tokenize them, and pack the tokens into blocks."""

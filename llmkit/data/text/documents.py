@@ -1,4 +1,4 @@
-"""Texts out of files, folders and Hub data sets, one document at a time."""
+"""Read texts from files, folders and Hub data sets, one document at a time."""
 
 import itertools
 from collections import Counter
@@ -19,8 +19,8 @@ from llmkit.recipe.data_tables import TextData
 class Documents:
     """Texts that can be read again and again, in the same order, in constant memory.
 
-    `fingerprint` changes when the content or the way of reading it changes; `source` is for messages;
-    `remarks` are on the files, for the user.
+    `fingerprint` changes when the content or the way of reading it changes. `source` is for messages. `remarks` are
+    notes on the files, for the user.
     """
 
     read: Callable[[], Iterator[str]]
@@ -34,7 +34,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents to learn from, those held out (if any), and what the user should know about the choice."""
+    """The documents to learn from, those held out (if any), and notes for the user on the choice."""
 
     train: Documents
     validation: Documents | None
@@ -43,32 +43,32 @@ class Corpus:
 
 
 def chained(sources: list[Documents]) -> Documents:
-    """The documents of several sources, one source behind the other."""
+    """Chain the documents of several sources, one source after the other."""
     if len(sources) == 1:
         return sources[0]
     return Documents(
         lambda: itertools.chain.from_iterable(sources),
-        digest(*(each.fingerprint for each in sources)),
-        ", ".join(each.source for each in sources),
+        digest(*(documents.fingerprint for documents in sources)),
+        ", ".join(documents.source for documents in sources),
     )
 
 
 def read_corpus(data: TextData, seed: int) -> Corpus:
-    """Open `data` and settle what is held out for validation.
+    """Open `data` and choose what is held out for validation.
 
-    A validation split wins; else `validation_fraction` of the documents (those whose hash of seed and index falls below
-    it) or of the text's end. Raises UserError where there is nothing to read.
+    A validation split comes first. Else `validation_fraction` is held out: of the documents (those whose hash of seed
+    and index falls below it), or of the characters, at the end of the text. Raises UserError where there is no text.
     """
     if files.is_local(data):
         train, validation, revision = *_local(data), None
     else:
         train, validation, revision = _from_hub(data)
-    if all(text.isspace() for text in train):  # the first that is not answers
+    if all(text.isspace() for text in train):  # the first that is not ends the search
         raise UserError(f"{train.source}: there is no text in it", "is it empty, or a header with no rows?")
     remarks = tuple(dict.fromkeys([*train.remarks, *(() if validation is None else validation.remarks)]))
     if validation is not None:
-        unasked = data.validation_fraction and not data.validation_split
-        note = ("validation_fraction is ignored: the data has a validation split",) if unasked else ()
+        ignored = data.validation_fraction and not data.validation_split
+        note = ("validation_fraction is ignored: the data has a validation split",) if ignored else ()
         return Corpus(train, validation, (*remarks, *note), revision)
     if not data.validation_fraction:
         none = "no validation data: set data.validation_fraction to hold some out"
@@ -89,7 +89,7 @@ def _by_hash(documents: Documents, fraction: float, seed: int) -> tuple[Document
 
 
 def _from_end(documents: Documents, fraction: float, seed: int) -> tuple[Documents, Documents]:
-    """The last `fraction` of all characters is held out, the document in which it begins cut in two (nanoGPT's way)."""
+    """Hold out the last `fraction` of all characters; the document in which it begins is split (as nanoGPT does)."""
     total = sum(len(text) for text in documents)
     cut = int(total * (1 - Fraction(str(fraction))))  # as written in the recipe: 1 - 0.9 is less than 0.1 in floats
 
@@ -142,11 +142,11 @@ def _local(data: TextData) -> tuple[Documents, Documents | None]:
 
 
 def _documents(data: TextData, split: str) -> Documents:
-    found, nuls = files.of_split(data, split), Counter[Path]()
+    paths, nuls = files.of_split(data, split), Counter[Path]()
     return Documents(
-        lambda: itertools.chain.from_iterable(_texts(file, data) for file in found),
+        lambda: itertools.chain.from_iterable(_texts(file, data) for file in paths),
         digest(
-            *(files.content_hash(found, nuls), [files.suffix(file) for file in found]),
+            *(files.content_hash(paths, nuls), [files.suffix(file) for file in paths]),
             *(data.sample_by, data.text_column, data.encoding),
         ),
         f"`{data.path}`",

@@ -1,8 +1,8 @@
-"""The row of tokens becomes blocks: windows over running text, or each document in pieces of its own."""
+"""Cut a stream of tokens into blocks: windows over running text, or each document into blocks of its own."""
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
@@ -11,17 +11,18 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.token_cache import TokenRow, cache_dir, new_cache_entry, tokenize_documents
+from llmkit.data.text.token_cache import TokenStream, cache_dir, new_cache_entry, tokenize_documents
 from llmkit.data.text.tokenize import encode, encoded, encoder
 from llmkit.errors import UserError, say
 
 __all__ = [
     "EVALUATION",
+    "BlockSpec",
     "Blocks",
-    "Cut",
     "Endless",
+    "EvaluationWindows",
     "StreamedBlocks",
-    "TokenRow",
+    "TokenStream",
     "Window",
     "cache_dir",
     "encode",
@@ -30,17 +31,17 @@ __all__ = [
     "tokenize_documents",
 ]
 
-EVALUATION = 2**32 - 1  # the epoch of evaluation: whatever is drawn for it is the same every time
-GROUP = 256  # documents whose pieces are counted together: a count for each would not be constant memory
-STREAMED = 2**17  # characters of a stream that are tokenized at once: it is read no further ahead than that
+EVALUATION = 2**32 - 1  # the epoch of every evaluation, so that what is drawn for it is the same every time
+GROUP = 256  # documents whose blocks are counted together: a count for each would not be constant memory
+STREAMED = 2**17  # characters of a stream that are tokenized at once: no more is read ahead
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Consecutive tokens, their place in the data, and the epoch: all that a task may draw its randomness from.
+    """Consecutive tokens, their index in the data, and the epoch: a task may draw its randomness from these alone.
 
-    `starts` are the places in `ids` where a document begins (int64, ascending); 0 is not among them where the window
-    goes on with a document that began before it.
+    `starts` are the positions in `ids` where a document begins (int64, ascending). 0 is not among them where the window
+    continues a document that began before it.
     """
 
     ids: np.ndarray
@@ -50,12 +51,12 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a row is cut: into windows of `length` tokens, one every `stride`, over all of it.
+class BlockSpec:
+    """How a stream of tokens is cut: into blocks of `length` tokens, one every `stride` tokens.
 
-    `length = stride + 1` lets a block end in the token that the next one begins with, so that every token but the very
-    first is predicted once. With `within_documents` no block holds text of two documents: one of n tokens is cut into
-    ceil(n / length) pieces, whose lengths differ by one token at most, and `stride` says nothing.
+    With `length = stride + 1` a block ends in the token that the next one begins with, so that every token but the very
+    first is predicted once. With `within_documents` no block holds text of two documents: one of n tokens becomes
+    ceil(n / length) blocks, whose lengths differ by one token at most, and `stride` is ignored.
     """
 
     length: int
@@ -64,28 +65,30 @@ class Cut:
 
 
 class Blocks(Dataset[Window]):
-    """The row cut into blocks: block i is the same whoever asks for it.
+    """Cut `tokens` into blocks, `limit` of them at most: block i is the same whoever asks for it.
 
-    `tail` tokens at the end are in no block: fewer than a block, unless `limit` cuts more off.
+    `tail` tokens at the end are in no block: fewer than a block, unless `limit` cuts off more. In `evaluation` the
+    epoch of every block is EVALUATION.
     """
 
-    def __init__(self, row: TokenRow, cut: Cut, limit: int | None, *, evaluation: bool = False) -> None:
-        self.row = row
-        self.cut = cut
-        if cut.within_documents:
-            counts = [_pieces(row.ends, first, cut)[1].sum() for first in range(0, row.num_documents, GROUP)]
+    def __init__(self, tokens: TokenStream, spec: BlockSpec, limit: int | None, *, evaluation: bool = False) -> None:
+        self.tokens = tokens
+        self.spec = spec
+        if spec.within_documents:
+            groups = range(0, tokens.num_documents, GROUP)
+            counts = [_count_blocks(tokens.ends, first, spec)[1].sum() for first in groups]
             self._before = np.cumsum([0, *counts])  # blocks before each group of documents
             available = int(self._before[-1])
         else:
-            available = max(0, (len(row.ids) - cut.length) // cut.stride + 1)
+            available = max(0, (len(tokens.ids) - spec.length) // spec.stride + 1)
         self.num_blocks = min(available, limit) if limit else available
-        self.tail = len(row.ids) - (self._bounds(self.num_blocks - 1)[1] if self.num_blocks else 0)
+        self.tail = len(tokens.ids) - (self._bounds(self.num_blocks - 1)[1] if self.num_blocks else 0)
         self.evaluation = evaluation
         # In shared memory: data workers that outlive an epoch must see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Called at the start of each epoch."""
+        """Set the epoch of the windows that follow; called at the start of each epoch."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -95,54 +98,102 @@ class Blocks(Dataset[Window]):
         if not 0 <= index < self.num_blocks:
             raise IndexError(f"block {index} of {self.num_blocks}")
         begin, end = self._bounds(index)
-        ids = self.row.ids[begin:end].astype(np.int64)
-        ends = self.row.ends
+        ids = self.tokens.ids[begin:end].astype(np.int64)
+        ends = self.tokens.ends
         starts = ends[ends.searchsorted(begin) : ends.searchsorted(end)]
-        if len(starts) > 1:  # of documents without a token several end in one place
+        if len(starts) > 1:  # documents without a token end where the one before them ends
             starts = np.unique(starts)
         if begin == 0 and not (len(starts) and starts[0] == 0):
             starts = np.append(0, starts)
         return Window(ids, starts - begin, index, EVALUATION if self.evaluation else int(self._epoch))
 
     def _bounds(self, index: int) -> tuple[int, int]:
-        """The tokens of a block: from which to before which of the row."""
-        if not self.cut.within_documents:
-            begin = index * self.cut.stride
-            return begin, begin + self.cut.length
+        """Find the tokens of a block: the index of its first, and the index behind its last."""
+        if not self.spec.within_documents:
+            begin = index * self.spec.stride
+            return begin, begin + self.spec.length
         group = int(np.searchsorted(self._before, index, "right")) - 1
-        ends, counts = _pieces(self.row.ends, group * GROUP, self.cut)
+        bounds, counts = _count_blocks(self.tokens.ends, group * GROUP, self.spec)
         before = np.append(0, np.cumsum(counts))
-        piece = index - int(self._before[group])
-        document = int(np.searchsorted(before, piece, "right")) - 1
-        return _piece(
-            int(ends[document]), int(ends[document + 1]), piece - int(before[document]), int(counts[document])
-        )
+        in_group = index - int(self._before[group])
+        document = int(np.searchsorted(before, in_group, "right")) - 1
+        in_document = in_group - int(before[document])
+        return _split_evenly(int(bounds[document]), int(bounds[document + 1]), in_document, int(counts[document]))
 
 
-def _pieces(ends: np.ndarray, first: int, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
-    """Of a GROUP of documents from the `first` on: where each begins and the last ends, and how many pieces it has."""
+def _count_blocks(ends: np.ndarray, first: int, spec: BlockSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Count the blocks of each of a GROUP of documents from the `first` on.
+
+    Returns where each document begins and the last ends, [documents + 1], and the counts, [documents].
+    """
     bounds = np.append(ends[first - 1] if first else 0, ends[first : first + GROUP])
-    return bounds, -(-np.diff(bounds) // cut.length)
+    return bounds, -(-np.diff(bounds) // spec.length)
 
 
-def _piece(begin: int, end: int, index: int, count: int) -> tuple[int, int]:
-    """Where piece `index` of `count` of a document begins and ends, whose tokens are those from `begin` to `end`."""
+def _split_evenly(begin: int, end: int, index: int, count: int) -> tuple[int, int]:
+    """Find where block `index` of `count` begins and ends in a document of the tokens from `begin` to before `end`."""
     return begin + index * (end - begin) // count, begin + (index + 1) * (end - begin) // count
 
 
-class StreamedBlocks(IterableDataset[Window]):
-    """The same blocks, cut while the documents are read, for data that does not fit on the disk."""
+class EvaluationWindows(Dataset[Window]):
+    """Cut `tokens` into the windows in which a finished model is measured, `limit` of them at most.
 
-    def __init__(self, documents: Documents, tokenizer: Any, separator: list[int], cut: Cut, limit: int | None) -> None:
+    The last window is as long as what is left, so that no token is lost. `self.tokens` is what is predicted of the
+    data: of running text, cut with one token more than is read, all but the first token.
+    """
+
+    def __init__(self, tokens: TokenStream, spec: BlockSpec, limit: int | None) -> None:
+        first = int(spec.length > spec.stride)
+        self.tokens = replace(tokens, ids=tokens.ids[first:])
+        self._all_tokens = tokens
+        self._spec = spec
+        behind = max(0, len(tokens.ids) - spec.length)  # the first window
+        available = 1 + -(-behind // spec.stride) if len(tokens.ids) > first else 0
+        self.num_blocks = min(available, limit) if limit else available
+        reach = spec.length + (self.num_blocks - 1) * spec.stride
+        self.num_tokens = min(len(tokens.ids), reach) if self.num_blocks else 0
+        self.tail = len(tokens.ids) - self.num_tokens
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: an evaluation is the same every time."""
+
+    def __len__(self) -> int:
+        return self.num_blocks
+
+    def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < self.num_blocks:
+            raise IndexError(f"window {index} of {self.num_blocks}")
+        begin = index * self._spec.stride
+        ids = self._all_tokens.ids[begin : begin + self._spec.length].astype(np.int64)
+        ends = self._all_tokens.ends
+        first, last = np.searchsorted(ends, [begin, begin + len(ids)])
+        starts = ends[first:last].astype(np.int64) - begin  # where one document ends, the next begins
+        return Window(ids, starts if begin else np.append(0, starts), index, EVALUATION)
+
+
+class StreamedBlocks(IterableDataset[Window]):
+    """Cut the same blocks while the documents are read, for data that does not fit on the disk.
+
+    `document_separator` are the ids behind each document. `limit` ends each pass after so many blocks.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        tokenizer: Any,
+        document_separator: list[int],
+        spec: BlockSpec,
+        limit: int | None,
+    ) -> None:
         self.documents = documents
         self.tokenizer = tokenizer
-        self.separator = separator
-        self.cut = cut
+        self.document_separator = document_separator
+        self.spec = spec
         self.limit = limit
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Called at the start of each epoch."""
+        """Set the epoch of the windows that follow; called at the start of each epoch."""
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Window]:
@@ -152,37 +203,37 @@ class StreamedBlocks(IterableDataset[Window]):
         return islice(self.windows(), self.limit)
 
     def windows(self) -> Iterator[Window]:
-        """Every block, whatever the limit."""
+        """Yield every block, whatever the limit."""
         pending = np.empty(0, np.int64)  # tokens that are in no block yet
-        begins = np.zeros(1, np.int64)  # where documents begin among them, or where the next one will
+        begins = np.zeros(1, np.int64)  # where documents begin in `pending`, and where the next one will
         index = 0
-        for added in encoded(self.documents, encoder(self.tokenizer), self.separator, STREAMED):
+        for added in encoded(self.documents, encoder(self.tokenizer), self.document_separator, STREAMED):
             begins = np.unique(np.append(begins, len(pending) + np.array(added.ends, np.int64)))
             pending = np.append(pending, np.frombuffer(added.ids, np.int64))
             done = 0
             for begin, end in self._bounds(begins, len(pending)):
                 starts = begins[np.searchsorted(begins, begin) : np.searchsorted(begins, end)] - begin
                 yield Window(pending[begin:end].copy(), starts, index, int(self._epoch))
-                done = end if self.cut.within_documents else begin + self.cut.stride
+                done = end if self.spec.within_documents else begin + self.spec.stride
                 index += 1
             pending, begins = pending[done:], begins[begins >= done] - done
 
     def _bounds(self, begins: np.ndarray, number: int) -> Iterator[tuple[int, int]]:
-        """The blocks that can be cut from `number` tokens; of documents those that are whole."""
-        if not self.cut.within_documents:
-            for begin in range(0, number - self.cut.length + 1, self.cut.stride):
-                yield begin, begin + self.cut.length
+        """Yield the bounds of the blocks that can be cut from `number` tokens; within documents, from whole ones."""
+        if not self.spec.within_documents:
+            for begin in range(0, number - self.spec.length + 1, self.spec.stride):
+                yield begin, begin + self.spec.length
             return
         for begin, end in zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True):
-            count = -(-(end - begin) // self.cut.length)
-            yield from (_piece(begin, end, piece, count) for piece in range(count))
+            count = -(-(end - begin) // self.spec.length)
+            yield from (_split_evenly(begin, end, index, count) for index in range(count))
 
 
 class Endless(IterableDataset[Window]):
-    """Pass after pass over a stream: Trainer would not tell it in which one a run goes on.
+    """Repeat a stream, pass after pass: Trainer would not tell it in which pass a run resumes.
 
-    The first `skip` blocks are passed over: to be where a run was, a stream is read and tokenized again up to there.
-    With `buffer_size` blocks come in random order: each time one of so many that wait is drawn, by seed and pass.
+    The first `skip` blocks are left out: to resume, the stream is read and tokenized again up to where the run was.
+    With `buffer_size` the blocks are shuffled: each one is drawn, by seed and pass, from a buffer of that many.
     """
 
     def __init__(self, stream: StreamedBlocks, buffer_size: int | None = None, seed: int = 0) -> None:
@@ -190,7 +241,7 @@ class Endless(IterableDataset[Window]):
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: the passes are counted here."""
+        """Do nothing: the passes are counted here."""
 
     def __iter__(self) -> Iterator[Window]:
         begun, blocks = time.monotonic(), self._all()
@@ -207,36 +258,37 @@ class Endless(IterableDataset[Window]):
             yield from self.stream if self.buffer_size is None else self._shuffled(self.buffer_size, epoch)
 
     def _shuffled(self, size: int, epoch: int) -> Iterator[Window]:
-        draw = np.random.default_rng([self.seed, epoch])
-        waiting: list[Window] = []
+        rng = np.random.default_rng([self.seed, epoch])
+        buffer: list[Window] = []
         for window in self.stream:
-            if len(waiting) < size:
-                waiting.append(window)
+            if len(buffer) < size:
+                buffer.append(window)
                 continue
-            place = int(draw.integers(size))
-            drawn, waiting[place] = waiting[place], window
+            slot = int(rng.integers(size))
+            drawn, buffer[slot] = buffer[slot], window
             yield drawn
-        for place in draw.permutation(len(waiting)):
-            yield waiting[place]
+        for slot in rng.permutation(len(buffer)):
+            yield buffer[slot]
 
 
-def materialize(stream: StreamedBlocks, limit: int) -> TokenRow:
-    """A row that gives the first `limit` blocks of a stream when it is cut with that limit: validation is read often.
+def materialize(stream: StreamedBlocks, limit: int) -> TokenStream:
+    """Hold in memory the tokens of the first `limit` blocks of a stream, for validation, which is read often.
 
-    Of documents that are cut one by one, the last is kept whole. How many bytes the tokens stand for is not known (0).
+    Cut with that limit, they give the same blocks. Of documents that are cut one by one, the last is kept whole. How
+    many bytes the tokens stand for is not known (0).
     """
-    cut = stream.cut
+    spec = stream.spec
     limit = min(limit, stream.limit or limit)
     ids: list[np.ndarray] = []
     begins: list[int] = []
     number = 0
     for window in stream.windows():
-        begun = window.index >= limit
-        if begun and (not cut.within_documents or len(window.starts)):
+        enough = window.index >= limit
+        if enough and (not spec.within_documents or len(window.starts)):
             break
-        overlap = cut.length - cut.stride if ids and not cut.within_documents else 0
+        overlap = spec.length - spec.stride if ids and not spec.within_documents else 0
         begins += [number - overlap + start for start in window.starts.tolist() if start >= overlap]
         ids.append(window.ids[overlap:])
         number += len(ids[-1])
     ends = np.array([*begins[1:], number] if begins else [], np.int64)
-    return TokenRow(np.concatenate(ids) if ids else np.empty(0, np.int64), ends, 0)
+    return TokenStream(np.concatenate(ids) if ids else np.empty(0, np.int64), ends, 0)

@@ -1,4 +1,4 @@
-"""The sources of running text: each opened, and cleaned as its recipe says."""
+"""Open the sources of running text, and clean each as the recipe says."""
 
 import re
 from collections.abc import Mapping
@@ -13,39 +13,39 @@ from llmkit.recipe.data_tables import Source, TextData
 
 
 def corpora(data: TextData, seed: int) -> dict[str, Corpus]:
-    """Each source's documents by its name; of data without sources, its own under no name."""
-    return {name: _corpus(name, each, seed) for name, (each, _) in data.each().items()}
+    """Open the documents of each source by its name; data without sources is one source with no name."""
+    return {name: _corpus(name, source, seed) for name, (source, _) in data.each().items()}
 
 
 def _corpus(name: str, data: TextData, seed: int) -> Corpus:
-    """The corpus of one source of a mixture, whose messages name its keys; of data without sources, as it is."""
+    """Open one source; in a mixture, let its messages name its own keys."""
     if not name:
         return read_corpus(data, seed)
     try:
-        found = read_corpus(data, seed)
+        corpus = read_corpus(data, seed)
     except UserError as problem:
         keys = "|".join(Source.model_fields)
-        said = [
-            re.sub(rf"data\.({keys})\b", rf"data.sources.{name}.\1", each) for each in (problem.message, problem.hint)
-        ]
-        raise UserError(f"{name}: {said[0]}", said[1], problem.details) from problem
-    return replace(found, notes=tuple(f"{name}: {note}" for note in found.notes))
+        message, hint = (
+            re.sub(rf"data\.({keys})\b", rf"data.sources.{name}.\1", text) for text in (problem.message, problem.hint)
+        )
+        raise UserError(f"{name}: {message}", hint, problem.details) from problem
+    return replace(corpus, notes=tuple(f"{name}: {note}" for note in corpus.notes))
 
 
 def cleaned(
     data: TextData, corpora: Mapping[str, Corpus], training: bool
 ) -> tuple[dict[str, Corpus], dict[str, dict[str, Any]]]:
-    """The corpora as their sources' `clean` wants them, and what was done to each.
+    """Clean each corpus as `clean` of its source says; return the corpora, and the reports on what was done to each.
 
-    Nothing is trained on that overlaps with the validation data of any source. Where there is none, a finished model is
-    measured on all documents, which are cleaned as validation data is.
+    Training documents that overlap with the validation data of any source are dropped. Without validation data a
+    finished model is measured on all documents, which are cleaned as validation data is.
     """
-    tables = {name: each.clean if each.clean is not None else data.clean for name, (each, _) in data.each().items()}
-    found, reports = dict(corpora), {name: dict[str, Any]() for name in corpora}
-
+    sources = {name: source for name, (source, _) in data.each().items()}
+    tables = {name: data.clean if source.clean is None else source.clean for name, source in sources.items()}
+    result, reports = dict(corpora), {name: dict[str, Any]() for name in corpora}
     held_out: list[Documents] = []
 
-    def through(name: str, documents: Documents, table: Clean, key: str, what: str) -> Documents:
+    def clean(name: str, documents: Documents, table: Clean, key: str, what: str) -> Documents:
         if data.streaming:
             return pipeline.clean_streamed(documents, table)
         against = chained(held_out) if held_out and what == "training" else None
@@ -55,14 +55,14 @@ def cleaned(
     for name, corpus in corpora.items():
         table, validation = tables[name], corpus.validation
         if table is not None and validation is not None:
-            validation = through(name, validation, pipeline.alone(table), "clean_validation", "validation")
-            found[name] = replace(corpus, validation=validation)
+            validation = clean(name, validation, pipeline.alone(table), "clean_validation", "validation")
+            result[name] = replace(corpus, validation=validation)
         held_out += [] if validation is None else [validation]
-    for name, corpus in found.items():
+    for name, corpus in result.items():
         table = tables[name]
         if table is not None and training:
-            found[name] = replace(corpus, train=through(name, corpus.train, table, "clean", "training"))
+            result[name] = replace(corpus, train=clean(name, corpus.train, table, "clean", "training"))
         elif table is not None and not held_out:
-            train = through(name, corpus.train, pipeline.alone(table), "clean", "validation")
-            found[name] = replace(corpus, train=train)
-    return found, reports
+            train = clean(name, corpus.train, pipeline.alone(table), "clean", "validation")
+            result[name] = replace(corpus, train=train)
+    return result, reports

@@ -1,8 +1,8 @@
-"""Documents become one long row of tokens, written once into memory-mapped files and found again by what went into it.
+"""Tokenize documents into one long stream of tokens, cached in memory-mapped files under a hash of what made it.
 
-A row is a folder of the cache: `tokens.bin` (two bytes a token where the vocabulary fits), `ends.bin` (where each
-document ends) and `parts.jsonl`, a journal with a line for each part that is safely on the disk. What an interruption
-left is gone on with after its last whole part; the line of the last part says that the row is finished.
+A stream is a folder of the cache: `tokens.bin` (two bytes a token where the vocabulary fits), `ends.bin` (where each
+document ends) and `parts.jsonl`, a journal with a line for each part that is safely on the disk. After an interruption
+the work resumes behind the last whole part. The line of the last part says that the stream is finished.
 """
 
 import json
@@ -27,14 +27,14 @@ from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import Encode, encoded_ahead, encoder
 from llmkit.errors import UserError, say
 
-PART = 2**24  # bytes of text after which what is done is made safe: what an interruption may cost
+PART = 2**24  # bytes of text after which the work is made safe: the most that an interruption may cost
 
 
 @dataclass(frozen=True)
-class TokenRow:
+class TokenStream:
     """Every token of the documents in their order; `num_bytes` counts the UTF-8 text that they stand for.
 
-    `ends` holds, for each document, how many tokens there are up to its end, what is set behind it included (int64).
+    `ends` holds, for each document, how many tokens there are up to its end, its separator included (int64).
     """
 
     ids: np.ndarray
@@ -48,10 +48,10 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Part:
-    """How far the row has come where one of its parts ends, counted from the row's beginning.
+    """How far the stream has come where one of its parts ends, counted from its beginning.
 
-    `characters` of the document after those that are whole are in it, too. `checksum` is XXH3 of what the part itself
-    adds to the two files; the journal begins with an empty part.
+    Beside `documents` whole documents it holds `characters` of the next one. `checksum` is XXH3 of what the part itself
+    adds to the two files. The journal begins with an empty part.
     """
 
     documents: int = 0
@@ -65,36 +65,39 @@ class Part:
 # ---- the cache -----------------------------------------------------------------------------------------------------
 
 
-def tokenize_documents(documents: Documents, tokenizer: Any, separator: list[int], *, verify: bool = True) -> TokenRow:
-    """Tokenize once, with `separator` after each document; the same documents and tokenizer are read from the cache.
+def tokenize_documents(
+    documents: Documents, tokenizer: Any, document_separator: list[int], *, verify: bool = True
+) -> TokenStream:
+    """Tokenize documents, with `document_separator` after each, or read their tokens from the cache.
 
-    Of two processes that want the same row one waits for the other. A row is checked against its checksums whenever it
-    is read, and made anew where it is damaged; `verify = False` is for a process that knows that this was just done.
+    Of two processes that want the same stream one waits for the other. A stream is checked against its checksums
+    whenever it is read, and made again where it is damaged; `verify = False` skips the check, for a process that knows
+    that it was just done. Raises UserError where the cache cannot be written or read back.
     """
     to_ids = encoder(tokenizer)
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
-    key = xxhash.xxh3_128_hexdigest(repr((3, documents.fingerprint, rules, separator)).encode())
+    key = xxhash.xxh3_128_hexdigest(repr((3, documents.fingerprint, rules, document_separator)).encode())
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
     folder = cache_dir() / key
-    row = _finished(folder, dtype, verify)
-    if row is None:
+    tokens = _finished(folder, dtype, verify)
+    if tokens is None:
         with locked(folder / "lock", f"tokenizes {documents.source}"):
-            row = _finished(folder, dtype, True)  # by the process that this one waited for
-            if row is None:
-                _write(documents, to_ids, separator, folder, dtype)
-                row = _finished(folder, dtype, False)
-    if row is None:
+            tokens = _finished(folder, dtype, True)  # by the process that this one waited for
+            if tokens is None:
+                _write(documents, to_ids, document_separator, folder, dtype)
+                tokens = _finished(folder, dtype, False)
+    if tokens is None:
         raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
-    return row
+    return tokens
 
 
 def cache_dir() -> Path:
-    """Where prepared tokens and tokenizers are kept: beside the Hub's own caches."""
+    """Return the folder of prepared tokens and tokenizers, which is beside the Hub's own caches."""
     return Path(constants.HF_HOME) / "llmkit"
 
 
 class new_cache_entry:
-    """A folder to write into, which appears under its name only when it is complete."""
+    """Make a folder to write into, which appears under its name only when it is complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,7 +125,7 @@ def _writing(cache: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(file: Path, work: str) -> Iterator[None]:
-    """Hold the lock of a cache entry; of two processes one waits for the other, and says for what `work`."""
+    """Hold the lock of a cache entry; while another process has it, wait, and say what `work` that process does."""
     with _writing(cache_dir()):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file)
@@ -137,10 +140,10 @@ def locked(file: Path, work: str) -> Iterator[None]:
         lock.release()
 
 
-def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenRow | None:
-    """What was written before, or None where it is not there, not finished or not whole."""
+def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenStream | None:
+    """Read the stream that was written before; None where it is not there, not finished or not whole."""
     parts = _journal(folder)
-    if not parts or not parts[-1].finished or (verify and _whole(folder, parts, dtype) != parts):
+    if not parts or not parts[-1].finished or (verify and _whole_parts(folder, parts, dtype) != parts):
         return None
     done = parts[-1]
     sizes = {"tokens.bin": done.tokens * dtype.itemsize, "ends.bin": done.documents * 8}
@@ -150,16 +153,16 @@ def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenRow | None:
         ids, ends = _mapped(folder / "tokens.bin", dtype), _mapped(folder / "ends.bin", np.dtype(np.int64))
     except OSError:
         return None
-    return TokenRow(ids, ends, done.num_bytes)
+    return TokenStream(ids, ends, done.num_bytes)
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The numbers of a file, read when they are looked at; no np.memmap, of which a slice takes ten times as long."""
+    """Map the numbers of a file into memory; the result is no np.memmap, of which a slice takes ten times as long."""
     return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype)
 
 
 def _journal(folder: Path) -> list[Part]:
-    """The parts that were written, as far as their lines are whole."""
+    """Read the parts that were written, up to the first line that is not whole."""
     parts: list[Part] = []
     with suppress(OSError, ValueError, TypeError):
         for line in (folder / "parts.jsonl").read_text().splitlines():
@@ -179,8 +182,8 @@ def _line(part: Part) -> str:
     return f"{_sum(entry)} {entry}\n"
 
 
-def _whole(folder: Path, parts: list[Part], dtype: np.dtype) -> list[Part]:
-    """The first of the parts, up to one whose tokens or ends are no longer those that were written."""
+def _whole_parts(folder: Path, parts: list[Part], dtype: np.dtype) -> list[Part]:
+    """Return the parts before the first whose tokens or ends are no longer those that were written."""
     whole = parts[:1]
     with suppress(OSError), (folder / "tokens.bin").open("rb") as tokens, (folder / "ends.bin").open("rb") as ends:
         for before, part in pairwise(parts):
@@ -192,14 +195,14 @@ def _whole(folder: Path, parts: list[Part], dtype: np.dtype) -> list[Part]:
     return whole
 
 
-def _write(documents: Documents, to_ids: Encode, separator: list[int], folder: Path, dtype: np.dtype) -> None:
-    """Write the row, or what is missing of it.
+def _write(documents: Documents, to_ids: Encode, document_separator: list[int], folder: Path, dtype: np.dtype) -> None:
+    """Write the stream, or what is missing of it.
 
-    What is there is never cut off to be written anew, only written over, with the same where it was whole: another
-    process may have these files in its memory.
+    What is there is never truncated first, only written over, and where it was whole with the same bytes: another
+    process may have these files mapped into its memory.
     """
     parts = _journal(folder)
-    whole = _whole(folder, parts, dtype) or [Part()]
+    whole = _whole_parts(folder, parts, dtype) or [Part()]
     begin = done = now = whole[-1]
     if (parts and parts[-1].finished) or (len(parts) <= 1 and (folder / "tokens.bin").exists()):
         say(f"the cache of {documents.source} was damaged ({folder}): tokenizing again")
@@ -213,7 +216,7 @@ def _write(documents: Documents, to_ids: Encode, separator: list[int], folder: P
     ids, ends = array(dtype.char), array("q")
     started, due = time.monotonic(), 10.0  # seconds
     rest = islice(documents, begin.documents, None)
-    for added in encoded_ahead(rest, to_ids, separator, dtype, begin.characters):
+    for added in encoded_ahead(rest, to_ids, document_separator, dtype, begin.characters):
         ends.extend(now.tokens + end for end in added.ends)
         ids += added.ids
         now = Part(
@@ -234,7 +237,7 @@ def _write(documents: Documents, to_ids: Encode, separator: list[int], folder: P
 
 
 def _append(folder: Path, done: Part, now: Part, ids: "array[int]", ends: "array[int]") -> None:
-    """Add a part behind those that are `done`; its line comes last, once the rest is on the disk."""
+    """Add a part behind those that are `done`; write its line last, once the rest is on the disk."""
     checksum = xxhash.xxh3_64(ids)
     checksum.update(ends)
     with _writing(folder.parent):

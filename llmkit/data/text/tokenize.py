@@ -1,4 +1,4 @@
-"""Texts become tokens: the same whether they are encoded whole or, where they are long, in pieces."""
+"""Tokenize texts, long ones in chunks, with the same tokens as if they were encoded whole."""
 
 import os
 import re
@@ -10,39 +10,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmkit.data.text.word_cache import Remembering, word_by_word
+from llmkit.data.text.word_cache import CachedEncoder, word_by_word
 
 BATCH = 2**20  # characters that are tokenized at once, on all cores
-# Characters: longer documents are tokenized in pieces, so that they keep every core busy in little memory.
-PIECE = 2**16
+# Characters: longer documents are tokenized in chunks, so that they keep every core busy in little memory.
+CHUNK = 2**16
 CONTEXT = 100  # characters on either side of a cut that decide whether it changes a token
-# Cores up to which one that looks words up outruns them all: on two, 4.5 MB/s beside 2.8 of documents of 2 kB. With
-# more of them, all that tokenize are sooner ready than one that remembers.
-FEW = 3
-TRIES = 20  # places of a kind at which a cut is tried
-OVERHEAD = 1000  # characters that a text counts for beside its own: a batch of empty lines has an end, too
+# Up to this many cores, one core that looks words up outruns them all: on two, 4.5 MB/s against 2.8 MB/s, with
+# documents of 2 kB. With more cores, all of them tokenizing are faster than one with a cache.
+FEW_CORES = 3
+TRIES = 20  # cuts that are tried for each pattern
+OVERHEAD = 1000  # characters that a text counts for beside its own, so that a batch of empty lines ends too
 
-# Where one word ends and before the next begins; then anywhere at the edge of a word, for text without blanks.
-PLACES = (re.compile(r"(?<=\S)(?=\s)"), re.compile(r"\b"))
+# Cut between the end of a word and the blank behind it; else at any edge of a word, for text without blanks.
+CUT_PATTERNS = (re.compile(r"(?<=\S)(?=\s)"), re.compile(r"\b"))
 
 Encode = Callable[[list[str]], Iterable["array[int]"]]
 
 
-class Piece(NamedTuple):
-    """A document, or what is tokenized of it at once: `text` begins with context, whose first tokens are left out."""
+class Chunk(NamedTuple):
+    """A document, or the part of it that is tokenized at once; `text` begins with context, whose tokens are dropped."""
 
     text: str
     num_context_tokens: int
-    num_bytes: int  # of its own text
+    num_bytes: int  # of its text without the context
     end: int  # in characters of the document
     last: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of some pieces in a row: `ends` tells how many there are up to the end of each document.
+    """The tokens of consecutive chunks: `ends` counts them up to the end of each document.
 
-    `characters` of the last document are tokenized; 0 where it is whole.
+    Of the last document `characters` are tokenized; 0 where it is whole.
     """
 
     ids: "array[int]"
@@ -52,14 +52,14 @@ class Tokens:
 
 
 def encode(tokenizer: Any, texts: list[str]) -> Iterable["array[int]"]:
-    """The token ids of each text, without special tokens."""
+    """Encode each text as token ids (uint32), without special tokens."""
     return encoder(tokenizer)(texts)
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """What gives the token ids of each text (uint32), without special tokens; a fast tokenizer uses every core.
+    """Make the function that encodes texts as token ids (uint32), without special tokens; fast ones use every core.
 
-    Many a `tokenizer.json` says that texts are to be cut off and padded: not where every token counts.
+    Truncation and padding, which many a `tokenizer.json` asks for, are switched off: every token counts here.
     """
     if not tokenizer.is_fast:
         return lambda texts: (
@@ -68,11 +68,11 @@ def encoder(tokenizer: Any) -> Encode:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    if cores() <= FEW and word_by_word(backend):
-        return Remembering(backend)
+    if cores() <= FEW_CORES and word_by_word(backend):
+        return CachedEncoder(backend)
 
     def encode_texts(texts: list[str]) -> Iterable["array[int]"]:
-        if len(texts) == 1:  # in this thread: no need to wait for those of the tokenizer, which may have much to do
+        if len(texts) == 1:  # in this thread: those of the tokenizer may be busy
             return [array("I", backend.encode(texts[0], add_special_tokens=False).ids)]
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         return (array("I", encoding.ids) for encoding in encodings)
@@ -81,58 +81,61 @@ def encoder(tokenizer: Any) -> Encode:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encoded(documents: Iterable[str], to_ids: Encode, separator: list[int], size: int) -> Iterator[Tokens]:
-    """The tokens of all documents (int64), those of about `size` characters at a time."""
-    for pieces in _batches(documents, to_ids, size):
-        yield _tokens(pieces, to_ids, separator, np.dtype(np.int64))
+def encoded(documents: Iterable[str], to_ids: Encode, document_separator: list[int], size: int) -> Iterator[Tokens]:
+    """Yield the tokens of all documents (int64), about `size` characters at a time."""
+    for chunks in _batches(documents, to_ids, size):
+        yield _tokens(chunks, to_ids, document_separator, np.dtype(np.int64))
 
 
 def encoded_ahead(
-    documents: Iterable[str], to_ids: Encode, separator: list[int], dtype: np.dtype, begin: int = 0
+    documents: Iterable[str], to_ids: Encode, document_separator: list[int], dtype: np.dtype, begin: int = 0
 ) -> Iterator[Tokens]:
-    """The same as `dtype`, those of BATCH characters at a time; of the first document what follows `begin` characters.
+    """Yield the tokens of all documents as `dtype`, about BATCH characters at a time, and tokenize one batch ahead.
 
-    While one batch is handed out, the next is made in a thread: the tokenizer needs no interpreter for that.
+    The first document begins behind its first `begin` characters. A thread makes the next batch while one is used: the
+    tokenizer does not need the interpreter for that.
     """
-    coming: Future[Tokens] | None = None
+    ahead: Future[Tokens] | None = None
     with ThreadPoolExecutor(1) as thread:
-        for pieces in _batches(documents, to_ids, BATCH, begin):
-            before, coming = coming, thread.submit(_tokens, pieces, to_ids, separator, dtype)
-            if before is not None:
-                yield before.result()
-        if coming is not None:
-            yield coming.result()
+        for chunks in _batches(documents, to_ids, BATCH, begin):
+            ready, ahead = ahead, thread.submit(_tokens, chunks, to_ids, document_separator, dtype)
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
-def _tokens(pieces: list[Piece], to_ids: Encode, separator: list[int], dtype: np.dtype) -> Tokens:
-    return _join(pieces, to_ids([piece.text for piece in pieces]), separator, dtype)
+def _tokens(chunks: list[Chunk], to_ids: Encode, document_separator: list[int], dtype: np.dtype) -> Tokens:
+    return _join(chunks, to_ids([chunk.text for chunk in chunks]), document_separator, dtype)
 
 
-def _join(pieces: Sequence[Piece], encoded: Iterable["array[int]"], separator: list[int], dtype: np.dtype) -> Tokens:
+def _join(
+    chunks: Sequence[Chunk], encoded: Iterable["array[int]"], document_separator: list[int], dtype: np.dtype
+) -> Tokens:
     joined = array("I")
     ends = []
-    for piece, found in zip(pieces, encoded, strict=True):
-        joined += found[piece.num_context_tokens :] if piece.num_context_tokens else found
-        if piece.last:
-            joined.fromlist(separator)
+    for chunk, chunk_ids in zip(chunks, encoded, strict=True):
+        joined += chunk_ids[chunk.num_context_tokens :] if chunk.num_context_tokens else chunk_ids
+        if chunk.last:
+            joined.fromlist(document_separator)
             ends.append(len(joined))
     ids = array(dtype.char, np.frombuffer(joined, np.uint32).astype(dtype).tobytes())
-    characters = 0 if pieces[-1].last else pieces[-1].end
-    return Tokens(ids, ends, sum(piece.num_bytes for piece in pieces), characters)
+    characters = 0 if chunks[-1].last else chunks[-1].end
+    return Tokens(ids, ends, sum(chunk.num_bytes for chunk in chunks), characters)
 
 
-def _batches(documents: Iterable[str], to_ids: Encode, size: int, begin: int = 0) -> Iterator[list[Piece]]:
-    """Pieces of about `size` characters together; of the first document those after its first `begin` characters."""
-    batch: list[Piece] = []
+def _batches(documents: Iterable[str], to_ids: Encode, size: int, begin: int = 0) -> Iterator[list[Chunk]]:
+    """Yield lists of chunks, each of about `size` characters; leave out the first `begin` of the first document."""
+    batch: list[Chunk] = []
     held = 0
     for text in documents:
-        for piece in _pieces(text, to_ids, begin):
-            batch.append(piece)
-            held += len(piece.text) + OVERHEAD
+        for chunk in _chunks(text, to_ids, begin):
+            batch.append(chunk)
+            held += len(chunk.text) + OVERHEAD
             if held >= size:
                 yield batch
                 batch, held = [], 0
@@ -141,45 +144,46 @@ def _batches(documents: Iterable[str], to_ids: Encode, size: int, begin: int = 0
         yield batch
 
 
-def _pieces(text: str, to_ids: Encode, begin: int) -> Iterator[Piece]:
-    """Cut a long document where its tokens stay what they are.
+def _chunks(text: str, to_ids: Encode, begin: int) -> Iterator[Chunk]:
+    """Cut a long document into chunks where its tokens stay what they are.
 
-    That is tried at several places. Text in which there is none has a seam at a line break, a blank or anywhere: a
-    place at which its tokens are not those of the whole, once in half a PIECE at most.
+    Several cuts are tried. If all of them change a token, the text is cut at a line break, a blank or anywhere, and its
+    tokens there are not those of the whole: once in half a CHUNK at most.
     """
-    if not begin and len(text) <= PIECE:
-        yield Piece(text, 0, len(text.encode()), len(text), True)
+    if not begin and len(text) <= CHUNK:
+        yield Chunk(text, 0, len(text.encode()), len(text), True)
         return
     while True:
         context = _context(text, begin, to_ids) if begin else ""
-        last = len(text) - begin <= PIECE
-        end = len(text) if last else _cut(text, begin, to_ids)
-        known = len(_ids(to_ids, context)) if context else 0
-        yield Piece(context + text[begin:end], known, len(text[begin:end].encode()), end, last)
+        last = len(text) - begin <= CHUNK
+        end = len(text) if last else _next_cut(text, begin, to_ids)
+        num_context_tokens = len(_ids(to_ids, context)) if context else 0
+        yield Chunk(context + text[begin:end], num_context_tokens, len(text[begin:end].encode()), end, last)
         if last:
             return
         begin = end
 
 
-def _cut(text: str, begin: int, to_ids: Encode) -> int:
-    low, high = begin + PIECE // 2, begin + PIECE
+def _next_cut(text: str, begin: int, to_ids: Encode) -> int:
+    """Choose where the chunk that starts at `begin` ends: the last cut that changes no token, if there is one."""
+    low, high = begin + CHUNK // 2, begin + CHUNK
     near = max(low, high - 1000)
-    for place in PLACES:
-        tried = [near + found.start() for found in place.finditer(text[near:high])][-TRIES:]
-        for end in reversed(tried):
-            if _context(text, end, to_ids):
-                return end
-    return next((found for found in (text.rfind(blank, low, high) for blank in "\n ") if found > 0), high)
+    for pattern in CUT_PATTERNS:
+        cuts = [near + match.start() for match in pattern.finditer(text[near:high])][-TRIES:]
+        for cut in reversed(cuts):
+            if _context(text, cut, to_ids):
+                return cut
+    return next((cut for cut in (text.rfind(blank, low, high) for blank in "\n ") if cut > 0), high)
 
 
 def _context(text: str, cut: int, to_ids: Encode) -> str:
-    """The text before a cut, if it has the same tokens with and without what follows; else none.
+    """Return the text before a cut, if its tokens are the same with and without what follows; else "".
 
-    A piece is tokenized with it, because many a tokenizer begins a text with a blank of its own.
+    A chunk is tokenized with it, because many a tokenizer puts a blank of its own before a text.
     """
     before = text[max(0, cut - CONTEXT) : cut]
-    known = _ids(to_ids, before)
-    return before if _ids(to_ids, text[max(0, cut - CONTEXT) : cut + CONTEXT])[: len(known)] == known else ""
+    alone = _ids(to_ids, before)
+    return before if _ids(to_ids, text[max(0, cut - CONTEXT) : cut + CONTEXT])[: len(alone)] == alone else ""
 
 
 def _ids(to_ids: Encode, text: str) -> "array[int]":

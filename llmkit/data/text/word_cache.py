@@ -1,6 +1,6 @@
-"""Tokenizers that read a text word by word: what a word becomes is remembered, and looked up from then on.
+"""Cache the tokens of each word, for tokenizers that read a text word by word.
 
-Most of the words of a text have been there before, and a look-up takes a tenth of the time that a tokenizer needs.
+Most words of a text have occurred before, and a look-up takes a tenth of the time that a tokenizer needs.
 """
 
 import json
@@ -9,8 +9,8 @@ from array import array
 from itertools import chain
 from typing import Any
 
-MOST = 2**18  # words that are remembered, the first that come: some 60 MB
-LONGEST = 64  # characters of a word that is worth remembering
+MOST = 2**18  # words in the cache, which keeps the first that come: some 60 MB
+LONGEST = 64  # characters of a word that is worth caching
 
 # White space with what follows it, up to a blank: that a word ends where a blank follows something else is certain.
 # A line break or a tab does not end one: in GPT-4's rule, punctuation takes the line break behind it.
@@ -23,33 +23,33 @@ _SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = (f"{_CONTRACTIONS}{{1,3}}{_SIGNS}", f"{_CONTRACTIONS}{_SIGNS}")
 
 
-class Remembering:
-    """The token ids of each of some texts (uint32), from a tokenizer for which `word_by_word` holds."""
+class CachedEncoder:
+    """Encode texts as token ids (uint32) through a cache of words, with a tokenizer for which `word_by_word` holds."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        self.known: dict[str, bytes] = {}
-        # These look beyond the word in which they stand.
+        self.cache: dict[str, bytes] = {}
+        # Added tokens whose match depends on more than the word in which they stand.
         added = backend.get_added_tokens_decoder().values()
         self.far = [t.content for t in added if t.lstrip or t.rstrip or re.search(r"\s", t.content)]
 
     def __call__(self, texts: list[str]) -> list["array[int]"]:
-        cut = [WORDS.findall(text) if not any(each in text for each in self.far) else [text] for text in texts]
-        words = set(chain.from_iterable(cut))
-        new = list(words.difference(self.known))
+        split = [WORDS.findall(text) if not any(token in text for token in self.far) else [text] for text in texts]
+        words = set(chain.from_iterable(split))
+        new = list(words.difference(self.cache))
         encodings = self.backend.encode_batch_fast(new, add_special_tokens=False)
-        made = {word: array("I", each.ids).tobytes() for word, each in zip(new, encodings, strict=True)}
-        if len(self.known) < MOST:  # only added to: another thread may be about to look a word up
-            self.known.update((word, ids) for word, ids in made.items() if len(word) <= LONGEST)
-        here = {word: made[word] if word in made else self.known[word] for word in words}
-        return [array("I", b"".join(map(here.__getitem__, words))) for words in cut]
+        encoded = {word: array("I", encoding.ids).tobytes() for word, encoding in zip(new, encodings, strict=True)}
+        if len(self.cache) < MOST:  # only added to: another thread may be about to look a word up
+            self.cache.update((word, ids) for word, ids in encoded.items() if len(word) <= LONGEST)
+        ids_of = {word: encoded[word] if word in encoded else self.cache[word] for word in words}
+        return [array("I", b"".join(map(ids_of.__getitem__, words))) for words in split]
 
 
 def word_by_word(backend: Any) -> bool:
-    """Whether the tokens of a text are those of its WORDS, one behind the other: of these kinds of tokenizers they are.
+    """Tell whether the tokens of a text are those of its WORDS, one after the other.
 
-    BERT's WordPiece; and byte-level BPE without a blank of its own before a text, that splits by GPT-2's rule or by one
-    of SPLITS, on text that is at most lower-cased and composed (NFC).
+    They are with BERT's WordPiece, and with byte-level BPE that puts no blank before a text, splits by GPT-2's rule or
+    by one of SPLITS, and normalizes no more than case and composition (NFC).
     """
     rules = json.loads(backend.to_str())
     model, normalizer, splitter = rules["model"], rules["normalizer"], rules["pre_tokenizer"]
@@ -63,7 +63,7 @@ def word_by_word(backend: Any) -> bool:
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     *before, last = splitter.get("pretokenizers", [splitter])
     plain = all(step["type"] in ("Lowercase", "NFC") for step in steps)
-    splits = [each["pattern"].get("Regex") in SPLITS for each in before if each["type"] == "Split"]
-    known = all(splits) and all(each["type"] in ("Split", "Digits") for each in before)
+    splits = [rule["pattern"].get("Regex") in SPLITS for rule in before if rule["type"] == "Split"]
+    known_splits = all(splits) and all(rule["type"] in ("Split", "Digits") for rule in before)
     by_words = last["type"] == "ByteLevel" and not last["add_prefix_space"] and (last["use_regex"] or bool(splits))
-    return plain and known and by_words
+    return plain and known_splits and by_words

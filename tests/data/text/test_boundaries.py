@@ -191,18 +191,18 @@ def test_words_of_letters_and_digits_and_marks_alone(tokenizer):
 
 
 def test_words_with_blanks_between_them_are_found_one_by_one(tokenizer):
-    draw = random.Random(0)
+    rng = random.Random(0)
     for _ in range(50):
-        chosen = draw.choices(POOL, k=30)
+        chosen = rng.choices(POOL, k=30)
         assert words_in(tokenizer, " ".join(chosen)) == chosen
 
 
 def test_no_word_of_any_text_is_cut(tokenizer):
     """Words run together at random: where a word of the tokens begins, one begins in the text, too."""
-    draw = random.Random(1)
+    rng = random.Random(1)
     tried = 0
     for _ in range(100):
-        text = "".join(draw.choice(POOL) + draw.choice(("", " ", " ")) for _ in range(30))
+        text = "".join(rng.choice(POOL) + rng.choice(("", " ", " ")) for _ in range(30))
         if tokenizer.unk_token_id in ids_of(tokenizer, text):
             continue
         tried += 1

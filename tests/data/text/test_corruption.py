@@ -15,12 +15,12 @@ SENTINELS = np.arange(1000, 1100)
 
 def document(index, num_tokens=120, special_share=0.05):
     """Ids, what may be touched, and where words of one to four tokens begin: special ones are words of their own."""
-    draw = np.random.default_rng([3, index])
-    ids = draw.integers(5, 1000, num_tokens)
-    special = draw.random(num_tokens) < special_share
-    ids[special] = draw.integers(0, 4, special.sum())
+    rng = np.random.default_rng([3, index])
+    ids = rng.integers(5, 1000, num_tokens)
+    special = rng.random(num_tokens) < special_share
+    ids[special] = rng.integers(0, 4, special.sum())
     starts = np.arange(num_tokens) == 0
-    ends = np.cumsum(draw.integers(1, 5, num_tokens))
+    ends = np.cumsum(rng.integers(1, 5, num_tokens))
     starts[ends[ends < num_tokens]] = True
     starts |= special | np.append(False, special[:-1])
     return ids, ~special, starts
@@ -54,13 +54,13 @@ def test_draws_hang_on_seed_epoch_and_index_alone():
 
 
 ALL = {
-    "tokens": lambda draw, ids, allowed, starts: (corruption.choose_tokens(draw, np.flatnonzero(allowed), 0.15),),
-    "words": lambda draw, ids, allowed, starts: (corruption.choose_words(draw, starts, allowed, 0.15),),
-    "spans": lambda draw, ids, allowed, starts: (corruption.choose_spans(draw, starts, allowed, 0.15, 5),),
-    "mask": lambda draw, ids, allowed, starts: corruption.mask(draw, ids, np.arange(60), MASK, ORDINARY, 0.5, 0.3),
-    "permute": lambda draw, ids, allowed, starts: corruption.permute(draw, ids, starts, allowed),
-    "infill": lambda draw, ids, allowed, starts: corruption.infill(draw, ids, allowed, 0.3, 3, MASK),
-    "t5": lambda draw, ids, allowed, starts: corruption.span_corruption(draw, ids, allowed, 0.15, 3, SENTINELS),
+    "tokens": lambda rng, ids, allowed, starts: (corruption.choose_tokens(rng, np.flatnonzero(allowed), 0.15),),
+    "words": lambda rng, ids, allowed, starts: (corruption.choose_words(rng, starts, allowed, 0.15),),
+    "spans": lambda rng, ids, allowed, starts: (corruption.choose_spans(rng, starts, allowed, 0.15, 5),),
+    "mask": lambda rng, ids, allowed, starts: corruption.mask(rng, ids, np.arange(60), MASK, ORDINARY, 0.5, 0.3),
+    "permute": lambda rng, ids, allowed, starts: corruption.permute(rng, ids, starts, allowed),
+    "infill": lambda rng, ids, allowed, starts: corruption.infill(rng, ids, allowed, 0.3, 3, MASK),
+    "t5": lambda rng, ids, allowed, starts: corruption.span_corruption(rng, ids, allowed, 0.15, 3, SENTINELS),
 }
 
 
@@ -86,10 +86,10 @@ def test_the_same_key_gives_the_same_corruption_and_another_epoch_another(name):
 
 def test_masked_tokens_are_drawn_as_the_pinned_curves_have_them():
     """These numbers came from the masked-lm collator before its draws had a file of their own."""
-    draw = corruption.generator(7, 1, 3)
+    rng = corruption.generator(7, 1, 3)
     ids = np.arange(100, 140)
-    positions = corruption.choose_tokens(draw, np.arange(40), 0.3)
-    input_ids, labels = corruption.mask(draw, ids, positions, MASK, ORDINARY, 0.5, 0.4)
+    positions = corruption.choose_tokens(rng, np.arange(40), 0.3)
+    input_ids, labels = corruption.mask(rng, ids, positions, MASK, ORDINARY, 0.5, 0.4)
     assert positions.tolist() == [28, 7, 20, 21, 3, 39, 29, 5, 34, 4, 18, 27]
     assert input_ids[positions].tolist() == [4, 875, 120, 778, 4, 845, 444, 4, 228, 885, 595, 4]
     assert labels[positions].tolist() == ids[positions].tolist()
@@ -106,9 +106,9 @@ def test_chosen_tokens_are_the_rounded_share_and_one_at_least():
 @pytest.mark.parametrize("name", ["words", "spans"])
 def test_words_are_hidden_whole_until_the_share_is_reached(name):
     for index, _, allowed, starts in documents():
-        draw = corruption.generator(0, 0, index)
+        rng = corruption.generator(0, 0, index)
         more = (3.0,) if name == "spans" else ()
-        chosen = getattr(corruption, f"choose_{name}")(draw, starts, allowed, 0.2, *more)
+        chosen = getattr(corruption, f"choose_{name}")(rng, starts, allowed, 0.2, *more)
         word = np.cumsum(starts)
         assert np.array_equal(chosen, np.unique(chosen))
         assert allowed[chosen].all()
@@ -121,14 +121,14 @@ def test_words_are_hidden_whole_until_the_share_is_reached(name):
 def test_edges_of_choosing(name):
     choose = getattr(corruption, f"choose_{name}")
     more = (5.0,) if name == "spans" else ()
-    draw = corruption.generator(0, 0, 0)
+    rng = corruption.generator(0, 0, 0)
     one = np.ones(1, bool)
-    assert choose(draw, one, one, 0.15, *more).tolist() == [0]
-    assert choose(draw, one, ~one, 0.15, *more).tolist() == []
-    assert choose(draw, one[:0], one[:0], 0.15, *more).tolist() == []
+    assert choose(rng, one, one, 0.15, *more).tolist() == [0]
+    assert choose(rng, one, ~one, 0.15, *more).tolist() == []
+    assert choose(rng, one[:0], one[:0], 0.15, *more).tolist() == []
     _, allowed, starts = document(1)
-    assert choose(draw, starts, allowed, 1.0, *more).tolist() == np.flatnonzero(allowed).tolist()
-    assert choose(draw, starts, np.zeros(120, bool), 0.5, *more).tolist() == []
+    assert choose(rng, starts, allowed, 1.0, *more).tolist() == np.flatnonzero(allowed).tolist()
+    assert choose(rng, starts, np.zeros(120, bool), 0.5, *more).tolist() == []
 
 
 def test_every_word_is_as_likely_as_any_other():
@@ -192,9 +192,9 @@ def test_masked_random_and_kept_tokens_have_their_shares():
     counts = Counter()
     for index in range(2000):
         ids, allowed, _ = document(index, 100)
-        draw = corruption.generator(0, 0, index)
-        positions = corruption.choose_tokens(draw, np.flatnonzero(allowed), 0.15)
-        input_ids, labels = corruption.mask(draw, ids, positions, MASK, ORDINARY, 0.8, 0.1)
+        rng = corruption.generator(0, 0, index)
+        positions = corruption.choose_tokens(rng, np.flatnonzero(allowed), 0.15)
+        input_ids, labels = corruption.mask(rng, ids, positions, MASK, ORDINARY, 0.8, 0.1)
         elsewhere = np.ones(100, bool)
         elsewhere[positions] = False
         assert np.array_equal(input_ids[elsewhere], ids[elsewhere])
@@ -214,12 +214,12 @@ def test_masked_random_and_kept_tokens_have_their_shares():
 
 def test_all_masked_or_none():
     ids = np.arange(10, 30)
-    draw = corruption.generator(0, 0, 0)
-    assert (corruption.mask(draw, ids, np.arange(20), MASK, ORDINARY, 1.0, 0.0)[0] == MASK).all()
-    kept, labels = corruption.mask(draw, ids, np.arange(20), MASK, ORDINARY, 0.0, 0.0)
+    rng = corruption.generator(0, 0, 0)
+    assert (corruption.mask(rng, ids, np.arange(20), MASK, ORDINARY, 1.0, 0.0)[0] == MASK).all()
+    kept, labels = corruption.mask(rng, ids, np.arange(20), MASK, ORDINARY, 0.0, 0.0)
     assert np.array_equal(kept, ids)
     assert np.array_equal(labels, ids)
-    assert (corruption.mask(draw, ids, np.arange(0), MASK, ORDINARY, 0.8, 0.1)[1] == -100).all()
+    assert (corruption.mask(rng, ids, np.arange(0), MASK, ORDINARY, 0.8, 0.1)[1] == -100).all()
 
 
 # --- other orders -----------------------------------------------------------------------------------------------------
@@ -266,20 +266,20 @@ def test_all_orders_but_the_one_that_was_are_equally_likely():
 
 def test_the_order_is_never_the_old_one_where_anything_is_different():
     for index in range(200):
-        draw = corruption.generator(0, 0, index)
+        rng = corruption.generator(0, 0, index)
         two = np.array([5, 6])
-        assert corruption.permute(draw, two, np.ones(2, bool))[0].tolist() == [6, 5]
+        assert corruption.permute(rng, two, np.ones(2, bool))[0].tolist() == [6, 5]
         many = np.array([5, 5, 5, 6])
-        assert corruption.permute(draw, many, np.ones(4, bool))[0].tolist() != many.tolist()
+        assert corruption.permute(rng, many, np.ones(4, bool))[0].tolist() != many.tolist()
         last = np.array([5, 1, 6, 7])  # only behind the special token can anything move
-        assert corruption.permute(draw, last, np.ones(4, bool), last > 4)[0].tolist() == [5, 1, 7, 6]
+        assert corruption.permute(rng, last, np.ones(4, bool), last > 4)[0].tolist() == [5, 1, 7, 6]
         alike = np.array([5, 5, 5])  # a unit of one token and one of two: another order of the same text
-        order = corruption.permute(draw, alike, np.array([True, True, False]))[1]
+        order = corruption.permute(rng, alike, np.array([True, True, False]))[1]
         assert order.tolist() == [1, 2, 0]
 
 
 def test_nothing_moves_where_nothing_could():
-    draw = corruption.generator(0, 0, 0)
+    rng = corruption.generator(0, 0, 0)
     for ids, starts, allowed in (
         ([5, 6, 7], [1, 0, 0], None),  # one sentence
         ([5, 6, 7], [0, 0, 0], None),  # the same, begun in an earlier block
@@ -292,7 +292,7 @@ def test_nothing_moves_where_nothing_could():
     ):
         allowed = None if allowed is None else np.array(allowed, bool)
         ids = np.array(ids, np.int64)
-        shuffled, order = corruption.permute(draw, ids, np.array(starts, bool), allowed)
+        shuffled, order = corruption.permute(rng, ids, np.array(starts, bool), allowed)
         assert shuffled.tolist() == ids.tolist()
         assert order.tolist() == list(range(len(ids)))
 
@@ -300,12 +300,24 @@ def test_nothing_moves_where_nothing_could():
 # --- infilling --------------------------------------------------------------------------------------------------------
 
 
+def refill(corrupted, spans, ids):
+    """Undo `infill`, [T]: all but the tokens of the spans, which are those of `ids`, come from `corrupted`."""
+    first, lengths = spans.T
+    masks = first - (np.cumsum(lengths) - lengths) + np.arange(len(spans))
+    restored = np.empty(len(corrupted) - len(spans) + lengths.sum(), ids.dtype)
+    hidden = np.zeros(len(restored), bool)
+    hidden[np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())] = True
+    restored[hidden] = ids[hidden]
+    restored[~hidden] = np.delete(corrupted, masks)
+    return restored
+
+
 def test_filled_in_texts_are_the_ones_that_were():
     for index, ids, allowed, _ in documents():
         for share in (0.0, 0.15, 0.3, 0.9, 1.0):
             corrupted, spans = corruption.infill(corruption.generator(0, 0, index), ids, allowed, share, 3, MASK)
             first, lengths = spans.T
-            assert np.array_equal(corruption.refill(corrupted, spans, ids), ids)
+            assert np.array_equal(refill(corrupted, spans, ids), ids)
             hidden = np.concatenate([[], *(np.arange(f, f + n) for f, n in spans)]).astype(int)
             assert allowed[hidden].all()
             assert len(hidden) == round(share * allowed.sum())
@@ -319,7 +331,7 @@ def test_refilling_needs_the_kept_tokens_of_the_corrupted_text():
     ids = np.arange(10, 60)
     corrupted, spans = corruption.infill(corruption.generator(0, 0, 0), ids, np.ones(50, bool), 0.3, 3, MASK)
     damaged = np.where(corrupted == MASK, MASK, corrupted + 1)
-    assert np.count_nonzero(corruption.refill(damaged, spans, ids) != ids) == 35
+    assert np.count_nonzero(refill(damaged, spans, ids) != ids) == 35
 
 
 def test_span_lengths_are_poisson():
@@ -352,15 +364,15 @@ def test_spans_lie_anywhere_in_the_text():
 
 
 def test_edges_of_infilling():
-    draw = corruption.generator(0, 0, 0)
+    rng = corruption.generator(0, 0, 0)
     one = np.array([9])
-    assert corruption.infill(draw, one, np.ones(1, bool), 1.0, 3, MASK)[0].tolist() == [MASK]
+    assert corruption.infill(rng, one, np.ones(1, bool), 1.0, 3, MASK)[0].tolist() == [MASK]
     for ids, allowed in ((one, np.zeros(1, bool)), (one[:0], np.zeros(0, bool)), (one, np.ones(1, bool))):
-        corrupted, spans = corruption.infill(draw, ids, allowed, 0.3, 3, MASK)
+        corrupted, spans = corruption.infill(rng, ids, allowed, 0.3, 3, MASK)
         assert corrupted.tolist() == ids.tolist()
         assert spans.shape == (0, 2)
-        assert corruption.refill(corrupted, spans, ids).tolist() == ids.tolist()
-    assert corruption.infill(draw, np.full(9, 9), np.ones(9, bool), 1.0, 3, MASK)[1].tolist() == [[0, 9]]
+        assert refill(corrupted, spans, ids).tolist() == ids.tolist()
+    assert corruption.infill(rng, np.full(9, 9), np.ones(9, bool), 1.0, 3, MASK)[1].tolist() == [[0, 9]]
 
 
 # --- T5's sentinels ---------------------------------------------------------------------------------------------------

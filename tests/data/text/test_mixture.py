@@ -5,13 +5,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from llmkit.data.text.mixture import MixedBlocks
-from llmkit.data.text.pack import Blocks, Cut, TokenRow
+from llmkit.data.text.pack import Blocks, BlockSpec, TokenStream
 
 
 def blocks(count: int, first: int) -> Blocks:
     """`count` blocks of two tokens each, of which the first is a number of its own."""
     ids = np.stack([np.arange(first, first + count), np.zeros(count)], axis=1).astype(np.uint32).ravel()
-    return Blocks(TokenRow(ids, np.array([len(ids)]), len(ids)), Cut(2, 2), None)
+    return Blocks(TokenStream(ids, np.array([len(ids)]), len(ids)), BlockSpec(2, 2), None)
 
 
 def mixture(weights: dict[str, float], sizes: dict[str, int], seed: int = 1) -> MixedBlocks:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from filelock import FileLock
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +20,7 @@ from llmkit.data.text.documents import Documents
 from llmkit.data.text.token_cache import tokenize_documents
 from llmkit.errors import UserError
 
+ROOT = Path(__file__).parents[3]  # not from conftest: processes of their own import this module, too
 EOS = 0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SMALL = """
@@ -100,34 +101,36 @@ class Counting:
         return self.tokenizer(text, **settings)
 
 
-def expected_ids(texts, separator=(EOS,)):
+def expected_ids(texts, document_separator=(EOS,)):
     ids = []
     for text in texts:
         if text:
-            ids += [1 + LETTERS.index(letter) for letter in text] + list(separator)
+            ids += [1 + LETTERS.index(letter) for letter in text] + list(document_separator)
     return ids
 
 
-# --- the row ----------------------------------------------------------------------------------------------------------
+# --- the stream -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("separator", [[EOS], [], [3, 4]])
+@pytest.mark.parametrize("document_separator", [[EOS], [], [3, 4]])
 @pytest.mark.parametrize("number", [1, 3, 300])
-def test_the_row_is_every_token_of_every_document(small_parts, number, separator):
+def test_the_stream_holds_every_token_of_every_document(small_parts, number, document_separator):
     texts = [numbered(n) for n in range(number)] + ["ab"]
-    row = tokenize_documents(Texts(texts).documents, letters_tokenizer(), separator)
-    assert row.ids.tolist() == expected_ids(texts, separator)
-    assert row.ends.tolist() == np.cumsum([len(text) + len(separator) for text in texts if text]).tolist()
-    assert row.ends.dtype == np.int64
-    assert row.num_documents == sum(map(bool, texts))
-    assert row.num_bytes == sum(map(len, texts))
+    tokens = tokenize_documents(Texts(texts).documents, letters_tokenizer(), document_separator)
+    assert tokens.ids.tolist() == expected_ids(texts, document_separator)
+    assert tokens.ends.tolist() == np.cumsum([len(text) + len(document_separator) for text in texts if text]).tolist()
+    assert tokens.ends.dtype == np.int64
+    assert tokens.num_documents == sum(map(bool, texts))
+    assert tokens.num_bytes == sum(map(len, texts))
 
 
 def test_a_document_without_a_token_has_an_end():
     backend = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}, unk_token="</s>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    row = tokenize_documents(Texts(["a a", "  ", "a"]).documents, PreTrainedTokenizerFast(tokenizer_object=backend), [])
-    assert (row.ids.tolist(), row.ends.tolist(), row.num_bytes) == ([1, 1, 1], [2, 2, 3], 6)
+    tokens = tokenize_documents(
+        Texts(["a a", "  ", "a"]).documents, PreTrainedTokenizerFast(tokenizer_object=backend), []
+    )
+    assert (tokens.ids.tolist(), tokens.ends.tolist(), tokens.num_bytes) == ([1, 1, 1], [2, 2, 3], 6)
 
 
 def test_bytes_are_those_of_utf8():
@@ -138,9 +141,9 @@ def test_bytes_are_those_of_utf8():
 def test_two_bytes_a_token_where_the_vocabulary_fits(size, dtype):
     tokenizer = letters_tokenizer(num_extra=size - 27)
     assert len(tokenizer) == size
-    row = tokenize_documents(Texts(["ab"]).documents, tokenizer, [size - 1])
-    assert row.ids.dtype == dtype
-    assert row.ids.tolist() == [1, 2, size - 1]
+    tokens = tokenize_documents(Texts(["ab"]).documents, tokenizer, [size - 1])
+    assert tokens.ids.dtype == dtype
+    assert tokens.ids.tolist() == [1, 2, size - 1]
 
 
 def test_a_tokenizer_that_cuts_texts_off_loses_nothing_here():
@@ -153,8 +156,8 @@ def test_a_tokenizer_that_cuts_texts_off_loses_nothing_here():
 def test_documents_without_a_text_are_an_empty_row():
     texts = Texts(["", ""])
     for _ in range(2):
-        row = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
-        assert (len(row.ids), len(row.ends), row.num_documents, row.num_bytes) == (0, 0, 0, 0)
+        tokens = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
+        assert (len(tokens.ids), len(tokens.ends), tokens.num_documents, tokens.num_bytes) == (0, 0, 0, 0)
     assert texts.readings == 1
 
 
@@ -175,8 +178,10 @@ def test_what_was_tokenized_once_is_read_from_the_cache(cache, verify, capsys):
 
 
 def test_other_documents_separator_or_tokenizer_are_not_taken_from_the_cache():
-    def ids(texts, separator=(EOS,), num_extra=0):
-        return tokenize_documents(Texts(texts).documents, letters_tokenizer(num_extra), list(separator)).ids.tolist()
+    def ids(texts, document_separator=(EOS,), num_extra=0):
+        return tokenize_documents(
+            Texts(texts).documents, letters_tokenizer(num_extra), list(document_separator)
+        ).ids.tolist()
 
     assert ids(["a"]) == [1, 0]
     assert ids(["b"]) == [2, 0]
@@ -283,15 +288,19 @@ def test_what_was_interrupted_goes_on_after_its_last_whole_part(small_parts, cap
     with pytest.raises(UserError, match="line 3"):
         tokenize_documents(Texts(texts, fail_at).documents, Counting(letters_tokenizer()), [EOS])
     again = Counting(letters_tokenizer())
-    row = tokenize_documents(Texts(texts).documents, again, [EOS])
-    assert (row.ids.tolist(), row.num_documents, row.num_bytes) == (expected_ids(texts), 99, sum(map(len, texts)))
+    tokens = tokenize_documents(Texts(texts).documents, again, [EOS])
+    assert (tokens.ids.tolist(), tokens.num_documents, tokens.num_bytes) == (
+        expected_ids(texts),
+        99,
+        sum(map(len, texts)),
+    )
     done = sum(map(len, texts)) - again.characters
     assert max(0, sum(map(len, texts[:fail_at])) - 15_000) <= done <= sum(map(len, texts[:fail_at]))
     assert ("documents (0 MB) are there already" in capsys.readouterr().err) is (done > 0)
 
 
 def test_a_long_document_goes_on_in_its_middle(monkeypatch, cache):
-    monkeypatch.setattr(tokenize, "PIECE", 500)
+    monkeypatch.setattr(tokenize, "CHUNK", 500)
     monkeypatch.setattr(tokenize, "BATCH", 2000)
     monkeypatch.setattr(token_cache, "PART", 10_000)
     text = " ".join(numbered(n)[:90] for n in range(1000))
@@ -303,9 +312,9 @@ def test_a_long_document_goes_on_in_its_middle(monkeypatch, cache):
     (folder / "parts.jsonl").write_text("".join(lines[:4]) + lines[4][:20])  # the last line was cut off
     assert json.loads(lines[3].split(" ", 1)[1])["characters"] > 20_000
     again = Counting(tokenizer)
-    row = tokenize_documents(Texts([text, "b"]).documents, again, [EOS])
-    assert (row.ids.tolist(), row.ends.tolist()) == (whole, [len(text) + 1, len(text) + 3])
-    assert row.num_bytes == len(text) + 1
+    tokens = tokenize_documents(Texts([text, "b"]).documents, again, [EOS])
+    assert (tokens.ids.tolist(), tokens.ends.tolist()) == (whole, [len(text) + 1, len(text) + 3])
+    assert tokens.num_bytes == len(text) + 1
     assert again.characters > 0
 
 
@@ -334,8 +343,8 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
         child.send_signal(sent)
         assert child.wait(20) != 0
     texts = [numbered(n) for n in range(100)]
-    row = tokenize_documents(Documents(lambda: iter(texts), "the same", "`test`"), letters_tokenizer(), [EOS])
-    assert row.ids.tolist() == expected_ids(texts)
+    tokens = tokenize_documents(Documents(lambda: iter(texts), "the same", "`test`"), letters_tokenizer(), [EOS])
+    assert tokens.ids.tolist() == expected_ids(texts)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert 40 <= int(said[0].removeprefix("going on with the tokens of `test`: ").split()[0]) < 70
@@ -359,9 +368,9 @@ def test_of_two_processes_one_waits_for_the_other(cache, capsys):
     other = Thread(target=finish)
     other.start()
     begun.wait()
-    row = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
+    tokens = tokenize_documents(texts.documents, letters_tokenizer(), [EOS])
     other.join()
-    assert (row.ids.tolist(), texts.readings) == ([1, 2, 3, 0], 1)
+    assert (tokens.ids.tolist(), texts.readings) == ([1, 2, 3, 0], 1)
     assert capsys.readouterr().err == "waiting for another process that tokenizes `test`\n"
 
 
@@ -388,8 +397,8 @@ token_cache.cache_dir = lambda: Path(sys.argv[1])
 text = ("once upon a time there was a row " * 31)[:1000]
 for megabytes in (1, 10):
     documents = Documents(lambda: (text for _ in range(megabytes * 1000)), str(megabytes), "`test`")
-    row = token_cache.tokenize_documents(documents, words_tokenizer(), [0])
-    assert row.num_bytes == megabytes * 1_000_000
+    tokens = token_cache.tokenize_documents(documents, words_tokenizer(), [0])
+    assert tokens.num_bytes == megabytes * 1_000_000
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -1,4 +1,4 @@
-"""A text that is encoded in pieces has the tokens of the whole."""
+"""A text that is encoded in chunks has the tokens of the whole."""
 
 import json
 import random
@@ -42,9 +42,9 @@ TEXTS = {"stories": STORIES, "code": CODE, "noise": NOISE, "chinese": CHINESE}
 
 
 @pytest.fixture(autouse=True)
-def short_pieces(monkeypatch):
+def short_chunks(monkeypatch):
     """Many cuts in little text."""
-    monkeypatch.setattr(tokenize, "PIECE", 2000)
+    monkeypatch.setattr(tokenize, "CHUNK", 2000)
 
 
 def trained(kind):
@@ -102,30 +102,30 @@ TOKENIZERS = {
 }
 
 
-def in_pieces(tokenizer, *texts):
+def in_chunks(tokenizer, *texts):
     return [id for batch in encoded(texts, encoder(tokenizer), [], 10_000) for id in batch.ids]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_pieces_have_the_tokens_of_the_whole(name):
+def test_the_chunks_have_the_tokens_of_the_whole(name):
     tokenizer = TOKENIZERS[name]()
     for text in TEXTS.values():
         whole = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        assert in_pieces(tokenizer, text) == whole
-    pieces = list(tokenize._pieces(STORIES, encoder(tokenizer), 0))
-    assert len(pieces) >= 30
-    assert all(piece.num_context_tokens for piece in pieces[1:])
+        assert in_chunks(tokenizer, text) == whole
+    chunks = list(tokenize._chunks(STORIES, encoder(tokenizer), 0))
+    assert len(chunks) >= 30
+    assert all(chunk.num_context_tokens for chunk in chunks[1:])
 
 
 def test_pieces_are_the_same_from_wherever_they_are_gone_on_with():
     to_ids = encoder(TOKENIZERS["llama"]())
-    pieces = list(tokenize._pieces(STORIES, to_ids, 0))
-    for n in (0, 1, 7, len(pieces) - 2):
-        assert list(tokenize._pieces(STORIES, to_ids, pieces[n].end)) == pieces[n + 1 :]
+    chunks = list(tokenize._chunks(STORIES, to_ids, 0))
+    for n in (0, 1, 7, len(chunks) - 2):
+        assert list(tokenize._chunks(STORIES, to_ids, chunks[n].end)) == chunks[n + 1 :]
 
 
 def test_a_word_without_an_end_that_nobody_knows_stays_one():
-    assert in_pieces(one_word_one_token(), "x" * 10_500) == [0]
+    assert in_chunks(one_word_one_token(), "x" * 10_500) == [0]
 
 
 def one_word_one_token():
@@ -151,21 +151,21 @@ class Lines(PreTrainedTokenizer):
 
 def test_text_in_which_no_place_will_do_has_few_seams():
     text = "x" * 10_500
-    assert in_pieces(Lines(), text) == [2000] * 5 + [500]
-    pieces = list(tokenize._pieces(text, encoder(Lines()), 0))
-    assert "".join(piece.text for piece in pieces) == text
-    assert [piece.last for piece in pieces] == [False] * 5 + [True]
+    assert in_chunks(Lines(), text) == [2000] * 5 + [500]
+    chunks = list(tokenize._chunks(text, encoder(Lines()), 0))
+    assert "".join(chunk.text for chunk in chunks) == text
+    assert [chunk.last for chunk in chunks] == [False] * 5 + [True]
 
 
 def test_where_no_place_will_do_a_line_break_is_preferred():
     text = ("y" * 1400 + "\n" + "z z z z ") * 4
-    assert [piece.end for piece in tokenize._pieces(text, encoder(Lines()), 0)][:2] == [1400, 2809]
+    assert [chunk.end for chunk in tokenize._chunks(text, encoder(Lines()), 0)][:2] == [1400, 2809]
 
 
 def test_a_slow_tokenizer_is_read_text_by_text():
     tokenizer = Lines()
     assert not tokenizer.is_fast
-    assert in_pieces(tokenizer, "abc", "de", "f") == [3, 2, 1]
+    assert in_chunks(tokenizer, "abc", "de", "f") == [3, 2, 1]
     assert list(tokenize.encode(tokenizer, ["ab", "cde"])) == [array("I", [2]), array("I", [3])]
 
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from llmkit.data.text import word_cache
-from llmkit.data.text.word_cache import SPLITS, Remembering, word_by_word
+from llmkit.data.text.word_cache import SPLITS, CachedEncoder, word_by_word
 
 ODD = [
     *(" ", "  ", "   ", "\n", "\n\n", " \n", "\n ", "\t", "\r\n", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "\u200b"),
@@ -88,7 +88,7 @@ def test_the_tokens_are_those_of_the_whole_text(name, most, monkeypatch):
     monkeypatch.setattr(word_cache, "MOST", most)
     backend = WORD_BY_WORD[name]()
     assert word_by_word(backend)
-    encode = Remembering(backend)
+    encode = CachedEncoder(backend)
     texts = [*NOISE, *PLAIN, *NOISE[:100]]
     found = [ids.tolist() for start in range(0, len(texts), 300) for ids in encode(texts[start : start + 300])]
     assert found == [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
@@ -96,7 +96,7 @@ def test_the_tokens_are_those_of_the_whole_text(name, most, monkeypatch):
 
 def test_a_word_is_tokenized_once():
     backend = byte_level(GPT2)
-    encode = Remembering(backend)
+    encode = CachedEncoder(backend)
     encode(PLAIN)
     asked = []
 
@@ -114,19 +114,19 @@ def test_a_word_is_tokenized_once():
 
 
 def test_long_words_and_those_that_come_late_are_not_kept(monkeypatch):
-    encode = Remembering(byte_level(GPT2))
+    encode = CachedEncoder(byte_level(GPT2))
     encode(["a b " + "x" * 100])
-    assert set(encode.known) == {"a", " b"}
+    assert set(encode.cache) == {"a", " b"}
     monkeypatch.setattr(word_cache, "MOST", 3)
     encode(["a c"])
     encode(["a d e f"])
-    assert set(encode.known) == {"a", " b", " c"}
+    assert set(encode.cache) == {"a", " b", " c"}
 
 
 def test_two_threads_may_ask_at_once(monkeypatch):
     monkeypatch.setattr(word_cache, "MOST", 50)
     backend = byte_level(GPT2)
-    encode = Remembering(backend)
+    encode = CachedEncoder(backend)
     wanted = [each.ids for each in backend.encode_batch(NOISE, add_special_tokens=False)]
 
     def read(shift):
