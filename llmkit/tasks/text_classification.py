@@ -11,7 +11,7 @@ from llmkit import metrics as measures
 from llmkit.data.files import text_of
 from llmkit.data.rows import augment
 from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, models_own
-from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, Labels, counts_of
+from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
@@ -42,6 +42,8 @@ PAIRS = (
 )
 TEXTS = ("text", "sentence", "content", "review")
 NUMBERING = ("idx", "id", "index")  # columns that are no text
+
+settle = resolve_labels  # as the contract of a task calls it
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
     return done.finish()
 
 
-def examples(encoded: Encoded, label_spec: Labels, evaluation: bool) -> Examples:
+def examples(encoded: Encoded, label_spec: LabelSpec, evaluation: bool) -> Examples:
     """The rows as the model's inputs and labels; for training, with their altered copies behind them."""
     if evaluation or encoded.copies is None:
         return Examples(encoded, label_spec, by_length=evaluation)
@@ -144,7 +146,7 @@ def examples(encoded: Encoded, label_spec: Labels, evaluation: bool) -> Examples
     return Examples(whole.finish(), label_spec)
 
 
-def prepare_model(model: Any, label_spec: Labels) -> None:
+def prepare_model(model: Any, label_spec: LabelSpec) -> None:
     """Let the new head of a regression begin at the mean of the values: it would take hundreds of steps to get there.
 
     A head that is new has biases of zero.
@@ -156,17 +158,17 @@ def prepare_model(model: Any, label_spec: Labels) -> None:
                 torch.nn.init.constant_(head.bias, label_spec.mean)
 
 
-def record(label_spec: Labels) -> dict[str, Any]:
+def record(label_spec: LabelSpec) -> dict[str, Any]:
     """What the run's record says for `predict`: nothing, the model's config has it."""
     return {}
 
 
-def metric_names(label_spec: Labels) -> tuple[str, ...]:
+def metric_names(label_spec: LabelSpec) -> tuple[str, ...]:
     """The metrics that fit these labels."""
     return METRICS_OF[label_spec.problem_type]
 
 
-def label_counts(part: Encoded, label_spec: Labels) -> dict[str, Any]:
+def label_counts(part: Encoded, label_spec: LabelSpec) -> dict[str, Any]:
     """How often each class occurs; of a regression the range of its values."""
     assert part.labels is not None
     if label_spec.problem_type == REGRESSION:
@@ -180,7 +182,7 @@ def label_counts(part: Encoded, label_spec: Labels) -> dict[str, Any]:
 def losses(
     outputs: Any,
     batch: Mapping[str, torch.Tensor],
-    label_spec: Labels,
+    label_spec: LabelSpec,
     training: bool = False,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
@@ -200,13 +202,13 @@ def losses(
 
 
 def preprocess_logits_for_metrics(
-    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: Labels
+    model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec
 ) -> torch.Tensor:
     """What the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
     return decide(outputs.logits.float(), label_spec)
 
 
-def decide(logits: torch.Tensor, label_spec: Labels) -> torch.Tensor:
+def decide(logits: torch.Tensor, label_spec: LabelSpec) -> torch.Tensor:
     """Logits [B, C] -> the class with the highest [B, 1], the classes above one half [B, C], or the value [B, 1]."""
     if label_spec.problem_type == REGRESSION:
         return logits
@@ -218,7 +220,7 @@ def decide(logits: torch.Tensor, label_spec: Labels) -> torch.Tensor:
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """The figures of the task from what was kept of every example, in the order of `part`."""
     found, references = predictions_and_references(kept, part)
-    label_spec: Labels = part.extra
+    label_spec: LabelSpec = part.extra
     if label_spec.problem_type == REGRESSION:
         return {
             "pearson": measures.pearson(found, references),
@@ -246,7 +248,7 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     """Both sides as a metric takes them: ints [N], bools [N, C], or floats [N]."""
     assert part.labels is not None
     references = part.labels[part.order]
-    label_spec: Labels = part.extra
+    label_spec: LabelSpec = part.extra
     if label_spec.problem_type == REGRESSION:
         return kept[:, 0].astype(np.float64), references.astype(np.float64)
     if label_spec.problem_type == MULTI:
@@ -254,18 +256,20 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     return kept[:, 0].astype(np.int64), references
 
 
-def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any) -> Labels:
+def label_spec_from_config(
+    config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any
+) -> LabelSpec:
     """What the outputs of a finished model mean, from its config."""
     problem = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
-    return Labels(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
+    return LabelSpec(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
 
 
-def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: Labels) -> torch.Tensor:
+def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec) -> torch.Tensor:
     """What `postprocess` needs of the model, [B, 1 + C]: the example, and its logits."""
     return torch.cat([batch["index"][:, None].double(), model(**models_own(batch)).logits.double()], dim=1)
 
 
-def postprocess(kept: np.ndarray, part: Examples, label_spec: Labels) -> Iterator[tuple[int, dict[str, Any]]]:
+def postprocess(kept: np.ndarray, part: Examples, label_spec: LabelSpec) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, what `predict` says of it): a label with its probability and those of all, several labels, or a value."""
     logits = torch.from_numpy(kept[:, 1:])
     chosen = decide(logits, label_spec)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from llmkit.data.rows import labels as labelling
 from llmkit.data.rows.examples import Encoded
-from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
@@ -542,7 +542,7 @@ def test_losses_are_those_of_transformers(problem, labels):
     model.classifier.weight.data.normal_()
     with torch.no_grad():
         outputs = model(input_ids=torch.randint(0, 50, (4, 7)), labels=labels)
-    found = task.losses(outputs, {"labels": labels}, Labels(problem, ("a", "b", "c")))
+    found = task.losses(outputs, {"labels": labels}, LabelSpec(problem, ("a", "b", "c")))
     assert found.shape == labels.shape
     assert found.mean() == pytest.approx(float(outputs.loss), rel=1e-6)
 
@@ -550,7 +550,7 @@ def test_losses_are_those_of_transformers(problem, labels):
 def test_class_weights_weigh_in_training_and_are_divided_by_the_number_of_examples():
     torch.manual_seed(1)
     logits, labels = torch.randn(4, 3), torch.tensor([2, 0, 1, 2])
-    known = Labels(SINGLE, ("a", "b", "c"), (0.5, 2.0, 3.0))
+    known = LabelSpec(SINGLE, ("a", "b", "c"), (0.5, 2.0, 3.0))
     plain = [-float(logits[i].log_softmax(0)[label]) for i, label in enumerate(labels)]
     outputs = SimpleNamespace(logits=logits)
     weighted = task.losses(outputs, {"labels": labels}, known, training=True)
@@ -562,7 +562,7 @@ def test_class_weights_weigh_in_training_and_are_divided_by_the_number_of_exampl
 def test_class_weights_of_many_labels_weigh_the_rows_that_have_the_class():
     torch.manual_seed(1)
     logits, labels = torch.randn(2, 3), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
-    known = Labels(MULTI, ("a", "b", "c"), (0.5, 2.0, 3.0))
+    known = LabelSpec(MULTI, ("a", "b", "c"), (0.5, 2.0, 3.0))
     probability = logits.sigmoid()
     plain = torch.where(labels > 0, -probability.log(), -(1 - probability).log())
     expected = plain * torch.where(labels > 0, torch.tensor([0.5, 2.0, 3.0]), torch.ones(1))
@@ -572,7 +572,7 @@ def test_class_weights_of_many_labels_weigh_the_rows_that_have_the_class():
 
 def test_label_smoothing_is_of_training_alone():
     logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
-    outputs, known = SimpleNamespace(logits=logits), Labels(SINGLE, ("a", "b"))
+    outputs, known = SimpleNamespace(logits=logits), LabelSpec(SINGLE, ("a", "b"))
     logs = logits.log_softmax(-1)[0]
     smoothed = task.losses(outputs, {"labels": labels}, known, training=True, label_smoothing=0.1)
     assert float(smoothed) == pytest.approx(-float(0.95 * logs[0] + 0.05 * logs[1]))
@@ -604,9 +604,9 @@ def decided(logits, known):
 
 
 def test_logits_become_decisions():
-    assert decided([[0.1, 0.3, 0.2], [5.0, 0.0, 0.0]], Labels(SINGLE, ("a", "b", "c"))) == [[1], [0]]
-    assert decided([[0.1, -0.3], [-0.1, -0.2]], Labels(MULTI, ("a", "b"))) == [[1, 0], [0, 0]]
-    assert decided([[0.25], [-3.0]], Labels(REGRESSION, ("value",))) == [[0.25], [-3.0]]
+    assert decided([[0.1, 0.3, 0.2], [5.0, 0.0, 0.0]], LabelSpec(SINGLE, ("a", "b", "c"))) == [[1], [0]]
+    assert decided([[0.1, -0.3], [-0.1, -0.2]], LabelSpec(MULTI, ("a", "b"))) == [[1, 0], [0, 0]]
+    assert decided([[0.25], [-3.0]], LabelSpec(REGRESSION, ("value",))) == [[0.25], [-3.0]]
 
 
 def part_of(labels, known):
@@ -627,11 +627,11 @@ def measured(predictions, labels, known):
 
 def test_metrics_of_two_classes_are_about_the_second():
     labels, predictions = [1, 0, 1, 1, 0], [[1], [1], [0], [1], [0]]
-    found = measured(predictions, labels, Labels(SINGLE, ("a", "b")))
+    found = measured(predictions, labels, LabelSpec(SINGLE, ("a", "b")))
     assert found["accuracy"] == pytest.approx(3 / 5)
     assert found["f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert found["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
-    assert measured(predictions, labels, Labels(SINGLE, ("a", "b"), positive=0))["f1"] == pytest.approx(2 / (2 + 2))
+    assert measured(predictions, labels, LabelSpec(SINGLE, ("a", "b"), positive=0))["f1"] == pytest.approx(2 / (2 + 2))
 
 
 def test_f1_is_about_the_datas_second_class_wherever_the_checkpoint_has_it():
@@ -643,19 +643,21 @@ def test_f1_is_about_the_datas_second_class_wherever_the_checkpoint_has_it():
 
 
 def test_metrics_of_many_classes_values_and_lists():
-    found = measured([[0], [1], [2], [1], [0]], [0, 1, 2, 2, 0], Labels(SINGLE, ("a", "b", "c")))
+    found = measured([[0], [1], [2], [1], [0]], [0, 1, 2, 2, 0], LabelSpec(SINGLE, ("a", "b", "c")))
     assert found["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
     found = measured(
-        [[1, 0], [1, 1], [0, 0], [1, 0], [0, 1]], [[1.0, 0], [1, 0], [0, 0], [1, 0], [0, 1]], Labels(MULTI, ("a", "b"))
+        [[1, 0], [1, 1], [0, 0], [1, 0], [0, 1]],
+        [[1.0, 0], [1, 0], [0, 0], [1, 0], [0, 1]],
+        LabelSpec(MULTI, ("a", "b")),
     )
     assert found == pytest.approx({"accuracy": 4 / 5, "f1": 8 / 9, "f1_macro": (1 + 2 / 3) / 2})
-    found = measured([[1.0], [2.0], [3.0], [4.0], [6.0]], [2.0, 4.0, 6.0, 8.0, 12.0], Labels(REGRESSION, ("value",)))
+    found = measured([[1.0], [2.0], [3.0], [4.0], [6.0]], [2.0, 4.0, 6.0, 8.0, 12.0], LabelSpec(REGRESSION, ("value",)))
     assert found == pytest.approx({"pearson": 1, "spearmanr": 1, "mean_squared_error": (1 + 4 + 9 + 16 + 36) / 5})
 
 
 def test_the_names_of_metrics_are_those_that_are_reported():
     for problem, names in task.METRICS_OF.items():
-        known = Labels(problem, ("a", "b") if problem != REGRESSION else ("value",))
+        known = LabelSpec(problem, ("a", "b") if problem != REGRESSION else ("value",))
         width = 2 if problem == MULTI else 1
         labels = np.ones((4, 2) if problem == MULTI else 4, np.int64 if problem == SINGLE else np.float32)
         labels[0] = 0
@@ -663,7 +665,7 @@ def test_the_names_of_metrics_are_those_that_are_reported():
 
 
 def test_what_predict_says_is_by_row_and_name():
-    known = Labels(SINGLE, ("sad", "happy"))
+    known = LabelSpec(SINGLE, ("sad", "happy"))
     part = part_of([0] * 4, known)
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]])[torch.from_numpy(part.order)]
     batch = {"index": torch.from_numpy(part.order)}
@@ -672,11 +674,11 @@ def test_what_predict_says_is_by_row_and_name():
     assert [said[row]["label"] for row in range(4)] == ["sad", "happy", "happy", "sad"]
     assert said[1]["score"] == said[1]["scores"]["happy"] == pytest.approx(1 / (1 + np.exp(-1.0)), abs=1e-6)
     assert sum(said[2]["scores"].values()) == pytest.approx(1, abs=1e-5)
-    many = Labels(MULTI, ("sad", "happy"))
+    many = LabelSpec(MULTI, ("sad", "happy"))
     assert dict(task.postprocess(kept, part, many))[1] == {
         "labels": ["happy"], "scores": {"sad": 0.5, "happy": pytest.approx(0.731059)}
     }  # fmt: skip
-    assert dict(task.postprocess(kept[:, :2], part, Labels(REGRESSION, ("value",))))[0] == {"value": 2.0}
+    assert dict(task.postprocess(kept[:, :2], part, LabelSpec(REGRESSION, ("value",))))[0] == {"value": 2.0}
 
 
 # --- bad data, through the command ------------------------------------------------------------------------------------
@@ -963,8 +965,8 @@ def test_a_new_regression_head_begins_at_the_mean_of_the_values():
         vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=1
     )
     model = BertForSequenceClassification(config)
-    known = Labels(REGRESSION, ("value",), mean=2.5)
-    task.prepare_model(model, Labels(SINGLE, ("a",), mean=2.5))
+    known = LabelSpec(REGRESSION, ("value",), mean=2.5)
+    task.prepare_model(model, LabelSpec(SINGLE, ("a",), mean=2.5))
     assert not model.classifier.bias.any()
     task.prepare_model(model, known)
     assert model.classifier.bias.tolist() == [2.5]

@@ -1,7 +1,7 @@
-"""Altered copies of texts to learn from: words left out, words that change places, synonyms.
+"""Make altered copies of training texts: delete words, swap words, replace words by synonyms.
 
-After EDA (Wei & Zou 2019, arXiv:1901.11196), with two differences: a copy is altered in all the ways that are asked
-for, not in one of them; and nothing is put in where no word was.
+After EDA (Wei & Zou 2019, arXiv:1901.11196), with two differences: a copy is altered in all the ways that the recipe
+sets, not in one of them, and no words are inserted.
 """
 
 import re
@@ -16,11 +16,11 @@ from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import Augment
 
-# A blank before it, if any, and a unit: a character of Chinese or Japanese, else a word with its punctuation.
+# The blank before a unit, if any, and the unit: a character of Chinese or Japanese, or a word with its punctuation.
 _NO_BLANKS = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 UNIT = re.compile(rf"(\s*)([{_NO_BLANKS}]|[^\s{_NO_BLANKS}]+)")
 WORD = re.compile(r"(\W*)([A-Za-z]+)(\W*)")
-# WordNet has no function words: where one of them is in it, it is another word that is spelled the same.
+# WordNet has no function words: an entry that is spelled like one of these is another word.
 _FUNCTION = (
     "a about above across after against all along am among an and any are around as at be because been before behind "
     "being below beneath beside between beyond but by can could despite did do does down during each either else even "
@@ -35,48 +35,48 @@ Lookup = Callable[[str], str | None]  # a word in lower case -> its synonym, if 
 
 
 def copies(rows: Rows, texts: Mapping[str, str], table: Augment) -> Rows:
-    """The altered copies of all rows: the first of each in their order, then the second of each, and so on.
+    """Make `table.copies` altered copies of all rows: the first of each in their order, then the second, and so on.
 
-    `texts` are the columns with text, by role. Each copy follows from the seed, the row's number and the copy's alone.
-    Raises UserError where synonyms are asked for and cannot be had.
+    `texts` are the columns with text, by role. Each copy follows from the seed, the number of the row and the number of
+    the copy alone. Raises UserError where `table` asks for synonyms and WordNet is missing.
     """
     synonym_of = synonyms() if table.synonym else None
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
         for copy in range(table.copies):
             for number, (place, row) in enumerate(rows.read()):
-                draw = np.random.default_rng([table.seed, number, copy])
-                changed = {name: altered(row[name], table, draw, synonym_of) for name in texts.values() if row[name]}
+                rng = np.random.default_rng([table.seed, number, copy])
+                changed = {name: altered(row[name], table, rng, synonym_of) for name in texts.values() if row[name]}
                 yield place, row | changed
 
     return replace(rows, read=read)
 
 
-def altered(text: str, table: Augment, draw: np.random.Generator, synonym_of: Lookup | None = None) -> str:
-    """`text` with synonyms, words in other places and words left out, as `table` has it; never all of them are."""
+def altered(text: str, table: Augment, rng: np.random.Generator, synonym_of: Lookup | None = None) -> str:
+    """Replace, swap and delete words of `text` in the shares that `table` sets; at least one word stays."""
     units = UNIT.findall(text)
     words = [word for _, word in units]
     if synonym_of is not None:
-        found = {place: new for place, word in enumerate(words) if (new := _replacement(word, synonym_of))}
-        count = min(_whole(table.synonym * len(words), draw), len(found))
-        for place in draw.permutation(list(found))[:count].tolist():
-            words[place] = found[place]
-    pairs = min(_whole(table.swap * len(words) / 2, draw), len(words) // 2)
-    for one, other in draw.permutation(len(words))[: 2 * pairs].reshape(-1, 2):
+        replacements = {index: new for index, word in enumerate(words) if (new := _replacement(word, synonym_of))}
+        count = min(_round_at_random(table.synonym * len(words), rng), len(replacements))
+        for index in rng.permutation(list(replacements))[:count].tolist():
+            words[index] = replacements[index]
+    pairs = min(_round_at_random(table.swap * len(words) / 2, rng), len(words) // 2)
+    for one, other in rng.permutation(len(words))[: 2 * pairs].reshape(-1, 2):
         words[one], words[other] = words[other], words[one]
-    kept = draw.random(len(words)) >= table.delete
+    kept = rng.random(len(words)) >= table.delete
     if not kept.any() and len(words):
-        kept[draw.integers(len(words))] = True
+        kept[rng.integers(len(words))] = True
     return "".join(blank + word for (blank, _), word, stays in zip(units, words, kept, strict=True) if stays).strip()
 
 
-def _whole(number: float, draw: np.random.Generator) -> int:
-    """One of the two whole numbers around `number`, so that it is their mean: short texts get their share too."""
-    return int(number + draw.random())
+def _round_at_random(number: float, rng: np.random.Generator) -> int:
+    """Round up or down at random, so that the mean is `number`: short texts get their share too."""
+    return int(number + rng.random())
 
 
 def _replacement(word: str, synonym_of: Lookup) -> str | None:
-    """The synonym of a word, written as it is: in capitals or with a capital first, and with its punctuation."""
+    """Find the synonym of a word; keep its capitals and its punctuation."""
     parts = WORD.fullmatch(word)
     if parts is None:
         return None
@@ -87,11 +87,11 @@ def _replacement(word: str, synonym_of: Lookup) -> str | None:
 
 
 def synonyms() -> Lookup:
-    """The clear synonyms of WordNet (Miller 1995, doi:10.1145/219717.219748), as nltk reads it.
+    """Make the look-up of clear synonyms in WordNet (Miller 1995, doi:10.1145/219717.219748), as nltk reads it.
 
-    A word has a clear synonym where it belongs to one word class and is no inflected form, and where exactly one single
-    word that occurs in the texts that WordNet was counted on has the same meaning first. Raises UserError where WordNet
-    is not there.
+    A word has a clear synonym if it belongs to one word class and is no inflected form, and if exactly one other word
+    shares its first meaning as its own first one. That other is a single word, and occurs in the texts on which
+    WordNet's counts are based. Raises UserError where WordNet is missing.
     """
     from nltk.corpus import wordnet
 

@@ -1,4 +1,4 @@
-"""Rows out of files, folders and Hub data sets, and which of them are for training and which for evaluation."""
+"""Read rows from files, folders and Hub data sets, and split them into training and evaluation."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import Data, RowData
 from llmkit.recipe.table import ReadOnly
 
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # in this order, as `datasets` knows them
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
 
 # A file or folder of a split: train.csv, dev-v2.0.json, test_2.csv, train-00000-of-00001.parquet; not training.csv.
 _SPLIT = re.compile(rf"(train|{'|'.join(VALIDATION_NAMES)}|test)(?![a-z])", re.IGNORECASE)
@@ -27,14 +27,14 @@ _SPLIT = re.compile(rf"(train|{'|'.join(VALIDATION_NAMES)}|test)(?![a-z])", re.I
 class Rows:
     """Rows that can be read again and again, in the same order, in constant memory.
 
-    `read` gives each row with where it stands, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split
-    train), row 3". `fingerprint` changes when the content or the choice of rows changes; `source` is for messages;
-    `remarks` are on the files, for the user.
+    `read` yields each row with its place, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split train),
+    row 3". `fingerprint` changes when the content or the choice of rows changes. `source` is for messages. `remarks`
+    are notes on the files, for the user.
     """
 
     read: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
     columns: tuple[str, ...]
-    class_names: Mapping[str, tuple[str, ...]]  # of the Hub's columns of classes; local files have none
+    class_names: Mapping[str, tuple[str, ...]]  # of class columns on the Hub; local files have none
     fingerprint: str
     source: str
     remarks: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Rows:
 
 
 def need(rows: Rows, column: str, role: str) -> None:
-    """Raise UserError where the rows have no such column; `data.ROLE_column` is the key that names another."""
+    """Raise UserError where the rows have no such column; the hint names the key `data.ROLE_column`."""
     if column not in rows.columns:
         raise UserError(
             f"{rows.source} has no column `{column}`",
@@ -54,7 +54,7 @@ def need(rows: Rows, column: str, role: str) -> None:
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows to learn from, those to evaluate on by split, the first of which training watches, and remarks."""
+    """The rows to train on, those to evaluate on by split (training watches the first), and notes for the user."""
 
     train: Rows | None
     validation: Mapping[str, Rows]
@@ -63,11 +63,12 @@ class Tables:
 
 
 def tables(data: RowData, seed: int, train: bool = True) -> Tables:
-    """Open `data` and settle what is for training and what for evaluation.
+    """Open `data` and choose the rows for training and those for evaluation.
 
-    A validation split wins; else the rows whose hash of seed and index falls below `validation_fraction` are held out.
-    Without `train` nothing is trained on: the training split is opened only where there is no validation split, to hold
-    rows out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there are no rows.
+    A validation split comes first. Else the rows whose hash of seed and index falls below `validation_fraction` are
+    held out. Without `train` nothing is trained on: the training split is opened only where there is no validation
+    split, to hold rows out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there
+    are no rows.
     """
     notes: list[str] = []
     revision, open_split = None, _from_files
@@ -100,7 +101,7 @@ def tables(data: RowData, seed: int, train: bool = True) -> Tables:
 
 
 def default_validation(data: Data) -> str | None:
-    """The split to evaluate on where the recipe does not say: one of that name, in `data_files` or on the Hub."""
+    """Find a split to evaluate on, where the recipe names none, by VALIDATION_NAMES in `data_files` or on the Hub."""
     splits: Collection[str] = data.data_files if isinstance(data.data_files, Mapping) else ()
     if data.data_files is None and not files.is_local(data):
         import datasets
@@ -111,7 +112,7 @@ def default_validation(data: Data) -> str | None:
 
 
 def held_out(index: int, fraction: float, seed: int) -> bool:
-    """Whether the row or document of this index is for evaluation: a matter of the seed, not of how much is read."""
+    """Tell whether the row or document of this index is held out; that depends on the seed, not on how much is read."""
     return xxhash.xxh64_intdigest(f"{seed}:{index}".encode()) < fraction * 2**64
 
 
@@ -151,15 +152,15 @@ def _first(rows: Rows, number: int | None) -> Rows:
 
 
 def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
-    """A folder with train.csv and dev.csv is the two splits, not one table: as if `data_files` had named them."""
+    """Read a folder with train.csv and dev.csv as two splits, not as one table: as if `data_files` named them."""
     root = Path(data.path)
     if data.data_files is not None or not root.is_dir():
         return data, []
     by_split: dict[str, list[str]] = {}
     for file in files.expand(data.path, files.ROW_SUFFIXES):
         inside = file.relative_to(root)
-        found = [match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.match(part))]
-        by_split.setdefault(found[0] if found else "", []).append(str(inside))
+        splits = [match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.match(part))]
+        by_split.setdefault(splits[0] if splits else "", []).append(str(inside))
     if "train" not in by_split or len(by_split) == 1:
         return data, []
 
@@ -173,10 +174,10 @@ def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
 
 
 def _from_files(data: RowData, split: str) -> Rows:
-    found = files.of_split(data, split, files.ROW_SUFFIXES)
-    source = f"`{found[0]}`" if len(found) == 1 else f"`{data.path}`"
+    paths = files.of_split(data, split, files.ROW_SUFFIXES)
+    source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
     columns: tuple[str, ...] | None = None
-    for file in found:
+    for file in paths:
         _, row = next(files.read_rows(file, data.encoding), ("", None))
         if row is None:
             continue
@@ -192,12 +193,12 @@ def _from_files(data: RowData, split: str) -> Rows:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
-        for file in found:
+        for file in paths:
             for place, row in files.read_rows(file, data.encoding):
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()
-    content = digest(files.content_hash(found, nuls), [files.suffix(file) for file in found], data.encoding)
+    content = digest(files.content_hash(paths, nuls), [files.suffix(file) for file in paths], data.encoding)
     return Rows(read, columns, {}, content, source, files.nul_bytes(nuls, data.encoding))
 
 
@@ -205,7 +206,7 @@ def _from_files(data: RowData, split: str) -> Rows:
 
 
 def load(data: Data, split: str, streaming: bool = False) -> Any:
-    """One split of a Hub data set, as `datasets` gives it."""
+    """Load one split of a Hub data set, as `datasets` gives it."""
     import datasets
     import pyarrow
 
@@ -214,53 +215,53 @@ def load(data: Data, split: str, streaming: bool = False) -> Any:
     with hub.loading(data.path, "dataset"):
         how["revision"] = _commit(data)
         try:
-            found = datasets.load_dataset(data.path, **how)
+            dataset = datasets.load_dataset(data.path, **how)
         except (pyarrow.ArrowInvalid, OSError) as problem:
-            # Of a table that is cut off, Arrow says so in an OSError with no number; the Hub's errors have their own.
+            # For a truncated table Arrow raises an OSError without a number; the Hub's errors have their own classes.
             if not isinstance(problem, pyarrow.ArrowInvalid) and (type(problem) is not OSError or problem.errno):
                 raise
             say(f"the cache of `{data.path}` is damaged ({problem}): making it again")
-            found = datasets.load_dataset(data.path, download_mode="reuse_cache_if_exists", **how)
-    # Without the Hub, `datasets` takes what its cache got last, whatever revision is asked for.
-    there = {Path(file["filename"]).parent.name for file in getattr(found, "cache_files", ())}
+            dataset = datasets.load_dataset(data.path, download_mode="reuse_cache_if_exists", **how)
+    # Offline, `datasets` takes what its cache got last, whatever revision is asked for.
+    cached = {Path(file["filename"]).parent.name for file in getattr(dataset, "cache_files", ())}
     wanted = hub.check(data.path, "dataset", data.revision)
-    if datasets.config.HF_HUB_OFFLINE and wanted and there and wanted not in there:
+    if datasets.config.HF_HUB_OFFLINE and wanted and cached and wanted not in cached:
         raise UserError(
-            f"the cache holds `{data.path}` at {', '.join(there)}, and {wanted} is asked for",
+            f"the cache holds `{data.path}` at {', '.join(cached)}, and {wanted} is asked for",
             "data.revision chooses; or let it be downloaded",
         )
-    return found
+    return dataset
 
 
 def _commit(data: Data) -> str | None:
-    """The commit to read at, for upstream: with a plain hash it leaves out what the Hub knows of the data set."""
+    """Resolve the commit to read at; given a plain hash, upstream ignores what the Hub knows of the data set."""
     from huggingface_hub import ResolvedRevision
 
-    found = hub.check(data.path, "dataset", data.revision)
-    return data.revision if found is None else ResolvedRevision(found, data.revision, data.path, "dataset")
+    commit = hub.check(data.path, "dataset", data.revision)
+    return data.revision if commit is None else ResolvedRevision(commit, data.revision, data.path, "dataset")
 
 
 def plain_files(data: Data) -> Any:
-    """`data_files` as upstream wants them: a list and not a tuple, a dict and no other mapping."""
+    """Convert `data_files` to what upstream takes: lists instead of tuples, and a dict instead of another mapping."""
     if data.data_files is None or isinstance(data.data_files, str):
         return data.data_files
     return dict(data.data_files) if isinstance(data.data_files, Mapping) else list(data.data_files)
 
 
 def _from_hub(data: RowData, split: str) -> Rows:
-    found = load(data, split)
-    columns = tuple(found.column_names)
+    dataset = load(data, split)
+    columns = tuple(dataset.column_names)
     source = f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"
-    if not len(found):
+    if not len(dataset):
         raise UserError(f"{source}: there are no rows in it", "data.split and data.validation_split choose others")
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
-        batches = found.iter(batch_size=1000)  # row by row is many times slower
-        every = itertools.chain.from_iterable(zip(*(batch[name] for name in columns), strict=True) for batch in batches)
-        for number, values in enumerate(every, 1):
+        batches = dataset.iter(batch_size=1000)  # row by row is many times slower
+        rows = itertools.chain.from_iterable(zip(*(batch[name] for name in columns), strict=True) for batch in batches)
+        for number, values in enumerate(rows, 1):
             yield f"{source}, row {number}", dict(zip(columns, values, strict=True))
 
-    return Rows(read, columns, _class_names(found.features), digest(found._fingerprint, columns), source)
+    return Rows(read, columns, _class_names(dataset.features), digest(dataset._fingerprint, columns), source)
 
 
 def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

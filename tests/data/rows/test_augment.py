@@ -51,9 +51,9 @@ def test_a_text_never_loses_all_its_words():
 
 def test_words_that_change_places_are_the_share_that_was_asked_for():
     for seed in range(20):
-        found = altered(TEXT, seed, swap=0.4).split()
-        assert Counter(found) == Counter(TEXT.split())
-        assert sum(one != other for one, other in zip(found, TEXT.split(), strict=True)) == 20
+        altered_words = altered(TEXT, seed, swap=0.4).split()
+        assert Counter(altered_words) == Counter(TEXT.split())
+        assert sum(one != other for one, other in zip(altered_words, TEXT.split(), strict=True)) == 20
     assert altered(TEXT, 0, swap=0.4) != altered(TEXT, 1, swap=0.4)
 
 
@@ -95,9 +95,9 @@ def test_synonyms_are_written_as_the_words_were():
 def test_synonyms_are_a_share_of_all_words_as_far_as_there_are_any():
     text = " ".join(["the quick movie was long"] * 10)
     for share, expected in ((0.2, 10), (0.1, 5), (0.9, 20)):
-        found = altered(text, synonym_of=PAIRS.get, synonym=share).split()
-        assert sum(word in ("film", "fast") for word in found) == expected
-        assert len(found) == 50
+        altered_words = altered(text, synonym_of=PAIRS.get, synonym=share).split()
+        assert sum(word in ("film", "fast") for word in altered_words) == expected
+        assert len(altered_words) == 50
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -117,18 +117,18 @@ def copies(rows=ROWS, **keys):
 
 
 def test_a_copy_follows_from_seed_row_and_copy_alone():
-    found = copies(swap=0.5, delete=0.2, copies=3, seed=7)
-    assert found == copies(swap=0.5, delete=0.2, copies=3, seed=7)
-    assert found[:12] == copies(swap=0.5, delete=0.2, seed=7)  # more copies leave the first as they were
-    assert found[:4] == copies(ROWS[:4], swap=0.5, delete=0.2, seed=7)  # and so do more rows
-    assert len({row["text"] for row in (found[0], found[12], found[24])}) == 3
-    assert found != copies(swap=0.5, delete=0.2, copies=3, seed=8)
+    rows = copies(swap=0.5, delete=0.2, copies=3, seed=7)
+    assert rows == copies(swap=0.5, delete=0.2, copies=3, seed=7)
+    assert rows[:12] == copies(swap=0.5, delete=0.2, seed=7)  # more copies leave the first as they were
+    assert rows[:4] == copies(ROWS[:4], swap=0.5, delete=0.2, seed=7)  # and so do more rows
+    assert len({row["text"] for row in (rows[0], rows[12], rows[24])}) == 3
+    assert rows != copies(swap=0.5, delete=0.2, copies=3, seed=8)
     assert len({row["text"] for row in copies([ROWS[0]] * 4, swap=0.5)}) > 1  # rows alike have copies of their own
 
 
 def test_both_texts_of_a_pair_are_altered_and_nothing_else():
-    found = copies(swap=1.0)
-    for row, original in zip(found, ROWS, strict=True):
+    rows = copies(swap=1.0)
+    for row, original in zip(rows, ROWS, strict=True):
         assert row["label"] == original["label"]
         for name in ("text", "text_pair"):
             assert row[name] != original[name]
@@ -137,12 +137,12 @@ def test_both_texts_of_a_pair_are_altered_and_nothing_else():
 
 
 @pytest.fixture(scope="module")
-def words():
+def letters_tokenizer():
     documents = Documents(lambda: iter(["a b c d e f g h i j k l m n 0 1 2 3 4 5 6 7 8 9"]), "abc", "`x`")
     return tokenizer.load(Tokenizer(type="wordpiece"), Model(config={}), "text-classification", documents, 64)
 
 
-def settled(words, **keys):
+def settled(letters_tokenizer, **keys):
     data = ClassificationData(path="x", augment=Augment(**keys) if keys else None)
     columns = {**COLUMNS, "label": "label"}
     train, validation = (task.encode(table(ROWS), columns, words, data, 64) for _ in range(2))
@@ -150,26 +150,26 @@ def settled(words, **keys):
     return train, validation, known
 
 
-def test_only_training_sees_the_copies_behind_the_rows_they_came_from(words):
-    train, validation, known = settled(words, swap=0.6, copies=2)
-    plain, _, _ = settled(words)
-    found, held_out = task.examples(train, known, False), task.examples(validation, known, True)
-    assert (len(found), len(held_out)) == (36, 12)
-    assert found.row.tolist() == [*range(12)] * 3
-    assert found.labels.tolist() == plain.labels.tolist() * 3
-    expected = task.examples(plain, known, False)
+def test_only_training_sees_the_copies_behind_the_rows_they_came_from(letters_tokenizer):
+    train, validation, label_spec = settled(letters_tokenizer, swap=0.6, copies=2)
+    plain, _, _ = settled(letters_tokenizer)
+    training, held_out = task.examples(train, label_spec, False), task.examples(validation, label_spec, True)
+    assert (len(training), len(held_out)) == (36, 12)
+    assert training.row.tolist() == [*range(12)] * 3
+    assert training.labels.tolist() == plain.labels.tolist() * 3
+    expected = task.examples(plain, label_spec, False)
     for i in range(12):
-        assert found[i]["input_ids"].tolist() == expected[i]["input_ids"].tolist()
+        assert training[i]["input_ids"].tolist() == expected[i]["input_ids"].tolist()
         for copy in (i + 12, i + 24):
-            assert found[copy]["input_ids"].tolist() != expected[i]["input_ids"].tolist()
-            assert Counter(found[copy]["input_ids"].tolist()) == Counter(expected[i]["input_ids"].tolist())
-            assert found[copy]["labels"] == expected[i]["labels"]
-            assert found[copy]["index"] == copy
-    assert found.lengths.tolist() == expected.lengths.tolist() * 3
+            assert training[copy]["input_ids"].tolist() != expected[i]["input_ids"].tolist()
+            assert Counter(training[copy]["input_ids"].tolist()) == Counter(expected[i]["input_ids"].tolist())
+            assert training[copy]["labels"] == expected[i]["labels"]
+            assert training[copy]["index"] == copy
+    assert training.lengths.tolist() == expected.lengths.tolist() * 3
 
 
-def test_the_look_at_the_data_counts_rows_and_not_copies(words):
-    train, _, known = settled(words, swap=0.6, copies=2)
+def test_the_look_at_the_data_counts_rows_and_not_copies(letters_tokenizer):
+    train, _, label_spec = settled(letters_tokenizer, swap=0.6, copies=2)
     assert (len(train.keys), len(train.lengths), len(train.row)) == (12, 12, 12)
     assert task.label_counts(train, known) == {"x": 4, "y": 4, "z": 4}
 
@@ -201,16 +201,16 @@ def problems(path, *overrides):
 
 
 def test_the_table_is_read_overridden_unset_and_written_again(path, tmp_path):
-    found = recipe.load(path)
-    assert found.data.augment == Augment(delete=0.1, copies=2)
-    assert found.origins["data.augment.delete"] == "recipe line 7"
-    assert found.origins["data.augment.swap"] == "default"
+    loaded = recipe.load(path)
+    assert loaded.data.augment == Augment(delete=0.1, copies=2)
+    assert loaded.origins["data.augment.delete"] == "recipe line 7"
+    assert loaded.origins["data.augment.swap"] == "default"
     again = recipe.load(path, ["data.augment.delete=0.3", "data.augment.swap=1"])
     assert again.data.augment == Augment(delete=0.3, swap=1.0, copies=2)
     assert again.origins["data.augment.swap"] == "command line"
-    for each in (found, again):
-        (tmp_path / "again.toml").write_text(each.to_toml(comments=True))
-        assert recipe.load("again.toml") == each
+    for one in (loaded, again):
+        (tmp_path / "again.toml").write_text(one.to_toml(comments=True))
+        assert recipe.load("again.toml") == one
     assert recipe.load(path, ["data.augment="]).data.augment is None
     (tmp_path / "recipe.toml").write_text(RECIPE[: RECIPE.index("[data.a")])
     assert recipe.load(path).data.augment is None
@@ -218,7 +218,7 @@ def test_the_table_is_read_overridden_unset_and_written_again(path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("data.augment.delte=0.1", "data.augment.delte: unknown key, did you mean `delete`?"),
         ("data.augment.zzz=0.1", "unknown key; [data.augment] has delete, swap, synonym, copies, seed"),
@@ -234,9 +234,9 @@ def test_the_table_is_read_overridden_unset_and_written_again(path, tmp_path):
         ("task=question-answering", "data.augment: belongs to the task text-classification"),
     ],
 )
-def test_mistakes_in_it_are_answered_as_any_other(override, said, path):
-    (found,) = problems(path, override)
-    assert said in found
+def test_mistakes_in_it_are_answered_as_any_other(override, message, path):
+    (problem,) = problems(path, override)
+    assert message in problem
 
 
 def test_mistakes_in_the_file_have_their_line(path, tmp_path):
@@ -357,9 +357,11 @@ def test_where_wordnet_is_missing_nothing_is_trained(place, llmkit, monkeypatch)
     assert not list(place.glob("run/*.safetensors"))
 
 
-def test_weights_do_not_depend_on_what_else_the_process_drew(words):
+def test_weights_do_not_depend_on_what_else_the_process_drew(letters_tokenizer):
     torch.manual_seed(1)
-    first = [each["input_ids"].tolist() for each in task.examples(*settled(words, delete=0.3)[::2], False)]
+    first = [each["input_ids"].tolist() for each in task.examples(*settled(letters_tokenizer, delete=0.3)[::2], False)]
     np.random.seed(5)
     torch.manual_seed(2)
-    assert first == [each["input_ids"].tolist() for each in task.examples(*settled(words, delete=0.3)[::2], False)]
+    assert first == [
+        each["input_ids"].tolist() for each in task.examples(*settled(letters_tokenizer, delete=0.3)[::2], False)
+    ]

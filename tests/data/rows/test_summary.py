@@ -60,17 +60,17 @@ LONG = "one two three four five six seven eight nine ten eleven"
 
 
 @pytest.mark.parametrize(
-    ("few", "many", "said"),
+    ("few", "many", "message"),
     [
         (["text 1"] * 5, ["text 1"] * 6, "train: 6 of 100 rows (6.0%) repeat an earlier one"),
         ([LONG + str(n) for n in range(5)], [LONG + str(n) for n in range(6)], "6 of 100 rows (6.0%) are longer than"),
         ([], [" "], "1 of 100 rows (1.0%) have no text, such as `x.csv`, line 101"),
     ],
 )
-def test_a_warning_comes_above_its_threshold(few, many, said):
+def test_a_warning_comes_above_its_threshold(few, many, message):
     assert looked(part(texts(100 - len(few)) + few))[1] == []
     (warning,) = looked(part(texts(100 - len(many)) + many))[1]
-    assert said in warning
+    assert message in warning
 
 
 def test_what_is_cut_is_told_in_tokens_too():

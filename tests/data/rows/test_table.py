@@ -22,7 +22,7 @@ from llmkit.recipe.table import ReadOnly
 ROWS = [{"text": "NA", "label": "no"}, {"text": "", "label": "yes"}, {"text": "a, b", "label": "yes"}]
 
 
-def found(path, seed=1, train=True, **keys):
+def opened(path, seed=1, train=True, **keys):
     return tables(RowData(path=str(path), **keys), seed, train)
 
 
@@ -32,7 +32,7 @@ def plain(rows):
 
 def mistake(path, **keys):
     with pytest.raises(UserError) as caught:
-        found(path, **keys)
+        opened(path, **keys)
     return caught.value
 
 
@@ -64,7 +64,7 @@ def numbered(file, number):
 )
 def test_a_file_of_rows(tmp_path, name):
     file = write(tmp_path / name, ROWS)
-    train = found(file).train
+    train = opened(file).train
     assert plain(train) == plain(train) == ROWS
     assert all(one == other for one, other in zip(train, train, strict=True))  # at the same time
     assert train.columns == ("text", "label")
@@ -76,7 +76,7 @@ def test_a_row_says_where_it_stands(tmp_path):
     (tmp_path / "in").mkdir()
     one = write(tmp_path / "in" / "a.csv", ROWS)
     other = write(tmp_path / "in" / "b.json", ROWS[:1])
-    train = found(tmp_path / "in").train
+    train = opened(tmp_path / "in").train
     assert [place for place, _ in train] == [*(f"`{one}`, line {n}" for n in (2, 3, 4)), f"`{other}`, item 1"]
     assert train.source == f"`{tmp_path / 'in'}`"
 
@@ -86,7 +86,7 @@ def test_files_of_several_kinds_are_one_table_if_they_have_the_same_columns(tmp_
     write(tmp_path / "b.csv", [dict(reversed(row.items())) for row in ROWS])  # in another order
     (tmp_path / "c.csv").write_text("something,else\n")  # no rows: no matter
     (tmp_path / "README.md").write_text("not data")
-    assert plain(found(tmp_path).train) == plain(found(tmp_path / "[abc].*").train) == ROWS * 2
+    assert plain(opened(tmp_path).train) == plain(opened(tmp_path / "[abc].*").train) == ROWS * 2
 
 
 @pytest.mark.parametrize("path", ["", "*.csv"])
@@ -127,7 +127,7 @@ def test_where_there_is_no_table(tmp_path):
 def test_rows_are_read_in_constant_memory(tmp_path):
     numbered(tmp_path / "a.jsonl", 60_000)
     tracemalloc.start()
-    number = sum(1 for _ in found(tmp_path / "a.jsonl", validation_fraction=0.5, max_train_samples=50_000).train)
+    number = sum(1 for _ in opened(tmp_path / "a.jsonl", validation_fraction=0.5, max_train_samples=50_000).train)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 29_000 < number < 31_000
@@ -141,11 +141,11 @@ def test_data_files_name_the_splits(tmp_path):
     for name in ("t", "v", "w"):
         write(tmp_path / f"{name}.jsonl", [{"text": name}])
     files = ReadOnly({"train": "t.jsonl", "dev": "v.jsonl", "other": ["w.jsonl", "v.jsonl"]})
-    of = found(tmp_path, data_files=files)
-    assert plain(of.train) == [{"text": "t"}]
-    assert {name: plain(rows) for name, rows in of.validation.items()} == {"dev": [{"text": "v"}]}
-    assert of.notes == ()
-    assert plain(found(tmp_path, data_files=files, validation_split="other").validation["other"])[0] == {"text": "w"}
+    split = opened(tmp_path, data_files=files)
+    assert plain(split.train) == [{"text": "t"}]
+    assert {name: plain(rows) for name, rows in split.validation.items()} == {"dev": [{"text": "v"}]}
+    assert split.notes == ()
+    assert plain(opened(tmp_path, data_files=files, validation_split="other").validation["other"])[0] == {"text": "w"}
     assert "no `validation`" in mistake(tmp_path, data_files=files, validation_split="validation").message
 
 
@@ -153,10 +153,10 @@ def test_several_validation_splits_in_the_order_wanted(tmp_path):
     for name in ("t", "m", "mm"):
         write(tmp_path / f"{name}.jsonl", [{"text": name}] * 3)
     files = ReadOnly({"train": "t.jsonl", "matched": "m.jsonl", "mismatched": "mm.jsonl"})
-    of = found(tmp_path, data_files=files, validation_split=("mismatched", "matched"), max_eval_samples=2)
-    assert list(of.validation) == ["mismatched", "matched"]
-    assert plain(of.validation["matched"]) == [{"text": "m"}] * 2
-    assert plain(of.validation["mismatched"]) == [{"text": "mm"}] * 2
+    split = opened(tmp_path, data_files=files, validation_split=("mismatched", "matched"), max_eval_samples=2)
+    assert list(split.validation) == ["mismatched", "matched"]
+    assert plain(split.validation["matched"]) == [{"text": "m"}] * 2
+    assert plain(split.validation["mismatched"]) == [{"text": "mm"}] * 2
 
 
 @pytest.mark.parametrize("dev", ["validation.csv", "valid.json", "val.tsv.gz", "dev-v2.0.jsonl", "Dev/a.csv"])
@@ -166,16 +166,16 @@ def test_the_files_of_a_folder_are_splits_by_name(tmp_path, dev):
     write(tmp_path / dev, [{"text": "v"}])
     write(tmp_path / "test.jsonl", [{"text": "x", "id": 1}])
     write(tmp_path / "training.csv", [{"other": "columns"}])
-    of = found(tmp_path, validation_fraction=0.5)
+    split = opened(tmp_path, validation_fraction=0.5)
     name = re.split(r"[-./]", dev.lower())[0]
-    assert plain(of.train) == [{"text": "t"}]
-    assert {name: plain(rows) for name, rows in of.validation.items()} == {name: [{"text": "v"}]}
-    assert len(of.notes) == 2
-    assert of.notes[0].startswith(f"`{tmp_path}`: splits by file name: ")
+    assert plain(split.train) == [{"text": "t"}]
+    assert {name: plain(rows) for name, rows in split.validation.items()} == {name: [{"text": "v"}]}
+    assert len(split.notes) == 2
+    assert split.notes[0].startswith(f"`{tmp_path}`: splits by file name: ")
     for part in ("train (train.csv)", f"{name} ({dev})", "test (test.jsonl)", "; not read: training.csv"):
-        assert part in of.notes[0]
-    assert of.notes[1] == "validation_fraction is ignored: the data has a validation split"
-    wanted = found(tmp_path, split="test", train=False, validation_split="test")
+        assert part in split.notes[0]
+    assert split.notes[1] == "validation_fraction is ignored: the data has a validation split"
+    wanted = opened(tmp_path, split="test", train=False, validation_split="test")
     assert plain(wanted.validation["test"]) == [{"text": "x", "id": 1}]
 
 
@@ -183,33 +183,33 @@ def test_what_is_called_test_is_never_trained_on_unasked(tmp_path):
     write(tmp_path / "train-00000-of-00002.parquet", [{"n": n} for n in range(50)])
     write(tmp_path / "train-00001-of-00002.parquet", [{"n": n} for n in range(50, 100)])
     write(tmp_path / "test-00000-of-00001.parquet", [{"n": n} for n in range(100, 200)])
-    of = found(tmp_path, validation_fraction=0.2)
-    assert sorted(row["n"] for row in plain(of.train) + plain(of.validation["validation"])) == list(range(100))
-    assert "test (test-00000-of-00001.parquet)" in of.notes[0]
+    split = opened(tmp_path, validation_fraction=0.2)
+    assert sorted(row["n"] for row in plain(split.train) + plain(split.validation["validation"])) == list(range(100))
+    assert "test (test-00000-of-00001.parquet)" in split.notes[0]
 
 
 def test_the_name_of_a_file_counts_before_that_of_its_folder(tmp_path):
     (tmp_path / "test_runs").mkdir()
     write(tmp_path / "test_runs" / "train.csv", [{"text": "t"}])
     write(tmp_path / "test_runs" / "dev.csv", [{"text": "v"}])
-    of = found(tmp_path)
-    assert (plain(of.train), plain(of.validation["dev"])) == ([{"text": "t"}], [{"text": "v"}])
+    split = opened(tmp_path)
+    assert (plain(split.train), plain(split.validation["dev"])) == ([{"text": "t"}], [{"text": "v"}])
 
 
 def test_a_folder_without_a_train_file_is_one_table(tmp_path):
     write(tmp_path / "dev.csv", [{"text": "v"}])
     write(tmp_path / "test.csv", [{"text": "x"}])
-    of = found(tmp_path)
-    assert plain(of.train) == [{"text": "v"}, {"text": "x"}]
-    assert of.notes == ("no validation data: set data.validation_fraction to hold some out",)
+    split = opened(tmp_path)
+    assert plain(split.train) == [{"text": "v"}, {"text": "x"}]
+    assert split.notes == ("no validation data: set data.validation_fraction to hold some out",)
 
 
 def test_a_folder_whose_files_are_named_by_the_recipe_is_as_it_says(tmp_path):
     write(tmp_path / "train.csv", [{"text": "t"}])
     write(tmp_path / "dev.csv", [{"text": "v"}])
-    of = found(tmp_path, data_files="*.csv")
-    assert plain(of.train) == [{"text": "v"}, {"text": "t"}]
-    assert of.validation == {}
+    split = opened(tmp_path, data_files="*.csv")
+    assert plain(split.train) == [{"text": "v"}, {"text": "t"}]
+    assert split.validation == {}
 
 
 # --- what is held out, and how much -----------------------------------------------------------------------------------
@@ -217,12 +217,12 @@ def test_a_folder_whose_files_are_named_by_the_recipe_is_as_it_says(tmp_path):
 
 def test_rows_are_held_out_by_seed_and_index(tmp_path):
     file = numbered(tmp_path / "a.jsonl", 2000)
-    of = found(file, validation_fraction=0.1)
-    train, held = plain(of.train), plain(of.validation["validation"])
+    split = opened(file, validation_fraction=0.1)
+    train, held = plain(split.train), plain(split.validation["validation"])
     assert sorted(row["n"] for row in train + held) == list(range(2000))
     assert len(held) == pytest.approx(200, abs=4 * 13.4)  # four standard deviations
-    assert of.notes == ()
-    assert plain(found(file, validation_fraction=0.1, seed=2).validation["validation"]) != held
+    assert split.notes == ()
+    assert plain(opened(file, validation_fraction=0.1, seed=2).validation["validation"]) != held
 
 
 def test_the_rows_held_out_are_the_documents_that_pretraining_holds_out(tmp_path):
@@ -234,7 +234,7 @@ def test_the_rows_held_out_are_the_documents_that_pretraining_holds_out(tmp_path
         "print(*read_corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    held = found(file, validation_fraction=0.1).validation["validation"]
+    held = opened(file, validation_fraction=0.1).validation["validation"]
     assert other.stdout.split() == [row["text"] for row in plain(held)]
 
 
@@ -245,11 +245,11 @@ def test_the_rule_by_which_rows_are_held_out_does_not_change():
 
 def test_the_limits_take_the_first_rows_and_move_none_from_one_part_to_the_other(tmp_path):
     file = numbered(tmp_path / "a.csv", 500)
-    whole = found(file, validation_fraction=0.2)
-    part = found(file, validation_fraction=0.2, max_train_samples=7, max_eval_samples=5)
+    whole = opened(file, validation_fraction=0.2)
+    part = opened(file, validation_fraction=0.2, max_train_samples=7, max_eval_samples=5)
     assert plain(part.train) == plain(whole.train)[:7]
     assert plain(part.validation["validation"]) == plain(whole.validation["validation"])[:5]
-    assert plain(found(file, max_train_samples=1000).train) == plain(found(file).train)
+    assert plain(opened(file, max_train_samples=1000).train) == plain(opened(file).train)
 
 
 def test_a_fraction_that_leaves_nothing(tmp_path):
@@ -261,20 +261,20 @@ def test_a_fraction_that_leaves_nothing(tmp_path):
 
 
 def test_no_validation_data_is_said(tmp_path):
-    of = found(numbered(tmp_path / "a.jsonl", 3))
-    assert of.validation == {}
-    assert of.notes == ("no validation data: set data.validation_fraction to hold some out",)
+    split = opened(numbered(tmp_path / "a.jsonl", 3))
+    assert split.validation == {}
+    assert split.notes == ("no validation data: set data.validation_fraction to hold some out",)
 
 
 def test_the_fingerprint_follows_content_columns_and_limits(tmp_path):
     file = write(tmp_path / "a.csv", ROWS)
 
-    def of(path=file, **keys):
-        return found(path, **keys).train.fingerprint
+    def fingerprint(path=file, **keys):
+        return opened(path, **keys).train.fingerprint
 
     same = write(tmp_path / "b.csv", ROWS)
-    assert of() == of(same) == found(file, max_eval_samples=1).train.fingerprint
-    held = found(file, seed=3, validation_fraction=0.5)
+    assert fingerprint() == fingerprint(same) == opened(file, max_eval_samples=1).train.fingerprint
+    held = opened(file, seed=3, validation_fraction=0.5)
     renamed = tmp_path / "c.csv"
     renamed.write_text(file.read_text().replace("label", "lable"))
     changed = tmp_path / "d.csv"
@@ -282,16 +282,16 @@ def test_the_fingerprint_follows_content_columns_and_limits(tmp_path):
     tabbed = tmp_path / "e.tsv"  # the same bytes are another table
     tabbed.write_bytes(file.read_bytes())
     every = [
-        of(),
-        of(tabbed),
-        of(renamed),
-        of(changed),
-        of(max_train_samples=2),
-        of(max_train_samples=1),
-        of(encoding="cp1252"),
+        fingerprint(),
+        fingerprint(tabbed),
+        fingerprint(renamed),
+        fingerprint(changed),
+        fingerprint(max_train_samples=2),
+        fingerprint(max_train_samples=1),
+        fingerprint(encoding="cp1252"),
     ]
-    every += [of(seed=3, validation_fraction=0.5), held.validation["validation"].fingerprint]
-    every += [of(seed=6, validation_fraction=0.5), of(write(tmp_path / "a.jsonl", ROWS))]
+    every += [fingerprint(seed=3, validation_fraction=0.5), held.validation["validation"].fingerprint]
+    every += [fingerprint(seed=6, validation_fraction=0.5), fingerprint(write(tmp_path / "a.jsonl", ROWS))]
     assert len(set(every)) == len(every)
 
 
@@ -301,26 +301,28 @@ def test_the_fingerprint_follows_content_columns_and_limits(tmp_path):
 def test_evaluation_alone_does_not_read_the_training_rows(tmp_path):
     write(tmp_path / "dev.csv", ROWS)
     files = ReadOnly({"train": "gone.csv", "validation": "dev.csv"})
-    of = found(tmp_path, train=False, data_files=files, max_eval_samples=2)
-    assert of.train is None
-    assert plain(of.validation["validation"]) == ROWS[:2]
+    split = opened(tmp_path, train=False, data_files=files, max_eval_samples=2)
+    assert split.train is None
+    assert plain(split.validation["validation"]) == ROWS[:2]
     assert mistake(tmp_path, data_files=files).message.startswith("data.data_files: no file matches")
 
 
 def test_evaluation_alone_on_what_was_held_out(tmp_path):
     file = numbered(tmp_path / "a.jsonl", 100)
-    of = found(file, train=False, validation_fraction=0.3)
-    assert of.train is None
-    assert plain(of.validation["validation"]) == plain(found(file, validation_fraction=0.3).validation["validation"])
+    split = opened(file, train=False, validation_fraction=0.3)
+    assert split.train is None
+    assert plain(split.validation["validation"]) == plain(
+        opened(file, validation_fraction=0.3).validation["validation"]
+    )
 
 
 def test_evaluation_alone_on_all_rows_where_none_are_for_validation(tmp_path):
-    of = found(write(tmp_path / "test.csv", ROWS), train=False)
-    assert of.train is None
-    assert {name: plain(rows) for name, rows in of.validation.items()} == {"train": ROWS}
-    assert of.notes == ()
+    split = opened(write(tmp_path / "test.csv", ROWS), train=False)
+    assert split.train is None
+    assert {name: plain(rows) for name, rows in split.validation.items()} == {"train": ROWS}
+    assert split.notes == ()
     files = ReadOnly({"test": "test.csv"})
-    assert list(found(tmp_path, train=False, data_files=files, split="test").validation) == ["test"]
+    assert list(opened(tmp_path, train=False, data_files=files, split="test").validation) == ["test"]
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -366,23 +368,23 @@ def hub(offline, monkeypatch):
 
 
 def test_a_data_set_of_the_hub(hub):
-    of = found("org/set", name="plain")
-    assert plain(of.train) == plain(of.train) == examples("train", 2500)
-    assert [place for place, _ in of.train][::1000] == [
+    split = opened("org/set", name="plain")
+    assert plain(split.train) == plain(split.train) == examples("train", 2500)
+    assert [place for place, _ in split.train][::1000] == [
         f"`org/set` (plain, split train), row {n}" for n in (1, 1001, 2001)
     ]
-    assert list(of.validation) == ["validation"]
-    assert plain(of.validation["validation"]) == examples("validation", 2500)
-    assert of.train.columns == ("text", "label", "tags", "answers")
-    assert of.train.class_names == {"label": ("negative", "positive"), "tags": ("O", "B-PER")}
-    assert of.train.source == "`org/set` (plain, split train)"
-    assert of.train.fingerprint != of.validation["validation"].fingerprint
-    assert of.train.fingerprint != found("org/set", name="plain", max_train_samples=5).train.fingerprint
+    assert list(split.validation) == ["validation"]
+    assert plain(split.validation["validation"]) == examples("validation", 2500)
+    assert split.train.columns == ("text", "label", "tags", "answers")
+    assert split.train.class_names == {"label": ("negative", "positive"), "tags": ("O", "B-PER")}
+    assert split.train.source == "`org/set` (plain, split train)"
+    assert split.train.fingerprint != split.validation["validation"].fingerprint
+    assert split.train.fingerprint != opened("org/set", name="plain", max_train_samples=5).train.fingerprint
 
 
 def test_of_the_hub_evaluation_alone_loads_no_training_split(hub):
-    of = found("org/set", name="plain", train=False)
-    assert (of.train, list(of.validation), hub) == (None, ["validation"], ["validation"])
+    split = opened("org/set", name="plain", train=False)
+    assert (split.train, list(split.validation), hub) == (None, ["validation"], ["validation"])
 
 
 def test_a_split_of_the_hub_without_rows(hub):
@@ -395,12 +397,12 @@ def test_the_whole_road_through_upstreams_own_builder(offline, tmp_path):
     for name, number in (("train", 30), ("validation", 4)):
         datasets.Dataset.from_list(examples(name, number), features=FEATURES).to_parquet(f"{name}.parquet")
     files = ReadOnly({name: str(tmp_path / f"{name}.parquet") for name in ("train", "validation")})
-    of = found("parquet", data_files=files, split="train[:10]")
-    assert plain(of.train) == examples("train", 10)
-    assert plain(of.validation["validation"]) == examples("validation", 4)
-    assert of.train.class_names == {"label": ("negative", "positive"), "tags": ("O", "B-PER")}
-    assert next(iter(of.train))[0] == "`parquet` (split train[:10]), row 1"
-    again = found("parquet", data_files=files, split="train[:10]")
-    assert again.train.fingerprint == of.train.fingerprint != found("parquet", data_files=files).train.fingerprint
-    held = found("parquet", data_files=str(tmp_path / "train.parquet"), validation_fraction=0.3)
+    split = opened("parquet", data_files=files, split="train[:10]")
+    assert plain(split.train) == examples("train", 10)
+    assert plain(split.validation["validation"]) == examples("validation", 4)
+    assert split.train.class_names == {"label": ("negative", "positive"), "tags": ("O", "B-PER")}
+    assert next(iter(split.train))[0] == "`parquet` (split train[:10]), row 1"
+    again = opened("parquet", data_files=files, split="train[:10]")
+    assert again.train.fingerprint == split.train.fingerprint != opened("parquet", data_files=files).train.fingerprint
+    held = opened("parquet", data_files=str(tmp_path / "train.parquet"), validation_fraction=0.3)
     assert len(plain(held.train)) + len(plain(held.validation["validation"])) == 30
