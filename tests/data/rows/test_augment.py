@@ -145,9 +145,9 @@ def letters_tokenizer():
 def settled(letters_tokenizer, **keys):
     data = ClassificationData(path="x", augment=Augment(**keys) if keys else None)
     columns = {**COLUMNS, "label": "label"}
-    train, validation = (task.encode(table(ROWS), columns, words, data, 64) for _ in range(2))
-    known = task.resolve_labels(data, columns, train, {"validation": validation}, BertConfig(), False)
-    return train, validation, known
+    train, validation = (task.encode(table(ROWS), columns, letters_tokenizer, data, 64) for _ in range(2))
+    label_spec = task.resolve_labels(data, columns, train, {"validation": validation}, BertConfig(), False)
+    return train, validation, label_spec
 
 
 def test_only_training_sees_the_copies_behind_the_rows_they_came_from(letters_tokenizer):
@@ -171,7 +171,7 @@ def test_only_training_sees_the_copies_behind_the_rows_they_came_from(letters_to
 def test_the_look_at_the_data_counts_rows_and_not_copies(letters_tokenizer):
     train, _, label_spec = settled(letters_tokenizer, swap=0.6, copies=2)
     assert (len(train.keys), len(train.lengths), len(train.row)) == (12, 12, 12)
-    assert task.label_counts(train, known) == {"x": 4, "y": 4, "z": 4}
+    assert task.label_counts(train, label_spec) == {"x": 4, "y": 4, "z": 4}
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
