@@ -1,8 +1,8 @@
-"""Documents that are there already, wholly or nearly, and those that share text with the evaluation set.
+"""Drop exact and near duplicates, and documents that share text with the evaluation set.
 
-What it costs in memory, measured: for exact duplicates 100 bytes for each document (a hash of 16 in a Python set); for
-near duplicates, at a similarity of 0.8, 4.5 kilobytes for each document that is kept (a signature of 128 numbers, and
-its 32 places in an index). The texts stay on the disk.
+Memory, measured: exact duplicates need 100 bytes for each document (a hash of 16 bytes in a Python set). Near
+duplicates need, at a similarity of 0.8, 4.5 kilobytes for each document that is kept (a signature of 128 numbers, and
+its 32 entries in an index). The texts stay on the disk.
 """
 
 import math
@@ -20,7 +20,7 @@ _SEED = 1
 
 
 def exact() -> Step:
-    """The step that drops a text that came before, character for character."""
+    """Make the step that drops a text that came before, character for character."""
     seen: set[bytes] = set()
 
     def step(text: str, count: Counter[str]) -> str | None:
@@ -33,13 +33,13 @@ def exact() -> Step:
     return step
 
 
-def near(threshold: float, n: int, place: Callable[[], int], read: Callable[[int], str]) -> Step:
-    """The step that drops a text whose n-grams of words are those of a text that was kept before.
+def near(threshold: float, n: int, next_offset: Callable[[], int], read: Callable[[int], str]) -> Step:
+    """Make the step that drops a text whose n-grams of words are nearly those of a text that was kept before.
 
-    Alike is a Jaccard similarity of the sets of n-grams of at least `threshold`. MinHash (Broder 1997) in bands finds
-    which texts to compare, so that of a hundred pairs at the threshold one is missed at most; then the n-grams
-    themselves decide, and no text is dropped by chance. `place` says where the text will stand if it is kept, `read`
-    gives back the text of a place.
+    Two texts are near duplicates if the Jaccard similarity of their sets of n-grams is at least `threshold`. MinHash
+    (Broder 1997) in bands finds the texts to compare and misses one pair in a hundred at the threshold at most. Then
+    the n-grams themselves decide, so that no text is dropped by chance. `next_offset` says where the text will stand if
+    it is kept, and `read` returns the text at an offset.
     """
     from rensa import RMinHash, RMinHashLSH
 
@@ -48,7 +48,7 @@ def near(threshold: float, n: int, place: Callable[[], int], read: Callable[[int
     bands = next(bands for bands, share in missed.items() if share <= 0.01)
     index = RMinHashLSH(threshold, _NUM_PERM, bands)
     signatures: dict[int, np.ndarray] = {}
-    # Below this estimate, four standard errors under the threshold, no text is read again.
+    # Texts with a lower estimate, four standard errors below the threshold, are not read again.
     least = threshold - 4 * math.sqrt(threshold * (1 - threshold) / _NUM_PERM)
 
     def step(text: str, count: Counter[str]) -> str | None:
@@ -64,54 +64,54 @@ def near(threshold: float, n: int, place: Callable[[], int], read: Callable[[int
             for key in candidates[np.argsort(-equal, kind="stable")][: int(np.sum(equal >= least))].tolist():
                 if jaccard(own, shingles(read(key), n)) >= threshold:
                     return None
-        here = place()
-        index.insert(here, sketch)
-        signatures[here] = signature
+        offset = next_offset()
+        index.insert(offset, sketch)
+        signatures[offset] = signature
         return text
 
     return step
 
 
 def shingles(text: str, n: int) -> np.ndarray:
-    """The set of the n-grams of words, or of all words where there are fewer: sorted uint64 [n-grams]."""
+    """Hash the set of n-grams of words (one of all words, where there are fewer): sorted uint64 [n-grams]."""
     hashed = hashes(words(text))
     return np.unique(ngrams(hashed, min(n, max(len(hashed), 1))))
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """What two sets have in common, as a share of what either has; both are sorted, without repetition, not empty."""
+    """Compute the Jaccard similarity of two sets, which are sorted, without repetition and not empty."""
     common = np.intersect1d(one, other, assume_unique=True).size
     return common / (one.size + other.size - common)
 
 
 def overlap(against: Iterable[str], n: int, share: float) -> Step:
-    """The step that drops a text that shares more than `share` of its n-grams of words with the texts of `against`.
+    """Make the step that drops a text that shares more than `share` of its n-grams of words with those of `against`.
 
     After Brown et al. 2020 (arXiv:2005.14165, appendix C): 13 words without their punctuation, upper and lower case
-    alike. A text of `against` that is shorter than `n` words is looked for as a whole document. Holds 8 bytes for each
+    alike. A text of `against` with fewer than `n` words matches only a whole document. Holds 8 bytes in memory for each
     n-gram of `against`.
     """
-    runs: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     short: set[tuple[int, int]] = set()
     for text in against:
         hashed = hashes(words(text))
-        runs.append(ngrams(hashed, n))
+        parts.append(ngrams(hashed, n))
         if 0 < len(hashed) < n:
-            short.add(_whole(hashed))
-    known = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
+            short.add(_whole_text(hashed))
+    held_out = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
     def step(text: str, count: Counter[str]) -> str | None:
         hashed = hashes(words(text))
         if 0 < len(hashed) < n:
-            return None if _whole(hashed) in short else text
+            return None if _whole_text(hashed) in short else text
         own = ngrams(hashed, n)
-        if not own.size or not known.size:
+        if not own.size or not held_out.size:
             return text
-        places = np.minimum(np.searchsorted(known, own), known.size - 1)
-        return None if np.mean(known[places] == own) > share else text
+        nearest = np.minimum(np.searchsorted(held_out, own), held_out.size - 1)
+        return None if np.mean(held_out[nearest] == own) > share else text
 
     return step
 
 
-def _whole(hashed: np.ndarray) -> tuple[int, int]:
+def _whole_text(hashed: np.ndarray) -> tuple[int, int]:
     return len(hashed), int(ngrams(hashed, len(hashed))[0])

@@ -1,7 +1,7 @@
-"""Which documents are good enough: the rules of C4 and Gopher, language, length.
+"""Filter documents by the rules of C4 and Gopher, by language and by length.
 
-A step takes a text and a counter, and gives back the text, or None for a document to drop; in the counter it notes the
-rule that dropped a document or took lines out of it. A character of a script without blanks counts as a word.
+A step takes a text and a counter, and returns the text, or None for a document to drop. In the counter it notes the
+rule that dropped a document or removed lines from it. A character of a script without blanks counts as a word.
 """
 
 import re
@@ -26,12 +26,12 @@ _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use
 
 
 def c4(table: Clean) -> Step:
-    """The rules of Raffel et al. 2020 (arXiv:1910.10683, section 2.2).
+    """Make the step that applies the rules of C4, Raffel et al. 2020 (arXiv:1910.10683, section 2.2).
 
-    Pages with "lorem ipsum", with a curly bracket, with a bad word (only where a list is given) or with too few
-    sentences are dropped whole; of the others, lines that end in no mark of punctuation, that are short, or that speak
-    of Javascript or of policies, and marks of citation. That no three sentences occur twice is left to the
-    search for duplicates.
+    It drops pages with "lorem ipsum", with a curly bracket, with a bad word (only where a list is given) or with too
+    few sentences. From the others it removes marks of citation, and lines that end without punctuation, are short, or
+    are about Javascript or policies. The paper's rule that no three sentences occur twice is left to the search for
+    duplicates.
     """
     listed = word_list(table.c4_bad_words, "c4_bad_words") if table.c4_bad_words else ()
     bad = regex.compile(any_of(listed), regex.IGNORECASE) if listed else None
@@ -67,27 +67,27 @@ def c4(table: Clean) -> Step:
 # ---- Gopher --------------------------------------------------------------------------------------------------------
 
 _STOP_WORDS = frozenset("the be to of and that have with".split())  # noqa: SIM905
-_CHINESE = frozenset("的了是在和有不我这中")  # ours: the paper has English alone
+_CHINESE = frozenset("的了是在和有不我这中")  # our choice: the paper has English alone
 _ELLIPSES = ("...", "\u2026")
 _BULLETS = ("\u2022", "\u2023", "\u25e6", "\u2043", "\u25cf", "\u25aa", "\u25a0", "\u00b7", "- ", "* ", "\u2013 ")
 _NO_LETTER = regex.compile(r"(?<!\S)[^\s\p{L}]+(?!\S)")  # between two blanks
 
 
 def gopher(table: Clean) -> Step:
-    """The quality rules of Rae et al. 2021 (arXiv:2112.11446, section A1.1).
+    """Make the step that applies the quality rules of Gopher, Rae et al. 2021 (arXiv:2112.11446, section A1.1).
 
-    In text without blanks a word is a character, and the rule for the mean length of words says nothing there.
+    In text without blanks a word is a character, and the rule for the mean length of words does not apply.
     """
 
     def step(text: str, count: Counter[str]) -> str | None:
-        found = words(text)
-        number = len(found)
+        listed = words(text)
+        number = len(listed)
         lines = [line.strip() for line in text.split("\n") if line.strip()]
         alone = without_blanks(text, number)
-        length = sum(map(len, found)) / max(number, 1)
-        without_letters = sum(map(str.isnumeric, found)) if alone else len(_NO_LETTER.findall(text))
+        length = sum(map(len, listed)) / max(number, 1)
+        without_letters = sum(map(str.isnumeric, listed)) if alone else len(_NO_LETTER.findall(text))
         ellipses = text.count(_ELLIPSES[0]) + text.count(_ELLIPSES[1])
-        known = _CHINESE if alone else _STOP_WORDS
+        stop_words = _CHINESE if alone else _STOP_WORDS
         rule = ""
         if number < table.gopher_min_words:
             rule = "few words"
@@ -103,7 +103,7 @@ def gopher(table: Clean) -> Step:
             rule = "ellipsis lines"
         elif without_letters > (1 - table.gopher_min_alphabetic) * (number if alone else len(text.split())):
             rule = "words without letters"
-        elif len(known.intersection(map(str.lower, found))) < table.gopher_min_stop_words:
+        elif len(stop_words.intersection(map(str.lower, listed))) < table.gopher_min_stop_words:
             rule = "stop words"
         return _or_drop(text, rule, count)
 
@@ -111,38 +111,38 @@ def gopher(table: Clean) -> Step:
 
 
 def gopher_repetition(table: Clean) -> Step:
-    """The rules against repetition of Rae et al. 2021 (arXiv:2112.11446, table A1).
+    """Make the step that applies the repetition rules of Gopher, Rae et al. 2021 (arXiv:2112.11446, table A1).
 
-    What occurs again counts from its second time on; the share of an n-gram is that of the characters of the words in
-    it, each counted once.
+    A line or an n-gram that is repeated counts from its second time on. The share of n-grams is that of the characters
+    of the words in them, each word counted once.
     """
 
     def step(text: str, count: Counter[str]) -> str | None:
         limits = iter(table.gopher_max_duplicates)
-        pieces = {"lines": text.split("\n"), "paragraphs": re.split(r"\n\s*\n", text)}
-        found = {kind: [piece.strip() for piece in parts if piece.strip()] for kind, parts in pieces.items()}
-        again = {kind: _again(parts) for kind, parts in found.items()}
-        for kind, limit in zip(found, limits, strict=False):
-            if len(again[kind]) > limit * len(found[kind]):
+        split = {"lines": text.split("\n"), "paragraphs": re.split(r"\n\s*\n", text)}
+        filled = {kind: [part.strip() for part in parts if part.strip()] for kind, parts in split.items()}
+        repeated = {kind: _repeated(parts) for kind, parts in filled.items()}
+        for kind, limit in zip(filled, limits, strict=False):
+            if len(repeated[kind]) > limit * len(filled[kind]):
                 return _or_drop(text, f"repeated {kind}", count)
-        for kind, limit in zip(found, limits, strict=True):
-            if sum(map(len, again[kind])) > limit * sum(map(len, found[kind])):
+        for kind, limit in zip(filled, limits, strict=True):
+            if sum(map(len, repeated[kind])) > limit * sum(map(len, filled[kind])):
                 return _or_drop(text, f"characters in repeated {kind}", count)
         return _or_drop(text, _repeated_ngrams(words(text), table), count)
 
     return step
 
 
-def _again(pieces: list[str]) -> list[str]:
-    """The pieces that stood there before."""
+def _repeated(parts: list[str]) -> list[str]:
+    """List the parts that occurred before."""
     seen: set[str] = set()
-    return [piece for piece in pieces if piece in seen or seen.add(piece)]  # type: ignore[func-returns-value]
+    return [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
 
 
-def _repeated_ngrams(found: list[str], table: Clean) -> str:
-    """The rule for n-grams that is broken, or nothing."""
-    hashed = hashes(found)
-    lengths = np.fromiter(map(len, found), np.int64, len(found))
+def _repeated_ngrams(words: list[str], table: Clean) -> str:
+    """Name the rule for n-grams that is broken; "" if there is none."""
+    hashed = hashes(words)
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
     for n, limit in enumerate(table.gopher_max_top_ngrams, 2):
         runs = ngrams(hashed, n)
         values, counts = np.unique(runs, return_counts=True)
@@ -154,7 +154,7 @@ def _repeated_ngrams(found: list[str], table: Clean) -> str:
         runs = ngrams(hashed, n)
         _, first = np.unique(runs, return_index=True)
         if first.size == runs.size:
-            break  # nor does any longer run occur twice
+            break  # no longer run occurs twice either
         later = np.setdiff1d(np.arange(runs.size), first, assume_unique=True)
         if _covered(later, n, lengths) > limit * lengths.sum():
             return f"repeated {n}-grams"
@@ -162,20 +162,20 @@ def _repeated_ngrams(found: list[str], table: Clean) -> str:
 
 
 def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:
-    """The characters in the runs of `n` words that begin at `starts`; `lengths` are those of the words, [words]."""
+    """Count the characters in the runs of `n` words that begin at `starts`; `lengths` [words] are by word."""
     inside = np.zeros(len(lengths), bool)
-    for place in range(n):
-        inside[starts + place] = True
+    for offset in range(n):
+        inside[starts + offset] = True
     return int(lengths[inside].sum())
 
 
 # ---- language and length -------------------------------------------------------------------------------------------
 
-_LOOKED_AT = 1000  # characters: more of a text makes the choice slower and hardly surer
+_LOOKED_AT = 1000  # characters: with more the choice is slower and hardly more certain
 
 
 def language(table: Clean) -> Step:
-    """Documents in the languages that are asked for, as py3langid knows them from their first 1000 characters.
+    """Make the step that keeps documents in `table.languages`, which py3langid tells by their first 1000 characters.
 
     After Lui & Baldwin 2012 (ACL, P12-3005). Raises UserError for a language that it does not know.
     """
@@ -188,9 +188,9 @@ def language(table: Clean) -> Step:
         )
 
     def step(text: str, count: Counter[str]) -> str | None:
-        found, confidence = identifier.classify(text[:_LOOKED_AT])
-        if found not in table.languages:
-            return _or_drop(text, str(found), count)
+        code, confidence = identifier.classify(text[:_LOOKED_AT])
+        if code not in table.languages:
+            return _or_drop(text, str(code), count)
         return _or_drop(text, "unsure" if confidence < table.language_confidence else "", count)
 
     return step
@@ -204,7 +204,7 @@ def _identifier() -> Any:
 
 
 def length(table: Clean) -> Step:
-    """Documents that are neither too short nor too long, in characters and in words."""
+    """Make the step that drops documents that are too short or too long, in characters or in words."""
 
     def step(text: str, count: Counter[str]) -> str | None:
         rule = _outside(len(text), table.min_characters, table.max_characters, "characters")
@@ -222,7 +222,7 @@ def _outside(number: int, least: int | None, most: int | None, what: str) -> str
 
 
 def _or_drop(text: str, rule: str, count: Counter[str]) -> str | None:
-    """The text, or None where a rule is broken, which is noted."""
+    """Return the text, or count the broken rule and return None."""
     if not rule:
         return text
     count[rule] += 1

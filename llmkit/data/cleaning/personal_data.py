@@ -1,15 +1,15 @@
-"""Personal data in running text: found, checked where it can be, and masked with a tag.
+"""Find personal data in running text, check it where that is possible, and mask it with a tag.
 
-What is found, and what is left alone:
-- e-mail addresses, full-width ones too; names of image files such as `icon@2x.png` are none.
+What is masked, and what is not:
+- e-mail addresses, full-width ones too, but no names of image files such as `icon@2x.png`.
 - IBANs whose country, length and check digits are right (ISO 13616), with or without blanks.
 - Card numbers of a known scheme and length whose Luhn digit is right (ISO/IEC 7812), in one piece or in the groups that
-  stand on a card.
+  are printed on a card.
 - IPv4 and IPv6 addresses of hosts. `1.2.3.4` may be a version or the number of a section: four single digits are taken
-  for one, and so is what stands behind the word version, release, section or the like. Network masks, loopback and
-  multicast addresses belong to nobody and stay.
+  for that, and so is what follows the word version, release, section or the like. Network masks, loopback and
+  multicast addresses belong to nobody and are not masked.
 - telephone numbers that are possible in their country's plan (phonenumbers), with a `+` code or of `phone_regions`.
-Where two overlap, the one further to the front of this list wins.
+Where two overlap, the one that comes first in this list is masked.
 """
 
 import ipaddress
@@ -24,12 +24,12 @@ from llmkit.recipe.cleaning import PERSONAL_DATA, Clean
 Span = tuple[int, int, str]  # from, to, kind
 Finder = Callable[[str], Iterator[tuple[int, int]]]
 
-# The full-width forms of ASCII, one for one, so that places in the text stay the same.
+# From full-width to ASCII, character by character, so that positions in the text stay the same.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 
 
 def scrub(table: Clean) -> Step:
-    """The step that puts `personal_data_tag` in the place of personal data, and counts it by kind.
+    """Make the step that replaces personal data by `table.personal_data_tag`, and counts it by kind.
 
     Raises UserError where Presidio is asked for and is not installed.
     """
@@ -42,11 +42,17 @@ def scrub(table: Clean) -> Step:
                 f"data.clean.phone_regions: there is no country {', '.join(unknown)}",
                 "codes of two letters, as of internet domains but for the United Kingdom: GB, DE, US",
             )
-    known = {"email": _emails, "iban": _ibans, "card": _cards, "ip": _addresses, "phone": _phones(table.phone_regions)}
-    finders: dict[str, Finder] = {kind: known[kind] for kind in PERSONAL_DATA if kind in table.personal_data}
+    finder_of = {
+        "email": _emails,
+        "iban": _ibans,
+        "card": _cards,
+        "ip": _addresses,
+        "phone": _phones(table.phone_regions),
+    }
+    finders: dict[str, Finder] = {kind: finder_of[kind] for kind in PERSONAL_DATA if kind in table.personal_data}
     presidio = _presidio(table.presidio_language) if table.presidio else None
 
-    def found(narrow: str, text: str) -> Iterator[Span]:
+    def find_all(narrow: str, text: str) -> Iterator[Span]:
         for kind, find in finders.items():
             yield from ((start, end, kind) for start, end in find(narrow))
         if presidio:
@@ -56,16 +62,16 @@ def scrub(table: Clean) -> Step:
         narrow = text if text.isascii() else text.translate(_NARROW)
         spans: list[Span] = []
         taken = bytearray(len(text))
-        for start, end, kind in found(narrow, text):
+        for start, end, kind in find_all(narrow, text):
             if not any(taken[start:end]):
                 spans.append((start, end, kind))
                 taken[start:end] = b"\1" * (end - start)
-        pieces, position = [], 0
+        parts, position = [], 0
         for start, end, kind in sorted(spans):
             count[kind] += 1
-            pieces += [text[position:start], table.personal_data_tag.replace("{kind}", kind.upper())]
+            parts += [text[position:start], table.personal_data_tag.replace("{kind}", kind.upper())]
             position = end
-        return "".join([*pieces, text[position:]])
+        return "".join([*parts, text[position:]])
 
     return step
 
@@ -82,22 +88,22 @@ _FILES = frozenset("avif css gif jpeg jpg js pdf png svg webp".split())  # noqa:
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:
     if "@" in text:
-        yield from (found.span() for found in _EMAIL.finditer(text) if found[1].lower() not in _FILES)
+        yield from (match.span() for match in _EMAIL.finditer(text) if match[1].lower() not in _FILES)
 
 
 # ---- numbers with a check digit ------------------------------------------------------------------------------------
 
-# Looked for at every place, not behind the last one found: what follows in capitals may be the next.
+# Searched at every position, not only behind the last match: capitals that follow an IBAN may begin the next one.
 _IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Z]{2}\d{2}(?:[ \u00a0-]?[A-Z0-9]){11,30}))")
 _GROUP_END = re.compile(r"(?<=[A-Z0-9])(?![A-Za-z0-9])")
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    """The country fixes the length; what follows in capitals is no part of it."""
+    """Yield the spans of IBANs; the country fixes the length, and capitals that follow are no part of one."""
     from stdnum import iban
 
-    for found in _IBAN.finditer(text):
-        start, end = found.span(1)
+    for match in _IBAN.finditer(text):
+        start, end = match.span(1)
         for last in _GROUP_END.finditer(text, start + 15, end + 1):
             if last.end() <= end and iban.is_valid(text[start : last.end()].replace("\u00a0", " ")):
                 yield start, last.end()
@@ -124,10 +130,10 @@ _SCHEMES = re.compile(
 def _cards(text: str) -> Iterator[tuple[int, int]]:
     from stdnum import luhn
 
-    for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
         if _SCHEMES.fullmatch(digits) and luhn.is_valid(digits):
-            yield found.span()
+            yield match.span()
 
 
 # ---- addresses of machines -----------------------------------------------------------------------------------------
@@ -145,32 +151,33 @@ _VERSION = re.compile(
 
 def _addresses(text: str) -> Iterator[tuple[int, int]]:
     for pattern, mark in ((_IPV4, "."), (_IPV6, ":")):
-        for found in pattern.finditer(text) if mark in text else ():
+        for match in pattern.finditer(text) if mark in text else ():
             try:
-                address = ipaddress.ip_address(found[0])
+                address = ipaddress.ip_address(match[0])
             except ValueError:
                 continue
             if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved:
                 continue
-            if _number_of_a_version(found[0]) or _VERSION.search(text[max(0, found.start() - 16) : found.start()]):
+            before = text[max(0, match.start() - 16) : match.start()]
+            if _looks_like_a_version(match[0]) or _VERSION.search(before):
                 continue
-            yield found.span()
+            yield match.span()
 
 
-def _number_of_a_version(written: str) -> bool:
-    """Four single digits; of IPv6, what may as well be a name in a program, such as `abc::def`."""
-    return len(written) == 7 if "." in written else not any(map(str.isdigit, written))
+def _looks_like_a_version(address: str) -> bool:
+    """Tell whether it is four single digits or, for IPv6, a likely name in a program, such as `abc::def`."""
+    return len(address) == 7 if "." in address else not any(map(str.isdigit, address))
 
 
 # ---- telephone numbers ---------------------------------------------------------------------------------------------
 
-_NO_NUMBERS = re.compile(  # of telephones: decimals, years from and to, addresses of machines
+_NO_NUMBERS = re.compile(  # no telephone numbers: decimals, spans of years, addresses of machines
     r"\W*(?:\d[.,]\d+|(?:1\d|20)\d\d\s?[-\u2010-\u2015~/]\s?(?:1\d|20)\d\d|\d{1,3}(?:\.\d{1,3}){3})\W*"
 )
-# What phonenumbers may find a number in; it is slow, and is shown these pieces alone, with what stands around them.
+# Where phonenumbers may find a number: it is slow, and sees only these parts of a text, with some context.
 _DIALLED = re.compile(r"[+(\[]{0,3}\d(?:[\s()\[\].,/~\u00a0\u2010-\u2015\u2212-]{0,4}(?:ext\.?|x|#)?\s?\d){6,19}")
 _AROUND = 20
-# Rows of figures, of which tables are full: each would be looked at in vain, and slowly.
+# Rows of figures, as in tables: phonenumbers would search them slowly and in vain.
 _FIGURES = re.compile(r"(?:\d+[.,]\d+[\s;]+){2,}|(?:\d{1,2}\s+){6,}")
 
 
@@ -178,19 +185,19 @@ def _phones(regions: tuple[str, ...]) -> Finder:
     def find(text: str) -> Iterator[tuple[int, int]]:
         import phonenumbers
 
-        for piece in _DIALLED.finditer(text):
-            if _FIGURES.match(piece[0]):
+        for part in _DIALLED.finditer(text):
+            if _FIGURES.match(part[0]):
                 continue
-            start = max(0, piece.start() - _AROUND)
-            found = {
+            start = max(0, part.start() - _AROUND)
+            spans = {
                 (start + match.start, start + match.end)
                 for region in regions or (None,)
-                for match in phonenumbers.PhoneNumberMatcher(text[start : piece.end() + _AROUND], region)
+                for match in phonenumbers.PhoneNumberMatcher(text[start : part.end() + _AROUND], region)
             }
-            for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
+            for begin, end in sorted(spans, key=lambda span: (span[0], -span[1])):
                 if text[begin] in "([" and not {")", "]"}.intersection(text[begin:end]):
                     begin += 1
-                inside = begin < piece.end() and piece.start() < end  # another piece has what is outside, whole
+                inside = begin < part.end() and part.start() < end  # a number outside is whole in another part
                 decimal = re.search(r"\d[.,]$", text[max(0, begin - 2) : begin])
                 if inside and not decimal and _NO_NUMBERS.fullmatch(text[begin:end]) is None:
                     yield begin, end
@@ -202,7 +209,7 @@ def _phones(regions: tuple[str, ...]) -> Finder:
 
 
 def _presidio(language: str) -> Callable[[str], Iterator[Span]]:
-    """What Microsoft Presidio finds with its default recognizers; not tried here, since its models cannot be had."""
+    """Make the finder of Microsoft Presidio with its default recognizers; not tested, for want of its models."""
     try:
         from presidio_analyzer import AnalyzerEngine
     except ImportError as problem:

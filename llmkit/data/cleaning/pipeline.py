@@ -1,14 +1,14 @@
-"""Cleaning of running text: which steps, in which order, what they did, and the cache of what they left.
+"""Clean running text: choose and run the steps, report what they did, and cache the result.
 
 The order is fixed. Each document goes through
   html, repair, normal_form, control_characters, whitespace, boilerplate  (its text becomes readable),
-  c4, gopher, gopher_repetition, languages                                (is it good enough, judged as it was written),
+  c4, gopher, gopher_repetition, languages                                (is it good enough, as it was written),
   personal_data, stop_words, length                                       (what is left of it),
 and then, compared with other documents,
-  exact_duplicates, overlap, near_duplicates                              (the dearest last; it may read texts again).
-Overlap comes before near duplicates: a document that is dropped for it must not take its like with it.
+  exact_duplicates, overlap, near_duplicates                              (the costliest last; it may read texts again).
+Overlap comes before near duplicates: a document that it drops must not cause near duplicates of it to be dropped too.
 
-The cleaned text is written once, as JSON lines, and found again by what went into it.
+The cleaned text is written once, as JSON lines, and cached under a hash of what made it.
 """
 
 import json
@@ -36,8 +36,8 @@ from llmkit.data.words import word_list
 from llmkit.errors import UserError, say
 from llmkit.recipe.cleaning import Clean
 
-_VERSION = 1  # of the steps: one more where any of them gives another text than before
-_TOGETHER = ("exact_duplicates", "overlap", "near_duplicates")  # the steps that need all documents
+_VERSION = 1  # of the steps: raise it when any of them gives another text than before
+_COMPARING = ("exact_duplicates", "overlap", "near_duplicates")  # the steps that need all documents
 _LIBRARIES = {
     "html": ("selectolax",),
     "repair": ("ftfy",),
@@ -49,14 +49,14 @@ _LIBRARIES = {
 
 
 def clean(documents: Documents, table: Clean, against: Documents | None, name: str) -> tuple[Documents, dict[str, Any]]:
-    """The cleaned documents (read from a cache file, in constant memory) and the report on what was done to them.
+    """Clean documents; return them, read from a cache file in constant memory, and the report on what was done.
 
-    `against` are the evaluation documents that `table.overlap` compares with; `name` says in messages which documents
-    these are. The report holds for each step how many documents came in, went out, were changed and dropped, by which
-    rules, and up to three examples. Without a step, the documents are what they were and the report is empty. Raises
+    `against` are the evaluation documents that `table.overlap` compares with. `name` names the documents in messages.
+    The report says for each step how many documents came in, went out, were changed and dropped, by which rules, with
+    up to three examples. Without a step the documents are returned as they are, and the report is empty. Raises
     UserError where no document is left.
     """
-    names = _asked(table)
+    names = _step_names(table)
     if not names:
         return documents, {}
     if table.overlap and against is None:
@@ -92,34 +92,34 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
 
 
 def clean_streamed(documents: Documents, table: Clean) -> Documents:
-    """The documents, cleaned while they are read; raises UserError for a step that needs all of them."""
-    together = [name for name in _asked(table) if name in _TOGETHER]
+    """Clean documents while they are read; raise UserError for a step that needs all of them."""
+    together = [name for name in _step_names(table) if name in _COMPARING]
     if together:
         raise UserError(
             f"data.clean.{together[0]} needs all documents, and data.streaming reads them one by one",
             f"unset data.clean.{together[0]} or data.streaming",
         )
-    names = _asked(table)
+    names = _step_names(table)
     if not names:
         return documents
-    steps = _alone(table)
+    steps = _single_document_steps(table)
     return Documents(
-        lambda: _through(documents, {name: _Tally(step, keep=0) for name, step in steps.items()}, None),
+        lambda: _run_steps(documents, {name: _Tally(step, keep=0) for name, step in steps.items()}, None),
         digest("cleaned", _key(documents, table, None, names)),
         documents.source,
     )
 
 
-def alone(table: Clean) -> Clean:
-    """The same cleaning without the steps that compare documents with each other: for evaluation data."""
-    return table.model_copy(update=dict.fromkeys(_TOGETHER, False))
+def without_comparisons(table: Clean) -> Clean:
+    """Copy `table` without the steps that compare documents with each other: for evaluation data."""
+    return table.model_copy(update=dict.fromkeys(_COMPARING, False))
 
 
 # ---- the steps -----------------------------------------------------------------------------------------------------
 
 
 def _builders(table: Clean) -> dict[str, tuple[bool, Callable[[], Step]]]:
-    """Of each step that looks at one document, in their order: whether it is asked for, and how it is made."""
+    """List the steps that look at one document, in their order: whether each is wanted, and how it is made."""
     form = table.normal_form or "NFC"
     return {
         "html": (table.html, lambda: repair.html),
@@ -144,18 +144,18 @@ def _builders(table: Clean) -> dict[str, tuple[bool, Callable[[], Step]]]:
     }
 
 
-def _alone(table: Clean) -> dict[str, Step]:
+def _single_document_steps(table: Clean) -> dict[str, Step]:
     return {name: build() for name, (wanted, build) in _builders(table).items() if wanted}
 
 
-def _asked(table: Clean) -> list[str]:
+def _step_names(table: Clean) -> list[str]:
     one_by_one = [name for name, (wanted, _) in _builders(table).items() if wanted]
-    return one_by_one + [name for name in _TOGETHER if getattr(table, name)]
+    return one_by_one + [name for name in _COMPARING if getattr(table, name)]
 
 
 @dataclass
 class _Tally:
-    """One step, and what it did so far."""
+    """A step, and what it has done so far."""
 
     step: Step
     keep: int = 3  # examples
@@ -171,14 +171,14 @@ class _Tally:
         return numbers | done | ({"rules": dict(self.rules.most_common())} if self.rules else {})
 
 
-def _through(documents: Documents, tallies: Mapping[str, _Tally], mask: Step | None) -> Iterator[str]:
-    """The documents that pass all steps, as they leave them; a text of which nothing is left is dropped.
+def _run_steps(documents: Documents, tallies: Mapping[str, _Tally], mask: Step | None) -> Iterator[str]:
+    """Run the documents through all steps and yield those that pass; a text of which nothing is left is dropped.
 
-    The report repeats no personal data: of a document in which `mask` finds some, at whatever step, nothing is shown
-    but the text around the tag.
+    The report repeats no personal data: if `mask` finds some in a document, at any step, the report shows no more of it
+    than the text around the tag.
     """
     for text in documents:
-        shown: list[tuple[_Tally, str, tuple[str, ...]]] = []  # an example, and the texts that it was cut from
+        shown: list[tuple[_Tally, str, tuple[str, ...]]] = []  # an example, and the texts that it was taken from
         before = text
         for name, tally in tallies.items():
             tally.num_in += 1
@@ -196,25 +196,25 @@ def _through(documents: Documents, tallies: Mapping[str, _Tally], mask: Step | N
                 break
         else:
             yield before
-        if mask and any(mask(seen, Counter()) != seen for *_, cut_from in shown for seen in cut_from):
+        if mask and any(mask(source, Counter()) != source for *_, sources in shown for source in sources):
             continue
         for tally, example, _ in shown:
             tally.examples.append(example)
 
 
 def _example(before: str, after: str, masked: bool) -> str:
-    """The beginning of what was dropped, or the place of the first change, before and after; 120 characters at most."""
+    """Quote what was dropped, or the first change before and after it; 120 characters at most."""
     if not after:
-        return "" if masked else _piece(before, 0, 120)
-    same = (place for place, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
-    start = max(0, next(same, min(len(before), len(after))) - 15)
+        return "" if masked else _excerpt(before, 0, 120)
+    changes = (index for index, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
+    start = max(0, next(changes, min(len(before), len(after))) - 15)
     if masked:
-        return _piece(after, start, 120)
-    return f"{_piece(before, start, 58)} -> {_piece(after, start, 58)}"
+        return _excerpt(after, start, 120)
+    return f"{_excerpt(before, start, 58)} -> {_excerpt(after, start, 58)}"
 
 
-def _piece(text: str, start: int, length: int) -> str:
-    """Characters from `start` on, those that cannot be seen as escapes."""
+def _excerpt(text: str, start: int, length: int) -> str:
+    """Quote `length` characters from `start` on, with escapes for those that cannot be seen."""
     written = repr(text[start : start + length])[1:-1]
     return written if len(written) <= length else written[: length - 1] + "\u2026"
 
@@ -223,7 +223,7 @@ def _piece(text: str, start: int, length: int) -> str:
 
 
 def _key(documents: Documents, table: Clean, against: Documents | None, names: list[str]) -> str:
-    """What the cleaned text follows from; raises UserError for a library or a list of words that is not there."""
+    """Hash what determines the cleaned text; raise UserError for a library or a list of words that is missing."""
     needed = [(name, library) for name in names for library in _LIBRARIES.get(name, ())]
     needed += [("presidio", "presidio-analyzer")] if table.presidio else []
     versions = []
@@ -246,7 +246,7 @@ def _key(documents: Documents, table: Clean, against: Documents | None, names: l
 def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path) -> None:
     with (folder / "text.jsonl").open("w+b") as out:
         store = _Store(out)
-        steps = _alone(table)
+        steps = _single_document_steps(table)
         if table.exact_duplicates:
             steps["exact_duplicates"] = duplicates.exact()
         if against is not None:
@@ -257,7 +257,7 @@ def _write(documents: Documents, table: Clean, against: Documents | None, folder
             )
         tallies = {name: _Tally(step) for name, step in steps.items()}
         incoming = _Counted(documents)
-        for text in _through(incoming.documents, tallies, steps.get("personal_data")):
+        for text in _run_steps(incoming.documents, tallies, steps.get("personal_data")):
             store.add(text)
         out.flush()
         os.fsync(out.fileno())
@@ -273,7 +273,7 @@ def _write(documents: Documents, table: Clean, against: Documents | None, folder
 
 
 class _Counted:
-    """Documents, and how many of them and of their characters were read."""
+    """Count the documents, and their characters, while they are read."""
 
     def __init__(self, documents: Documents) -> None:
         self.num_documents = self.num_characters = 0
@@ -293,22 +293,22 @@ class _Counted:
 
 
 class _Store:
-    """Texts as JSON lines in a file that is being written; each can be read again by the place where it begins."""
+    """Write texts as JSON lines; each can be read again by the offset of its line."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.end = self.num_documents = self.num_characters = 0
 
     def add(self, text: str) -> None:
-        # Half a surrogate pair, which JSON can bring, has no UTF-8: it is written as Python alone reads it again.
+        # Half a surrogate pair, which JSON can hold, has no UTF-8: it is written so that only Python reads it again.
         line = json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         self.file.write(line)
         self.end += len(line)
         self.num_documents += 1
         self.num_characters += len(text)
 
-    def read(self, place: int) -> str:
-        self.file.seek(place)
+    def read(self, offset: int) -> str:
+        self.file.seek(offset)
         line = self.file.readline()
         self.file.seek(self.end)
         return str(json.loads(line)["text"])
@@ -321,7 +321,7 @@ def _read(file: Path) -> Iterator[str]:
 
 
 def _cached(folder: Path) -> dict[str, Any] | None:
-    """The report on what was written before, or None where it is not there or not whole."""
+    """Read the report on what was written before; None where it or the text is missing or not whole."""
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
@@ -333,8 +333,8 @@ def _cached(folder: Path) -> dict[str, Any] | None:
 def _content_hash(file: Path) -> str:
     hashed = xxhash.xxh3_128()
     with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            hashed.update(piece)
+        while chunk := content.read(1 << 20):
+            hashed.update(chunk)
     return hashed.hexdigest()
 
 
@@ -342,11 +342,11 @@ def _content_hash(file: Path) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """What was done, for the screen: a line in all, and one for each step that did something; 100 columns at most."""
+    """Write the report for the screen: a line in all, and one for each step that did something; 100 columns at most."""
     if not report:
         return []
     characters = report["characters_out"] / max(report["characters_in"], 1)
-    said = [
+    written = [
         f"cleaning of {report['documents']}: {report['in']:,} documents in, {report['out']:,} out, "
         f"with {characters:.1%} of the characters"
     ]
@@ -355,5 +355,5 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         if done:
             rules = ", ".join(f"{rule} {number:,}" for rule, number in step.get("rules", {}).items())
             line = f"  {name:<18} {', '.join(done)}" + (f" ({rules})" if rules else "")
-            said.append(line if len(line) <= 100 else line[:97].rpartition(",")[0] + ", ...)")
-    return said
+            written.append(line if len(line) <= 100 else line[:97].rpartition(",")[0] + ", ...)")
+    return written

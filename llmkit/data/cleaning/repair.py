@@ -1,6 +1,6 @@
-"""What changes the text of a document: markup, wrong decoding, invisible characters, blanks, boilerplate, stop words.
+"""Repair the text of a document: markup, wrong decoding, invisible characters, blanks, boilerplate, stop words.
 
-A step takes a text and a counter, and gives back the text; in the counter it notes what it did, by rule.
+A step takes a text and a counter, and returns the text. In the counter it notes what it did, by rule.
 """
 
 import html as entities
@@ -26,16 +26,16 @@ _DROPPED = "script style noscript template svg head iframe object canvas nav foo
 _KNOWN = "|".join(f"{_PARAGRAPHS} {_LINES} {_INLINE} {_DROPPED} html body header title meta link tbody thead".split())
 _MARKUP = re.compile(rf"</?(?:{_KNOWN})(?:\s[^<>]*)?/?>|<!--|<!doctype", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
-# Marks that outlive the joining of blanks: around a paragraph, around a line, and a line end and a blank within <pre>.
+# Marks that survive the joining of blanks: around a paragraph, around a line, and for line ends and blanks in <pre>.
 _PARAGRAPH, _LINE, _END, _BLANK = "\x01", "\x02", "\x03", "\x04"
 _BREAK = re.compile(rf"[ {_END}{_PARAGRAPH}{_LINE}]*[{_PARAGRAPH}{_LINE}][ {_END}{_PARAGRAPH}{_LINE}]*")
 _AS_BLANKS = str.maketrans({_END: "\n", _BLANK: " "})
 
 
 def html(text: str, count: Counter[str]) -> str:
-    """What a reader sees of an HTML page, or of a text with tags in it; without tags only entities are replaced.
+    """Reduce an HTML page, or a text with tags in it, to what a reader sees; without tags only replace entities.
 
-    A text that begins with a tag is a page, where a line end is a blank; elsewhere a line end is one.
+    A text that begins with a tag is a page, in which a line end is a blank. In any other text line ends are kept.
     """
     if _MARKUP.search(text) is None:
         return _ENTITY.sub(lambda entity: entities.unescape(entity[0]), text)
@@ -50,9 +50,9 @@ def html(text: str, count: Counter[str]) -> str:
     for node in body.css(_DROPPED.replace(" ", ", ")):
         node.decompose()
     for node in body.css("pre"):
-        for inside in list(node.traverse(include_text=True)):
-            if inside.tag == "-text":
-                inside.replace_with(inside.text(deep=False).strip("\n").replace("\n", _END).replace(" ", _BLANK))
+        for child in list(node.traverse(include_text=True)):
+            if child.tag == "-text":
+                child.replace_with(child.text(deep=False).strip("\n").replace("\n", _END).replace(" ", _BLANK))
     for tags, mark in ((_PARAGRAPHS, _PARAGRAPH), (_LINES, _LINE), ("td th", " ")):
         for node in body.css(tags.replace(" ", ", ")):
             node.insert_before(mark)
@@ -61,15 +61,15 @@ def html(text: str, count: Counter[str]) -> str:
     return _BREAK.sub(_line_ends, joined).translate(_AS_BLANKS).strip("\n ")
 
 
-def _line_ends(found: re.Match[str]) -> str:
-    return "\n\n" if _PARAGRAPH in found[0] or found[0].count(_END) > 1 else "\n"
+def _line_ends(match: re.Match[str]) -> str:
+    return "\n\n" if _PARAGRAPH in match[0] or match[0].count(_END) > 1 else "\n"
 
 
 # ---- characters ----------------------------------------------------------------------------------------------------
 
 
 def repair(text: str, count: Counter[str]) -> str:
-    """Text that was decoded with the wrong table is decoded with the right one (ftfy); nothing else is changed.
+    """Decode text again that was decoded with the wrong table (ftfy); change nothing else.
 
     Full-width punctuation, curly quotes and ligatures are no mistakes and stay.
     """
@@ -92,12 +92,12 @@ def repair(text: str, count: Counter[str]) -> str:
 
 
 def normal_form(form: Literal["NFC", "NFKC"]) -> Step:
-    """The step that brings a text into a Unicode normal form (Unicode Standard Annex 15)."""
+    """Make the step that brings a text into a Unicode normal form (Unicode Standard Annex 15)."""
     return lambda text, count: text if unicodedata.is_normalized(form, text) else unicodedata.normalize(form, text)
 
 
-# Of the characters of format (Cf), those that shape words stay: the joiners of Persian, Hindi and emoji, and the signs
-# that enclose Arabic numbers. Line ends belong to `whitespace`.
+# Of the format characters (Cf) those that shape words stay: the joiners of Persian, Hindi and emoji, and the signs that
+# enclose Arabic numbers. Line ends are left to `whitespace`.
 _TERMINAL = r"\x1b\[[0-9;?]*[ -/]*[@-~]"
 _UNSEEN = regex.compile(
     rf"(?V1){_TERMINAL}|[[\p{{Cc}}\p{{Co}}\p{{Cn}}\p{{Cs}}\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffd"
@@ -106,7 +106,7 @@ _UNSEEN = regex.compile(
 
 
 def control_characters(text: str, count: Counter[str]) -> str:
-    """Without what nobody sees: control, zero-width, direction, private, unassigned, U+FFFD, and terminal colours."""
+    """Remove what nobody sees: control, zero-width, direction, private and unassigned characters, and colour codes."""
     return text if text.isascii() and text.isprintable() else str(_UNSEEN.sub("", text))
 
 
@@ -114,14 +114,14 @@ _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 
 
 def whitespace(text: str, count: Counter[str]) -> str:
-    """Every line end is `\\n` and every other blank a space; one at a time, two lines at most, and none at an edge."""
+    """Make line ends `\\n` and other blanks spaces; keep one space and two line ends at a time, and none at an edge."""
     joined = "\n".join(" ".join(line.split()) for line in _LINE_ENDS.sub("\n", text).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", joined).strip()
 
 
 # ---- lines and words -----------------------------------------------------------------------------------------------
 
-_ALONE = (  # is no text even where nothing stands beside it
+_ALONE = (  # boilerplate even if it is all of a line
     r"menu|log ?in|sign[ -]?in|sign[ -]?up|register|site ?map|privacy policy|terms of (?:use|service)|about us|"
     r"contact us|"
     r"首页|关于我们|联系我们|登录|注册|网站地图|返回首页|设为首页|加入收藏"
@@ -131,7 +131,7 @@ _ITEM = (
     r"主页|新闻|产品|服务|帮助|搜索"
 )
 _WEBSITE = r"facebook|twitter|linkedin|pinterest|whatsapp|reddit|instagram|e-?mail"
-# Whole lines: each pattern must cover the line up to blanks, so that a sentence about cookies is left alone.
+# Patterns for whole lines: each must cover the line up to blanks, so that a sentence about cookies stays.
 _BOILERPLATE = (
     rf"(?:{_ALONE})|(?:{_ITEM})(?:\s*(?:[|/·•»\u203a>]|\s)\s*(?:{_ITEM}))+",
     rf"(?:share|follow|like|find)(?: (?:this|us|it))?(?: (?:on|via|to|with|by))?(?:[\s,|/]*(?:{_WEBSITE}|tweet))+",
@@ -155,24 +155,22 @@ _BOILERPLATE = (
     r"(?:相关(?:阅读|文章|推荐)|热门推荐)[:\uff1a]?",
     r"(?:本(?:网)?站|我们)使用\s*cookie.{0,120}|(?:阅读|查看)(?:全文|更多|原文)\W*|广告",
 )
-
-
 _LONGEST = 400  # characters: a longer line is text
 
 
 def boilerplate(frame: bool, patterns: tuple[str, ...]) -> Step:
-    """The step that drops the lines of a web page's `frame`, and those in which one of `patterns` is found."""
-    known = re.compile(rf"\W{{0,3}}(?:{'|'.join(_BOILERPLATE)})\W{{0,3}}", re.IGNORECASE)
-    asked = [re.compile(pattern) for pattern in patterns]
+    """Make the step that drops lines: with `frame` those around a page's text, and those in which a pattern matches."""
+    of_frame = re.compile(rf"\W{{0,3}}(?:{'|'.join(_BOILERPLATE)})\W{{0,3}}", re.IGNORECASE)
+    compiled = [re.compile(pattern) for pattern in patterns]
 
     def step(text: str, count: Counter[str]) -> str:
         kept = []
         lines = text.split("\n")
         for line in lines:
             bare = line.strip()
-            if frame and len(bare) <= _LONGEST and bare and known.fullmatch(bare):
+            if frame and len(bare) <= _LONGEST and bare and of_frame.fullmatch(bare):
                 continue
-            if any(pattern.search(line) for pattern in asked):
+            if any(pattern.search(line) for pattern in compiled):
                 continue
             kept.append(line)
         count["lines"] += len(lines) - len(kept)
@@ -181,7 +179,7 @@ def boilerplate(frame: bool, patterns: tuple[str, ...]) -> Step:
     return step
 
 
-# Particles, pronouns and links; characters that are often a part of other words (地, 过, 不) are left out.
+# Particles, pronouns and conjunctions, without characters that are often a part of other words (地, 过, 不).
 _CHINESE = (
     "的 了 吗 呢 吧 啊 呀 嘛 是 在 和 与 就 都 而 也 很 我 你 他 她 它 我们 你们 他们 她们 它们 这个 那个 这些 那些 "
     "一个 因为 所以 但是 如果 以及 或者 并且 而且"
@@ -190,20 +188,20 @@ _BEFORE_WORD = re.compile(r"((?<![^\S\n])[^\S\n]+)?(?<![\w'\u2019])([\w'\u2019]+
 
 
 def stop_words(given: str | tuple[str, ...]) -> Step:
-    """The step that takes words out: those of our lists "en" and "zh", of a file, or of an array.
+    """Make the step that removes words: those of our lists "en" and "zh", of a file, or of an array.
 
-    Chinese has no blanks to tell a word from a part of one: 的 goes out of 目的 too.
+    Chinese has no blanks to tell a word from a part of one: 的 is removed from 目的 too.
     """
     ours = {"en": tuple(FUNCTION_WORDS), "zh": tuple(_CHINESE.split())}
     listed = ours[given] if isinstance(given, str) and given in ours else word_list(given, "stop_words")
     alone = any_of(tuple(word for word in listed if ALONE.match(word)))
     whole = frozenset(word.lower() for word in listed)
 
-    def left(found: re.Match[str]) -> str:
-        return "" if found[2].lower() in whole else found[0]
+    def keep(match: re.Match[str]) -> str:
+        return "" if match[2].lower() in whole else match[0]
 
     def step(text: str, count: Counter[str]) -> str:
-        without = _BEFORE_WORD.sub(left, text)
+        without = _BEFORE_WORD.sub(keep, text)
         if without != text:
             without = re.sub("(?m)^ ", "", without)  # the blank behind a word that began its line
         return str(regex.sub(alone, "", without)) if alone else without

@@ -55,7 +55,7 @@ def cleaned(
     for name, corpus in corpora.items():
         table, validation = tables[name], corpus.validation
         if table is not None and validation is not None:
-            validation = clean(name, validation, pipeline.alone(table), "clean_validation", "validation")
+            validation = clean(name, validation, pipeline.without_comparisons(table), "clean_validation", "validation")
             result[name] = replace(corpus, validation=validation)
         held_out += [] if validation is None else [validation]
     for name, corpus in result.items():
@@ -63,6 +63,6 @@ def cleaned(
         if table is not None and training:
             result[name] = replace(corpus, train=clean(name, corpus.train, table, "clean", "training"))
         elif table is not None and not held_out:
-            train = clean(name, corpus.train, pipeline.alone(table), "clean", "validation")
+            train = clean(name, corpus.train, pipeline.without_comparisons(table), "clean", "validation")
             result[name] = replace(corpus, train=train)
     return result, reports

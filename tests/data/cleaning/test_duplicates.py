@@ -10,23 +10,23 @@ from llmkit.data.cleaning import duplicates
 CHARACTERS = [chr(0x4E00 + number) for number in range(3000)]
 
 
-def document(draw, chinese):
+def document(rng, chinese):
     if chinese:
-        return "".join(draw.choices(CHARACTERS, k=draw.randint(120, 250))) + "。"
-    return " ".join(f"w{draw.randint(0, 5000)}" for _ in range(draw.randint(120, 250))) + "."
+        return "".join(rng.choices(CHARACTERS, k=rng.randint(120, 250))) + "。"
+    return " ".join(f"w{rng.randint(0, 5000)}" for _ in range(rng.randint(120, 250))) + "."
 
 
-def altered(text, draw, changes):
+def altered(text, rng, changes):
     """The text with so many words (or characters) in another form."""
-    pieces = text.split(" ") if " " in text else list(text[:-1])
-    for place in draw.sample(range(len(pieces)), changes):
-        pieces[place] = "other" if " " in text else "\u3007"
-    return (" " if " " in text else "").join(pieces)
+    words = text.split(" ") if " " in text else list(text[:-1])
+    for index in rng.sample(range(len(words)), changes):
+        words[index] = "other" if " " in text else "\u3007"
+    return (" " if " " in text else "").join(words)
 
 
 def sets(text, n):
-    pieces = text.rstrip(".").split(" ") if " " in text else list(text.rstrip("。"))
-    return {tuple(pieces[place : place + n]) for place in range(max(len(pieces) - n, 0) + 1)}
+    words = text.rstrip(".").split(" ") if " " in text else list(text.rstrip("。"))
+    return {tuple(words[index : index + n]) for index in range(max(len(words) - n, 0) + 1)}
 
 
 def alike(one, other, n=5):
@@ -35,16 +35,16 @@ def alike(one, other, n=5):
 
 
 class Kept:
-    """What a caller of `near` holds: the texts that were kept, by their place."""
+    """What a caller of `near` holds: the texts that were kept, by their index."""
 
     def __init__(self, threshold, n=5):
         self.texts = []
         self.reads = 0
         self.step = duplicates.near(threshold, n, lambda: len(self.texts), self.read)
 
-    def read(self, place):
+    def read(self, index):
         self.reads += 1
-        return self.texts[place]
+        return self.texts[index]
 
     def add(self, text):
         if self.step(text, Counter()) is None:
@@ -54,9 +54,9 @@ class Kept:
 
 
 def test_exact_duplicates_are_dropped_from_their_second_time_on():
-    draw = random.Random(0)
-    texts = [document(draw, number % 2) for number in range(200)]
-    planted = [(text, False) for text in texts] + [(draw.choice(texts), True) for _ in range(100)]
+    rng = random.Random(0)
+    texts = [document(rng, number % 2) for number in range(200)]
+    planted = [(text, False) for text in texts] + [(rng.choice(texts), True) for _ in range(100)]
     planted += [(f"{text} ", False) for text in texts[:20]] + [("\ud800", False), ("\ud800", True)]
     step = duplicates.exact()
     assert [step(text, Counter()) is None for text, _ in planted] == [again for _, again in planted]
@@ -65,13 +65,13 @@ def test_exact_duplicates_are_dropped_from_their_second_time_on():
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
 def test_near_duplicates_are_those_that_exact_comparison_finds(threshold):
     """Pairs on both sides of the threshold, in English and Chinese; precision is 1, since every pair is compared."""
-    draw = random.Random(1)
+    rng = random.Random(1)
     kept = Kept(threshold)
     found = truth = wrong = close = 0
     for number in range(150):
-        text = document(draw, number % 2)
+        text = document(rng, number % 2)
         assert kept.add(text)
-        twin = altered(text, draw, draw.choice([1, 2, 3, 5, 8, 13, 20, 25]))
+        twin = altered(text, rng, rng.choice([1, 2, 3, 5, 8, 13, 20, 25]))
         similarity = alike(text, twin)
         close += threshold - 0.1 < similarity < threshold
         dropped = not kept.add(twin)
@@ -85,13 +85,13 @@ def test_near_duplicates_are_those_that_exact_comparison_finds(threshold):
 
 
 def test_planted_twins_of_similarity_nine_tenths_are_found():
-    draw = random.Random(2)
+    rng = random.Random(2)
     kept = Kept(0.8)
     twins = []
     for number in range(100):
-        text = document(draw, number % 2)
+        text = document(rng, number % 2)
         kept.add(text)
-        twin = altered(text, draw, 2)
+        twin = altered(text, rng, 2)
         if 0.88 <= alike(text, twin) <= 0.96:
             twins.append(twin)
     assert len(twins) >= 60
@@ -100,10 +100,10 @@ def test_planted_twins_of_similarity_nine_tenths_are_found():
 
 def test_the_first_is_kept_and_texts_are_compared_with_what_was_kept():
     """b is like a, c is like b but not like a: c stays, for b is gone."""
-    draw = random.Random(3)
-    a = document(draw, False)
-    pieces = a.split(" ")
-    b = " ".join([*pieces[:-8], *["x"] * 8])
+    rng = random.Random(3)
+    a = document(rng, False)
+    words = a.split(" ")
+    b = " ".join([*words[:-8], *["x"] * 8])
     c = " ".join([*["y"] * 8, *b.split(" ")[8:]])
     threshold = min(alike(a, b), alike(b, c))
     assert alike(a, c) < threshold - 0.03
@@ -123,10 +123,10 @@ def test_short_texts_are_compared_whole_and_texts_without_words_are_kept():
 
 
 def test_few_texts_are_read_again():
-    draw = random.Random(4)
+    rng = random.Random(4)
     kept = Kept(0.8)
     for number in range(300):
-        kept.add(document(draw, number % 2))
+        kept.add(document(rng, number % 2))
     assert kept.reads == 0
     kept.add(kept.texts[5] + " more")
     assert kept.reads == 1
@@ -135,17 +135,17 @@ def test_few_texts_are_read_again():
 # ---- overlap -------------------------------------------------------------------------------------------------------
 
 
-def planted(chinese, n, draw):
+def planted(chinese, n, rng):
     """Training texts with whether they hold `n` words of an evaluation text, and the evaluation texts."""
-    evaluation = [document(draw, chinese) for _ in range(30)]
+    evaluation = [document(rng, chinese) for _ in range(30)]
     training = []
     for _ in range(150):
-        host, source = document(draw, chinese), draw.choice(evaluation)
-        shared = draw.choice([0, n - 1, n, n + 10])
+        host, source = document(rng, chinese), rng.choice(evaluation)
+        shared = rng.choice([0, n - 1, n, n + 10])
         blank = "" if chinese else " "
-        pieces, other = (list(source[:-1]), host) if chinese else (source.rstrip(".").split(" "), host)
-        start = draw.randrange(len(pieces) - shared)
-        quoted = blank.join(pieces[start : start + shared])
+        words, other = (list(source[:-1]), host) if chinese else (source.rstrip(".").split(" "), host)
+        start = rng.randrange(len(words) - shared)
+        quoted = blank.join(words[start : start + shared])
         training.append((f"{other}{blank}{quoted}", shared >= n))
     return training, evaluation
 
@@ -164,8 +164,8 @@ def test_case_and_punctuation_make_no_difference():
 
 
 def test_a_share_of_shared_text_may_be_allowed():
-    text = " ".join(f"w{place}" for place in range(23))  # twenty 4-grams, five of which are in the other
-    other = " ".join(f"w{place}" for place in range(8))
+    text = " ".join(f"w{index}" for index in range(23))  # twenty 4-grams, five of which are in the other
+    other = " ".join(f"w{index}" for index in range(8))
     assert duplicates.overlap([other], 4, 0.24)(text, Counter()) is None
     assert duplicates.overlap([other], 4, 0.25)(text, Counter()) == text
 

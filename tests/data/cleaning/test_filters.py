@@ -21,17 +21,17 @@ GLUE = ["the", "of", "and", "that", "have", "with", "be", "to"]
 CHARACTERS = [chr(0x4E00 + 37 * number) for number in range(500)]
 
 
-def sentence(draw, number=12):
-    return " ".join(draw.choice(GLUE if draw.random() < 0.4 else WORDS) for _ in range(number)).capitalize() + "."
+def sentence(rng, number=12):
+    return " ".join(rng.choice(GLUE if rng.random() < 0.4 else WORDS) for _ in range(number)).capitalize() + "."
 
 
-def chinese(draw, number=30):
-    return "".join(draw.choices(CHARACTERS, k=number)) + draw.choice(["的。", "是！", "在？"])
+def chinese(rng, number=30):
+    return "".join(rng.choices(CHARACTERS, k=number)) + rng.choice(["的。", "是！", "在？"])
 
 
-def good(draw):
-    make = chinese if draw.random() < 0.5 else sentence
-    return "\n".join(" ".join(make(draw) for _ in range(3)) for _ in range(5))
+def good(rng):
+    make = chinese if rng.random() < 0.5 else sentence
+    return "\n".join(" ".join(make(rng) for _ in range(3)) for _ in range(5))
 
 
 def judged(step, text):
@@ -41,24 +41,24 @@ def judged(step, text):
 
 def planted(step, spoil, rule, number=100):
     """Recall and precision of one rule among as many good documents as bad ones; the report must name the rule."""
-    draw = random.Random(rule)
+    rng = random.Random(rule)
     found = wrong = 0
     for _ in range(number):
-        kept, count = judged(step, spoil(good(draw), draw))
+        kept, count = judged(step, spoil(good(rng), rng))
         found += kept is None and set(count) >= {rule}
-        wrong += judged(step, good(draw))[0] is None
+        wrong += judged(step, good(rng))[0] is None
     return found / number, found / max(found + wrong, 1)
 
 
 # ---- C4 ------------------------------------------------------------------------------------------------------------
 
 C4_PAGES = {
-    "lorem ipsum": lambda text, draw: text + "\nLorem ipsum dolor sit amet, it is said here.",
-    "curly bracket": lambda text, draw: text + "\nThe function is written as f(x) { return x; } in the book.",
-    "bad words": lambda text, draw: (
-        text + draw.choice(["\nThis is a very dirtyword, my dear friend.", "\n这是一个脏话的句子。"])
+    "lorem ipsum": lambda text, rng: text + "\nLorem ipsum dolor sit amet, it is said here.",
+    "curly bracket": lambda text, rng: text + "\nThe function is written as f(x) { return x; } in the book.",
+    "bad words": lambda text, rng: (
+        text + rng.choice(["\nThis is a very dirtyword, my dear friend.", "\n这是一个脏话的句子。"])
     ),
-    "few sentences": lambda text, draw: (
+    "few sentences": lambda text, rng: (
         "\n".join(line[:-1] for line in text.split("\n")[:-1]) + "\nThis is one sentence, no more."
     ),
 }
@@ -114,13 +114,13 @@ def test_marks_of_citation_go_and_a_word_that_holds_a_bad_one_stays():
 # ---- Gopher --------------------------------------------------------------------------------------------------------
 
 GOPHER = {
-    "few words": lambda text, draw: text[: draw.randint(20, 45)],
-    "mean length of words": lambda text, draw: " ".join(draw.choice(["a", "of", "it", "to"]) for _ in range(100)),
-    "symbols": lambda text, draw: text + " #tag" * 80,
-    "bullet lines": lambda text, draw: "\n".join(f"{draw.choice('•-*')} {line}" for line in text.split("\n")),
-    "ellipsis lines": lambda text, draw: "\n".join(f"{line}{draw.choice(['...', '…'])}" for line in text.split("\n")),
-    "words without letters": lambda text, draw: f"the of {' '.join(str(draw.randint(100, 99999)) for _ in range(300))}",
-    "stop words": lambda text, draw: " ".join(draw.choices(WORDS, k=100)),
+    "few words": lambda text, rng: text[: rng.randint(20, 45)],
+    "mean length of words": lambda text, rng: " ".join(rng.choice(["a", "of", "it", "to"]) for _ in range(100)),
+    "symbols": lambda text, rng: text + " #tag" * 80,
+    "bullet lines": lambda text, rng: "\n".join(f"{rng.choice('•-*')} {line}" for line in text.split("\n")),
+    "ellipsis lines": lambda text, rng: "\n".join(f"{line}{rng.choice(['...', '…'])}" for line in text.split("\n")),
+    "words without letters": lambda text, rng: f"the of {' '.join(str(rng.randint(100, 99999)) for _ in range(300))}",
+    "stop words": lambda text, rng: " ".join(rng.choices(WORDS, k=100)),
 }
 
 
@@ -146,16 +146,16 @@ def test_gophers_thresholds_can_be_moved():
     assert judged(filters.gopher(Clean(gopher=True, gopher_min_stop_words=0)), german)[0] == german
 
 
-def distinct(draw, number=200):
-    return " ".join(f"{draw.choice(WORDS)}{place}" for place in range(number))
+def distinct(rng, number=200):
+    return " ".join(f"{rng.choice(WORDS)}{place}" for place in range(number))
 
 
 REPETITION = {
-    "repeated lines": lambda text, draw: "\n".join([*text.split("\n"), *[sentence(draw)] * 4]),
-    "characters in repeated lines": lambda text, draw: "\n".join([*text.split("\n")] + [distinct(draw, 90)] * 2),
-    "most frequent 2-gram": lambda text, draw: " ".join(f"market town {distinct(draw, 3)}" for _ in range(40)),
-    "repeated 5-grams": lambda text, draw: (
-        f"{distinct(draw)} {distinct(random.Random(7), 60)} x {distinct(random.Random(7), 60)}"
+    "repeated lines": lambda text, rng: "\n".join([*text.split("\n"), *[sentence(rng)] * 4]),
+    "characters in repeated lines": lambda text, rng: "\n".join([*text.split("\n")] + [distinct(rng, 90)] * 2),
+    "most frequent 2-gram": lambda text, rng: " ".join(f"market town {distinct(rng, 3)}" for _ in range(40)),
+    "repeated 5-grams": lambda text, rng: (
+        f"{distinct(rng)} {distinct(random.Random(7), 60)} x {distinct(random.Random(7), 60)}"
     ),
 }
 
@@ -169,8 +169,8 @@ def test_documents_that_repeat_themselves_are_dropped(rule):
 
 def test_paragraphs_may_repeat_themselves_where_their_lines_do_not_count():
     table = Clean(gopher_repetition=True, gopher_max_duplicates=(1.0, 0.3, 1.0, 0.2), gopher_max_top_ngrams=(1.0,) * 3)
-    draw = random.Random(0)
-    long, other = distinct(draw, 30), distinct(draw, 40)
+    rng = random.Random(0)
+    long, other = distinct(rng, 30), distinct(rng, 40)
     assert judged(filters.gopher_repetition(table), "\n\n".join(["so it\ngoes"] * 2 + [other]))[1] == {
         "repeated paragraphs": 1
     }

@@ -18,22 +18,22 @@ CHINESE = "请联系{}，谢谢。|我的是{}。|（{}）|信息：{}；其他�
 PLACES = f"{ENGLISH}|{CHINESE}".split("|")
 
 
-def digits(draw, number):
-    return "".join(draw.choices("0123456789", k=number))
+def digits(rng, number):
+    return "".join(rng.choices("0123456789", k=number))
 
 
 def wide(text):
     return "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in text)
 
 
-def email(draw):
-    name = draw.choice(["anna.lee", "x", "info+news", "j_doe99", "zoë", "o'neil"])
-    found = f"{name}@{draw.choice(['mail.example.co.uk', 'qq.com', 'uni-bonn.de', 'a.io', 'münchen.de'])}"
-    return wide(found) if draw.random() < 0.1 and found.isascii() else found
+def email(rng):
+    name = rng.choice(["anna.lee", "x", "info+news", "j_doe99", "zoë", "o'neil"])
+    found = f"{name}@{rng.choice(['mail.example.co.uk', 'qq.com', 'uni-bonn.de', 'a.io', 'münchen.de'])}"
+    return wide(found) if rng.random() < 0.1 and found.isascii() else found
 
 
-def no_email(draw):
-    return draw.choice(["icon@2x.png", "@someone", "user@host", "a @ b.com", "pkg@1.2.3", "x@y", "5 @ 3.50", "me@.com"])
+def no_email(rng):
+    return rng.choice(["icon@2x.png", "@someone", "user@host", "a @ b.com", "pkg@1.2.3", "x@y", "5 @ 3.50", "me@.com"])
 
 
 def grouped(text, sizes, blank):
@@ -44,8 +44,8 @@ def grouped(text, sizes, blank):
     return blank.join(piece for piece in pieces if piece)
 
 
-def card(draw, valid=True):
-    head, length = draw.choice(
+def card(rng, valid=True):
+    head, length = rng.choice(
         [
             ("4", 16),
             ("51", 16),
@@ -58,49 +58,49 @@ def card(draw, valid=True):
             ("4", 13),
         ]
     )
-    body = head + digits(draw, length - len(head) - 1)
+    body = head + digits(rng, length - len(head) - 1)
     right = int(luhn.calc_check_digit(body))
-    number = body + str(right if valid else (right + draw.randint(1, 9)) % 10)
-    blank = draw.choice(["", " ", "-"])
+    number = body + str(right if valid else (right + rng.randint(1, 9)) % 10)
+    blank = rng.choice(["", " ", "-"])
     if length == 16:
         return grouped(number, (4, 4, 4, 4), blank)
     return grouped(number, (4, 6, 5), blank) if length == 15 else number
 
 
-def no_card(draw):
-    if draw.random() < 0.7:
-        return card(draw, valid=False)
-    body = draw.choice("179") + digits(draw, 14)  # no scheme begins so
+def no_card(rng):
+    if rng.random() < 0.7:
+        return card(rng, valid=False)
+    body = rng.choice("179") + digits(rng, 14)  # no scheme begins so
     return body + luhn.calc_check_digit(body)
 
 
-def account(draw, valid=True):
-    country, body = draw.choice(
+def account(rng, valid=True):
+    country, body = rng.choice(
         [
-            ("DE", digits(draw, 18)),
-            ("GB", "WEST" + digits(draw, 14)),
+            ("DE", digits(rng, 18)),
+            ("GB", "WEST" + digits(rng, 14)),
             ("FR", None),
-            ("NL", "ABNA" + digits(draw, 10)),
-            ("AT", digits(draw, 16)),
+            ("NL", "ABNA" + digits(rng, 10)),
+            ("AT", digits(rng, 16)),
         ]
     )
     number = f"{country}00{body}" if body else "FR1420041010050500013M02606"
     if body:
         number = f"{country}{iban.calc_check_digits(number)}{body}"
     if not valid:
-        number = number[:2] + f"{(int(number[2:4]) + draw.randint(1, 90)) % 97:02}" + number[4:]
-    return grouped(number, (4,) * 9, draw.choice(["", " "]))
+        number = number[:2] + f"{(int(number[2:4]) + rng.randint(1, 90)) % 97:02}" + number[4:]
+    return grouped(number, (4,) * 9, rng.choice(["", " "]))
 
 
-def address(draw):
-    if draw.random() < 0.3:
-        return draw.choice(["2001:db8:85a3::8a2e:370:7334", "fe80::1ff:fe23:4567:890a", "2a02:2f0::17"])
-    return ".".join([str(draw.choice([10, 84, 172, 192, 203])), *(str(draw.randint(10, 254)) for _ in range(3))])
+def address(rng):
+    if rng.random() < 0.3:
+        return rng.choice(["2001:db8:85a3::8a2e:370:7334", "fe80::1ff:fe23:4567:890a", "2a02:2f0::17"])
+    return ".".join([str(rng.choice([10, 84, 172, 192, 203])), *(str(rng.randint(10, 254)) for _ in range(3))])
 
 
-def no_address(draw):
-    four = ".".join(str(draw.randint(0, 9)) for _ in range(4))
-    return draw.choice(
+def no_address(rng):
+    four = ".".join(str(rng.randint(0, 9)) for _ in range(4))
+    return rng.choice(
         [
             four,
             f"v10.{four[:5]}",
@@ -120,9 +120,9 @@ def no_address(draw):
     )
 
 
-def phone(draw):
-    number = digits(draw, 4)
-    return draw.choice(
+def phone(rng):
+    number = digits(rng, 4)
+    return rng.choice(
         [
             f"(415) 555-{number}",
             f"212-736-{number}",
@@ -138,13 +138,13 @@ def phone(draw):
     )
 
 
-def no_phone(draw):
-    year = draw.randint(1500, 1990)
-    return draw.choice(
+def no_phone(rng):
+    year = rng.randint(1500, 1990)
+    return rng.choice(
         [
             f"{year}-{year + 30}",
             f"({year}–{year + 9})",
-            f"0.{digits(draw, 10)}",
+            f"0.{digits(rng, 10)}",
             "2024-01-15 10:30",
             "1,234,567,890",
             "3.1415926535",
@@ -159,7 +159,7 @@ def no_phone(draw):
 
 PLANTED = {
     "email": (email, no_email),
-    "iban": (account, lambda draw: account(draw, valid=False)),
+    "iban": (account, lambda rng: account(rng, valid=False)),
     "card": (card, no_card),
     "ip": (address, no_address),
     "phone": (phone, no_phone),
@@ -169,11 +169,11 @@ PLANTED = {
 @pytest.mark.parametrize("kind", PLANTED)
 def test_recall_and_precision_of_each_kind(kind):
     real, alike = PLANTED[kind]
-    draw = random.Random(kind)
+    rng = random.Random(kind)
     step = scrub(Clean(personal_data=(kind,)))
     hits = misses = false = 0
     for _ in range(300):
-        place, planted, near = draw.choice(PLACES), real(draw), alike(draw)
+        place, planted, near = rng.choice(PLACES), real(rng), alike(rng)
         masked = step(place.format(planted), Counter())
         hits += masked == place.format(f"<{kind.upper()}>")
         misses += masked != place.format(f"<{kind.upper()}>")
@@ -183,14 +183,14 @@ def test_recall_and_precision_of_each_kind(kind):
 
 
 def test_all_kinds_beside_each_other_keep_their_tags_and_are_counted():
-    draw = random.Random(0)
+    rng = random.Random(0)
     step = scrub(Clean(personal_data=PERSONAL_DATA))
     right = 0
     for _ in range(200):
-        kinds = draw.sample(list(PLANTED), 5)
+        kinds = rng.sample(list(PLANTED), 5)
         template = " and ".join(f"the {kind}: {{}}" for kind in kinds) + "."
         count = Counter()
-        masked = step(template.format(*(PLANTED[kind][0](draw) for kind in kinds)), count)
+        masked = step(template.format(*(PLANTED[kind][0](rng) for kind in kinds)), count)
         right += masked == template.format(*(f"<{kind.upper()}>" for kind in kinds)) and count == dict.fromkeys(
             kinds, 1
         )

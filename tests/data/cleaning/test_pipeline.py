@@ -45,23 +45,23 @@ class Texts:
 
 
 def run(texts, table, against=None):
-    found, report = pipeline.clean(
+    cleaned, report = pipeline.clean(
         Texts(texts).documents, table, Texts(against).documents if against else None, "training"
     )
-    return list(found), report
+    return list(cleaned), report
 
 
-def sentence(draw):
-    glue = draw.choices("the be to of and that have with".split(), k=5)  # noqa: SIM905
-    return "The " + " ".join(draw.sample([*draw.choices(WORDS, k=9), *glue, str(draw.randint(1, 999))], 15)) + "."
+def sentence(rng):
+    glue = rng.choices("the be to of and that have with".split(), k=5)  # noqa: SIM905
+    return "The " + " ".join(rng.sample([*rng.choices(WORDS, k=9), *glue, str(rng.randint(1, 999))], 15)) + "."
 
 
-def english(draw):
-    return "\n".join(" ".join(sentence(draw) for _ in range(3)) for _ in range(3))
+def english(rng):
+    return "\n".join(" ".join(sentence(rng) for _ in range(3)) for _ in range(3))
 
 
-def chinese(draw):
-    return "\n".join("".join(draw.choices(CHARACTERS, k=60)) + "的人是。" for _ in range(3))
+def chinese(rng):
+    return "\n".join("".join(rng.choices(CHARACTERS, k=60)) + "的人是。" for _ in range(3))
 
 
 ALL = Clean(
@@ -82,12 +82,12 @@ ALL = Clean(
 )
 
 
-def planted(draw, num_documents):
+def planted(rng, num_documents):
     """Documents: (text, fault, what is to become of it or None), and ten evaluation documents."""
-    evaluation = [(english if number % 2 else chinese)(draw) for number in range(10)]
+    evaluation = [(english if number % 2 else chinese)(rng) for number in range(10)]
     corpus, originals = [], []
     for number in range(num_documents):
-        text = (english if draw.random() < 0.6 else chinese)(draw)
+        text = (english if rng.random() < 0.6 else chinese)(rng)
         fault = [None, "html", "repair", "control_characters", "whitespace", "boilerplate", "c4", "others"][number % 8]
         if fault == "others":
             fault = ["personal_data", "length", "overlap", "exact", "near", "gopher"][number // 8 % 6]
@@ -114,13 +114,13 @@ def planted(draw, num_documents):
         elif fault == "length":
             written, after = "The only one that is. And it is very short of words. It is the end of it.", None
         elif fault == "overlap":
-            line = draw.choice(evaluation).split("\n")[1]
+            line = rng.choice(evaluation).split("\n")[1]
             written, after = f"{text}\n{line}", None
         elif fault == "exact" and originals:
-            written, after = draw.choice(originals), None
+            written, after = rng.choice(originals), None
         elif fault == "near" and originals:
             written, after = (
-                draw.choice(originals).replace("。", f"{number}。", 1).replace("The ", f"A{number} ", 1),
+                rng.choice(originals).replace("。", f"{number}。", 1).replace("The ", f"A{number} ", 1),
                 None,
             )
         else:
@@ -131,14 +131,14 @@ def planted(draw, num_documents):
 
 def test_the_planted_corpus_comes_out_clean_and_every_step_is_reported():
     corpus, evaluation = planted(random.Random(0), 480)
-    found, report = run([text for text, _, _ in corpus], ALL, evaluation)
+    cleaned, report = run([text for text, _, _ in corpus], ALL, evaluation)
     wanted = [after for _, _, after in corpus if after is not None]
-    right = len(set(found) & set(wanted))
+    right = len(set(cleaned) & set(wanted))
     assert len(wanted) > 300
     assert right / len(wanted) >= 0.95  # recall
-    assert right / len(found) >= 0.95  # precision
-    assert [text for text in found if text in set(wanted)] == [
-        text for text in wanted if text in set(found)
+    assert right / len(cleaned) >= 0.95  # precision
+    assert [text for text in cleaned if text in set(wanted)] == [
+        text for text in wanted if text in set(cleaned)
     ]  # in order
 
     faults = [fault for _, fault, _ in corpus]
@@ -167,14 +167,14 @@ def test_the_planted_corpus_comes_out_clean_and_every_step_is_reported():
         assert len(step["examples"]) == min(3, step["changed"] + step["dropped"])
         assert all(0 < len(example) <= 120 for example in step["examples"])
         going = step["out"]
-    assert going == report["out"] == len(found)
-    assert report["characters_out"] == sum(map(len, found))
+    assert going == report["out"] == len(cleaned)
+    assert report["characters_out"] == sum(map(len, cleaned))
 
 
 def test_nothing_is_done_where_nothing_is_asked(cache):
     source = Texts(["  <p>a</p>  ", "  <p>a</p>  "])
-    found, report = pipeline.clean(source.documents, Clean(), None, "training")
-    assert found is source.documents
+    cleaned, report = pipeline.clean(source.documents, Clean(), None, "training")
+    assert cleaned is source.documents
     assert report == {}
     assert pipeline.lines(report) == []
     assert pipeline.clean_streamed(source.documents, Clean()) is source.documents
@@ -202,14 +202,14 @@ STRANGE = ["line\none\r\n", "\u2028 \x00 \x85 中文 😀", '"quoted" \\n {}', "
 def test_every_character_survives_and_the_next_run_reads_no_documents():
     source = Texts(STRANGE)
     table = Clean(exact_duplicates=True)
-    found, report = pipeline.clean(source.documents, table, None, "training")
-    assert list(found) == list(found) == STRANGE
+    cleaned, report = pipeline.clean(source.documents, table, None, "training")
+    assert list(cleaned) == list(cleaned) == STRANGE
     assert source.readings == 1
     again, same = pipeline.clean(source.documents, table, None, "training")
     assert source.readings == 1
     assert list(again) == STRANGE
     assert same == report
-    assert again.fingerprint == found.fingerprint != source.documents.fingerprint
+    assert again.fingerprint == cleaned.fingerprint != source.documents.fingerprint
     assert again.source == "`test`"
 
 
@@ -244,10 +244,10 @@ def test_what_is_damaged_is_built_again_and_says_so(cache, damage, capsys):
     else:
         (text if damage == "text gone" else report).unlink()
     assert capsys.readouterr().err == ""
-    found, report = pipeline.clean(source.documents, table, None, "training")
+    cleaned, report = pipeline.clean(source.documents, table, None, "training")
     assert "was damaged" in capsys.readouterr().err
     assert source.readings == 2
-    assert list(found) == ["one two", "three four"]
+    assert list(cleaned) == ["one two", "three four"]
     assert report["steps"]["exact_duplicates"]["dropped"] == 1
 
 
@@ -272,20 +272,20 @@ def test_the_report_repeats_no_personal_data():
         "jo.doe\u200b@example.com",
         "jo\u200b.doe&#64;example.com",
     ]
-    texts = [f"<p>Mail {each} to ask\u200b me</p>" for each in secret]
-    texts += [f"Home | About\nShare on Facebook\nClick here: {each}\nIt is text." for each in secret]
-    texts += [f"<b>No</b> {'{'} {each}" for each in secret]
+    texts = [f"<p>Mail {datum} to ask\u200b me</p>" for datum in secret]
+    texts += [f"Home | About\nShare on Facebook\nClick here: {datum}\nIt is text." for datum in secret]
+    texts += [f"<b>No</b> {'{'} {datum}" for datum in secret]
     texts += ["<p>Good\u200b text.</p>"]
     table = ALL.model_copy(update={"gopher": False, "gopher_repetition": False, "min_words": None, "overlap": False})
     table = table.model_copy(update={"c4_min_sentences": 1, "c4_min_words_per_line": 1, "near_duplicates": False})
     for c4 in (True, False):
-        found, report = run(texts, table.model_copy(update={"c4": c4}))
+        cleaned, report = run(texts, table.model_copy(update={"c4": c4}))
         written = json.dumps(report, ensure_ascii=False)
         assert "example" not in written.replace('"examples"', "")
         assert "doe" not in written
         assert ("<EMAIL>" in written) is not c4  # with c4 the lines, that have no full stop, go
         assert "Good" in written
-        assert not any("doe" in text for text in found)
+        assert not any("doe" in text for text in cleaned)
 
 
 def test_examples_show_the_place_of_the_change():
@@ -300,12 +300,12 @@ def test_examples_show_the_place_of_the_change():
 def test_lines_say_what_each_step_did_in_a_hundred_columns():
     corpus, evaluation = planted(random.Random(1), 240)
     _, report = run([text for text, _, _ in corpus], ALL, evaluation)
-    said = pipeline.lines(report)
-    assert said[0].startswith(f"cleaning of training: 240 documents in, {report['out']} out, with ")
-    assert max(map(len, said)) <= 100
-    assert f"  html               {report['steps']['html']['changed']} changed" in said
-    assert any(line.startswith("  gopher ") and "bullet lines 5" in line for line in said)
-    assert not any(line.startswith("  normal_form") for line in said)  # it did nothing
+    lines = pipeline.lines(report)
+    assert lines[0].startswith(f"cleaning of training: 240 documents in, {report['out']} out, with ")
+    assert max(map(len, lines)) <= 100
+    assert f"  html               {report['steps']['html']['changed']} changed" in lines
+    assert any(line.startswith("  gopher ") and "bullet lines 5" in line for line in lines)
+    assert not any(line.startswith("  normal_form") for line in lines)  # it did nothing
 
 
 def test_a_long_list_of_rules_is_cut_between_two():
@@ -328,7 +328,7 @@ def test_a_long_list_of_rules_is_cut_between_two():
 
 def test_streamed_text_is_what_the_cache_would_hold_and_is_not_kept(cache):
     corpus, _ = planted(random.Random(2), 96)
-    table = pipeline.alone(ALL)
+    table = pipeline.without_comparisons(ALL)
     assert (table.exact_duplicates, table.overlap, table.near_duplicates) == (False, False, False)
     source = Texts([text for text, _, _ in corpus])
     streamed = pipeline.clean_streamed(source.documents, table)

@@ -17,8 +17,8 @@ FRENCH = ["café", "été", "naïve", "garçon", "déjà", "forêt", "élève", 
 CHINESE = "今天天气很好我们一起去公园散步看见许多孩子在湖边唱歌跳舞老人坐着下棋聊天"
 
 
-def sentences(draw, number=4, vocabulary=ENGLISH):
-    return " ".join(" ".join(draw.choices(vocabulary, k=8)).capitalize() + "." for _ in range(number))
+def sentences(rng, number=4, vocabulary=ENGLISH):
+    return " ".join(" ".join(rng.choices(vocabulary, k=8)).capitalize() + "." for _ in range(number))
 
 
 def done(step, text):
@@ -29,10 +29,10 @@ def done(step, text):
 
 
 def test_planted_pages_become_their_text_and_texts_with_angle_brackets_stay():
-    draw = random.Random(0)
+    rng = random.Random(0)
     right = 0
     for number in range(100):
-        one, two = sentences(draw), draw.choice([sentences(draw), "".join(draw.choices(CHINESE, k=30)) + "。"])
+        one, two = sentences(rng), rng.choice([sentences(rng), "".join(rng.choices(CHINESE, k=30)) + "。"])
         page = (
             f"<!DOCTYPE html><html><head><title>{number}</title><style>p {{ color: red }}</style></head>\n<body>"
             f"<nav><ul><li><a href='/'>Home</a></li></ul></nav><p>{one.replace('the', '<b>the</b>')}</p>\n"
@@ -41,7 +41,7 @@ def test_planted_pages_become_their_text_and_texts_with_angle_brackets_stay():
         right += done(repair.html, page) == f"{one}\n\n{two} & more"
     assert right == 100
     for number in range(100):
-        plain = f"{sentences(draw)} If a < b and c > {number}, x <- y; List<String> <3 & R&D."
+        plain = f"{sentences(rng)} If a < b and c > {number}, x <- y; List<String> <3 & R&D."
         assert done(repair.html, plain) == plain
 
 
@@ -69,14 +69,14 @@ def test_half_a_surrogate_pair_does_not_stop_the_parser():
 
 
 def test_planted_mojibake_is_mended_and_right_text_is_left_alone():
-    draw = random.Random(1)
+    rng = random.Random(1)
     mended = 0
     for _ in range(200):
-        text = sentences(draw, 3, ENGLISH + FRENCH)
-        wrong = text.encode().decode("latin-1" if draw.random() < 0.5 else "sloppy-windows-1252")
+        text = sentences(rng, 3, ENGLISH + FRENCH)
+        wrong = text.encode().decode("latin-1" if rng.random() < 0.5 else "sloppy-windows-1252")
         mended += done(repair.repair, wrong) == text
         assert done(repair.repair, text) == text
-        chinese = "".join(draw.choices(CHINESE, k=40)) + "，“好”！ＡＢＣ？"
+        chinese = "".join(rng.choices(CHINESE, k=40)) + "，“好”！ＡＢＣ？"
         mended += done(repair.repair, chinese.encode().decode("sloppy-windows-1252")) == chinese
         assert done(repair.repair, chinese) == chinese
     assert mended / 400 >= 0.95
@@ -108,11 +108,11 @@ def test_colours_of_a_terminal_go_and_what_shapes_text_stays():
 def test_blanks_and_line_ends_become_of_one_kind():
     found = done(repair.whitespace, "\u3000 a\t b\u00a0 c \r\n\r\n \n\n d\u2028e\x0bf\r")
     assert found == "a b c\n\nd\ne\nf"
-    draw = random.Random(2)
+    rng = random.Random(2)
     for _ in range(100):
-        clean = sentences(draw) + "\n\n" + sentences(draw)
+        clean = sentences(rng) + "\n\n" + sentences(rng)
         assert done(repair.whitespace, clean) == clean
-        dirty = clean.replace(" ", draw.choice(["  ", "\t", "\u00a0", " \u3000"])).replace("\n\n", " \r\n \r\n\r\n")
+        dirty = clean.replace(" ", rng.choice(["  ", "\t", "\u00a0", " \u3000"])).replace("\n\n", " \r\n \r\n\r\n")
         assert done(repair.whitespace, dirty) == clean
 
 
@@ -169,12 +169,12 @@ TEXT = [
 
 def test_lines_of_a_frame_go_and_lines_of_text_stay():
     step = repair.boilerplate(True, ())
-    draw = random.Random(3)
+    rng = random.Random(3)
     planted = kept = 0
     for _ in range(200):
-        lines = [(line, True) for line in draw.sample(FRAME, 3)] + [(line, False) for line in draw.sample(TEXT, 3)]
-        lines += [(sentences(draw, 2), False)]
-        draw.shuffle(lines)
+        lines = [(line, True) for line in rng.sample(FRAME, 3)] + [(line, False) for line in rng.sample(TEXT, 3)]
+        lines += [(sentences(rng, 2), False)]
+        rng.shuffle(lines)
         count = Counter()
         left = step("\n".join(line for line, _ in lines), count).split("\n")
         planted += count["lines"]
