@@ -1,1 +1,1 @@
-"""From files and Hub data sets to the blocks of tokens that a model learns from."""
+"""Turn files and Hub data sets into the blocks of tokens, or the examples, that a model learns from."""

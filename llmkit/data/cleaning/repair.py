@@ -106,7 +106,7 @@ _UNSEEN = regex.compile(
 
 
 def control_characters(text: str, count: Counter[str]) -> str:
-    """Remove what nobody sees: control, zero-width, direction, private and unassigned characters, and colour codes."""
+    """Remove what nobody sees: control, zero-width, direction, private, unassigned, U+FFFD, and terminal colours."""
     return text if text.isascii() and text.isprintable() else str(_UNSEEN.sub("", text))
 
 

@@ -1,1 +1,1 @@
-"""Rows: read from files and the Hub, with their labels, and as the examples of a task."""
+"""Read rows from files and the Hub, resolve their labels, and turn them into the examples of a task."""

@@ -36,9 +36,7 @@ class MixedBlocks(Dataset[Window]):
         source = np.repeat(np.arange(len(self.counts), dtype=np.uint16), self.counts)
         rank = np.concatenate([np.arange(count, dtype=np.uint32) for count in self.counts])
         self.source, self.rank = source[order], rank[order]
-        self._orders: dict[
-            int, tuple[int, np.ndarray]
-        ] = {}  # the pass of each source that is being read, and its order
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # by source: the pass that is being read, and its order
         # In shared memory: data workers that outlive an epoch must see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
