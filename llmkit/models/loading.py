@@ -150,6 +150,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            # which peft's own conversion cannot undo, and `save_as_lora` can
+            warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern", UserWarning)
             # peft 0.21 still uses transformers' old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             yield

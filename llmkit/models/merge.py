@@ -1,5 +1,6 @@
 """An adapter into its base: one whole model that needs neither peft nor the base any more."""
 
+import inspect
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,23 @@ from llmkit.runs import directory as runs
 
 TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
 LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on
+# transformers' class of the model, by the task of its run or by peft's task type.
+CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "denoising": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "token-classification": "AutoModelForTokenClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "chat": "AutoModelForCausalLM",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+}
 
 
 def merge(run: str, output: str) -> None:
@@ -43,9 +61,15 @@ def merge(run: str, output: str) -> None:
     model = loading.load_model(run, _model_class(run, adapter)).float()
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, positions(model.config) or LENGTH)
-    ids = torch.randint(model.get_input_embeddings().num_embeddings, (BATCH, length), generator=generator)
+    ids = torch.randint(model.config.get_text_config().vocab_size, (BATCH, length), generator=generator)
     before = _logits(model, ids)
-    model = model.merge_and_unload()
+    try:
+        model = model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError) as problem:  # no LoRA, or one that depends on the text
+        raise UserError(
+            f"the adapter `{run}` is none that can be merged into its base: {problem}",
+            "use it as it is: llmkit loads an adapter wherever it loads a model",
+        ) from problem
     after = _logits(model, ids)
     difference = ((after - before).abs().max() / before.abs().max()).item()
     if not difference <= TOLERANCE:  # NaN too
@@ -77,31 +101,36 @@ def merge(run: str, output: str) -> None:
 
 
 def _model_class(run: str, adapter: dict[str, Any]) -> Any:
+    """The class of the adapter's model, by its run's task, else by peft's task type, which knows no multiple choice."""
     import transformers
 
     task = runs.read_record(Path(run)).get("task") or runs.read_record(Path(run).parent).get("task")  # a checkpoint's
-    classes = {
-        "CAUSAL_LM": "AutoModelForCausalLM",
-        "SEQ_CLS": "AutoModelForSequenceClassification",
-        "QUESTION_ANS": "AutoModelForQuestionAnswering",
-        "masked-lm": "AutoModelForMaskedLM",
-    }
-    name = classes.get(str(adapter.get("task_type") or task))
+    name = CLASSES.get(str(task)) or CLASSES.get(str(adapter.get("task_type")))
     if name is None:
         raise UserError(
             f"`{run}` does not say what its model is for (task_type {adapter.get('task_type')}, task {task})",
-            "merge knows language models, classifiers and question answering",
+            f"merge knows the tasks {', '.join(name for name in CLASSES if name.islower())}",
         )
     return getattr(transformers, name)
 
 
 def _logits(model: Any, ids: Any) -> Any:
-    """The logits of every input; of question answering, those of the starts and then those of the ends."""
+    """The logits of every input; of question answering, those of the starts and then those of the ends.
+
+    Of multiple choice `ids`, [B, L], are the choices of one input; a decoder reads what its encoder reads.
+    """
     import torch
 
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    ids = ids.to(model.device)
+    choices = type(inner).__name__.endswith("ForMultipleChoice")
+    decoder = "decoder_input_ids" in inspect.signature(inner.forward).parameters
+    if decoder and model.config.eos_token_id is not None:  # where one that classifies looks
+        ids[:, -1] = model.config.eos_token_id
     found = []
     with torch.inference_mode():
-        for row in ids.to(model.device).split(1):  # one by one: without a padding token, no batch can be classified
-            outputs = model(input_ids=row)
+        # one by one: without a padding token, no batch can be classified
+        for row in ids[None] if choices else ids[:, None]:
+            outputs = model(input_ids=row[None] if choices else row, **({"decoder_input_ids": row} if decoder else {}))
             found += [outputs[key] for key in ("logits", "start_logits", "end_logits") if key in outputs]
     return torch.stack(found)

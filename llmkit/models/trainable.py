@@ -1,14 +1,18 @@
 """What of a model is trained: all of it, its head, its last layers, or an adapter; in full precision or over 4 bits."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from llmkit.errors import UserError
-from llmkit.models.loading import quiet
+from llmkit.models.loading import ADAPTER_WEIGHTS, quiet
 from llmkit.models.quantization import four_bits
 from llmkit.recipe.schema import Model
 
@@ -85,13 +89,89 @@ def adapt(model: Any, lora: Mapping[str, Any], task_type: str | None, new: set[s
     if "target_modules" not in lora and "target_parameters" not in lora:
         settings["target_modules"] = _targets(model)
     try:
-        adapter = LoraConfig(**settings)
         with quiet():
+            adapter = LoraConfig(**settings)
             if table.load_in_4bit:  # whether it recomputes activations is trainer.gradient_checkpointing's to say
                 model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-            return get_peft_model(model, adapter, revision=table.revision)
-    except (TypeError, ValueError) as problem:
+            model = get_peft_model(model, adapter, revision=table.revision)
+    except (ImportError, TypeError, ValueError) as problem:
         raise UserError(f"[lora]: {str(problem).splitlines()[0]}") from problem
+    if str(adapter.init_lora_weights).lower().startswith(("pissa", "olora")):
+        _note_start(model)
+    return model
+
+
+def _note_start(model: Any) -> None:
+    """Keep in each layer the adapter that it starts with, which PiSSA and OLoRA have taken out of the base."""
+    from peft.tuners.lora import LoraLayer
+
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for path, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        rank, name = layer.r["default"], path.removeprefix("base_model.model.")
+        if "default" not in layer.lora_A:
+            raise UserError(
+                f"lora.init_lora_weights: it is for linear layers, and {name} is none",
+                "leave that layer out of lora.target_modules, or leave out lora.init_lora_weights",
+            )
+        a, b = (part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
+        if len(a) < rank:
+            raise UserError(f"lora.r: {rank} is more than {name} has, {len(a)}")
+        if uses[id(layer.get_base_layer().weight)] > 1:
+            raise UserError(
+                f"lora.init_lora_weights: it changes the weights of {name}, which another layer uses too (tied)",
+                "leave that layer out of lora.target_modules, or leave out lora.init_lora_weights",
+            )
+        layer.start = a, b
+        layer.register_load_state_dict_pre_hook(_without_start)
+
+
+def save_as_lora(model: Any, directory: Path) -> None:
+    """Rewrite the adapter saved in `directory` as a plain one of twice the rank, where its start changed the base.
+
+    With A0 and B0 as the start, W - B0 A0 + B A = W + [B, -B0] [A; A0]: it fits the base as it was, in any loader.
+    peft's own conversion (`path_initial_model_for_weight_conversion`) saves A and B alone, without the head.
+    """
+    file, settings_file = directory / ADAPTER_WEIGHTS, directory / "adapter_config.json"
+    starts = {path: layer.start for path, layer in model.named_modules() if hasattr(layer, "start")}
+    if not starts or not file.is_file():
+        return
+    weights = load_file(file)
+    for path, (a, b) in starts.items():
+        first, second = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+        weights[first] = torch.cat([weights[first], a])
+        weights[second] = torch.cat([weights[second], -b], dim=1)
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = json.loads(settings_file.read_text())
+    factor = 2**0.5 if settings["use_rslora"] else 2  # so that the adapter's scale stays what it was
+    for key, by in (("r", 2), ("lora_alpha", factor)):
+        settings[key] *= by
+    for key, by in (("rank_pattern", 2), ("alpha_pattern", factor)):
+        settings[key] = {name: value * by for name, value in (settings[key] or {}).items()}
+    settings["init_lora_weights"] = True
+    settings_file.write_text(json.dumps(settings, indent=2, sort_keys=True))
+
+
+def _without_start(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load of what `save_as_lora` wrote the half that is trained, A and B.
+
+    Where the other half is another start than this layer's (another seed's, another library's), what was taken out of
+    the base is put back, and that other start taken out.
+    """
+    keys = [f"{prefix}lora_{letter}.default.weight" for letter in "AB"]
+    rank = layer.r["default"]
+    if keys[0] not in state or len(state[keys[0]]) == rank:
+        return
+    state[keys[0]], a = state[keys[0]].split(rank)
+    state[keys[1]], b = state[keys[1]].split(rank, dim=1)
+    start = a.cpu(), -b.cpu()
+    if not all(map(torch.equal, start, layer.start)):
+        before, now = (second @ first for first, second in (layer.start, start))
+        change = layer.scaling["default"] * (before - now)
+        base = layer.get_base_layer().weight
+        base.data += (change.T if layer.fan_in_fan_out else change).to(base)
+        layer.start = start
 
 
 def _targets(model: Any) -> list[str] | None:

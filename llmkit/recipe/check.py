@@ -238,6 +238,11 @@ def _check_model(draft: Draft) -> None:
             )
     if get("model", "load_in_4bit") and "lora" not in draft.values:
         problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; they need an adapter: `lora.r = 16`")
+    start = get("lora", "init_lora_weights")
+    if str(start).lower().startswith(("pissa", "olora")):
+        for key in ("model.load_in_4bit", "lora.target_parameters", "lora.use_bdlora", "lora.alora_invocation_tokens"):
+            if get(*key.split(".")):
+                problem(("lora", "init_lora_weights"), f'"{start}" and `{key}` exclude one another; leave one out')
     if draft.task in schema.TASKS and draft.task not in schema.PRETRAINING:
         for key in ("num_labels", "id2label", "label2id", "problem_type"):
             if get("model", "config", key) is not None:

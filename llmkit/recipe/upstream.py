@@ -82,6 +82,29 @@ OWNED: dict[str, dict[str, str]] = {
     },
 }
 
+_DATA_DRIVEN = 'of the data before the first step, which llmkit does not compute; use "pissa" or "olora"'
+_LOSS = "its loss has a term that peft leaves to the training loop, and llmkit's has none; use `use_dora`"
+_START = "it belongs to a start of the adapter that llmkit does not have; see `init_lora_weights`"
+
+# Starts of an adapter that peft leaves half done, or whose base nothing saves; by how their names begin.
+STARTS_REFUSED = {
+    "eva": f"it needs the activations {_DATA_DRIVEN}",
+    "corda": f"it needs the activations {_DATA_DRIVEN}",
+    "lora_ga": f"it needs the gradients {_DATA_DRIVEN}",
+    "loftq": "its adapter fits a base that it has quantized itself, which no run saves; use `model.load_in_4bit`",
+}
+# Fields of LoraConfig that would not do what they say.
+REFUSED = {
+    "eva_config": _START,
+    "corda_config": _START,
+    "lora_ga_config": _START,
+    "loftq_config": _START,
+    "kasa_config": _LOSS,
+    "monteclora_config": _LOSS,
+    "arrow_config": "it chooses between adapters that are trained already, and a run trains one",
+    "layer_replication": "such a model can neither be loaded again by its name nor merged; use `target_modules`",
+}
+
 _LEAVE = "leave it out"
 
 # Fields that transformers 5 dropped: the one that replaced it, if any, and what to do; `{value}` is the user's value.
@@ -170,10 +193,16 @@ def text(class_name: str) -> str:
 def refusal(class_name: str, key: str, value: Any) -> str:
     """Explain why `key` cannot be set to `value` although it is spelt correctly; "" if it can be.
 
-    The run sets the field itself, or upstream dropped it.
+    The run sets the field itself, upstream dropped it, or it would not do what it says.
     """
     if reason := OWNED[class_name].get(key):
         return f"set by the run itself; {reason}"
+    if class_name == "LoraConfig" and key in REFUSED:
+        return f"not in llmkit: {REFUSED[key]}"
+    if class_name == "LoraConfig" and key == "init_lora_weights":
+        for start, reason in STARTS_REFUSED.items():
+            if str(value).lower().startswith(start):
+                return f"{toml_value(value)} is not in llmkit: {reason}"
     if class_name == "TrainingArguments" and key in DROPPED and key not in fields(class_name):
         advice = DROPPED[key][1].replace("{value}", toml_value(value))
         return f"not a field of {class_name} in {installed(class_name)}; {advice}"

@@ -13,6 +13,7 @@ from llmkit.data.rows.examples import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.models.loading import save_config
+from llmkit.models.trainable import save_as_lora
 from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
 from llmkit.runs import state
@@ -322,6 +323,7 @@ class Trainer(ResumingTrainer):
             directory = Path(output_dir or self.args.output_dir)
             if self.args.should_save and hasattr(self.model, "peft_config"):
                 save_config(self.model, directory)
+                save_as_lora(self.model, directory)
             if self.args.should_save and hasattr(self.model, "save_each") and not _internal_call:
                 self.model.save_each(directory, self.processing_class)
         finally:
