@@ -150,6 +150,9 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            # merge unties them
+            warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True` and the tied_target", UserWarning)
+            warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
             # which peft's own conversion cannot undo, and `save_as_lora` can
             warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern", UserWarning)
             # peft 0.21 still uses transformers' old name

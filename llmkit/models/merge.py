@@ -3,33 +3,18 @@
 import inspect
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from llmkit import hub
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
-from llmkit.runs import directory as runs
+from llmkit.recipe.tasks import TASKS, task_of_adapter
+from llmkit.runs.finished import record_of
 
 TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
 LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on
-# transformers' class of the model, by the task of its run or by peft's task type.
-CLASSES = {
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-    "denoising": "AutoModelForSeq2SeqLM",
-    "text-classification": "AutoModelForSequenceClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "token-classification": "AutoModelForTokenClassification",
-    "multiple-choice": "AutoModelForMultipleChoice",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-    "chat": "AutoModelForCausalLM",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-}
 
 
 def merge(run: str, output: str) -> None:
@@ -58,24 +43,12 @@ def merge(run: str, output: str) -> None:
             f"`{run}` holds no adapter, there is nothing to merge",
             "a run with [lora] makes one; of a run that is not finished, name a checkpoint",
         )
-    model = loading.load_model(run, _model_class(run, adapter)).float()
+    model_class = _model_class(run, adapter)
+    model = loading.load_model(run, model_class).float()
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, positions(model.config) or LENGTH)
     ids = torch.randint(model.config.get_text_config().vocab_size, (BATCH, length), generator=generator)
     before = _logits(model, ids)
-    try:
-        model = model.merge_and_unload()
-    except (AttributeError, NotImplementedError, ValueError) as problem:  # no LoRA, or one that depends on the text
-        raise UserError(
-            f"the adapter `{run}` is none that can be merged into its base: {problem}",
-            "use it as it is: llmkit loads an adapter wherever it loads a model",
-        ) from problem
-    after = _logits(model, ids)
-    difference = ((after - before).abs().max() / before.abs().max()).item()
-    if not difference <= TOLERANCE:  # NaN too
-        raise RuntimeError(
-            f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
-        )
     with hub.loading(run, "model"):
         in_run = loading.adapter_file(run, "tokenizer_config.json") is not None
         base = adapter["base_model_name_or_path"]
@@ -84,12 +57,20 @@ def merge(run: str, output: str) -> None:
             revision=revision if in_run else hub.commit(base, adapter.get("revision")),
             trust_remote_code=False,
         )
+    model = _merged(model, run)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
         with loading.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
+        del model
+        after = _logits(loading.load_model(str(draft), model_class), ids)  # of what is written
+        difference = ((after - before).abs().max() / before.abs().max()).item()
+        if not difference <= TOLERANCE:  # NaN too
+            raise RuntimeError(
+                f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
+            )
         draft.replace(target)
     except OSError as problem:
         raise UserError(
@@ -104,14 +85,40 @@ def _model_class(run: str, adapter: dict[str, Any]) -> Any:
     """The class of the adapter's model, by its run's task, else by peft's task type, which knows no multiple choice."""
     import transformers
 
-    task = runs.read_record(Path(run)).get("task") or runs.read_record(Path(run).parent).get("task")  # a checkpoint's
-    name = CLASSES.get(str(task)) or CLASSES.get(str(adapter.get("task_type")))
-    if name is None:
+    kind = adapter.get("task_type")
+    task = record_of(run).get("task") or task_of_adapter(kind)
+    if task not in TASKS:
         raise UserError(
-            f"`{run}` does not say what its model is for (task_type {adapter.get('task_type')}, task {task})",
-            f"merge knows the tasks {', '.join(name for name in CLASSES if name.islower())}",
+            f"`{run}` does not say what its model is for (task_type {kind}, task {task})",
+            "an adapter that a run of llmkit made says it in the run's run.json; any other in its task_type",
         )
-    return getattr(transformers, name)
+    return getattr(transformers, TASKS[task].auto_class)
+
+
+def _merged(model: Any, run: str) -> Any:
+    """The model with its adapter in its weights; UserError where that cannot be.
+
+    Weights that two layers share (tied) become two where there is an adapter; peft unties them in the configuration.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    from llmkit.models import loading
+
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base = layer.get_base_layer()
+            if uses[id(getattr(base, "weight", None))] > 1:
+                base.weight = nn.Parameter(base.weight.detach().clone())
+    try:
+        with loading.quiet():
+            return model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError) as problem:  # no LoRA, or one that depends on the text
+        raise UserError(
+            f"the adapter `{run}` is none that can be merged into its base: {problem}",
+            "use it as it is: llmkit loads an adapter wherever it loads a model",
+        ) from problem
 
 
 def _logits(model: Any, ids: Any) -> Any:

@@ -142,6 +142,7 @@ def save_as_lora(model: Any, directory: Path) -> None:
         first, second = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
         weights[first] = torch.cat([weights[first], a])
         weights[second] = torch.cat([weights[second], -b], dim=1)
+        weights.pop(f"{path}.base_layer.weight", None)  # of an output layer, which peft saves as it was changed
     save_file(weights, file, metadata={"format": "pt"})
     settings = json.loads(settings_file.read_text())
     factor = 2**0.5 if settings["use_rslora"] else 2  # so that the adapter's scale stays what it was
