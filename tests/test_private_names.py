@@ -19,6 +19,7 @@ import tokenizers
 import torch
 import transformers
 from accelerate.utils import DistributedType
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 import llmkit
 from llmkit.training.resumable_trainer import ResumingTrainer
@@ -305,7 +306,14 @@ TABLE = (
     Row("peft.get_peft_model", "models/trainable.py", takes("model", "peft_config", "revision")),
     Row("peft.PeftModel.get_base_model", "models/loading.py", takes("self")),
     Row("peft.PeftModel.peft_config", "models/loading.py", is_a(property)),
-    Row("peft.LoraModel.merge_and_unload", "models/quantization.py", FUNCTION),
+    *(Row("peft.LoraModel.merge_and_unload", f"models/{file}.py", FUNCTION) for file in ("quantization", "merge")),
+    Row("peft.tuners.tuners_utils.BaseTunerLayer", "models/merge.py", is_a(type)),
+    Row("peft.tuners.lora.LoraLayer", "models/trainable.py", is_kind_of(BaseTunerLayer)),
+    Row("peft.tuners.tuners_utils.BaseTunerLayer.get_base_layer", "models/merge.py", takes("self")),
+    *(
+        Row(f"peft.tuners.lora.LoraLayer.{name}", "models/trainable.py", assigned)
+        for name in ("lora_A", "lora_B", "scaling")
+    ),
     # -- datasets
     *(Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool)) for where in ("hub.py", "data/rows/table.py")),
     Row("datasets.Dataset._fingerprint", "data/rows/table.py", assigned),
@@ -369,6 +377,15 @@ SENTENCES = (
     # -- peft
     Sentence("Found missing adapter keys", "models/loading.py", in_source("peft.peft_model")),
     Sentence("base_model.model.", "models/loading.py", in_source("peft.peft_model")),
+    Sentence("base_model.model.", "models/trainable.py", in_source("peft.peft_model")),
+    Sentence("Using Rank-Stabilized LoRA with rank_pattern", "models/loading.py", in_source("peft.tuners.lora.config")),
+    *(
+        Sentence(words, "models/loading.py", in_source("peft.tuners.tuners_utils"))
+        for words in (
+            "Model with `tie_word_embeddings=True` and the",
+            "Input and output embeddings are no longer tied",
+        )
+    ),
     # -- datasets
     Sentence("Couldn't find cache", "hub.py", in_source("datasets.packaged_modules.cache.cache")),
     # -- huggingface_hub

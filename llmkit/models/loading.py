@@ -151,7 +151,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             # merge unties them
-            warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True` and the tied_target", UserWarning)
+            warnings.filterwarnings("ignore", "Model with `tie_word_embeddings=True` and the", UserWarning)
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
             # which peft's own conversion cannot undo, and `save_as_lora` can
             warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern", UserWarning)

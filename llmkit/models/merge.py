@@ -57,7 +57,7 @@ def merge(run: str, output: str) -> None:
             revision=revision if in_run else hub.commit(base, adapter.get("revision")),
             trust_remote_code=False,
         )
-    model = _merged(model, run)
+    model = _merge_weights(model, run)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
@@ -82,7 +82,7 @@ def merge(run: str, output: str) -> None:
 
 
 def _model_class(run: str, adapter: dict[str, Any]) -> Any:
-    """The class of the adapter's model, by its run's task, else by peft's task type, which knows no multiple choice."""
+    """Return transformers' class of the adapter's model: its run says its task, else peft's task type does."""
     import transformers
 
     kind = adapter.get("task_type")
@@ -95,8 +95,8 @@ def _model_class(run: str, adapter: dict[str, Any]) -> Any:
     return getattr(transformers, TASKS[task].auto_class)
 
 
-def _merged(model: Any, run: str) -> Any:
-    """The model with its adapter in its weights; UserError where that cannot be.
+def _merge_weights(model: Any, run: str) -> Any:
+    """Add the adapter to the weights of its base, and return that; UserError where that cannot be.
 
     Weights that two layers share (tied) become two where there is an adapter; peft unties them in the configuration.
     """
@@ -122,7 +122,7 @@ def _merged(model: Any, run: str) -> Any:
 
 
 def _logits(model: Any, ids: Any) -> Any:
-    """The logits of every input; of question answering, those of the starts and then those of the ends.
+    """Compute the logits of every input; of question answering, those of the starts and then those of the ends.
 
     Of multiple choice `ids`, [B, L], are the choices of one input; a decoder reads what its encoder reads.
     """

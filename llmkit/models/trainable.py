@@ -123,7 +123,7 @@ def _note_start(model: Any) -> None:
                 f"lora.init_lora_weights: it changes the weights of {name}, which another layer uses too (tied)",
                 "leave that layer out of lora.target_modules, or leave out lora.init_lora_weights",
             )
-        layer.start = a, b
+        layer.lora_start = a, b
         layer.register_load_state_dict_pre_hook(_without_start)
 
 
@@ -134,7 +134,7 @@ def save_as_lora(model: Any, directory: Path) -> None:
     peft's own conversion (`path_initial_model_for_weight_conversion`) saves A and B alone, without the head.
     """
     file, settings_file = directory / ADAPTER_WEIGHTS, directory / "adapter_config.json"
-    starts = {path: layer.start for path, layer in model.named_modules() if hasattr(layer, "start")}
+    starts = {path: layer.lora_start for path, layer in model.named_modules() if hasattr(layer, "lora_start")}
     if not starts or not file.is_file():
         return
     weights = load_file(file)
@@ -155,7 +155,7 @@ def save_as_lora(model: Any, directory: Path) -> None:
 
 
 def _without_start(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load of what `save_as_lora` wrote the half that is trained, A and B.
+    """Leave in `state`, which `save_as_lora` wrote, the half that is trained, A and B.
 
     Where the other half is another start than this layer's (another seed's, another library's), what was taken out of
     the base is put back, and that other start taken out.
@@ -167,12 +167,12 @@ def _without_start(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> N
     state[keys[0]], a = state[keys[0]].split(rank)
     state[keys[1]], b = state[keys[1]].split(rank, dim=1)
     start = a.cpu(), -b.cpu()
-    if not all(map(torch.equal, start, layer.start)):
-        before, now = (second @ first for first, second in (layer.start, start))
+    if not all(map(torch.equal, start, layer.lora_start)):
+        before, now = (second @ first for first, second in (layer.lora_start, start))
         change = layer.scaling["default"] * (before - now)
         base = layer.get_base_layer().weight
         base.data += (change.T if layer.fan_in_fan_out else change).to(base)
-        layer.start = start
+        layer.lora_start = start
 
 
 def _targets(model: Any) -> list[str] | None:

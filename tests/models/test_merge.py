@@ -124,9 +124,9 @@ def train(home, tmp_path, monkeypatch, llmkit):
     """A function that runs a task's recipe into `run`."""
     monkeypatch.chdir(tmp_path)
 
-    def call(task, *words, name="run", code=0):
+    def call(task, *words, code=0):
         verb = "pretrain" if TEXT in TASKS[task][2] else "finetune"
-        done = llmkit(verb, f"{home}/{task}.toml", *words, "--output-dir", name)
+        done = llmkit(verb, f"{home}/{task}.toml", *words, "--output-dir", "run")
         assert done.exit_code == code, done.stderr
         return done.stderr
 
