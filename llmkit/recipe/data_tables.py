@@ -104,7 +104,7 @@ class TextData(Texts, Data):
         description="Tokens in a training sequence; by default as many as the model has positions, 1024 at most.",
     )
 
-    def each(self) -> dict[str, tuple[TextData, float]]:
+    def named_sources(self) -> dict[str, tuple[TextData, float]]:
         """Return each source as data of its own with its weight, by name; without `sources`, itself under ""."""
         if not self.sources:
             return {"": (self, 1.0)}

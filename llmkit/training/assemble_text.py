@@ -76,7 +76,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     if stream is not None:
         train = pack.Endless(stream, data.buffer_size, draw)
     if several and training:
-        weights = {name: weight for name, (_, weight) in data.each().items()}
+        weights = {name: weight for name, (_, weight) in data.named_sources().items()}
         train = mixture.MixedBlocks(training, weights, draw)
     if recipe.task == "masked-lm":
         record["mask_token"] = words.mask_token

@@ -124,8 +124,8 @@ def test_sources_have_weights_and_descriptions_of_their_own(write):
     assert read.origins["data.sources.web.weight"] == "recipe line 9"
     assert read.origins["data.sources.books.weight"] == "default"
     assert read.origins["data.sources.books.clean.repair"] == "recipe line 13"
-    each = read.data.each()
-    assert {name: (data.path, data.name, data.block_size, weight) for name, (data, weight) in each.items()} == {
+    named = read.data.named_sources()
+    assert {name: (data.path, data.name, data.block_size, weight) for name, (data, weight) in named.items()} == {
         "web": ("org/web", "en", 8, 3),
         "books": ("org/books", None, 8, 1),
     }

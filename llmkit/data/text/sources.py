@@ -14,7 +14,7 @@ from llmkit.recipe.data_tables import Source, TextData
 
 def corpora(data: TextData, seed: int) -> dict[str, Corpus]:
     """Open the documents of each source by its name; data without sources is one source with no name."""
-    return {name: _corpus(name, source, seed) for name, (source, _) in data.each().items()}
+    return {name: _corpus(name, source, seed) for name, (source, _) in data.named_sources().items()}
 
 
 def _corpus(name: str, data: TextData, seed: int) -> Corpus:
@@ -40,7 +40,7 @@ def cleaned(
     Training documents that overlap with the validation data of any source are dropped. Without validation data a
     finished model is measured on all documents, which are cleaned as validation data is.
     """
-    sources = {name: source for name, (source, _) in data.each().items()}
+    sources = {name: source for name, (source, _) in data.named_sources().items()}
     tables = {name: data.clean if source.clean is None else source.clean for name, source in sources.items()}
     result, reports = dict(corpora), {name: dict[str, Any]() for name in corpora}
     held_out: list[Documents] = []
