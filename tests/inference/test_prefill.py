@@ -192,7 +192,7 @@ def gone(request, monkeypatch):
 @pytest.fixture
 def before(prompts, monkeypatch):
     """What is written from a cache that was read in pieces, sampled."""
-    monkeypatch.setattr(prefill, "STARTING", 2.0)
+    monkeypatch.setattr(prefill, "LAUNCH_COST", 2.0)
     assert prefill.read(made(LlamaForCausalLM, GROUPED), prompts, settings()) is not None
     return completions(prompts)
 
