@@ -181,15 +181,15 @@ def of_many_lengths(place):
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit, monkeypatch):
     of_many_lengths(place)
-    monkeypatch.setattr("llmkit.speed.length_groups.STARTING", 0.0)
+    monkeypatch.setattr("llmkit.speed.length_groups.LAUNCH_COST", 0.0)
     monkeypatch.setattr("llmkit.speed.length_groups.FEWEST", 1.0)
-    made, sound = [], length_groups.pieces
+    made, sound = [], length_groups.microbatches
 
-    def pieces(*args):
+    def microbatches(*args):
         made.append(sound(*args))
         return made[-1]
 
-    monkeypatch.setattr(length_groups, "pieces", pieces)
+    monkeypatch.setattr(length_groups, "microbatches", microbatches)
     words = ("model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0")
     words += ("trainer.train_sampling_strategy=random", f"trainer.gradient_accumulation_steps={accumulated}")
     finetune(llmkit, *words, name="pieces")
@@ -213,12 +213,12 @@ def test_two_processes_learn_what_one_does(place, llmkit):
     (place / "site").mkdir()
     (place / "site/sitecustomize.py").write_text(
         "import os\nfrom pathlib import Path\nfrom llmkit.speed import length_groups\n"
-        "length_groups.STARTING, length_groups.FEWEST, sound = 0.0, 1.0, length_groups.pieces\n"
-        "def pieces(*args):\n"
+        "length_groups.LAUNCH_COST, length_groups.FEWEST, sound = 0.0, 1.0, length_groups.microbatches\n"
+        "def microbatches(*args):\n"
         "    found = sound(*args)\n"
         "    Path(f'pieces-{os.environ[\"RANK\"]}-{len(found)}').touch()\n"
         "    return found\n"
-        "length_groups.pieces = pieces\n"
+        "length_groups.microbatches = microbatches\n"
     )
     words = ("trainer.max_steps=15", "model.config.hidden_dropout_prob=0.0", "trainer.learning_rate=1e-3")
     words += ("model.config.attention_probs_dropout_prob=0.0",)

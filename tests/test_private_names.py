@@ -22,7 +22,8 @@ from accelerate.utils import DistributedType
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import llmkit
-from llmkit.training.resumable_trainer import ResumingTrainer
+from llmkit.training.resumable_trainer import ResumableTrainer
+from llmkit.training.saving_trainer import SavingTrainer
 from llmkit.training.trainer import Trainer
 
 HOUSE = Path(llmkit.__file__).parent
@@ -223,7 +224,7 @@ TABLE = (
         for switch in ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     ),
     # -- transformers: training
-    Row("transformers.trainer.TRAINER_STATE_NAME", "training/resumable_trainer.py", equals("trainer_state.json")),
+    Row("transformers.trainer.TRAINER_STATE_NAME", "training/saving_trainer.py", equals("trainer_state.json")),
     Row("transformers.trainer_callback.PrinterCallback", "training/build.py", is_kind_of(transformers.TrainerCallback)),
     Row(
         "transformers.utils.is_liger_kernel_available",
@@ -234,11 +235,17 @@ TABLE = (
         "transformers.utils.is_torch_tf32_available", "training/arguments.py", gives(lambda ask: ask() in (True, False))
     ),
     *(
+        Row(f"transformers.Trainer.{name}", "training/saving_trainer.py", assigned)
+        for name in (
+            *("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "callback_handler"),
+            *("is_deepspeed_enabled", "is_fsdp_enabled", "is_distributed_loading_by_transformers"),
+        )
+    ),
+    *(
         Row(f"transformers.Trainer.{name}", "training/resumable_trainer.py", assigned)
         for name in (
-            *("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_train_batch_size", "current_flos"),
+            *("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_train_batch_size"),
             *("callback_handler", "model_wrapped", "is_deepspeed_enabled", "is_fsdp_enabled"),
-            "is_distributed_loading_by_transformers",
         )
     ),
     *(
@@ -246,23 +253,24 @@ TABLE = (
         for name in ("_tr_loss", "_globalstep_last_logged", "_loss_shifts_labels", "model_accepts_loss_kwargs")
     ),
     Row("transformers.Trainer.place_model_on_device", "training/train.py", assigned),
-    Row("transformers.Trainer.store_flos", "training/resumable_trainer.py", takes("self")),
-    Row("transformers.Trainer.get_total_train_batch_size", "training/resumable_trainer.py", takes("self", "args")),
+    Row("transformers.Trainer.store_flos", "training/saving_trainer.py", takes("self")),
+    *(
+        Row("transformers.Trainer.get_total_train_batch_size", where, takes("self", "args"))
+        for where in ("training/saving_trainer.py", "training/resumable_trainer.py")
+    ),
     Row(
         "transformers.Trainer._save_optimizer_and_scheduler",
-        "training/resumable_trainer.py",
+        "training/saving_trainer.py",
         takes("self", "output_dir"),
     ),
     Row("transformers.Trainer._prepare_inputs", "training/trainer.py", takes("self", "inputs")),
     Row("transformers.Trainer._prepare_inputs", "training/batch_size.py", takes("self", "inputs")),
     Row("transformers.Trainer.compute_loss_context_manager", "training/trainer.py", takes("self")),
-    Row("transformers.Trainer.save_model._internal_call", "training/resumable_trainer.py", takes_keyword),
+    Row("transformers.Trainer.save_model._internal_call", "training/saving_trainer.py", takes_keyword),
     Row("transformers.TrainerState.compute_steps", "training/resumable_trainer.py", takes("self", "args", "max_steps")),
     Row("transformers.TrainerState.stateful_callbacks", "training/max_time.py", assigned),
-    Row("transformers.TrainerState.best_global_step", "training/resumable_trainer.py", assigned),
-    Row(
-        "transformers.EarlyStoppingCallback.early_stopping_patience_counter", "training/resumable_trainer.py", assigned
-    ),
+    Row("transformers.TrainerState.best_global_step", "training/saving_trainer.py", assigned),
+    Row("transformers.EarlyStoppingCallback.early_stopping_patience_counter", "training/early_stopping.py", assigned),
     # -- torch
     Row("torch._int_mm", "models/quantization.py", gives(multiplies)),
     Row("torch.Tensor._version", "models/quantization.py", gives(lambda _: torch.zeros(1).add_(1)._version == 1)),
@@ -343,7 +351,7 @@ TABLE = (
 
 SENTENCES = (
     # -- torch, its C++ too; how gloo ends is run in training/test_failures.py
-    Sentence("DataLoader worker", "training/resumable_trainer.py", in_source("torch.utils.data.dataloader")),
+    Sentence("DataLoader worker", "training/saving_trainer.py", in_source("torch.utils.data.dataloader")),
     Sentence("DataLoader worker", "training/failures.py", in_source("torch.utils.data.dataloader")),
     Sentence("exited unexpectedly", "training/failures.py", in_source("torch.utils.data.dataloader")),
     Sentence("DataLoader timed out", "training/failures.py", in_source("torch.utils.data.dataloader")),
@@ -550,7 +558,7 @@ def sentences(tree):
 def test_every_private_name_is_in_the_table(kind):
     known = {(row.where, row.name.rpartition(".")[2]) for row in TABLE}
     lacking = [(file, name) for file, tree in trees().items() for name in kind(tree) if (file, name) not in known]
-    overridden = {*vars(Trainer), *vars(ResumingTrainer)}  # whose signatures have a test
+    overridden = {*vars(Trainer), *vars(ResumableTrainer), *vars(SavingTrainer)}  # whose signatures have a test
     assert [(file, name) for file, name in lacking if name not in overridden] == []
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
+from llmkit import hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.tasks import TASKS, task_of_adapter
@@ -45,6 +45,7 @@ def merge(run: str, output: str) -> None:
         )
     model_class = _model_class(run, adapter)
     model = loading.load_model(run, model_class).float()
+    process.collect_from_here()
     generator = torch.Generator().manual_seed(0)
     length = min(LENGTH, positions(model.config) or LENGTH)
     ids = torch.randint(model.config.get_text_config().vocab_size, (BATCH, length), generator=generator)

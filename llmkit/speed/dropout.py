@@ -10,10 +10,10 @@ LEVELS = 2**16
 
 
 class Dropout(nn.Dropout):
-    """Each number of x is 0 with probability p, to 1/65,536, and else x/(1 - p): 16 random bits decide.
+    """Sets each number of x to 0 with probability p, to 1/65,536, else to x/(1 - p): 16 random bits decide.
 
-    They come of SFC64, seeded by PyTorch's generator: what is drawn follows from its state, as ever, and is another
-    than `nn.Dropout` draws.
+    They come from SFC64, seeded by PyTorch's generator: what is drawn follows from its state, as ever, but is not what
+    `nn.Dropout` draws.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -27,8 +27,8 @@ class Dropout(nn.Dropout):
 
 
 def speed_up(model: Any) -> bool:
-    """Let the model's dropout be this one; False where it has none. That of attention is in its kernels."""
-    found = [module for module in model.modules() if type(module) in (nn.Dropout, Dropout)]
-    for module in found:
+    """Replace the model's dropout with this one; False where it has none. That of attention is in its kernels."""
+    modules = [module for module in model.modules() if type(module) in (nn.Dropout, Dropout)]
+    for module in modules:
         module.__class__ = Dropout
-    return any(module.p and not module.inplace for module in found)
+    return any(module.p and not module.inplace for module in modules)

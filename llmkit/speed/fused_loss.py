@@ -20,8 +20,8 @@ AT_ONCE = 2**24
 FEW = 8  # tokens that the model is tried with
 
 
-class Head:
-    """The losses of `model`, a language model of any kind, by way of its output layer.
+class FusedLMLoss:
+    """Computes the losses of `model`, a language model of any kind, by way of its output layer.
 
     `skip`: positions without a label get no logits. `fused`: logits and losses are made a part of the positions at a
     time (`torch.nn.functional.linear_cross_entropy`), which needs a `layer` whose outputs the model hands on as they
@@ -32,7 +32,7 @@ class Head:
     def __init__(self, model: Any, fused: bool = True, skip: bool = True) -> None:
         self.layer = output_layer(model) if fused or skip else None
         self.fused = fused and self.layer is not None
-        self.skip = skip and (self.layer is not None or spares_logits(model))
+        self.skip = skip and (self.layer is not None or supports_logits_to_keep(model))
 
     def losses(
         self,
@@ -42,17 +42,25 @@ class Head:
         label_smoothing: float = 0.0,
         summed: bool = False,
     ) -> torch.Tensor:
-        """Cross-entropy (nats) of the labels, [B, T], 0 where one is -100; the sum of all of them if `summed`.
+        """Compute the cross-entropy (nats) of labels.
 
-        `model` is called with `inputs`: it may be what wraps the one that this was made for.
+        Args:
+            model: what is called with `inputs`; it may wrap the one that this was made for.
+            inputs: all that it reads but the labels.
+            labels: [B, T]; -100 for none.
+            label_smoothing: the share of each label that is spread over all words.
+            summed: add up all losses.
+
+        Returns:
+            [B, T] in fp32, 0 where a label is -100; their sum, a scalar, if `summed`.
         """
-        learned, wanted, skip = labels != -100, labels.flatten(), self.skip
+        learned, targets, skip = labels != -100, labels.flatten(), self.skip
         if skip:
-            places = learned.flatten().nonzero()[:, 0]
-            skip = len(places) < len(wanted)
-            wanted = wanted[places]
+            positions = learned.flatten().nonzero()[:, 0]
+            skip = len(positions) < len(targets)
+            targets = targets[positions]
 
-        def found(losses: torch.Tensor) -> torch.Tensor:
+        def in_shape(losses: torch.Tensor) -> torch.Tensor:
             if summed:
                 return losses.sum()
             return losses.new_zeros(labels.shape).masked_scatter(learned, losses) if skip else losses.view_as(labels)
@@ -60,22 +68,23 @@ class Head:
         if self.layer is None:
             kept = {"logits_to_keep": learned} if skip else {}
             logits = model(**inputs, **kept).logits
-            return found(_reference(logits if logits.dim() == 2 else logits.flatten(0, 1), wanted, label_smoothing))
+            logits = logits if logits.dim() == 2 else logits.flatten(0, 1)
+            return in_shape(_reference(logits, targets, label_smoothing))
         layer = self.layer
 
-        def instead(hidden: torch.Tensor) -> torch.Tensor:
+        def losses_of(hidden: torch.Tensor) -> torch.Tensor:
             hidden = hidden.reshape(labels.numel(), -1)
             if skip:  # not hidden[learned], whose gradient takes four times as long
-                hidden = hidden.index_select(0, places)
-            return found(self._of(layer, hidden, wanted, label_smoothing, "sum" if summed else "none"))
+                hidden = hidden.index_select(0, positions)
+            return in_shape(self._losses(layer, hidden, targets, label_smoothing, "sum" if summed else "none"))
 
-        with in_place_of(layer, instead):
+        with replaced_forward(layer, losses_of):
             return model(**inputs).logits
 
-    def _of(
-        self, layer: nn.Linear, hidden: torch.Tensor, wanted: torch.Tensor, smoothing: float, reduction: str
+    def _losses(
+        self, layer: nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, smoothing: float, reduction: str
     ) -> Any:
-        """The losses of `hidden`, [N, H]: one each, or their sum."""
+        """Compute the losses of `hidden`, [N, H], against `targets`, [N]: [N], or their sum."""
         weight, bias = layer.weight, layer.bias
         kind = hidden.device.type
         if torch.is_autocast_enabled(kind):  # which would look after a Linear
@@ -83,13 +92,13 @@ class Head:
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = bias if bias is None else bias.to(dtype)
         rows = max(1, AT_ONCE // weight.shape[0])
-        if not self.fused or smoothing or (kind == "cpu" and len(hidden) <= rows):  # upstream smooths no pieces
-            return _reference(F.linear(hidden, weight, bias), wanted, smoothing, reduction)
+        if not self.fused or smoothing or (kind == "cpu" and len(hidden) <= rows):  # upstream smooths no chunks
+            return _reference(F.linear(hidden, weight, bias), targets, smoothing, reduction)
         if not torch.is_grad_enabled():
-            parts = zip(hidden.split(rows), wanted.split(rows), strict=True)
-            return torch.cat([_reference(F.linear(part, weight, bias), of, smoothing) for part, of in parts])
+            chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+            return torch.cat([_reference(F.linear(chunk, weight, bias), of, smoothing) for chunk, of in chunks])
         exact = hidden.dtype == torch.float32
-        # On a CPU its own choice of a piece is so small that it takes twice to five times as long as the plain way.
+        # On a CPU its own choice of a chunk is so small that it takes twice to five times as long as the plain way.
         options = (
             nn.LinearCrossEntropyOptions(
                 batch_chunk_size=rows, chunking_method=None, acc_policy="compact" if exact else "accurate"
@@ -97,25 +106,25 @@ class Head:
             if kind == "cpu"
             else nn.LinearCrossEntropyOptions()
         )
-        found = F.linear_cross_entropy(
+        losses = F.linear_cross_entropy(
             hidden,
             weight,
-            wanted,
+            targets,
             linear_bias=bias,
             reduction=reduction if exact else "none",  # it would give the sum in half precision, to three digits
             ignore_index=-100,
             options=options,
         )
-        return found.float()
+        return losses.float()
 
 
-def _reference(logits: torch.Tensor, wanted: torch.Tensor, smoothing: float, reduction: str = "none") -> torch.Tensor:
-    return F.cross_entropy(logits.float(), wanted, ignore_index=-100, reduction=reduction, label_smoothing=smoothing)
+def _reference(logits: torch.Tensor, targets: torch.Tensor, smoothing: float, reduction: str = "none") -> torch.Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=-100, reduction=reduction, label_smoothing=smoothing)
 
 
 @contextmanager
-def in_place_of(layer: Any, function: Callable[[torch.Tensor], Any]) -> Iterator[None]:
-    """While this is entered, `layer` does what `function` does."""
+def replaced_forward(layer: Any, function: Callable[[torch.Tensor], Any]) -> Iterator[None]:
+    """Let `layer` do what `function` does."""
     layer.forward = function
     try:
         yield
@@ -124,7 +133,7 @@ def in_place_of(layer: Any, function: Callable[[torch.Tensor], Any]) -> Iterator
 
 
 def output_layer(model: Any) -> nn.Linear | None:
-    """The linear layer whose outputs are the model's logits and nothing else; None where there is none.
+    """Find the linear layer whose outputs are the model's logits and nothing else; None where there is none.
 
     It is tried: a mark that the layer gives in place of its outputs must be what comes out. What cannot be run here,
     because its weights are spread over machines, has none.
@@ -134,10 +143,10 @@ def output_layer(model: Any) -> nn.Linear | None:
     if type(layer) is not nn.Linear or "forward" in vars(layer) or not all(p.numel() for p in inner.parameters()):
         return None
     mark = torch.zeros(())
-    given: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
-    def instead(hidden: torch.Tensor) -> torch.Tensor:
-        given.append(tuple(hidden.shape))
+    def give_mark(hidden: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(hidden.shape))
         return mark
 
     ids = torch.zeros((1, FEW), dtype=torch.long, device=layer.weight.device)
@@ -145,16 +154,16 @@ def output_layer(model: Any) -> nn.Linear | None:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), in_place_of(layer, instead):
+        with torch.inference_mode(), replaced_forward(layer, give_mark):
             alone = inner(**inputs).logits is mark
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # something was to be done with the mark
         alone = False
     finally:
         model.train(training)
-    return layer if alone and given == [(1, FEW, layer.in_features)] else None
+    return layer if alone and shapes == [(1, FEW, layer.in_features)] else None
 
 
-def spares_logits(model: Any) -> bool:
-    """Whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
+def supports_logits_to_keep(model: Any) -> bool:
+    """Return whether the model can leave out the logits of some positions: `logits_to_keep`, bool [B, T]."""
     inner = without_adapter(model)
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

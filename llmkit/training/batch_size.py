@@ -18,7 +18,7 @@ MOMENTS = 2  # tensors of a parameter's size that Adam will hold beside it
 
 
 def fits(trainer: Trainer) -> bool:
-    """Whether every process can learn from its longest batch.
+    """Return whether every process can learn from its longest batch.
 
     Tried on an accelerator alone: a CPU's memory is given out beyond what there is, and the kernel kills who uses it.
     Not under FSDP and DeepSpeed, which place the model only when training begins.
@@ -42,7 +42,7 @@ def is_tried(args: TrainingArguments) -> bool:
 
 
 def try_longest(trainer: Trainer) -> None:
-    """A forward and a backward pass beside as much memory as the optimizer will take; the weights stay as they are."""
+    """Try a forward and a backward pass beside as much memory as the optimizer will take; no weight changes."""
     model, args = trainer.model.train(), trainer.args
     if args.activation_checkpointing and hasattr(model, "activation_checkpointing_enable"):  # as train() will
         kwargs = args.activation_checkpointing_kwargs or None
@@ -58,7 +58,7 @@ def try_longest(trainer: Trainer) -> None:
 
 
 def longest(dataset: Any, size: int) -> Iterator[list[Any]]:
-    """The `size` longest examples; of several tasks, those of each."""
+    """Yield the `size` longest examples; of several tasks, those of each."""
     if isinstance(dataset, IterableDataset):
         yield list(islice(iter(dataset), size))
     elif isinstance(dataset, Mixture):
@@ -71,7 +71,7 @@ def longest(dataset: Any, size: int) -> Iterator[list[Any]]:
 
 
 def shrink(args: TrainingArguments) -> None:
-    """Smaller batches and more of them in each step, which learns from as many examples as before."""
+    """Make batches smaller, and as many more of them in each step that it learns from as many examples as before."""
     size = args.per_device_train_batch_size
     if size == 1:
         raise RunError(
@@ -79,7 +79,7 @@ def shrink(args: TrainingArguments) -> None:
             "shorter ones (data.block_size, data.max_length), trainer.activation_checkpointing = true, a [lora] "
             "adapter or a smaller model",
         )
-    smaller = next(each for each in range(size - 1, 0, -1) if size % each == 0)
+    smaller = next(divisor for divisor in range(size - 1, 0, -1) if size % divisor == 0)
     args.per_device_train_batch_size = smaller
     args.gradient_accumulation_steps *= size // smaller
     if args.process_index == 0:

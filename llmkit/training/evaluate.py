@@ -1,7 +1,6 @@
 """How good a finished model is, on the validation data of its own recipe or of another."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ def evaluate(name: str, recipe: Recipe) -> None:
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
     Where each token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity and called so.
     """
-    import torch
     import transformers
 
     from llmkit import tasks
@@ -65,8 +63,6 @@ def evaluate(name: str, recipe: Recipe) -> None:
     from llmkit.training.trainer import final_evaluation
 
     transformers.utils.logging.disable_progress_bar()
-    if torch.cuda.device_count() > 1:  # else Trainer would wrap the model in nn.DataParallel
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     settings, precision = choose_precision(dict(recipe.trainer))
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}

@@ -1,7 +1,7 @@
 """Every step is looked at before it is taken: one whose loss or gradient is not finite changes nothing."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Skipped:
 
 
 class Guard:
-    """Judges each step on its device, without waiting for it, and remembers what to tell.
+    """Checks each step on its device, without waiting for it, and remembers what to tell.
 
     A spike (with `table.spike_sigma`) is a loss or gradient norm further above the mean of the last WINDOW steps than
     so many of their standard deviations. What was skipped does not enter the window: one NaN in it would make every
@@ -45,77 +45,97 @@ class Guard:
             self._window = torch.zeros(2, WINDOW, device=device)
             self._filled = torch.zeros((), dtype=torch.int64, device=device)
 
-    def judge(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor, examples: Sequence[Any]) -> torch.Tensor:
-        """Whether `step` may be taken (bool, on the device). `examples` are the numbers of its batches' examples."""
-        seen = torch.stack([loss.detach().float(), grad_norm.detach().float()])
-        finite = seen.isfinite().all()
-        fine = finite
-        if self.table.spike_sigma is not None:
-            fine = finite & ~self._is_spike(seen)
-            here = torch.arange(WINDOW, device=seen.device) == self._filled % WINDOW
-            self._window = torch.where(here & fine, seen[:, None], self._window)
-            self._filled += fine
-        self._counted += fine
-        self._waiting.append((step, fine, finite, seen, examples))
-        return fine
+    def check(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor, examples: Sequence[Any]) -> torch.Tensor:
+        """Check a step before it is taken.
 
-    def _is_spike(self, seen: torch.Tensor) -> torch.Tensor:
-        there = torch.arange(WINDOW, device=seen.device) < self._filled
-        number = there.sum().clamp(min=1)
-        mean = (self._window * there).sum(1) / number
-        deviation = (((self._window - mean[:, None]) ** 2 * there).sum(1) / number).sqrt()
-        above: torch.Tensor = (seen > mean + self.table.spike_sigma * deviation).any() & (self._filled >= ENOUGH)
+        Args:
+            step: its number.
+            loss: of the whole step, the same on every process where `table.spike_sigma` is set.
+            grad_norm: of the whole step.
+            examples: the numbers of its batches' examples, a tensor a batch.
+
+        Returns:
+            Whether it may be taken (bool, on the device).
+        """
+        figures = torch.stack([loss.detach().float(), grad_norm.detach().float()])
+        finite = figures.isfinite().all()
+        ok = finite
+        if self.table.spike_sigma is not None:
+            ok = finite & ~self._is_spike(figures)
+            here = torch.arange(WINDOW, device=figures.device) == self._filled % WINDOW
+            self._window = torch.where(here & ok, figures[:, None], self._window)
+            self._filled += ok
+        self._counted += ok
+        self._waiting.append((step, ok, finite, figures, examples))
+        return ok
+
+    def _is_spike(self, figures: torch.Tensor) -> torch.Tensor:
+        filled = torch.arange(WINDOW, device=figures.device) < self._filled
+        number = filled.sum().clamp(min=1)
+        mean = (self._window * filled).sum(1) / number
+        deviation = (((self._window - mean[:, None]) ** 2 * filled).sum(1) / number).sqrt()
+        above: torch.Tensor = (figures > mean + self.table.spike_sigma * deviation).any() & (self._filled >= ENOUGH)
         return above
 
     def read(self, step: int, gather: Callable[[list[int]], list[int]], now: bool = False) -> list[Skipped]:
-        """What was skipped since the last look; on an accelerator looked for every READ_EVERY steps, or `now`."""
+        """List the steps that were skipped since the last look.
+
+        Args:
+            step: the last one that was made; an accelerator is looked at every READ_EVERY steps.
+            gather: from the numbers of this process to those of all.
+            now: look whatever the step is.
+        """
         if not now and step % self.every:
             return []
-        found = []
+        skipped = []
         while self._waiting:
-            at, fine, finite, seen, examples = self._waiting.popleft()
-            if bool(fine):
+            at, ok, finite, figures, examples = self._waiting.popleft()
+            if bool(ok):
                 self.in_a_row = 0
                 continue
             self.in_a_row += 1
             numbers = gather([int(number) for batch in examples for number in batch])
-            loss, norm = seen.tolist()
-            found.append(Skipped(at, loss, norm, bool(finite), numbers, self.in_a_row))
-        return found
+            loss, norm = figures.tolist()
+            skipped.append(Skipped(at, loss, norm, bool(finite), numbers, self.in_a_row))
+        return skipped
 
     def drain(self) -> int:
-        """How many steps were taken since the last call."""
+        """Return how many steps were taken since the last call."""
         taken = int(self._counted)
         self._counted = torch.zeros_like(self._counted)
         return taken
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        kept: dict[str, Any] = {"in_a_row": self.in_a_row, "counted": int(self._counted)}
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        saved: dict[str, Any] = {"in_a_row": self.in_a_row, "counted": int(self._counted)}
         if self.table.spike_sigma is not None:
-            kept |= {"window": self._window.cpu(), "filled": int(self._filled)}
-        return kept
+            saved |= {"window": self._window.cpu(), "filled": int(self._filled)}
+        return saved
 
-    def restore(self, kept: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.in_a_row = kept["in_a_row"]
-        self._counted = self._zero + kept["counted"]
-        if self.table.spike_sigma is not None and "window" in kept:
-            self._window = kept["window"].to(self._zero.device)
-            self._filled = torch.tensor(kept["filled"], device=self._zero.device)
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; other keys are ignored."""
+        self.in_a_row = saved["in_a_row"]
+        self._counted = self._zero + saved["counted"]
+        if self.table.spike_sigma is not None and "window" in saved:
+            self._window = saved["window"].to(self._zero.device)
+            self._filled = torch.tensor(saved["filled"], device=self._zero.device)
 
 
-def forbid(
-    optimizer: Any, parameters: Sequence[torch.nn.Parameter], fine: torch.Tensor, on_device: bool = True
+def skip_step(
+    optimizer: Any, parameters: Sequence[torch.nn.Parameter], ok: torch.Tensor, on_device: bool = True
 ) -> None:
-    """Keep a step from being taken that is not `fine`: parameters, moments and step counts stay as they are.
+    """Skip the optimizer's next step unless it is `ok`: parameters, moments and step counts stay as they are.
 
-    Fused Adam and AdamW read the verdict `on_device` (torch/optim/adam.py, `found_inf`). For others, and for weights
-    that are spread over processes, it is waited for, and the gradients are taken away.
+    Args:
+        optimizer: torch's, or Accelerate's wrapper around it.
+        parameters: what it trains.
+        ok: whether the step may be taken (bool, on the device).
+        on_device: fused Adam and AdamW read `ok` themselves (torch/optim/adam.py, `found_inf`). For others, and for
+            weights that are spread over processes, it is waited for, and the gradients are taken away.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    inner = getattr(optimizer, "optimizer", optimizer)
     if on_device and isinstance(inner, torch.optim.Adam) and all(group.get("fused") for group in inner.param_groups):
-        inner.found_inf = (~fine).float()
-    elif not bool(fine):
+        inner.found_inf = (~ok).float()
+    elif not bool(ok):
         for parameter in parameters:
             parameter.grad = None

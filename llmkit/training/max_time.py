@@ -1,7 +1,7 @@
 """A training that ends by the clock (`--max-time`), and whose learning rate follows the time that has passed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ NO_END = 10**9  # steps: the time is up before
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss below an hour."""
+    """Write seconds as h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -64,8 +64,7 @@ class MaxTime(TrainerCallback):
     ) -> None:
         saved = state.stateful_callbacks.get("max_time")
         if saved is not None:
-            self._before, self.warm = saved["passed"], saved["warm"]
-            self.passed = self._before
+            self.load_state_dict(saved)
             if args.process_index == 0:
                 say(
                     f"{clock(self.left)} of {clock(self.seconds)} are left; not exact: by the clock no two runs have "
@@ -90,19 +89,28 @@ class MaxTime(TrainerCallback):
             self.passed = float(shared)
         if self.by_steps and state.global_step <= self.warmup:
             self.warm = self.passed
-        scheduler, factor = kwargs["lr_scheduler"], self.factor(self._place(state.global_step))
+        scheduler, factor = kwargs["lr_scheduler"], self.factor(self._position(state.global_step))
         scheduler._last_lr = [rate * factor for rate in scheduler.base_lrs]  # what Trainer logs
         for group, rate in zip(kwargs["optimizer"].param_groups, scheduler._last_lr, strict=True):
             group["lr"] = rate
-        state.stateful_callbacks["max_time"] = {"passed": self.passed, "warm": self.warm}
+        state.stateful_callbacks["max_time"] = self.state_dict()
         if self.passed >= self.seconds:
             state.max_steps = state.global_step + 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.max_steps = args.max_steps  # Trainer divides by it what it thinks of `NO_END` steps
 
-    def _place(self, step: int) -> float:
-        """Where in the schedule, 0..length, a step stands that is made now."""
+    def state_dict(self) -> dict[str, float]:
+        """Return what a checkpoint keeps, in seconds."""
+        return {"passed": self.passed, "warm": self.warm}
+
+    def load_state_dict(self, saved: Mapping[str, float]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._before, self.warm = saved["passed"], saved["warm"]
+        self.passed = self._before
+
+    def _position(self, step: int) -> float:
+        """Return where in the schedule, 0..length, a step stands that is made now."""
         if not self.by_steps:
             return min(1.0, self.passed / self.seconds) * self.length
         if step <= self.warmup:
@@ -112,9 +120,9 @@ class MaxTime(TrainerCallback):
 
 
 def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[float], float]:
-    """From a place in the schedule, 0..length, to the factor of the learning rate."""
+    """Return the factor of the learning rate as a function of the position in the schedule, 0..length."""
     settings = args.lr_scheduler_kwargs or {}
-    named = args.lr_scheduler_type
+    kind = args.lr_scheduler_type
     counted = [key for key in ("num_decay_steps", "num_stable_steps", "timescale") if key in settings]
     if counted and args.max_steps <= 0:
         raise UserError(
@@ -127,13 +135,13 @@ def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[fl
         raise UserError(f"--max-time does not go with {which}, which sets the learning rate itself", "leave one out")
     nothing = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     try:
-        made = get_scheduler(named, nothing, warmup, length, settings)
+        scheduler = get_scheduler(kind, nothing, warmup, length, settings)
     except (TypeError, ValueError) as problem:
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
-    if not isinstance(made, LambdaLR):
+    if not isinstance(scheduler, LambdaLR):
         raise UserError(
-            f'trainer.lr_scheduler_type = "{named.value}" follows the loss, and --max-time the clock',
+            f'trainer.lr_scheduler_type = "{kind.value}" follows the loss, and --max-time the clock',
             'use a schedule of a known course, such as "cosine" or "linear"',
         )
-    factor: Callable[[float], float] = made.lr_lambdas[0]
+    factor: Callable[[float], float] = scheduler.lr_lambdas[0]
     return factor

@@ -20,12 +20,12 @@ from llmkit.training.max_time import clock as clock
 
 
 def is_terminal() -> bool:
-    """A terminal is at the other end of stderr (or of the launcher's, which passes our bytes on)."""
+    """Return whether stderr (or the launcher's, which passes our bytes on) goes to a terminal."""
     return TERMINAL in os.environ or sys.stderr.isatty()
 
 
 class Progress(TrainerCallback):
-    """The bar or the lines, from the main process alone."""
+    """Shows the bar or the lines, from the main process alone."""
 
     def __init__(self, per_step: int, unit: str, limit: MaxTime | None = None) -> None:
         self.per_step = per_step  # tokens, or examples
@@ -111,7 +111,7 @@ class Progress(TrainerCallback):
         return f"step {state.global_step}" + (f"/{state.max_steps}" if self.limit is None else "")
 
     def _mark(self, state: TrainerState) -> None:
-        """Speed is measured from here: evaluation and saving do not count as training."""
+        """Measure speed from here on: evaluation and saving do not count as training."""
         self.since = time.monotonic()
         self.from_step = state.global_step
 
@@ -124,7 +124,7 @@ class Progress(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Each log event as one line of JSON."""
+    """Writes each log event as one line of JSON."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / METRICS_FILE
@@ -160,5 +160,5 @@ class MetricsFile(TrainerCallback):
 
 
 def _in_json(value: Any) -> Any:
-    """JSON has no number for what is not finite: it becomes "nan" or "inf"."""
+    """Write what is not finite as "nan" or "inf": JSON has no number for it."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,7 @@ SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of
 
 
 class StopOnSignal(TrainerCallback):
-    """A signal to end: finish the step, save a checkpoint, stop; evaluation is broken off. A second leaves at once."""
+    """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once."""
 
     def __init__(self) -> None:
         self.received = 0  # by this process, at any moment: also while the ranks agree
@@ -30,7 +30,7 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Signals that come in here are noted; what they did before holds again afterwards."""
+        """Note the signals that come in meanwhile; what they did before holds again afterwards."""
         before = {number: signal.signal(number, self._note) for number in (*stopping(), SAVING)}
         try:
             yield
@@ -73,7 +73,7 @@ class StopOnSignal(TrainerCallback):
             raise StoppedInEvaluation
 
     def _agree(self, args: TrainingArguments) -> int:
-        """What the processes do together: the most that any of them was told."""
+        """Agree on what the processes do together: the most that any of them was told."""
         own = STOP + self.received if self.received else SAVE if self.asked else 0
         if args.world_size == 1:
             return own

@@ -28,7 +28,8 @@ from llmkit.training.build import build_trainer
 from llmkit.training.failures import known_failure, stopped
 from llmkit.training.max_time import NO_END, MaxTime
 from llmkit.training.progress import MetricsFile
-from llmkit.training.resumable_trainer import NO_ROOM, StoppedInEvaluation
+from llmkit.training.resumable_trainer import StoppedInEvaluation
+from llmkit.training.saving_trainer import NO_ROOM
 from llmkit.training.trainer import Trainer, final_evaluation
 
 FINISHED = 0
@@ -118,8 +119,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     set_seed(args.seed)
     with stop.watching():
         try:
-            place = trainer.go_on_from(found, new_schedule=any(key.startswith("trainer.") for key in changed))
-            result = trainer.train(resume_from_checkpoint=place)
+            path = trainer.resume_from(found, new_schedule=any(key.startswith("trainer.") for key in changed))
+            result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
         except StoppedInEvaluation:
             if trainer.saved_at != trainer.state.global_step:

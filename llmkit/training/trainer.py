@@ -18,18 +18,21 @@ from llmkit.recipe.schema import Guard as GuardTable
 from llmkit.recipe.schema import Speed
 from llmkit.runs import state
 from llmkit.speed import dropout, length_groups
-from llmkit.speed.fused_loss import Head
+from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.training.arguments import total_batch_size
-from llmkit.training.guard import Guard, Skipped, forbid
-from llmkit.training.resumable_trainer import ResumingTrainer, StoppedInEvaluation
+from llmkit.training.guard import Guard, Skipped, skip_step
+from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
 from llmkit.training.signals import StopOnSignal
 
 SHOWN = 8  # examples of a skipped step that its line names
 
 
-class Trainer(ResumingTrainer):
-    """Losses summed over labels and divided once, steps that can do no harm, evaluation that weighs by label.
+class Trainer(ResumableTrainer):
+    """Sums losses over labels and divides them once, skips steps that would do harm, weighs evaluation by label.
+
+    The loss goes another way than upstream's: `training_step` returns 0, and `_get_grad_norm` adds the loss of the
+    whole step to `_tr_loss`, once the guard has checked it. What is skipped is not in the loss that is logged.
 
     `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; without it each label is a
     token that is predicted where it stands. `keep(model, outputs, batch)`, [B, K], is what its metrics need of the
@@ -77,7 +80,7 @@ class Trainer(ResumingTrainer):
         # A compiled model wants one shape, and to be left as it is.
         self._open = self._whole_weights() and not self.args.torch_compile
         fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
-        self.head = Head(model, fused, skip) if losses is None else None
+        self.head = FusedLMLoss(model, fused, skip) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
         self.fast_dropout = on_cpu and self._open and speed.fast_dropout and dropout.speed_up(model)
         self.splits = rows and self._open and (on_cpu if speed.split_batches is None else speed.split_batches)
@@ -115,24 +118,25 @@ class Trainer(ResumingTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Upstream is given a loss of 0: that of the whole step is counted once it is judged."""
-        pieces = [inputs]
+        """Add up gradients, and return 0: `_get_grad_norm` counts the loss of the whole step once it is checked."""
+        microbatches = [inputs]
         if self.splits and "attention_mask" in inputs:
-            starting = length_groups.cost_of_starting(self._flops_per_token)
-            pieces = length_groups.pieces(inputs, starting, self.model.config.is_encoder_decoder)
+            cost = length_groups.launch_cost(self._flops_per_token)
+            microbatches = length_groups.microbatches(inputs, cost, self.model.config.is_encoder_decoder)
         loss = torch.zeros((), device=self.args.device)
-        for number, piece in enumerate(pieces, 1):  # the processes add up their gradients behind the last one
-            with nullcontext() if number == len(pieces) else self.accelerator.no_sync(model):
-                loss = loss + super().training_step(model, piece, num_items_in_batch)
+        for number, microbatch in enumerate(microbatches, 1):  # the processes add up gradients behind the last one
+            with nullcontext() if number == len(microbatches) else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, microbatch, num_items_in_batch)
         self._step_loss = self._step_loss + loss
         if "index" in inputs:
             self._step_examples.append(inputs["index"])
         return torch.zeros_like(loss)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient's norm, by which and by the loss it is judged whether the step may be taken.
+        """Return the gradient's norm, once the guard has checked it and the loss: a step that fails is skipped.
 
-        Not under DeepSpeed, nor with fp16, which have guards of their own.
+        Upstream calls this once a step, behind the last `training_step`, and so the loss is counted here. The guard is
+        left out under DeepSpeed and with fp16, which have guards of their own.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         if hasattr(norm, "full_tensor"):  # FSDP's
@@ -142,15 +146,15 @@ class Trainer(ResumingTrainer):
         if not torch.is_tensor(norm) or self.accelerator.scaler is not None:
             self._tr_loss += loss
             return norm
-        judged = loss
-        # Of its own loss each process would judge for itself, and one would step where another does not.
+        shared = loss
+        # By its own loss each process would decide for itself, and one would step where another does not.
         if self.args.world_size > 1 and self._guard_table.spike_sigma is not None:
-            judged = loss.detach().clone()
-            torch.distributed.all_reduce(judged)
-            judged /= self.args.world_size
-        fine = self.guard.judge(self.state.global_step + 1, judged, norm, examples)
-        self._tr_loss += torch.where(fine, loss, 0.0)
-        forbid(self.optimizer, self._parameters(model), fine, on_device=self._whole_weights())
+            shared = loss.detach().clone()
+            torch.distributed.all_reduce(shared)
+            shared /= self.args.world_size
+        ok = self.guard.check(self.state.global_step + 1, shared, norm, examples)
+        self._tr_loss += torch.where(ok, loss, 0.0)
+        skip_step(self.optimizer, self._parameters(model), ok, on_device=self._whole_weights())
         return norm
 
     def _whole_weights(self) -> bool:
@@ -167,12 +171,12 @@ class Trainer(ResumingTrainer):
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Tell what was skipped before it is logged, saved or evaluated; after too many in a row, stop."""
         due = self.control.should_log or self.control.should_save or self.control.should_training_stop
-        found = [] if self.stopped else self.guard.read(self.state.global_step, self._from_all, now=due)
-        for skipped in found:
+        steps = [] if self.stopped else self.guard.read(self.state.global_step, self._from_all, now=due)
+        for skipped in steps:
             self._tell(skipped)
         in_a_row = self.guard.in_a_row
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        if found and in_a_row >= self._guard_table.max_skipped_steps and not self.stopped:
+        if steps and in_a_row >= self._guard_table.max_skipped_steps and not self.stopped:
             step = self.state.global_step
             self._save_checkpoint(self.model_wrapped, None)
             raise RunError(
@@ -197,12 +201,12 @@ class Trainer(ResumingTrainer):
             )
 
     def _from_all(self, numbers: list[int]) -> list[int]:
-        """The numbers of all processes."""
+        """Return the numbers of all processes."""
         if self.args.world_size == 1:
             return numbers
-        found: list[Any] = [None] * self.args.world_size
-        torch.distributed.all_gather_object(found, numbers)
-        return [number for each in found for number in each]
+        gathered: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(gathered, numbers)
+        return [number for of_process in gathered for number in of_process]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The loss is the mean over the steps that were taken, where upstream divides by all."""
@@ -213,12 +217,12 @@ class Trainer(ResumingTrainer):
                 logs["loss"] = logs["loss"] * steps / taken if taken else float("nan")
         super().log(logs, start_time)
 
-    def further_state(self) -> dict[str, Any]:
-        return {**self.guard.state(), "evaluated": self.evaluated}
+    def extra_state(self) -> dict[str, Any]:
+        return {**self.guard.state_dict(), "evaluated": self.evaluated}
 
-    def restore_further_state(self, kept: dict[str, Any]) -> None:
-        self.guard.restore(kept)
-        self.evaluated = kept.get("evaluated", self.evaluated)
+    def restore_extra_state(self, saved: dict[str, Any]) -> None:
+        self.guard.load_state_dict(saved)
+        self.evaluated = saved.get("evaluated", self.evaluated)
         self._logged_before = self._globalstep_last_logged
 
     def stopping(self) -> bool:
@@ -283,23 +287,23 @@ class Trainer(ResumingTrainer):
         Of several tasks or sources each gives `eval_NAME_...`, and `eval_loss` is the mean of their losses.
         """
         parts = self._validation if eval_dataset is None else {"data": eval_dataset}
-        found: dict[str, float] = {}
-        random, noted = state.random_state(), self.noted()  # training goes on as if nothing had been evaluated
+        metrics: dict[str, float] = {}
+        random, mark = state.random_state(), self.evaluation_mark()  # training goes on as if nothing had been evaluated
         try:
             for number, (name, part) in enumerate(parts.items()):
                 prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
                 self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
-                found |= super().evaluate(part, ignore_keys, prefix)
+                metrics |= super().evaluate(part, ignore_keys, prefix)
         except StoppedInEvaluation:
-            self.take_back(noted)
+            self.rollback_evaluation(mark)
             raise
         finally:
             state.set_random_state(random)
         if self._several:
-            losses = [found[f"{metric_key_prefix}_{name}_loss"] for name in parts]
-            found[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
-        self.evaluated = (self.state.global_step, found)
-        return found
+            losses = [metrics[f"{metric_key_prefix}_{name}_loss"] for name in parts]
+            metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
+        self.evaluated = (self.state.global_step, metrics)
+        return metrics
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Evaluation goes through the data in its order; upstream draws another one where training groups by length."""

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from llmkit.speed import fused_loss
-from llmkit.speed.fused_loss import Head
+from llmkit.speed.fused_loss import FusedLMLoss
 
 WORDS, B, T = 297, 3, 10
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -76,7 +76,7 @@ def in_small_pieces(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_those_of_all_logits(kind, fused, skip, smoothing):
     model, (inputs, labels) = made(kind), batch_of(kind)
-    found = Head(model, fused, skip)
+    found = FusedLMLoss(model, fused, skip)
     assert (found.layer is not None) == (KINDS[kind][2] and (fused or skip))
     logits = model(**inputs).logits
     wanted = F.cross_entropy(logits.mT, labels, reduction="none", label_smoothing=smoothing)
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_those_of_all_logits(kind, fused, skip, smoothi
 
 def largest_kept(model, inputs, labels, **switches):
     """The most numbers of one tensor that the backward pass would need."""
-    found, sizes = Head(model, **switches), []
+    found, sizes = FusedLMLoss(model, **switches), []
     with saved_tensors_hooks(lambda tensor: (sizes.append(tensor.numel()), tensor)[1], lambda tensor: tensor):
         found.losses(model, inputs, labels, summed=True)
     return max(sizes)
@@ -108,7 +108,7 @@ def test_the_logits_are_not_kept():
 def test_a_batch_without_a_label_has_no_loss_and_no_gradient():
     model, (inputs, labels) = made("bert"), batch_of("bert")
     nothing = torch.full_like(labels, -100)
-    found = Head(model)
+    found = FusedLMLoss(model)
     loss = found.losses(model, inputs, nothing, summed=True)
     assert loss.item() == 0
     assert all(not bool(each.any()) for each in gradients(model, loss))
@@ -122,10 +122,10 @@ def test_where_every_token_is_predicted_no_position_is_left_out(kind, summed):
     labels = labels.clamp(min=0)
     logits = model(**inputs).logits
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(B, T)
-    found = Head(model).losses(model, inputs, labels, summed=summed)
+    found = FusedLMLoss(model).losses(model, inputs, labels, summed=summed)
     torch.testing.assert_close(found, losses.sum() if summed else losses)
     expected = gradients(model, losses.sum())
-    torch.testing.assert_close(gradients(model, Head(model).losses(model, inputs, labels).sum()), expected)
+    torch.testing.assert_close(gradients(model, FusedLMLoss(model).losses(model, inputs, labels).sum()), expected)
 
 
 def test_positions_that_have_no_label_to_them_are_refused():
@@ -136,15 +136,15 @@ def test_positions_that_have_no_label_to_them_are_refused():
         return model(torch.cat([input_ids[:, :2], input_ids], dim=1))
 
     with pytest.raises(RuntimeError, match="shape"):
-        Head(model).losses(longer, inputs, labels)
+        FusedLMLoss(model).losses(longer, inputs, labels)
 
 
 def test_an_adapter_on_the_output_layer_is_not_passed_by():
     model, (inputs, labels) = made("llama"), batch_of("llama")
-    around = Head(get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
+    around = FusedLMLoss(get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
     assert around.layer is not None
     adapted = get_peft_model(made("llama"), LoraConfig(target_modules=["q_proj", "lm_head"], init_lora_weights=False))
-    found = Head(adapted)
+    found = FusedLMLoss(adapted)
     assert found.layer is None
     assert found.skip  # `logits_to_keep` does without them all the same
     wanted = F.cross_entropy(adapted(**inputs).logits.mT, labels, reduction="none")
@@ -155,7 +155,7 @@ def test_under_autocast_the_output_layer_multiplies_in_half_precision(monkeypatc
     """And the losses are added up in fp32: a sum in half precision has three digits."""
     model, (inputs, labels) = made("gpt2"), batch_of("gpt2")
     with torch.autocast("cpu", torch.bfloat16):
-        wanted = Head(model, fused=False).losses(model, inputs, labels, summed=True).item()
+        wanted = FusedLMLoss(model, fused=False).losses(model, inputs, labels, summed=True).item()
     kinds, sound = [], F.linear_cross_entropy
 
     def noted(hidden, weight, *args, **kwargs):
@@ -164,9 +164,9 @@ def test_under_autocast_the_output_layer_multiplies_in_half_precision(monkeypatc
 
     monkeypatch.setattr(F, "linear_cross_entropy", noted)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Head(model).losses(model, inputs, labels, summed=True)
+        found = FusedLMLoss(model).losses(model, inputs, labels, summed=True)
         with torch.no_grad():
-            evaluated = Head(model).losses(model, inputs, labels).sum()
+            evaluated = FusedLMLoss(model).losses(model, inputs, labels).sum()
     assert kinds == [(torch.bfloat16, torch.bfloat16)]
     assert found.dtype == evaluated.dtype == torch.float32
     assert found.item() == pytest.approx(wanted, rel=2**-9)  # each is rounded to half precision, the sum is not
@@ -177,4 +177,4 @@ def test_under_autocast_the_output_layer_multiplies_in_half_precision(monkeypatc
 def test_a_layer_that_something_else_has_taken_hold_of_is_left_alone():
     model = made("gpt2")
     model.lm_head.forward = model.lm_head.forward
-    assert Head(model).layer is None
+    assert FusedLMLoss(model).layer is None

@@ -29,7 +29,7 @@ from llmkit.errors import UserError
 from llmkit.models import tokenizer
 from llmkit.recipe.data_tables import ChatData
 from llmkit.recipe.schema import Model, Tokenizer
-from llmkit.speed.fused_loss import Head
+from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks import chat
 
 CHATML = """\
@@ -436,7 +436,7 @@ def tiny(config_class=LlamaConfig, attention="sdpa", words=None, **keys):
 
 def summed(model, batch):
     with torch.no_grad():
-        return Head(model).losses(model, {**models_own(batch), "use_cache": False}, batch["labels"]).double()
+        return FusedLMLoss(model).losses(model, {**models_own(batch), "use_cache": False}, batch["labels"]).double()
 
 
 @pytest.mark.parametrize("config_class", [GPT2Config, LlamaConfig])

@@ -37,7 +37,7 @@ from llmkit.recipe import bundled, load
 from llmkit.recipe.data_tables import PairData
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
-from llmkit.speed.fused_loss import Head
+from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks import seq2seq
 from llmkit.tasks.inputs import fit_for_batches
 
@@ -317,7 +317,7 @@ def test_batches_and_losses_are_those_of_the_model(kind, words):
     with torch.no_grad():
         outputs = model(**read, decoder_input_ids=batch["decoder_input_ids"])
         upstream = model(**read, labels=batch["labels"]).loss
-        head, inputs = Head(model), models_own(batch)
+        head, inputs = FusedLMLoss(model), models_own(batch)
         found = head.losses(model, inputs, batch["labels"])
         smoothed = head.losses(model, inputs, batch["labels"], label_smoothing=0.1)
     assert found.shape == batch["labels"].shape

@@ -8,8 +8,8 @@ from conftest import losses
 from safetensors.torch import load_file
 
 from llmkit.recipe.schema import Guard as Table
-from llmkit.speed.fused_loss import Head
-from llmkit.training.guard import ENOUGH, Guard, forbid
+from llmkit.speed.fused_loss import FusedLMLoss
+from llmkit.training.guard import ENOUGH, Guard, skip_step
 
 
 def lines(run):
@@ -18,18 +18,18 @@ def lines(run):
 
 def poisoned(monkeypatch, steps):
     """The losses of these training steps are NaN."""
-    sound, calls = Head.losses, []
+    sound, calls = FusedLMLoss.losses, []
 
     def losses(self, model, inputs, labels, label_smoothing=0.0, summed=False):
         found = sound(self, model, inputs, labels, label_smoothing, summed)
         calls.extend([1] * summed)
         return found * float("nan") if summed and len(calls) in steps else found
 
-    monkeypatch.setattr(Head, "losses", losses)
+    monkeypatch.setattr(FusedLMLoss, "losses", losses)
 
 
-def judge(guard, step, loss, norm):
-    return bool(guard.judge(step, torch.tensor(float(loss)), torch.tensor(float(norm)), [torch.tensor([step])]))
+def check(guard, step, loss, norm):
+    return bool(guard.check(step, torch.tensor(float(loss)), torch.tensor(float(norm)), [torch.tensor([step])]))
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "sgd"])
@@ -99,9 +99,9 @@ def test_nine_in_a_row_do_not(workplace, llmkit, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_is_noticed_under_a_sound_loss():
     guard = Guard(Table(), torch.device("cpu"))
-    assert judge(guard, 1, 2.0, 1.0)
-    assert not judge(guard, 2, 2.0, float("inf"))
-    assert not judge(guard, 3, float("nan"), 1.0)
+    assert check(guard, 1, 2.0, 1.0)
+    assert not check(guard, 2, 2.0, float("inf"))
+    assert not check(guard, 3, float("nan"), 1.0)
     assert [each.step for each in guard.read(3, lambda numbers: numbers)] == [2, 3]
     assert guard.in_a_row == 2
 
@@ -110,11 +110,11 @@ def test_a_spike_is_skipped_on_request_and_does_not_enter_the_window():
     guard = Guard(Table(spike_sigma=6.0), torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)
     for step in range(ENOUGH):
-        assert judge(guard, step, 2 + 0.1 * torch.rand((), generator=draw), 1 + 0.1 * torch.rand((), generator=draw))
+        assert check(guard, step, 2 + 0.1 * torch.rand((), generator=draw), 1 + 0.1 * torch.rand((), generator=draw))
     for step in range(ENOUGH, ENOUGH + 50):  # were they counted, they would soon be usual
-        assert not judge(guard, step, 2.05, 9.0)
-    assert not judge(guard, 200, float("nan"), 1.0)
-    assert judge(guard, 201, 2.05, 1.05)
+        assert not check(guard, step, 2.05, 9.0)
+    assert not check(guard, 200, float("nan"), 1.0)
+    assert check(guard, 201, 2.05, 1.05)
     told = guard.read(201, lambda numbers: numbers)
     assert len(told) == 51
     assert [each.spike for each in told] == [True] * 50 + [False]
@@ -122,29 +122,29 @@ def test_a_spike_is_skipped_on_request_and_does_not_enter_the_window():
 
 def test_before_there_is_enough_to_compare_with_nothing_is_a_spike():
     guard = Guard(Table(spike_sigma=1.0), torch.device("cpu"))
-    assert all(judge(guard, step, 2.0, 1.0) for step in range(ENOUGH - 1))
-    assert judge(guard, ENOUGH - 1, 100.0, 100.0)
+    assert all(check(guard, step, 2.0, 1.0) for step in range(ENOUGH - 1))
+    assert check(guard, ENOUGH - 1, 100.0, 100.0)
 
 
 def test_the_window_is_kept_in_checkpoints():
     one, two = (Guard(Table(spike_sigma=6.0), torch.device("cpu")) for _ in range(2))
     for step in range(ENOUGH + 3):
-        judge(one, step, 2 + step % 2 * 0.1, 1.0)
-    two.restore(one.state())
-    assert not judge(two, 99, 50.0, 1.0)
-    assert judge(two, 100, 2.05, 1.0)
+        check(one, step, 2 + step % 2 * 0.1, 1.0)
+    two.load_state_dict(one.state_dict())
+    assert not check(two, 99, 50.0, 1.0)
+    assert check(two, 100, 2.05, 1.0)
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_forbidden_step_leaves_parameters_moments_and_counts(fused):
+def test_a_skipped_step_leaves_parameters_moments_and_counts(fused):
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.1, fused=fused)
-    for gradient, fine in ((1.0, True), (float("nan"), False), (1.0, True)):
+    for gradient, ok in ((1.0, True), (float("nan"), False), (1.0, True)):
         weight.grad = torch.full((3,), gradient)
         before = weight.detach().clone(), {k: v.clone() for k, v in optimizer.state[weight].items()}
-        forbid(optimizer, [weight], torch.tensor(fine))
+        skip_step(optimizer, [weight], torch.tensor(ok))
         optimizer.step()
-        if fine:
+        if ok:
             assert not torch.equal(weight, before[0])
         else:
             assert torch.equal(weight, before[0])

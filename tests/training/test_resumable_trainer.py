@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from llmkit.data.text.pack import Blocks, Endless, Window
 from llmkit.runs import compatibility
-from llmkit.speed.fused_loss import Head
+from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.training import build
 from llmkit.training.progress import MetricsFile
 from llmkit.training.trainer import Trainer
@@ -233,14 +233,14 @@ def test_evaluation_leaves_training_as_it_is(workplace, llmkit):
 
 def test_too_large_a_batch_is_made_smaller_before_the_first_step(workplace, llmkit, monkeypatch):
     assert llmkit("pretrain", "causal.toml", "--output-dir", "whole").exit_code == 0
-    sound = Head.losses
+    sound = FusedLMLoss.losses
 
     def losses_of(self, model, inputs, labels, label_smoothing=0.0, summed=False):
         if summed and len(labels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return sound(self, model, inputs, labels, label_smoothing, summed)
 
-    monkeypatch.setattr(Head, "losses", losses_of)
+    monkeypatch.setattr(FusedLMLoss, "losses", losses_of)
     monkeypatch.setattr("llmkit.training.batch_size.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml", "--output-dir", "smaller", "trainer.per_device_eval_batch_size=2")
     assert done.exit_code == 0, done.stderr
@@ -253,7 +253,7 @@ def test_out_of_memory_for_one_example_ends_in_words(workplace, llmkit, monkeypa
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Head, "losses", full)
+    monkeypatch.setattr(FusedLMLoss, "losses", full)
     monkeypatch.setattr("llmkit.training.batch_size.is_tried", lambda args: True)
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 1

@@ -148,6 +148,33 @@ def test_epoch_by_epoch_what_was_due_at_its_end_is_done(workplace, llmkit, monke
     assert log_of(workplace / "parts") == log_of(workplace / "whole")
 
 
+def test_what_was_done_at_the_end_of_the_last_epoch_is_not_done_again(workplace, llmkit, monkeypatch):
+    """Stopped in the last evaluation, which was made up for and saved, and killed (as if) before the run's end."""
+    words = ("pretrain", "causal.toml", "trainer.max_steps=20")  # in the second epoch
+    words += ("trainer.eval_strategy=epoch", "trainer.save_strategy=epoch", "--output-dir")
+    assert llmkit(*words, "whole").exit_code == 0
+    last = log_of(workplace / "whole")[-1]["step"]
+    step, seal = Trainer.prediction_step, checkpoint.seal
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    def killed(draft, manifest):
+        seal(draft, manifest)
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "prediction_step", stopping)
+        assert llmkit(*words, "parts").exit_code == 75
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "seal", killed)
+        assert llmkit(*words, "parts", "--resume").exit_code == 9
+    assert llmkit(*words, "parts", "--resume").exit_code == 0
+    assert log_of(workplace / "parts") == log_of(workplace / "whole")
+
+
 def test_a_second_signal_leaves_at_once(workplace):
     """In a process of its own, which it ends."""
     words = [

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from llmkit import recipe as recipes
 from llmkit.training.assemble import assemble
-from llmkit.training.resumable_trainer import ResumingTrainer
+from llmkit.training.resumable_trainer import ResumableTrainer
+from llmkit.training.saving_trainer import SavingTrainer
 from llmkit.training.trainer import Trainer
 
 OVERRIDDEN = (
@@ -21,15 +22,15 @@ OVERRIDDEN = (
     *("evaluate", "_get_train_sampler", "_get_eval_sampler", "_get_dataloader", "save_model"),
 )
 OF_RESUMING = (
-    *("_save_checkpoint", "_load_best_model", "set_initial_training_values", "_init_training_state", "_run_epoch"),
-    *("get_batch_samples", "_maybe_log_save_evaluate", "log", "_load_optimizer_and_scheduler", "_load_scaler"),
-    *("_load_rng_state", "_save", "_issue_warnings_after_load"),
+    *("set_initial_training_values", "_init_training_state", "_run_epoch", "get_batch_samples"),
+    *("_maybe_log_save_evaluate", "log", "_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state"),
+    "_issue_warnings_after_load",
 )
+OF_SAVING = ("_save_checkpoint", "_load_best_model", "_save")
+OURS = {Trainer: OVERRIDDEN, ResumableTrainer: OF_RESUMING, SavingTrainer: OF_SAVING}
 
 
-@pytest.mark.parametrize(
-    ("of", "method"), [(Trainer, name) for name in OVERRIDDEN] + [(ResumingTrainer, name) for name in OF_RESUMING]
-)
+@pytest.mark.parametrize(("of", "method"), [(of, name) for of, names in OURS.items() for name in names])
 def test_an_overridden_method_has_upstreams_signature(of, method):
     """A release of transformers that moves one fails here and not in a night's training."""
     ours = inspect.signature(getattr(of, method)).parameters.values()
@@ -38,9 +39,10 @@ def test_an_overridden_method_has_upstreams_signature(of, method):
 
 
 def test_nothing_else_is_overridden():
-    for of, known in ((Trainer, {*OVERRIDDEN, "log", "_maybe_log_save_evaluate"}), (ResumingTrainer, set(OF_RESUMING))):
+    more = {Trainer: {"log", "_maybe_log_save_evaluate"}}
+    for of, known in OURS.items():
         ours = {name for name in vars(of) if inspect.isfunction(vars(of)[name])} - {"__init__"}
-        assert {name for name in ours if hasattr(transformers.Trainer, name)} == known
+        assert {name for name in ours if hasattr(transformers.Trainer, name)} == {*known, *more.get(of, ())}
 
 
 def test_what_trainer_reads_of_us_is_still_there():
