@@ -66,8 +66,8 @@ class FusedLMLoss:
             return losses.new_zeros(labels.shape).masked_scatter(learned, losses) if skip else losses.view_as(labels)
 
         if self.layer is None:
-            kept = {"logits_to_keep": learned} if skip else {}
-            logits = model(**inputs, **kept).logits
+            options = {"logits_to_keep": learned} if skip else {}
+            logits = model(**inputs, **options).logits
             logits = logits if logits.dim() == 2 else logits.flatten(0, 1)
             return in_shape(_reference(logits, targets, label_smoothing))
         layer = self.layer

@@ -37,14 +37,21 @@ class SavedRun:
     new_schedule: bool  # the learning rate is that of the arguments
 
     @classmethod
-    def read(cls, found: Checkpoint, rank: int, processes: int, new_schedule: bool = False) -> "SavedRun":
-        """Read the part of process `rank` of so many; where there were more or fewer, the mean of their losses."""
-        before = found.manifest["processes"]
-        ranks = [state.read(found.path, f"process-{number}") for number in range(before)]
+    def read(cls, checkpoint: Checkpoint, rank: int, processes: int, new_schedule: bool = False) -> "SavedRun":
+        """Read what a checkpoint holds for one process.
+
+        Args:
+            checkpoint: a whole one.
+            rank: the number of this process.
+            processes: how many there are. Where there were more or fewer, each takes the mean of their losses.
+            new_schedule: as the field.
+        """
+        before = checkpoint.manifest["processes"]
+        ranks = [state.read(checkpoint.path, f"process-{number}") for number in range(before)]
         rank_state: dict[str, Any] = dict(ranks[rank]) if rank < before else {}
         if before != processes:
-            rank_state["loss"] = sum(each["loss"] for each in ranks) / before
-        return cls(found, state.read(found.path, TRAINING), rank_state, new_schedule)
+            rank_state["loss"] = sum(other["loss"] for other in ranks) / before
+        return cls(checkpoint, state.read(checkpoint.path, TRAINING), rank_state, new_schedule)
 
 
 class ResumableTrainer(SavingTrainer):
@@ -56,14 +63,14 @@ class ResumableTrainer(SavingTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(_Events(self))
 
-    def resume_from(self, found: Checkpoint | None, new_schedule: bool = False) -> str | None:
+    def resume_from(self, checkpoint: Checkpoint | None, new_schedule: bool = False) -> str | None:
         """Return what to call `train` with to resume; with `new_schedule` at the learning rate of the arguments."""
-        if found is None:
+        if checkpoint is None:
             return None
         # Read now: this step may be saved anew before it is needed.
-        self._resumed = SavedRun.read(found, self.args.process_index, self.args.world_size, new_schedule)
+        self._resumed = SavedRun.read(checkpoint, self.args.process_index, self.args.world_size, new_schedule)
         self.args.eval_on_start = False
-        return str(found.path)
+        return str(checkpoint.path)
 
     def restore_extra_state(self, saved: dict[str, Any]) -> None:
         """Go on from what `extra_state` gave."""

@@ -63,7 +63,7 @@ class Trainer(ResumableTrainer):
         self._validation = validation or {}
         self._several = several  # parts of `validation` that are of equal standing: tasks, sources
         self._metrics = metrics or (lambda stats, part: {})
-        self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # at which step last, and what was found
+        self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its metrics
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
@@ -92,7 +92,17 @@ class Trainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The losses of `labels` (-100: none), summed, over the global count of labels."""
+        """Sum the losses of `labels` (-100: none), and divide by the global count of labels.
+
+        Args:
+            model: the model, or what wraps it.
+            inputs: a batch, with `labels`.
+            return_outputs: return the model's outputs too.
+            num_items_in_batch: the labels of the whole step, on all processes; by default those of this batch.
+
+        Returns:
+            The loss, a scalar, times the number of processes; with `return_outputs` a pair.
+        """
         outputs, losses = self._forward(model, inputs, training=True)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["labels"].ne(-100).sum()
@@ -104,7 +114,7 @@ class Trainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model: torch.nn.Module, batch: dict[str, Any], training: bool) -> tuple[Any, torch.Tensor]:
-        """The model's outputs, if there are any but losses, and the loss of each label or, in training, their sum."""
+        """Return the model's outputs, if there are any but losses, and each label's loss or, in training, their sum."""
         smoothing = self.args.label_smoothing_factor if training else 0.0
         if self.head is not None:
             return None, self.head.losses(model, models_own(batch), batch["labels"], smoothing, summed=training)
@@ -158,12 +168,12 @@ class Trainer(ResumableTrainer):
         return norm
 
     def _whole_weights(self) -> bool:
-        """Every process has all of the weights: neither FSDP nor DeepSpeed."""
+        """Return whether every process has all of the weights: neither FSDP nor DeepSpeed."""
         kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
         return self.accelerator.distributed_type in kinds
 
     def _parameters(self, model: torch.nn.Module) -> list[torch.nn.Parameter]:
-        """What is trained, listed once."""
+        """List what is trained, once."""
         if self._trained is None:
             self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return self._trained
@@ -209,7 +219,7 @@ class Trainer(ResumableTrainer):
         return [number for of_process in gathered for number in of_process]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The loss is the mean over the steps that were taken, where upstream divides by all."""
+        """Log as loss the mean over the steps that were taken, where upstream divides by all."""
         if "loss" in logs:
             taken, steps = self.guard.drain(), self.state.global_step - self._logged_before
             self._logged_before = self.state.global_step
@@ -237,7 +247,7 @@ class Trainer(ResumableTrainer):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> Any:
-        """As upstream, with an end to waiting for a data worker that hangs."""
+        """Make a loader as upstream, with an end to waiting for a data worker that hangs."""
         loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate goes through what it wraps
         if inner.num_workers:
@@ -251,9 +261,13 @@ class Trainer(ResumableTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """(no mean, [B, 2 + K], a placeholder): each row's summed loss, its count of labels, and what the task keeps.
+        """Return, of each row, its summed loss, its count of labels, and what the task keeps.
 
-        Upstream averages over batches, which biases perplexity as soon as two batches differ in tokens.
+        Upstream averages over batches, which biases perplexity as soon as two batches differ in tokens. The arguments
+        are upstream's, and the last two are ignored.
+
+        Returns:
+            No mean, the figures [B, 2 + K], and in place of labels the counts.
         """
         batch = self._prepare_inputs(inputs)
         labels = batch["labels"]
@@ -267,7 +281,7 @@ class Trainer(ResumableTrainer):
         return None, stats, counts
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Examples of like length together, in an order that follows from seed and epoch alone; else upstream's."""
+        """Draw examples of like length together, in an order that follows from seed and epoch alone; or as upstream."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         by_length = self.args.train_sampling_strategy == "group_by_length"
@@ -282,13 +296,14 @@ class Trainer(ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Every validation split, or `eval_dataset`: the first gives `eval_...`, each other one `eval_SPLIT_...`.
+        """Evaluate every validation split, or `eval_dataset`; return the metrics of all.
 
-        Of several tasks or sources each gives `eval_NAME_...`, and `eval_loss` is the mean of their losses.
+        The first split gives `eval_...`, each other one `eval_SPLIT_...`. Of several tasks or sources each gives
+        `eval_NAME_...`, and `eval_loss` is the mean of their losses. Training goes on as if nothing had been evaluated.
         """
         parts = self._validation if eval_dataset is None else {"data": eval_dataset}
         metrics: dict[str, float] = {}
-        random, mark = state.random_state(), self.evaluation_mark()  # training goes on as if nothing had been evaluated
+        random, mark = state.random_state(), self.evaluation_mark()
         try:
             for number, (name, part) in enumerate(parts.items()):
                 prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
@@ -306,11 +321,11 @@ class Trainer(ResumableTrainer):
         return metrics
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Evaluation goes through the data in its order; upstream draws another one where training groups by length."""
+        """Go through the data in its order; upstream draws another one where training groups by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """6 x parameters x tokens (Kaplan et al. 2020); upstream counts the parameters anew for every micro-batch."""
+        """Count 6 x parameters x tokens (Kaplan et al. 2020); upstream counts the parameters for every micro-batch."""
         return int(self._flops_per_token * inputs["input_ids"].numel())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -335,9 +350,9 @@ class Trainer(ResumableTrainer):
 
 
 def final_evaluation(trainer: Trainer) -> dict[str, float]:
-    """The last metrics on the validation data, computed now unless the last step was just evaluated."""
+    """Return the last metrics on the validation data; evaluate now unless the last step was just evaluated."""
     if trainer.eval_dataset is None:
         return {}
-    step, found = trainer.evaluated
+    step, metrics = trainer.evaluated
     as_they_were = step == trainer.state.global_step and not trainer.args.load_best_model_at_end
-    return found if as_they_were else trainer.evaluate()
+    return metrics if as_they_were else trainer.evaluate()
