@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -103,7 +104,8 @@ def test_the_error_that_the_readme_shows_is_the_one_that_comes(tmp_path, llmkit,
     lines[6], lines[7], lines[8] = "[data]", 'path = "org/name"', "blok_size = 4"
     lines[12], lines[13] = "[trainer]", "warmup_ratio = 0.03"
     (tmp_path / "mine.toml").write_text("\n".join(lines))
-    assert llmkit("pretrain", "mine.toml").stderr == shown
+    installed = version("transformers").rpartition(".")[0]
+    assert llmkit("pretrain", "mine.toml").stderr.replace(installed, "5.23") == shown
 
 
 def test_the_tree_names_every_room():

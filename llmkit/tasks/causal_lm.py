@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     task: TextTask = causal_lm
 
 # What this task does without (`tasks/task.py`).
-losses = preprocess_logits_for_metrics = create = reload = None
+losses = preprocess_logits_for_metrics = create_model = load_model = None
 
 
 def document_separator(tokenizer: Any) -> list[int]:
@@ -37,7 +37,7 @@ def document_separator(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id, begin] if begins else [tokenizer.eos_token_id]
 
 
-def cut(data: CausalData, block_size: int) -> BlockSpec:
+def block_spec(data: CausalData, block_size: int) -> BlockSpec:
     """`block_size` inputs and, one further, the `block_size` tokens to predict, of which `stride` are new."""
     if data.stride is not None and data.stride > block_size:
         raise UserError(
@@ -47,7 +47,7 @@ def cut(data: CausalData, block_size: int) -> BlockSpec:
     return BlockSpec(block_size + 1, data.stride or block_size)
 
 
-def measured(
+def evaluation_windows(
     tokens: TokenStream, data: CausalData, spec: BlockSpec, limit: int | None, tokenizer: Any
 ) -> Dataset[Window]:
     """Cut `tokens` into the windows that `llmkit evaluate` measures."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     task: TextTask = denoising
 
 # What this task does without (`tasks/task.py`).
-measured = losses = preprocess_logits_for_metrics = create = reload = None
+evaluation_windows = losses = preprocess_logits_for_metrics = create_model = load_model = None
 
 WAYS = ("permutation", "infilling", "span_corruption")
 _BLANKS = re.compile(r"(\s*)(.*?)(\s*)\Z", re.DOTALL)  # before a text, the text, behind it
@@ -41,7 +41,7 @@ def document_separator(tokenizer: Any) -> list[int]:
     return []
 
 
-def cut(data: DenoisingData, block_size: int) -> BlockSpec:
+def block_spec(data: DenoisingData, block_size: int) -> BlockSpec:
     """What fits between a token that begins a text and one that ends it, of one document alone."""
     return BlockSpec(block_size - 2, block_size - 2, within_documents=True)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     task: TextTask = masked_lm
 
 # What this task does without (`tasks/task.py`).
-losses = preprocess_logits_for_metrics = prepare_model = create = reload = None
+losses = preprocess_logits_for_metrics = prepare_model = create_model = load_model = None
 
 
 def document_separator(tokenizer: Any) -> list[int]:
@@ -35,7 +35,7 @@ def document_separator(tokenizer: Any) -> list[int]:
     return []
 
 
-def cut(data: MaskedData, block_size: int) -> BlockSpec:
+def block_spec(data: MaskedData, block_size: int) -> BlockSpec:
     """What fits between `[CLS]` and `[SEP]`."""
     return BlockSpec(block_size - 2, block_size - 2)
 
@@ -75,7 +75,7 @@ class PseudoLikelihoodBlocks(Dataset[Window]):
         return replace(self._blocks[block], index=position)
 
 
-def measured(
+def evaluation_windows(
     tokens: TokenStream, data: MaskedData, spec: BlockSpec, limit: int | None, tokenizer: Any
 ) -> Dataset[Window]:
     """Cut `tokens` into the windows that `llmkit evaluate` measures."""

@@ -19,12 +19,12 @@ from llmkit.data.text import corruption
 from llmkit.data.text.boundaries import vocabulary
 from llmkit.data.text.pack import TokenStream, Window
 from llmkit.errors import UserError
-from llmkit.models import loading
+from llmkit.models import loading, weights
 from llmkit.models.config import load_config
-from llmkit.models.weights import count_parameters, create_model
+from llmkit.models.weights import count_parameters
 from llmkit.recipe.data_tables import ReplacedData
 from llmkit.recipe.schema import Generator, Model
-from llmkit.tasks.masked_lm import cut as cut
+from llmkit.tasks.masked_lm import block_spec as block_spec
 from llmkit.tasks.masked_lm import document_separator as document_separator
 from llmkit.tasks.masked_lm import need_tokens
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     task: TextTask = replaced_token_detection
 
 # What this task does without (`tasks/task.py`).
-measured = prepare_model = None
+evaluation_windows = prepare_model = None
 
 MODEL_CLASS = AutoModelForPreTraining  # the discriminator
 
@@ -131,7 +131,7 @@ def sample(logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulated, wanted, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def create(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
+def create_model(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
     """Discriminator and generator as `[model]` and `[model.generator]` describe them, and notes on what is new in them.
 
     The embeddings are the discriminator's. Without a name of its own the generator of a finished run is the one it was
@@ -154,8 +154,8 @@ def create(table: Model, config: Any, seed: int) -> tuple[Electra, list[str]]:
                 f"{each.hidden_size}",
                 f"see {key}.config",
             )
-    discriminator, made = create_model(table, config, MODEL_CLASS, seed)
-    generator, new = create_model(own, narrow, AutoModelForMaskedLM, seed + 1)
+    discriminator, made = weights.create_model(table, config, MODEL_CLASS, seed)
+    generator, new = weights.create_model(own, narrow, AutoModelForMaskedLM, seed + 1)
     return Electra(discriminator, generator), [*notes, *made, *(f"generator: {note}" for note in (*chosen, *new))]
 
 
@@ -178,7 +178,7 @@ def _generators_table(table: Model, config: Any) -> tuple[Model, list[str]]:
     return table.model_copy(update={**own, "revision": None, "generator": None}), notes
 
 
-def reload(name: str) -> Electra:
+def load_model(name: str) -> Electra:
     """Both models of a finished run, ready for evaluation; raises UserError where there is a discriminator alone."""
     beside = Path(name) / GENERATOR
     if not beside.is_dir():

@@ -150,7 +150,7 @@ class TextTask(Protocol):
     def document_separator(self, tokenizer: Any, /) -> list[int]:
         """Return the tokens that are set between two documents; UserError for a tokenizer that has none."""
 
-    def cut(self, data: Any, block_size: int, /) -> BlockSpec:
+    def block_spec(self, data: Any, block_size: int, /) -> BlockSpec:
         """Say how the tokens are cut into blocks, such as how many each has beside the special ones."""
 
     def collator(
@@ -166,7 +166,7 @@ class TextTask(Protocol):
         """Compute the metrics from each block's summed loss, its count of labels, and what was kept, [N, 2 + K]."""
 
     @property
-    def measured(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:
+    def evaluation_windows(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:
         """(stream, data, block_spec, limit, tokenizer) -> what `llmkit evaluate` goes through, without a tail left out.
 
         None: the blocks of validation in training.
@@ -188,9 +188,9 @@ class TextTask(Protocol):
         """(model, data): called once before training or evaluation; may raise UserError for a model."""
 
     @property
-    def create(self) -> Callable[[Any, Any, int], tuple[Any, list[str]]] | None:
+    def create_model(self) -> Callable[[Any, Any, int], tuple[Any, list[str]]] | None:
         """(table, config, seed) -> the model and notes, where it is made of several; None: `models.weights`."""
 
     @property
-    def reload(self) -> Callable[[str], Any] | None:
+    def load_model(self) -> Callable[[str], Any] | None:
         """(name) -> the finished model again, where it is made of several; None: `models.loading`."""

@@ -144,7 +144,7 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
         notes=[*recipe.notes, *(f"{name}: {note}" for name, each in made.items() for note in each.notes)],
         warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
         record={"tasks": {name: each.record for name, each in made.items()}},
-        create=lambda table, seed: multi_task.create(table, parts, seed),
+        create_model=lambda table, seed: multi_task.create(table, parts, seed),
         several=True,
     )
 

@@ -40,7 +40,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         about = tokenizer.report(words, text)
         record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(subtokens))}
         lines.append(tokenizer.line(about))
-    cut = task.cut(data, block_size)
+    cut = task.block_spec(data, block_size)
     if cut.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
     separator = task.document_separator(words)
@@ -50,8 +50,8 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
 
     def evaluated(row: pack.TokenStream, limit: int | None) -> Any:
         """What is gone through in evaluation: of a finished model without a tail that is left out."""
-        if fixed is not None and task.measured is not None:
-            return task.measured(row, data, cut, limit, words)
+        if fixed is not None and task.evaluation_windows is not None:
+            return task.evaluation_windows(row, data, cut, limit, words)
         return pack.Blocks(row, cut, limit, evaluation=True)
 
     several = len(corpora) > 1
@@ -80,7 +80,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train = mixture.MixedBlocks(training, weights, draw)
     if recipe.task == "masked-lm":
         record["mask_token"] = words.mask_token
-    prepare, create = task.prepare_model, task.create
+    prepare, create = task.prepare_model, task.create_model
     return Assembly(
         config=config,
         tokenizer=words,
@@ -92,7 +92,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         losses=task.losses,
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
         prepare_model=None if prepare is None else lambda model: prepare(model, data),
-        create=None if create is None else lambda table, seed: create(table, config, seed),
+        create_model=None if create is None else lambda table, seed: create(table, config, seed),
         metrics=lambda sums, part: task.metrics(sums, part.tokens),
         lines=_lines(record["data"], several, block_size, cut) + lines,
         notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],

@@ -32,7 +32,7 @@ class Assembly:
     notes: list[str]
     warnings: list[str]
     record: dict[str, Any]
-    create: Callable[[Model, int], tuple[Any, list[str]]] | None = None  # a model that is made of several, and notes
+    create_model: Callable[[Model, int], tuple[Any, list[str]]] | None = None  # of a model that is made of several
     subtokens: Mapping[int, list[int]] = field(default_factory=dict)  # of each new token, those it was split into
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 

@@ -79,7 +79,7 @@ def make_trainer(
             args=args,
             train_dataset=assembly.train,
             losses=assembly.losses,
-            keep=assembly.preprocess_logits_for_metrics,
+            preprocess_logits_for_metrics=assembly.preprocess_logits_for_metrics,
             validation=assembly.validation,
             metrics=assembly.metrics,
             several=assembly.several,

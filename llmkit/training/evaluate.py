@@ -68,8 +68,8 @@ def evaluate(name: str, recipe: Recipe) -> None:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = training_arguments(kept, Path(nowhere))
         use_cpu(args, recipe.speed)
-        reload = tasks.text_task(recipe.task).reload if recipe.task in PRETRAINING else None
-        model = loading.load_model(name, tasks.model_class(recipe.task)) if reload is None else reload(name)
+        load = tasks.text_task(recipe.task).load_model if recipe.task in PRETRAINING else None
+        model = loading.load_model(name, tasks.model_class(recipe.task)) if load is None else load(name)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         assembly = assemble(recipe, args.seed, model.config)

@@ -54,8 +54,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
-    if assembly.create is not None:  # a model that is made of several
-        model, made = assembly.create(recipe.model, args.seed)
+    if assembly.create_model is not None:  # a model that is made of several
+        model, made = assembly.create_model(recipe.model, args.seed)
     else:
         model, made = create_model(
             recipe.model,

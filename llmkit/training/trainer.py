@@ -35,9 +35,10 @@ class Trainer(ResumableTrainer):
     whole step to `_tr_loss`, once the guard has checked it. What is skipped is not in the loss that is logged.
 
     `losses(outputs, batch, training=, label_smoothing=)` is the task's, one loss a label; without it each label is a
-    token that is predicted where it stands. `keep(model, outputs, batch)`, [B, K], is what its metrics need of the
-    outputs, so that evaluation holds no logits; `metrics(stats, part)` makes the figures of each part of `validation`
-    from that. `rows`: a batch holds rows of several lengths, and padding.
+    token that is predicted where it stands. `preprocess_logits_for_metrics(model, outputs, batch)`, [B, K], is what its
+    metrics need of the outputs, so that evaluation holds no logits (upstream's is given the logits alone);
+    `metrics(stats, part)` makes the figures of each part of `validation` from that. `rows`: a batch holds rows of
+    several lengths, and padding.
     """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
@@ -48,7 +49,7 @@ class Trainer(ResumableTrainer):
         self,
         model: Any,
         losses: Callable[..., torch.Tensor] | None,
-        keep: Callable[..., torch.Tensor] | None = None,
+        preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None = None,
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         several: bool = False,
@@ -59,7 +60,7 @@ class Trainer(ResumableTrainer):
         **kwargs: Any,
     ) -> None:
         self._losses = losses
-        self._keep = keep
+        self._preprocess_for_metrics = preprocess_logits_for_metrics
         self._validation = validation or {}
         self._several = several  # parts of `validation` that are of equal standing: tasks, sources
         self._metrics = metrics or (lambda stats, part: {})
@@ -276,8 +277,8 @@ class Trainer(ResumableTrainer):
         counts = labels.ne(-100).flatten(1).sum(dim=1) if labels.dim() > 1 else labels.ne(-100)
         summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
         stats = torch.stack([summed, counts.float()], dim=1)
-        if self._keep is not None:
-            stats = torch.cat([stats, self._keep(self.model, outputs, batch)], dim=1)
+        if self._preprocess_for_metrics is not None:
+            stats = torch.cat([stats, self._preprocess_for_metrics(self.model, outputs, batch)], dim=1)
         return None, stats, counts
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

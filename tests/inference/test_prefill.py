@@ -198,9 +198,9 @@ def before(prompts, monkeypatch):
 
 
 def completions(prompts):
-    writer = generate.Writer("tiny", made(LlamaForCausalLM, GROUPED), None, {})
+    session = generate.GenerationSession("tiny", made(LlamaForCausalLM, GROUPED), None, {})
     torch.manual_seed(2)
-    return batch._write_within_memory(writer, prompts, settings(do_sample=True))
+    return batch._generate_within_memory(session, prompts, settings(do_sample=True))
 
 
 def test_without_upstreams_private_means_the_same_is_written(before, gone, prompts):

@@ -90,7 +90,7 @@ def pairs(batch):
 
 
 def test_an_example_is_a_document_or_a_piece_of_one(words):
-    assert denoising.cut(data(ALL), 16) == BlockSpec(14, 14, within_documents=True)
+    assert denoising.block_spec(data(ALL), 16) == BlockSpec(14, 14, within_documents=True)
     assert denoising.document_separator(words) == []
     assert TASKS["denoising"].peft_type == "SEQ_2_SEQ_LM"
 
@@ -257,7 +257,7 @@ def test_draws_hang_on_seed_epoch_and_example_alone(words):
 def blocks(words, evaluation=False):
     texts = [read(words, text) for text in STORIES[:40]]
     tokens = TokenStream(np.concatenate(texts).astype(np.uint16), np.cumsum([len(ids) for ids in texts]), 1)
-    return Blocks(tokens, denoising.cut(data(ALL), 66), None, evaluation=evaluation)
+    return Blocks(tokens, denoising.block_spec(data(ALL), 66), None, evaluation=evaluation)
 
 
 def test_workers_draw_the_same(words):

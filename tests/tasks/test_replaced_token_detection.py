@@ -86,7 +86,7 @@ def record(run):
 
 def built(generator=None, seed=1, **sizes):
     config = ElectraConfig(**{**SIZES, **sizes})
-    return task.create(Model(init="scratch", generator=generator), config, seed)[0].eval()
+    return task.create_model(Model(init="scratch", generator=generator), config, seed)[0].eval()
 
 
 def windows(number=6, first=5, epoch=0):
@@ -208,7 +208,7 @@ def test_the_embeddings_are_one_and_stay_so_after_a_step_and_a_reload(words, tmp
     assert all(a is b for a, b in shared(model))
     assert not any(torch.equal(a, b) for (a, _), b in zip(shared(model), before, strict=True))
     model.save_each(tmp_path, words)
-    again = task.reload(str(tmp_path))
+    again = task.load_model(str(tmp_path))
     assert all(a is b for a, b in shared(again))
     for a, b in zip(shared(again), shared(model), strict=True):
         assert torch.equal(a[0], b[0])
@@ -494,7 +494,7 @@ def test_activations_are_computed_again_to_the_same_losses(place, llmkit):
 
 def refused(table, config):
     with pytest.raises(UserError) as caught:
-        task.create(table, config, 1)
+        task.create_model(table, config, 1)
     return caught.value
 
 

@@ -57,7 +57,7 @@ def collate(words, found, seed=1, data=DATA):
 
 
 def test_causal_labels_are_the_next_tokens():
-    cut = causal_lm.cut(CAUSAL, 4)
+    cut = causal_lm.block_spec(CAUSAL, 4)
     assert cut == BlockSpec(5, 4)
     batch = causal_lm.collator(CAUSAL, None, None, 1)(list(Blocks(stream_of(np.arange(10, 19)), cut, None)))
     assert batch["input_ids"].tolist() == [[10, 11, 12, 13], [14, 15, 16, 17]]
@@ -76,7 +76,7 @@ def test_measured_text_is_predicted_once_each_token_but_the_first(size, stride):
     collator = causal_lm.collator(data, None, AutoConfig.for_model("gpt2", n_positions=64), 1)
     for length in SIZES:
         tokens = stream_of(np.arange(1000, 1000 + length))
-        found = causal_lm.measured(tokens, data, causal_lm.cut(data, size), None, None)
+        found = causal_lm.evaluation_windows(tokens, data, causal_lm.block_spec(data, size), None, None)
         assert found.tail == 0
         assert found.tokens.ids.tolist() == tokens.ids[1:].tolist()  # what is predicted
         batch = collator(list(found))
@@ -91,26 +91,28 @@ def test_measured_text_is_predicted_once_each_token_but_the_first(size, stride):
 
 def test_a_limit_leaves_out_the_windows_behind_it():
     data = CausalData(path="x", block_size=4, stride=2)
-    found = causal_lm.measured(stream_of(np.arange(12)), data, causal_lm.cut(data, 4), 2, None)
+    found = causal_lm.evaluation_windows(stream_of(np.arange(12)), data, causal_lm.block_spec(data, 4), 2, None)
     assert [w.ids.tolist() for w in found] == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
     assert [w.epoch for w in found] == [EVALUATION] * 2
     assert found.tail == 5
     with pytest.raises(IndexError):
         found[2]
-    assert len(causal_lm.measured(stream_of([7]), data, causal_lm.cut(data, 4), None, None)) == 0  # nothing to predict
+    assert (
+        len(causal_lm.evaluation_windows(stream_of([7]), data, causal_lm.block_spec(data, 4), None, None)) == 0
+    )  # nothing to predict
 
 
 def test_measured_windows_know_where_documents_begin():
     tokens = stream_of([1, 1, 9], [2, 9], [3, 3, 3, 9], [4, 9])
     data = CausalData(path="x", block_size=4)
-    found = causal_lm.measured(tokens, data, causal_lm.cut(data, 4), None, None)
+    found = causal_lm.evaluation_windows(tokens, data, causal_lm.block_spec(data, 4), None, None)
     assert [w.ids.tolist() for w in found] == [[1, 1, 9, 2, 9], [9, 3, 3, 3, 9], [9, 4, 9]]
     assert [w.starts.tolist() for w in found] == [[0, 3], [1], [1]]
 
 
 def test_a_stride_beyond_the_window_is_refused():
     with pytest.raises(UserError) as refused:
-        causal_lm.cut(CausalData(path="x", stride=5), 4)
+        causal_lm.block_spec(CausalData(path="x", stride=5), 4)
     assert "data.stride is 5, and a window has 4 tokens" in refused.value.message
 
 
@@ -237,7 +239,7 @@ def test_the_bits_of_a_text_are_those_of_its_tokens():
     """Measured whole, all tokens but the first are predicted, and their losses are added up."""
     data = CausalData(path="x", block_size=4)
     tokens = stream_of(np.arange(11), np.arange(7), num_bytes=40)
-    found = causal_lm.measured(tokens, data, causal_lm.cut(data, 4), None, None)
+    found = causal_lm.evaluation_windows(tokens, data, causal_lm.block_spec(data, 4), None, None)
     counts = [4.0, 4, 4, 4, 1]
     sums = np.array([[3 * count + 1, count] for count in counts])
     bits = causal_lm.metrics(sums, found.tokens)["bits_per_byte"]
@@ -248,7 +250,7 @@ def test_the_bits_of_a_text_are_those_of_its_tokens():
 
 
 def test_a_masked_block_is_cls_tokens_sep(words):
-    assert masked_lm.cut(DATA, 128) == BlockSpec(126, 126)
+    assert masked_lm.block_spec(DATA, 128) == BlockSpec(126, 126)
     assert masked_lm.document_separator(words) == []
     found = windows(words, 8)
     batch = collate(words, found)
@@ -373,7 +375,7 @@ def test_words_are_hidden_whole_and_spans_are_of_words(pieces):
 
 def test_a_short_block_at_the_end_is_padded(words):
     tokens = stream_of(np.random.default_rng(0).integers(5, len(words), 300))
-    found = masked_lm.measured(tokens, DATA, BlockSpec(LENGTH, LENGTH), None, words)
+    found = masked_lm.evaluation_windows(tokens, DATA, BlockSpec(LENGTH, LENGTH), None, words)
     assert ([len(w.ids) for w in found], found.tail) == ([126, 126, 48], 0)
     batch = collate(words, list(found))
     assert batch["attention_mask"].sum(dim=1).tolist() == [128, 128, 50]
@@ -389,7 +391,7 @@ def test_each_token_is_hidden_once_and_alone(words):
     ids = np.random.default_rng(0).integers(5, len(words), 10)
     ids[[2, 7]] = words.unk_token_id
     data = MaskedData(path="x", masking="each")
-    found = masked_lm.measured(stream_of(ids), data, BlockSpec(4, 4), None, words)
+    found = masked_lm.evaluation_windows(stream_of(ids), data, BlockSpec(4, 4), None, words)
     assert (len(found), found.num_blocks, found.tail) == (8, 3, 0)
     batch = collate(words, list(found), data=data)
     labels, inputs = batch["labels"].numpy(), batch["input_ids"].numpy()
@@ -402,7 +404,7 @@ def test_each_token_is_hidden_once_and_alone(words):
     for one, block in zip(restored, blocks, strict=True):
         padding = [words.pad_token_id] * (4 - len(block))
         assert one.tolist() == [words.cls_token_id, *block, words.sep_token_id, *padding]
-    limited = masked_lm.measured(stream_of(ids), data, BlockSpec(4, 4), 1, words)
+    limited = masked_lm.evaluation_windows(stream_of(ids), data, BlockSpec(4, 4), 1, words)
     assert (len(limited), limited.tail) == (3, 6)
 
 
