@@ -143,8 +143,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 9}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
-    words = Tokenizer(WordLevel({f"w{n}": n for n in range(9)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0").save_pretrained(folder)
+    tokenizer = Tokenizer(WordLevel({f"w{n}": n for n in range(9)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w0").save_pretrained(folder)
     return folder
 
 
@@ -350,9 +350,9 @@ def test_a_push_in_the_middle_of_a_start_does_not_mix_two_versions(server: Serve
     model = Model(name="org/good")
     config, _ = load_config(model)
     server.commit = PUSHED
-    words = tokenizers.load(TokenizerTable(), model, "causal-lm", None, None)  # type: ignore[arg-type]
+    tokenizer = tokenizers.load(TokenizerTable(), model, "causal-lm", None, None)  # type: ignore[arg-type]
     created, _ = create_model(model, config, AutoModelForCausalLM, 0)
-    assert len(words) == created.get_input_embeddings().num_embeddings
+    assert len(tokenizer) == created.get_input_embeddings().num_embeddings
     files = [path for path in server.asked if "/resolve/" in path]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.rpartition("/")[2] for path in files}
     assert all(f"/resolve/{COMMIT}/" in path for path in files)

@@ -22,8 +22,8 @@ from llmkit.training.signals import StopOnSignal
 BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "llmkit", "pretrain", *words]
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "llmkit", "pretrain", *argv]
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -38,9 +38,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit):
     (workplace / "corpus.txt").write_text(corpus(400))
-    words = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")
-    assert llmkit(*words, "--output-dir", "one").exit_code == 0
-    done = subprocess.run(command(*words[1:], *BATCH_OF_TWO, "--output-dir", "two"), capture_output=True, text=True)
+    argv = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")
+    assert llmkit(*argv, "--output-dir", "one").exit_code == 0
+    done = subprocess.run(command(*argv[1:], *BATCH_OF_TWO, "--output-dir", "two"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "4 blocks x 2 processes x 16 = 128 tokens" in done.stderr
@@ -55,8 +55,8 @@ def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, workplace):
     """The launcher alone would turn every exit code into 1."""
-    words = ("causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
-    process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
+    argv = ("causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
+    process = subprocess.Popen(command(*argv), stderr=subprocess.PIPE, text=True)
     try:
         wait_for(workplace / "runs/causal/metrics.jsonl", process)
         process.send_signal(number)
@@ -73,7 +73,7 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     assert f"stopped at step {step}" in said
     done = subprocess.run(
         command(
-            *(words[0], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO),
+            *(argv[0], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO),
             *("--resume", "--allow-change", "trainer.max_steps"),
         ),
         capture_output=True,
@@ -181,7 +181,7 @@ def test_an_accelerate_file_decides_the_number_of_processes(workplace):
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 1\n"
         "machine_rank: 0\ngpu_ids: all\nmain_process_port: 0\n"
     )
-    words = ("causal.toml", "trainer.max_steps=2", "--accelerate-config", "two.yaml")
-    done = subprocess.run(command(*words), capture_output=True, text=True)
+    argv = ("causal.toml", "trainer.max_steps=2", "--accelerate-config", "two.yaml")
+    done = subprocess.run(command(*argv), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + (workplace / "runs/causal/launch.log").read_text()
     assert json.loads((workplace / "runs/causal/run.json").read_text())["processes"] == 2

@@ -83,8 +83,8 @@ def test_the_exit_code_of_a_run_that_fails_comes_through_and_leaves_nothing(llmk
 
 
 def test_ctrl_c_stops_the_run_with_a_checkpoint_and_the_others_are_not_begun(place):
-    words = [*("finetune", "rows.toml", "--seeds", "2", "trainer.max_steps=100000"), "trainer.save_steps=50000"]
-    parent = subprocess.Popen([sys.executable, "-m", "llmkit", *words], stderr=subprocess.PIPE, text=True)
+    argv = [*("finetune", "rows.toml", "--seeds", "2", "trainer.max_steps=100000"), "trainer.save_steps=50000"]
+    parent = subprocess.Popen([sys.executable, "-m", "llmkit", *argv], stderr=subprocess.PIPE, text=True)
     begun = Path("runs/rows/seed-42/metrics.jsonl")
     while not begun.exists() or not begun.read_text():
         assert parent.poll() is None

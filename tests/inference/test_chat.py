@@ -32,7 +32,7 @@ GREEDY = ("do_sample=false", "max_new_tokens=6")
 LINES = "Hello there\nWhat is a cat?\nWhy?\n"
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """A token a character: what was written is the same tokens when it is read again."""
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     backend = Tokenizer(
@@ -50,10 +50,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Llama of two layers, `model`, and `endless`, which has many positions and never ends a turn."""
     folder = tmp_path_factory.mktemp("chats")
-    words = tokenizer()
+    tokenizer = make_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model.config.max_position_embeddings = 1_000_000
             model.generation_config.suppress_tokens = [0, 1, 2, 3, 4, 5]
         model.save_pretrained(folder / name)
-        words.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     return folder
 
 
@@ -95,10 +95,10 @@ def user(content: str) -> dict[str, str]:
 
 def expected(messages: list[dict[str, str]], name: str = "model", new: int = 6) -> str:
     """What the model answers, by transformers alone."""
-    words, model = tokenizer(), LlamaForCausalLM.from_pretrained(name)
-    ids = torch.tensor([words.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)])
+    tokenizer, model = make_tokenizer(), LlamaForCausalLM.from_pretrained(name)
+    ids = torch.tensor([tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)])
     made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new)
-    return str(words.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+    return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def conversation(lines: str, *begin: dict[str, str]) -> list[str]:
@@ -194,8 +194,8 @@ def test_without_a_run_and_a_network(
 
 def test_a_seed_repeats_an_answer(place: Path, llmkit: Callable[..., Result]) -> None:
     def text(seed: str) -> str:
-        words = ("generate", "Hello", "max_new_tokens=12", "--chat", "--model", "endless", "--seed", seed)
-        return str(llmkit(*words).stdout)
+        argv = ("generate", "Hello", "max_new_tokens=12", "--chat", "--model", "endless", "--seed", seed)
+        return str(llmkit(*argv).stdout)
 
     assert text("1") == text("1") != text("2")
 
@@ -203,12 +203,12 @@ def test_a_seed_repeats_an_answer(place: Path, llmkit: Callable[..., Result]) ->
 def test_an_answer_ends_with_the_turn_and_says_when_it_is_cut_off(place: Path, llmkit: Callable[..., Result]) -> None:
     cut = llmkit("generate", "Hello", "do_sample=false", "max_new_tokens=5", "--chat", "--model", "endless")
     assert cut.stderr == "note: cut off after 5 tokens; max_new_tokens=10 lets it say more\n"
-    third = tokenizer().convert_tokens_to_ids(cut.stdout[2])
-    words = ("generate", "Hello", "do_sample=false", f"eos_token_id=[4, {third}]", "max_new_tokens=5")
-    ended = llmkit(*words, "--chat", "--model", "endless")
+    third = make_tokenizer().convert_tokens_to_ids(cut.stdout[2])
+    argv = ("generate", "Hello", "do_sample=false", f"eos_token_id=[4, {third}]", "max_new_tokens=5")
+    ended = llmkit(*argv, "--chat", "--model", "endless")
     assert ended.stdout == cut.stdout[: cut.stdout.index(cut.stdout[2]) + 1] + "\n"
     assert ended.stderr == ""
-    just = llmkit(*words[:-1], f"max_new_tokens={len(ended.stdout) - 1}", "--chat", "--model", "endless")
+    just = llmkit(*argv[:-1], f"max_new_tokens={len(ended.stdout) - 1}", "--chat", "--model", "endless")
     assert (just.stdout, just.stderr) == (ended.stdout, "")  # its end was the last token that it was allowed
 
 
@@ -242,8 +242,8 @@ def test_the_oldest_turns_are_dropped_and_the_system_message_stays(
         assert len(tokens) + 6 <= POSITIONS
         chat.answer(talk, tokens, chat.Event())
         assert talk.messages[-1]["content"] == expected(talk.messages[:-1])
-    said = capsys.readouterr().err
-    assert said.count(f"note: the conversation outgrows the model's {POSITIONS} positions: its oldest turn is") == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count(f"note: the conversation outgrows the model's {POSITIONS} positions: its oldest turn is") == 2
     assert talk.messages[0] == system
     assert [m["role"] for m in talk.messages[1:]] == ["user", "assistant"] * 2
     assert talk.messages[1]["content"].startswith("question 2 ")
@@ -259,20 +259,20 @@ def test_a_message_that_is_too_long_is_not_the_end(place: Path, llmkit: Callable
 
 def test_what_does_not_converse_is_refused(place: Path, llmkit: Callable[..., Result]) -> None:
     (place / "model/chat_template.jinja").write_text(NO_SYSTEM)
-    words = ("generate", "Hello", "--chat", "--model", "model")
-    assert llmkit(*words, "max_new_tokens=2").exit_code == 0
-    said = refused(llmkit(*words, "system_prompt=Be brief."))
-    assert "refuses the conversation: no system role here" in said
+    argv = ("generate", "Hello", "--chat", "--model", "model")
+    assert llmkit(*argv, "max_new_tokens=2").exit_code == 0
+    message = refused(llmkit(*argv, "system_prompt=Be brief."))
+    assert "refuses the conversation: no system role here" in message
     (place / "model/chat_template.jinja").unlink()
-    said = refused(llmkit(*words))
-    assert "`model` has no chat template" in said and 'llmkit generate "..." --model model' in said
+    message = refused(llmkit(*argv))
+    assert "`model` has no chat template" in message and 'llmkit generate "..." --model model' in message
     assert "the question is empty" in refused(llmkit("generate", " ", "--chat"))
     assert "system_prompt belongs to a conversation" in refused(llmkit("generate", "Hi", "system_prompt=a"))
     assert "one answer" in refused(llmkit("generate", "Hi", "num_return_sequences=2", "--chat", "--model", "endless"))
     assert "did you mean `max_new_tokens`?" in llmkit("generate", "Hi", "max_new_tokns=2", "--chat").stderr
-    assert "settings are refused" in refused(llmkit(*words[:-1], "endless", "temperature=0"))
+    assert "settings are refused" in refused(llmkit(*argv[:-1], "endless", "temperature=0"))
     assert (
-        "line 2: byte 3 is not UTF-8" in llmkit(*words[:1], *words[2:-1], "endless", *GREEDY, stdin=b"a\nab\xff").stderr
+        "line 2: byte 3 is not UTF-8" in llmkit(*argv[:1], *argv[2:-1], "endless", *GREEDY, stdin=b"a\nab\xff").stderr
     )
 
 
@@ -284,7 +284,7 @@ def test_an_adapter_answers_by_its_own_template(place: Path, llmkit: Callable[..
     base = LlamaForCausalLM.from_pretrained("model")
     adapter = LoraConfig(r=4, init_lora_weights=False, lora_alpha=32, task_type="CAUSAL_LM")
     get_peft_model(base, adapter).save_pretrained("adapter")
-    tokenizer().save_pretrained("adapter")
+    make_tokenizer().save_pretrained("adapter")
     (place / "model/chat_template.jinja").unlink()
     result = llmkit("generate", *GREEDY, "--chat", "--model", "adapter", stdin=LINES)
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 3)
@@ -300,33 +300,33 @@ def test_a_file_is_answered_in_order_as_row_by_row(place: Path, llmkit: Callable
     rows[3] = {"messages": [{"role": "system", "content": "Be brief."}, *history]}
     rows[7] = {"id": "last", "messages": history}
     Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    words = ("generate", "--chat", "--model", "model", "--input", "rows.jsonl")
+    argv = ("generate", "--chat", "--model", "model", "--input", "rows.jsonl")
     # More new tokens than there are positions behind some rows: each row stops where it would alone.
     new = POSITIONS - 30
-    result = llmkit(*words, "--output", "said.jsonl", "do_sample=false", f"max_new_tokens={new}")
+    result = llmkit(*argv, "--output", "said.jsonl", "do_sample=false", f"max_new_tokens={new}")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.endswith("20 rows -> said.jsonl\n")
     said = answered("said.jsonl")
     assert [{key: row[key] for key in row if key != "completion"} for row in said] == rows
     for row in said:
         messages = row.get("messages") or [user(row["prompt"])]
-        length = len(tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        length = len(make_tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
         assert row["completion"] == expected(messages, new=min(new, POSITIONS - length))
     assert len({row["completion"] for row in said}) > 10
-    on_stdout = llmkit(*words, "do_sample=false", f"max_new_tokens={new}")
+    on_stdout = llmkit(*argv, "do_sample=false", f"max_new_tokens={new}")
     assert on_stdout.stdout == Path("said.jsonl").read_text()
 
 
 def test_rows_that_stop_early_are_as_they_would_be_alone(place: Path, llmkit: Callable[..., Result]) -> None:
     Path("rows.txt").write_text("".join(f"question {n}{'?' * n}\n" for n in range(8)))
-    words = ("generate", "--chat", "--model", "endless", "--input", "rows.txt", "do_sample=false", "max_new_tokens=30")
-    whole = [json.loads(line) for line in llmkit(*words).stdout.splitlines()]
+    argv = ("generate", "--chat", "--model", "endless", "--input", "rows.txt", "do_sample=false", "max_new_tokens=30")
+    whole = [json.loads(line) for line in llmkit(*argv).stdout.splitlines()]
     assert all(len(row["completion"]) == 30 for row in whole)
     mark = whole[0]["completion"][4]
-    number = tokenizer().convert_tokens_to_ids(mark)
+    number = make_tokenizer().convert_tokens_to_ids(mark)
     # Padding that is text must not be taken for what was written; nor where it is the end as well.
-    stopped = llmkit(*words, f"stop_strings=[{json.dumps(mark)}]", f"pad_token_id={number + 1}").stdout
-    ended = llmkit(*words, f"eos_token_id={number}", f"pad_token_id={number}").stdout
+    stopped = llmkit(*argv, f"stop_strings=[{json.dumps(mark)}]", f"pad_token_id={number + 1}").stdout
+    ended = llmkit(*argv, f"eos_token_id={number}", f"pad_token_id={number}").stdout
     stopped, ended = ([json.loads(line) for line in text.splitlines()] for text in (stopped, ended))
     for before, after, end in zip(whole, stopped, ended, strict=True):
         text = before["completion"]
@@ -337,14 +337,14 @@ def test_rows_that_stop_early_are_as_they_would_be_alone(place: Path, llmkit: Ca
 def test_the_system_prompt_stands_before_rows_without_one(place: Path, llmkit: Callable[..., Result]) -> None:
     system = {"role": "system", "content": "Be kind."}
     Path("rows.csv").write_text('text,messages\n,"[{""role"": ""user"", ""content"": ""Hi""}]"\n')
-    words = ("generate", "system_prompt=Be kind.", *GREEDY, "--chat", "--model", "model", "--input", "rows.csv")
-    said = json.loads(llmkit(*words).stdout)
+    argv = ("generate", "system_prompt=Be kind.", *GREEDY, "--chat", "--model", "model", "--input", "rows.csv")
+    said = json.loads(llmkit(*argv).stdout)
     assert said["completion"] == expected([system, user("Hi")]) != expected([user("Hi")])
     own = [{"role": "system", "content": "Be brief."}, user("Hi")]
     Path("rows.jsonl").write_text(json.dumps({"messages": own}))
-    assert json.loads(llmkit(*words[:-1], "rows.jsonl").stdout)["completion"] == expected(own)
+    assert json.loads(llmkit(*argv[:-1], "rows.jsonl").stdout)["completion"] == expected(own)
     Path("rows.csv").write_text("text\nHi\n")
-    assert json.loads(llmkit(*words).stdout) == {"prompt": "Hi", "completion": said["completion"]}
+    assert json.loads(llmkit(*argv).stdout) == {"prompt": "Hi", "completion": said["completion"]}
 
 
 @pytest.mark.parametrize(
@@ -366,8 +366,8 @@ def test_the_system_prompt_stands_before_rows_without_one(place: Path, llmkit: C
 )
 def test_a_bad_row_is_named(place: Path, llmkit: Callable[..., Result], row: str, said: str) -> None:
     Path("rows.jsonl").write_text(f'{{"prompt": "fine"}}\n{row}\n')
-    words = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.jsonl", "--output", "said.jsonl")
-    message = refused(llmkit(*words))
+    argv = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.jsonl", "--output", "said.jsonl")
+    message = refused(llmkit(*argv))
     assert "`rows.jsonl`, line 2: " in message and said in message
     assert not list(place.glob("*said.jsonl*"))
 
@@ -375,21 +375,21 @@ def test_a_bad_row_is_named(place: Path, llmkit: Callable[..., Result], row: str
 def test_what_the_template_refuses_is_named(place: Path, llmkit: Callable[..., Result]) -> None:
     (place / "model/chat_template.jinja").write_text(NO_SYSTEM)
     Path("rows.txt").write_text("Hi\n")
-    words = ("generate", "--chat", "--model", "model", "--input", "rows.txt", "system_prompt=a")
-    assert "`rows.txt`, line 1: the chat template of `model` refuses" in refused(llmkit(*words))
+    argv = ("generate", "--chat", "--model", "model", "--input", "rows.txt", "system_prompt=a")
+    assert "`rows.txt`, line 1: the chat template of `model` refuses" in refused(llmkit(*argv))
 
 
 def test_a_file_of_prompts_without_chat(place: Path, llmkit: Callable[..., Result]) -> None:
     prompts = ["Once upon a time", "One day there was", "A", "Then he ", "x" * (POSITIONS - 3)]
     Path("prompts.jsonl").write_text("".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in prompts))
-    words = ("--model", "model", *GREEDY)
-    said = [json.loads(line) for line in llmkit("generate", "--input", "prompts.jsonl", *words).stdout.splitlines()]
+    argv = ("--model", "model", *GREEDY)
+    said = [json.loads(line) for line in llmkit("generate", "--input", "prompts.jsonl", *argv).stdout.splitlines()]
     assert [row["prompt"] for row in said] == prompts
     for row in said:
-        assert row["prompt"] + row["completion"] + "\n" == llmkit("generate", row["prompt"], *words).stdout
+        assert row["prompt"] + row["completion"] + "\n" == llmkit("generate", row["prompt"], *argv).stdout
     assert len(said[-1]["completion"]) <= 3
     Path("prompts.jsonl").write_text('{"text": "a"}\n{"text": ""}\n')
-    assert "line 2: the prompt is empty" in llmkit("generate", "--input", "prompts.jsonl", *words).stderr
+    assert "line 2: the prompt is empty" in llmkit("generate", "--input", "prompts.jsonl", *argv).stderr
 
 
 def test_more_rows_than_are_held_at_once(
@@ -398,8 +398,8 @@ def test_more_rows_than_are_held_at_once(
     monkeypatch.setattr("llmkit.inference.rows_io.CHUNK", 3)
     long = "x" * (POSITIONS - 5)  # leaves room for two new tokens, and must not take it from the rows that follow
     Path("rows.txt").write_text(f"{long}\n" * 3 + "".join(f"{'so ' * (n % 4)}{n}\n" for n in range(8)))
-    words = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.txt")
-    said = [json.loads(line)["completion"] for line in llmkit(*words).stdout.splitlines()]
+    argv = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.txt")
+    said = [json.loads(line)["completion"] for line in llmkit(*argv).stdout.splitlines()]
     prompts = Path("rows.txt").read_text().splitlines()
     assert said == [expected([user(prompt)], new=2 if prompt == long else 6) for prompt in prompts]
 
@@ -472,12 +472,12 @@ def test_the_prompt_is_not_on_stdout_and_a_second_ctrl_c_ends(place: Path) -> No
 class Terminal:
     """`llmkit` in a process of its own at a pseudo-terminal, where Ctrl-C is a signal."""
 
-    def __init__(self, *words: str, stdout: Any = None) -> None:
+    def __init__(self, *argv: str, stdout: Any = None) -> None:
         import pty
 
         self.ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llmkit", *words],
+            [sys.executable, "-m", "llmkit", *argv],
             stdin=theirs,
             stdout=stdout or theirs,
             stderr=theirs,

@@ -109,8 +109,8 @@ def test_an_unfinished_run_names_its_checkpoint(place: Path, llmkit: Callable[..
     )
     draft = (run / "checkpoint-5").rename(run / ".draft-checkpoint-5")
     checkpoint.seal(draft, {"run": "half", "step": 5})
-    said = refused(llmkit("generate", PROMPT, "--model", "runs/half"))
-    assert "not finished" in said and "use its last checkpoint: runs/half/checkpoint-5" in said
+    message = refused(llmkit("generate", PROMPT, "--model", "runs/half"))
+    assert "not finished" in message and "use its last checkpoint: runs/half/checkpoint-5" in message
     assert llmkit("generate", PROMPT, "max_new_tokens=2", "--model", "runs/half/checkpoint-5").exit_code == 0
 
 
@@ -154,10 +154,10 @@ def test_an_adapter_is_laid_over_its_base(place: Path, llmkit: Callable[..., Res
     torch.manual_seed(1)
     base = GPT2LMHeadModel.from_pretrained("gpt2")
     get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, lora_alpha=64)).save_pretrained("adapter")
-    words = ("generate", PROMPT, "do_sample=false", "max_new_tokens=8", "--model")
-    adapted = llmkit(*words, "adapter")
+    argv = ("generate", PROMPT, "do_sample=false", "max_new_tokens=8", "--model")
+    adapted = llmkit(*argv, "adapter")
     assert adapted.exit_code == 0
-    assert adapted.stdout != llmkit(*words, "gpt2").stdout
+    assert adapted.stdout != llmkit(*argv, "gpt2").stdout
     get_peft_model(BertForMaskedLM.from_pretrained("bert"), LoraConfig(target_modules=["query"])).save_pretrained("b")
     assert "masked language model" in refused(llmkit("generate", PROMPT, "--model", "b"))
 
@@ -178,8 +178,8 @@ def test_stdout_holds_the_text_alone_and_a_seed_repeats_it(place: Path, llmkit: 
 
 
 def test_settings_reach_the_model(place: Path, llmkit: Callable[..., Result]) -> None:
-    def text(*words: str, fails: bool = False) -> str:
-        result = llmkit("generate", PROMPT, *words, "--model", "gpt2", "--seed", "0")
+    def text(*argv: str, fails: bool = False) -> str:
+        result = llmkit("generate", PROMPT, *argv, "--model", "gpt2", "--seed", "0")
         return refused(result) if fails else result.stdout + result.stderr
 
     assert text("num_return_sequences=3", "max_new_tokens=4").count("\n---\n") == 2
@@ -210,15 +210,15 @@ def test_prompts_at_the_edge(place: Path, llmkit: Callable[..., Result]) -> None
     assert result.stderr == f"note: 2 new tokens at most: the prompt has {POSITIONS - 2} of {POSITIONS} positions\n"
     assert llmkit("generate", long[2:], "--model", "gpt2").stderr == ""  # not asked for more: nothing to say
     assert llmkit("generate", "", "max_new_tokens=3", "--model", "gpt2").stdout.strip() != ""
-    said = refused(llmkit("generate", "max_new_tokens=3", "--model", "gpt2"))
-    assert 'llmkit generate "Once upon a time" max_new_tokens=3' in said
+    message = refused(llmkit("generate", "max_new_tokens=3", "--model", "gpt2"))
+    assert 'llmkit generate "Once upon a time" max_new_tokens=3' in message
     assert "not UTF-8" in refused(llmkit("generate", "a\udcff", "--model", "gpt2"))
 
 
 def test_the_prompt_from_stdin(place: Path, llmkit: Callable[..., Result]) -> None:
-    words = ("generate", "-", "max_new_tokens=2", "--model", "gpt2")
-    assert llmkit(*words, stdin="a cat\n").stdout.startswith("a cat")
-    assert "stdin: byte 2 is not UTF-8" in refused(llmkit(*words, stdin=b"ab\xff"))
+    argv = ("generate", "-", "max_new_tokens=2", "--model", "gpt2")
+    assert llmkit(*argv, stdin="a cat\n").stdout.startswith("a cat")
+    assert "stdin: byte 2 is not UTF-8" in refused(llmkit(*argv, stdin=b"ab\xff"))
 
 
 # ---- the pieces ----------------------------------------------------------------------------------------------------
@@ -308,10 +308,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, problem: BaseExcept
     """Let the generation of a batch fail once `after` batches are done."""
     write, count = generate.write, iter(range(after))
 
-    def fail(*words: Any, **more: Any) -> Any:
+    def fail(*argv: Any, **more: Any) -> Any:
         if next(count, None) is None:
             raise problem
-        return write(*words, **more)
+        return write(*argv, **more)
 
     monkeypatch.setattr(generate, "write", fail)
 
@@ -344,8 +344,8 @@ def test_what_another_command_left_is_refused_and_kept(
         interrupted(patch, 2, KeyboardInterrupt())
         llmkit(*FILE, "--seed", "3")
     left = Path("said.jsonl.partial").read_bytes()
-    said = refused(llmkit(*FILE, "top_k=4", "--seed", "4"))
-    assert "rows of another command" in said and "settings was" in said and "seed was 3 and is 4" in said
+    message = refused(llmkit(*FILE, "top_k=4", "--seed", "4"))
+    assert "rows of another command" in message and "settings was" in message and "seed was 3 and is 4" in message
     Path("rows.txt").write_text("other\n")
     assert "input was" in refused(llmkit(*FILE))
     assert Path("said.jsonl.partial").read_bytes() == left
@@ -380,13 +380,13 @@ def test_a_file_says_the_same_however_its_prompts_are_read(
     how: str, rows: Path, llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "BUDGET", {"cpu": 4000, "cuda": 4000})
-    words = (*FILE[:-2], how, "--seed", "5")
+    argv = (*FILE[:-2], how, "--seed", "5")
     read, caches = prefill.read, []
     monkeypatch.setattr(prefill, "read", lambda *given: caches.append(read(*given)) or caches[-1])
-    fast = llmkit(*words).stdout
+    fast = llmkit(*argv).stdout
     assert any(cache is not None for cache in caches)
     monkeypatch.setattr(prefill, "read", lambda *given: None)
-    assert llmkit(*words).stdout == fast
+    assert llmkit(*argv).stdout == fast
 
 
 def test_batches_hold_no_more_than_the_budget() -> None:
@@ -417,13 +417,13 @@ def test_where_a_gpu_has_no_memory_for_all_rows_they_are_halved(
 
 def test_guesses_change_nothing(place: Path, llmkit: Callable[..., Result]) -> None:
     Path("rows.txt").write_text("cat cat cat cat\nA cat\n")
-    words = ("do_sample=false", "max_new_tokens=12", "--model", "gpt2")
+    argv = ("do_sample=false", "max_new_tokens=12", "--model", "gpt2")
     shutil.copytree("gpt2", "draft")
     weights = load_file("draft/model.safetensors")
     save_file({key: value * 1.1 for key, value in weights.items()}, "draft/model.safetensors", {"format": "pt"})
     for more in ("prompt_lookup_num_tokens=4", "assistant_model=draft"):
         for what in (("generate", "cat cat cat cat"), ("generate", "--input", "rows.txt")):
-            plain, guessed = llmkit(*what, *words), llmkit(*what, more, *words)
+            plain, guessed = llmkit(*what, *argv), llmkit(*what, more, *argv)
             assert (guessed.exit_code, guessed.stdout) == (0, plain.stdout)
             assert ("one by one" in guessed.stderr) == ("--input" in what)
     assert "there is no model at `runs/none`" in refused(

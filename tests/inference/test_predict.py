@@ -91,8 +91,8 @@ def home(tmp_path_factory) -> Path:
             Path(f"{name}.toml").write_text(text)
             verb = "finetune" if name in RECIPES else "pretrain"
             longer = ["trainer.max_steps=160"] if name == "qa" else []
-            words = [verb, f"{name}.toml", *longer, "--output-dir", name]
-            done = CliRunner().invoke(app, words, catch_exceptions=False)
+            argv = [verb, f"{name}.toml", *longer, "--output-dir", name]
+            done = CliRunner().invoke(app, argv, catch_exceptions=False)
             assert done.exit_code == 0, done.stderr
     return folder
 
@@ -109,8 +109,8 @@ def place(home, tmp_path, monkeypatch) -> Path:
 def said(llmkit, place):
     """What a command line answers, as the objects on stdout."""
 
-    def call(*words: str) -> list[dict]:
-        done = llmkit("predict", *words)
+    def call(*argv: str) -> list[dict]:
+        done = llmkit("predict", *argv)
         assert done.exit_code == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -121,8 +121,8 @@ def said(llmkit, place):
 def refused(llmkit, place):
     """What a command line is refused with: exit code 2, nothing on stdout."""
 
-    def call(*words: str) -> str:
-        done = llmkit("predict", *words)
+    def call(*argv: str) -> str:
+        done = llmkit("predict", *argv)
         assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.startswith("error: ")
         return done.stderr

@@ -16,7 +16,8 @@ from transformers import (
 
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
-from llmkit.models import added_tokens, tokenizer
+from llmkit.models import added_tokens
+from llmkit.models import tokenizer as tokenizing
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 
@@ -28,9 +29,9 @@ PLAIN = "bafu deka, Limo gose. bafu rato!"
 def story(number=300):
     draw = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
-    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(100)]
-    words += [word.capitalize() for word in words[:20]]
-    texts = [" ".join(draw.choices(words, k=12)) + draw.choice(".!,") for _ in range(number)]
+    vocabulary = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(100)]
+    vocabulary += [word.capitalize() for word in vocabulary[:20]]
+    texts = [" ".join(draw.choices(vocabulary, k=12)) + draw.choice(".!,") for _ in range(number)]
     return [*texts, "abcdefghijklmnopqrstuvwxyz (-) 0123456789"]
 
 
@@ -43,11 +44,11 @@ def folders(tmp_path_factory):
     """Tokenizers of transformers' own classes, over small vocabularies, as they would come from the Hub."""
     root = tmp_path_factory.mktemp("tokenizers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "cache_dir", lambda: root / "cache")
+        patch.setattr(tokenizing, "cache_dir", lambda: root / "cache")
 
         def model(kind, task, **keys):
             table = Tokenizer(type=kind, vocab_size=500, **keys)
-            made = tokenizer.load(table, Model(config=ReadOnly()), task, documents(story()), 64)
+            made = tokenizing.load(table, Model(config=ReadOnly()), task, documents(story()), 64)
             return made, json.loads(made.backend_tokenizer.to_str())["model"]
 
         bpe, subtokens, scored = (
@@ -63,8 +64,8 @@ def folders(tmp_path_factory):
             "t5": T5Tokenizer(vocab=[tuple(pair) for pair in scored["vocab"]]),
             "characters": model("characters", "causal-lm")[0],
         }
-    for kind, words in made.items():
-        words.save_pretrained(root / kind)
+    for kind, tokenizer in made.items():
+        tokenizer.save_pretrained(root / kind)
     return root
 
 
@@ -79,25 +80,25 @@ def load(folders):
     return lambda kind: AutoTokenizer.from_pretrained(folders / kind)
 
 
-def extend(words, *added, from_text=None, texts=(), fingerprint="story"):
+def extend(tokenizer, *added, from_text=None, texts=(), fingerprint="story"):
     table = Tokenizer(add_tokens=added or None, add_from_text=from_text)
-    return added_tokens.extend(words, table, documents(texts, fingerprint))
+    return added_tokens.extend(tokenizer, table, documents(texts, fingerprint))
 
 
-def tokens_of(words, text):
-    return words.convert_ids_to_tokens(words(text, add_special_tokens=False)["input_ids"])
+def tokens_of(tokenizer, text):
+    return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def decoded(words, text):
-    return words.decode(words(text, add_special_tokens=False)["input_ids"])
+def decoded(tokenizer, text):
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 # --- words that are named ---------------------------------------------------------------------------------------------
 
 
 def test_where_nothing_is_asked_the_tokenizer_stays(load):
-    words = load("gpt2")
-    assert added_tokens.extend(words, Tokenizer(), documents([])) == (words, {}, [])
+    tokenizer = load("gpt2")
+    assert added_tokens.extend(tokenizer, Tokenizer(), documents([])) == (tokenizer, {}, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,7 +243,7 @@ def test_a_word_saves_one_less_than_its_pieces_wherever_it_occurs(kind, load):
     texts = [f" {text}" for text in text_with(zzzzzzzz=40, qxqxqx=40, so=30)]
     old = load(kind)
     new, subtokens, _ = extend(load(kind), from_text=2, texts=texts)
-    before, after = (sum(len(tokens_of(words, text)) for text in texts) for words in (old, new))
+    before, after = (sum(len(tokens_of(tokenizer, text)) for text in texts) for tokenizer in (old, new))
     assert before - after == sum(40 * (len(former) - 1) for former in subtokens.values())
     assert all(decoded(new, text) == decoded(old, text) for text in texts)
 
@@ -321,19 +322,19 @@ def test_saved_with_a_run_it_loads_in_plain_transformers(kind, load, tmp_path):
 
 
 def test_a_chat_template_and_a_side_to_pad_on_stay(load):
-    words = load("gpt2")
-    words.chat_template, words.padding_side, words.model_max_length = "{{ messages }}", "left", 77
-    new, _, _ = extend(words, "tokamak")
+    tokenizer = load("gpt2")
+    tokenizer.chat_template, tokenizer.padding_side, tokenizer.model_max_length = "{{ messages }}", "left", 77
+    new, _, _ = extend(tokenizer, "tokamak")
     assert (new.chat_template, new.padding_side, new.model_max_length) == ("{{ messages }}", "left", 77)
 
 
 def test_a_tokenizer_that_is_one_long_word_takes_what_is_named(load):
     """Llama 2's, which sees text as one piece: its words cannot be counted."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, **{c: n for n, c in enumerate("abcdefghijklmnopqrstuvwxyz", 4)}}
-    words = LlamaTokenizer(vocab=vocab, merges=[])
-    new, _, _ = extend(words, "tokamak")
+    tokenizer = LlamaTokenizer(vocab=vocab, merges=[])
+    new, _, _ = extend(tokenizer, "tokamak")
     assert tokens_of(new, "the tokamak is").count("tokamak") == 1
     assert tokens_of(new, "the tokamaks").count("tokamak") == 0
     assert decoded(new, "the tokamak is") == "the tokamak is"
     with pytest.raises(UserError, match="add_from_text"):
-        extend(words, from_text=5, texts=["some text"])
+        extend(tokenizer, from_text=5, texts=["some text"])

@@ -129,9 +129,9 @@ def test_attention_dropout_goes_in_pretraining_and_stays_in_finetuning(base):
 def test_an_adapter_is_no_model_to_start_from(base, tmp_path):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path)
-    said = refused(load_config, Model(name=str(tmp_path)))
-    assert "is an adapter" in said
-    assert f"llmkit merge {tmp_path} --output DIR, then model.name=DIR" in said
+    message = refused(load_config, Model(name=str(tmp_path)))
+    assert "is an adapter" in message
+    assert f"llmkit merge {tmp_path} --output DIR, then model.name=DIR" in message
 
 
 # ---- weights that are new -------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def test_a_head_of_another_size_is_new(kind, base, tmp_path):
 def test_no_other_size_is_made_to_fit(base):
     table = Model(name=base("bert"), config=ReadOnly({"max_position_embeddings": 12}))
     config, _ = load_config(table)
-    said = refused(create_model, table, config, AutoModelForSequenceClassification, 0, task_type="SEQ_CLS")
-    assert "bert.embeddings.position_embeddings.weight is [24, 16] there and [12, 16] here" in said
+    message = refused(create_model, table, config, AutoModelForSequenceClassification, 0, task_type="SEQ_CLS")
+    assert "bert.embeddings.position_embeddings.weight is [24, 16] there and [12, 16] here" in message
     table = Model(name=base("llama"), config=ReadOnly({"vocab_size": 50}))
     config, _ = load_config(table)
     assert "lm_head.weight is [40, 16]" in refused(create_model, table, config, AutoModelForCausalLM, 0, generation={})
@@ -252,8 +252,8 @@ def test_the_head_of_a_language_model(base):
         table = Model(name=base(kind), train=part)
         return create_model(table, load_config(table)[0], AutoModelForCausalLM, 0, generation={})[0]
 
-    said = refused(language_model, "gpt2", "head")
-    assert "GPT2LMHeadModel has no separate one, its output layer is its input embeddings" in said
+    message = refused(language_model, "gpt2", "head")
+    assert "GPT2LMHeadModel has no separate one, its output layer is its input embeddings" in message
     assert trainable(language_model("llama", "head")) == {"lm_head.weight"}  # not tied
     top = trainable(language_model("gpt2", "top-1"))
     assert all(name.startswith(("transformer.h.2.", "transformer.ln_f.")) for name in top)
@@ -360,10 +360,10 @@ def test_queries_and_values_are_adapted_where_peft_knows_no_layers(kind, tmp_pat
 def test_layers_to_adapt_that_nobody_knows(tmp_path):
     config = AutoConfig.for_model("fnet", **SIZES)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
-    said = refused(classifier, str(tmp_path), lora={})
-    assert "lora.target_modules" in said
-    assert '"all-linear"' in said
-    assert "its linear layers: classifier, dense, projection" in said
+    message = refused(classifier, str(tmp_path), lora={})
+    assert "lora.target_modules" in message
+    assert '"all-linear"' in message
+    assert "its linear layers: classifier, dense, projection" in message
     model, _ = classifier(str(tmp_path), lora={"target_modules": "all-linear"})
     assert any("layer.2.output.dense.lora_A" in name for name in trainable(model))
 
@@ -459,13 +459,13 @@ def test_a_whole_model_comes_back_in_fp32(base, tmp_path):
 
 
 def test_random_weights_are_never_passed_off_as_a_model(base, tmp_path):
-    said = refused(loading.load_model, base("bert"), AutoModelForSequenceClassification)
-    assert "do not fit BertForSequenceClassification: 4 tensors" in said
+    message = refused(loading.load_model, base("bert"), AutoModelForSequenceClassification)
+    assert "do not fit BertForSequenceClassification: 4 tensors" in message
     five = AutoModelForSequenceClassification.from_pretrained(base("roberta"), num_labels=5)
     five.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path, num_labels=2)
-    said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification, config)
-    assert "such as classifier.out_proj.bias" in said
+    message = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification, config)
+    assert "such as classifier.out_proj.bias" in message
 
 
 @pytest.mark.parametrize("lost", ["classifier.weight", "query.lora_A"])
@@ -477,15 +477,15 @@ def test_an_adapter_that_lacks_a_tensor_is_refused(lost, base, tmp_path):
     name = next(name for name in weights if lost in name or lost in name.replace("out_proj.", ""))
     del weights[name]
     save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
-    said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert f"1 tensors are missing or have another size than its configuration gives, such as {name[17:]}" in said
+    message = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
+    assert f"1 tensors are missing or have another size than its configuration gives, such as {name[17:]}" in message
 
 
 def test_what_an_adapter_was_trained_on_and_did_not_save_is_not_made_up(base, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base("bert"))  # with a random pooler
     peft.get_peft_model(plain, peft.LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
-    said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert "2 tensors are missing or have another size than its configuration gives, such as bert.pooler" in said
+    message = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
+    assert "2 tensors are missing or have another size than its configuration gives, such as bert.pooler" in message
 
 
 def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
@@ -493,9 +493,9 @@ def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
     model.save_pretrained(tmp_path)
     settings = tmp_path / "adapter_config.json"
     settings.write_text(settings.read_text().replace(base("bert"), str(tmp_path / "gone")))
-    said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert f"the base of the adapter `{tmp_path}`: " in said
-    assert str(tmp_path / "gone") in said
+    message = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
+    assert f"the base of the adapter `{tmp_path}`: " in message
+    assert str(tmp_path / "gone") in message
 
 
 def test_what_cannot_be_merged(base, tmp_path):
@@ -647,26 +647,26 @@ def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base
     table = Model(name=base("bert")) if part == "lora" else Model(name=base("bert"), train=part)
     config, _ = load_config(table)
     lora = {} if part == "lora" else None
-    said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, subtokens=SUBTOKENS)
-    assert "new tokens need embeddings that are trained" in said
-    assert "tokenizer.add_tokens" in said
+    message = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, subtokens=SUBTOKENS)
+    assert "new tokens need embeddings that are trained" in message
+    assert "tokenizer.add_tokens" in message
 
 
 def test_a_model_from_scratch_has_room_for_new_tokens(base):
-    words = AutoTokenizer.from_pretrained(base("bert"))
-    words.add_tokens(["tokamak", "stellarator"])
+    tokenizer = AutoTokenizer.from_pretrained(base("bert"))
+    tokenizer.add_tokens(["tokamak", "stellarator"])
     scratch, pretrained = Model(name=base("bert"), init="scratch"), Model(name=base("bert"))
     for table, num_new, size in ((scratch, 2, VOCABULARY + 2), (pretrained, 2, VOCABULARY)):
         config, _ = load_config(table)
-        fit_to_tokenizer(config, table, words, own_tokenizer=False, num_new=num_new)
+        fit_to_tokenizer(config, table, tokenizer, own_tokenizer=False, num_new=num_new)
         assert config.vocab_size == size
     config, _ = load_config(Model(name=base("bert"), config=ReadOnly({"vocab_size": 50})))
-    fit_to_tokenizer(config, scratch, words, own_tokenizer=False, num_new=2)
+    fit_to_tokenizer(config, scratch, tokenizer, own_tokenizer=False, num_new=2)
     assert config.vocab_size == 50  # padded
     for table in (scratch, pretrained):
         config, _ = load_config(table)
-        said = refused(fit_to_tokenizer, config, table, words, own_tokenizer=False)
-        assert "the tokenizer has 42 tokens and the model embeddings for 40" in said
+        message = refused(fit_to_tokenizer, config, table, tokenizer, own_tokenizer=False)
+        assert "the tokenizer has 42 tokens and the model embeddings for 40" in message
 
 
 @pytest.mark.parametrize("layers", [1, 4, 25])

@@ -81,7 +81,7 @@ def test_layers_of_one_x_are_multiplied_together_and_each_gets_its_own(monkeypat
     assert sorted(len(product.sizes) for product in made) == sorted([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down
     assert sum(len(product.sizes) for product in made) == len(layers)
     calls: list[int] = []
-    monkeypatch.setattr(torch, "_int_mm", lambda *words, real=torch._int_mm: (calls.append(1), real(*words))[1])
+    monkeypatch.setattr(torch, "_int_mm", lambda *args, real=torch._int_mm: (calls.append(1), real(*args))[1])
     with torch.inference_mode():
         assert torch.equal(small(input_ids=ids).logits, here)
     assert len(calls) == len(made)

@@ -33,8 +33,8 @@ def unfinished(trained, tmp_path, monkeypatch):
     return run
 
 
-def resume(llmkit, run, *words):
-    return llmkit("pretrain", "causal.toml", *words, "--output-dir", str(run), "--resume")
+def resume(llmkit, run, *argv):
+    return llmkit("pretrain", "causal.toml", *argv, "--output-dir", str(run), "--resume")
 
 
 def cut(path):
