@@ -1,5 +1,6 @@
 """What the tests share: no network, caches of their own, a command that runs in this process, tiny recipes."""
 
+import gc
 import os
 import socket
 import sys
@@ -13,13 +14,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # commands that tests start are
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import forks
 import pytest
 from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[1]
+_imported = 0  # modules, when the collector was last told of them
 
 REST = """[data]
 path = "corpus.txt"
@@ -79,6 +84,16 @@ def corpus(lines: int = 200) -> str:
 
 
 @pytest.fixture(autouse=True)
+def the_libraries_are_no_garbage() -> None:
+    """Trainer collects garbage at its end: a million objects of modules, which stay, cost more than the training."""
+    global _imported
+    if len(sys.modules) > _imported + 50:
+        gc.collect()
+        gc.freeze()
+        _imported = len(sys.modules)
+
+
+@pytest.fixture(autouse=True)
 def the_hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """That a test went on without the Hub is none of the next one's business."""
     from huggingface_hub import constants
@@ -116,6 +131,31 @@ def llmkit() -> Callable[..., Result]:
         return CliRunner().invoke(app, words, input=stdin, catch_exceptions=False, prog_name="llmkit")
 
     return call
+
+
+@pytest.fixture
+def two_processes(
+    llmkit: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., SimpleNamespace]:
+    """`llmkit WORDS --processes 2`; the ranks are forked, and `accelerate launch` is left to tests/test_launch.py.
+
+    `first` is code that each rank runs before all else.
+    """
+
+    def call(*words: str, first: str = "") -> SimpleNamespace:
+        words = (*words, "--processes", "2")
+        monkeypatch.setattr(sys, "argv", ["llmkit", *words])
+        launched = SimpleNamespace(Popen=partial(forks.Ranks, first=first), DEVNULL=None)
+        monkeypatch.setattr("llmkit.launch.subprocess", launched)
+        done = llmkit(*words)
+        said = done.stderr + capfd.readouterr().err
+        return SimpleNamespace(exit_code=done.exit_code, stdout=done.stdout, stderr=said)
+
+    return call
+
+
+def pytest_sessionfinish() -> None:
+    forks.stop()
 
 
 def pretrained(folder: Path, file: str, recipe: str, output: str) -> Path:

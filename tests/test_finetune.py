@@ -1,11 +1,9 @@
 """Fine-tuning from end to end: what is trained and what is not, adapters that plain peft loads, merging, resuming."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from conftest import corpus, losses
@@ -97,7 +95,7 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
     assert not (place / "run/model.safetensors").exists()
     assert {name.split(".")[2] for name in saved if "lora" not in name} == {"bert", "classifier"}  # bert: its pooler
     assert all("lora" in name or "pooler" in name or "classifier" in name for name in saved)
-    done = subprocess.run([sys.executable, "-c", RELOAD, *TEXTS], capture_output=True, text=True)
+    done = forks.run("-c", RELOAD, *TEXTS)
     assert done.returncode == 0, done.stderr
     logits, names = json.loads(done.stdout)
     assert names == {"0": "fox", "1": "none"}
@@ -204,14 +202,13 @@ def test_pieces_of_a_batch_teach_what_the_batch_does(accumulated, place, llmkit,
         torch.testing.assert_close(pieces_[name], whole[name], rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_learn_what_one_does(place, llmkit):
+def test_two_processes_learn_what_one_does(place, llmkit, two_processes):
     """The same examples in the same batches, each process with half of them; evaluation counts every row once.
 
     Each process cuts its batches into pieces of its own: they add up their gradients once a batch.
     """
     of_many_lengths(place)
-    (place / "site").mkdir()
-    (place / "site/sitecustomize.py").write_text(
+    first = (
         "import os\nfrom pathlib import Path\nfrom llmkit.speed import length_groups\n"
         "length_groups.LAUNCH_COST, length_groups.FEWEST, sound = 0.0, 1.0, length_groups.microbatches\n"
         "def microbatches(*args):\n"
@@ -223,16 +220,9 @@ def test_two_processes_learn_what_one_does(place, llmkit):
     words = ("trainer.max_steps=15", "model.config.hidden_dropout_prob=0.0", "trainer.learning_rate=1e-3")
     words += ("model.config.attention_probs_dropout_prob=0.0",)
     finetune(llmkit, *words, name="one")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "llmkit", "finetune", "recipe.toml", *words),
-            *("trainer.per_device_train_batch_size=4", "--processes", "2", "--output-dir", "two"),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(place / "site")},
-    )
-    assert done.returncode == 0, done.stderr
+    batch = "trainer.per_device_train_batch_size=4"
+    done = two_processes("finetune", "recipe.toml", *words, batch, "--output-dir", "two", first=first)
+    assert done.exit_code == 0, done.stderr
     assert {path.name[:8] for path in place.glob("pieces-*-[234]")} == {"pieces-0", "pieces-1"}
     assert losses(place / "two") == pytest.approx(losses(place / "one"), rel=1e-5)
     one, two = (json.loads((place / name / "run.json").read_text())["metrics"] for name in ("one", "two"))

@@ -3,15 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import pytest
 import torch
 from conftest import corpus, losses
+from forks import Fork
 from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
@@ -19,14 +19,14 @@ from llmkit.process import DIRECTORY
 from llmkit.training import arguments
 from llmkit.training.signals import StopOnSignal
 
-BATCH_OF_TWO = ("trainer.per_device_train_batch_size=4", "--processes", "2")
+HALF = "trainer.per_device_train_batch_size=4"
+BATCH_OF_TWO = (HALF, "--processes", "2")
 
 
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "llmkit", "pretrain", *argv]
+PRETRAIN = ("-m", "llmkit", "pretrain")
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, process: Fork) -> None:
     for _ in range(6000):
         if path.exists():
             return
@@ -36,12 +36,12 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
-def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit):
+def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit, two_processes):
     (workplace / "corpus.txt").write_text(corpus(400))
-    argv = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")
-    assert llmkit(*argv, "--output-dir", "one").exit_code == 0
-    done = subprocess.run(command(*argv[1:], *BATCH_OF_TWO, "--output-dir", "two"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")
+    assert llmkit(*words, "--output-dir", "one").exit_code == 0
+    done = two_processes(*words, HALF, "--output-dir", "two")
+    assert done.exit_code == 0, done.stderr
     assert done.stdout == ""
     assert "4 blocks x 2 processes x 16 = 128 tokens" in done.stderr
     assert done.stderr.count("finished in") == 1
@@ -53,10 +53,9 @@ def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, workplace):
+def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, workplace, two_processes):
     """The launcher alone would turn every exit code into 1."""
-    argv = ("causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
-    process = subprocess.Popen(command(*argv), stderr=subprocess.PIPE, text=True)
+    process = Fork(*PRETRAIN, "causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
     try:
         wait_for(workplace / "runs/causal/metrics.jsonl", process)
         process.send_signal(number)
@@ -71,15 +70,9 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     checkpoint = next(run.glob("checkpoint-*"))
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert f"stopped at step {step}" in said
-    done = subprocess.run(
-        command(
-            *(argv[0], f"trainer.max_steps={step + 2}", *BATCH_OF_TWO),
-            *("--resume", "--allow-change", "trainer.max_steps"),
-        ),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    steps = ("--allow-change", "trainer.max_steps", f"trainer.max_steps={step + 2}")
+    done = two_processes("pretrain", "causal.toml", HALF, "--resume", *steps)
+    assert done.exit_code == 0, done.stderr
     assert f"going on from runs/causal/checkpoint-{step}" in done.stderr
 
 
@@ -102,7 +95,7 @@ def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch):
 
 
 def test_a_mistake_found_by_the_ranks_is_said_once_with_exit_code_2(workplace):
-    done = subprocess.run(command("causal.toml", "data.block_size=64", *BATCH_OF_TWO), capture_output=True, text=True)
+    done = forks.run(*PRETRAIN, "causal.toml", "data.block_size=64", *BATCH_OF_TWO)
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
     assert "the model has 32 positions" in done.stderr
@@ -119,7 +112,7 @@ def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
         "    llmkit.runs.environment.surroundings = broken\n"
     )
     env = {**os.environ, "PYTHONPATH": str(workplace)}
-    done = subprocess.run(command("causal.toml", *BATCH_OF_TWO), capture_output=True, text=True, env=env)
+    done = forks.run(*PRETRAIN, "causal.toml", *BATCH_OF_TWO, env=env)
     assert done.returncode == 1
     end = done.stderr.splitlines()[-6:]
     assert any("the disk of rank 1 is on fire" in line for line in end)
@@ -181,7 +174,7 @@ def test_an_accelerate_file_decides_the_number_of_processes(workplace):
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 1\n"
         "machine_rank: 0\ngpu_ids: all\nmain_process_port: 0\n"
     )
-    argv = ("causal.toml", "trainer.max_steps=2", "--accelerate-config", "two.yaml")
-    done = subprocess.run(command(*argv), capture_output=True, text=True)
+    words = ("causal.toml", "trainer.max_steps=2", "--accelerate-config", "two.yaml")
+    done = forks.run(*PRETRAIN, *words)
     assert done.returncode == 0, done.stderr + (workplace / "runs/causal/launch.log").read_text()
     assert json.loads((workplace / "runs/causal/run.json").read_text())["processes"] == 2

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import MASKED, REST, corpus
+from forks import Fork
 
 from llmkit import seeds
 from llmkit.errors import UserError
@@ -39,11 +41,18 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """The runs are forked: no imports to wait for."""
+    popen = SimpleNamespace(Popen=lambda words, **_: Fork(*words[1:], log=2))
+    monkeypatch.setattr(seeds, "subprocess", popen)
+
+
 def record(folder: str) -> dict:
     return json.loads(Path(folder, "run.json").read_text())
 
 
-def test_two_seeds_and_going_on_after_the_first(llmkit, place):
+def test_two_seeds_and_going_on_after_the_first(llmkit, place, forked):
     line = ("finetune", "rows.toml", "--seeds", "2", "trainer.seed=7")
     done = llmkit(*line)
     assert done.exit_code == 0
@@ -73,7 +82,7 @@ def test_two_seeds_and_going_on_after_the_first(llmkit, place):
     assert not Path("runs/rows-2").exists()
 
 
-def test_the_exit_code_of_a_run_that_fails_comes_through_and_leaves_nothing(llmkit, place, capfd):
+def test_the_exit_code_of_a_run_that_fails_comes_through_and_leaves_nothing(llmkit, place, forked, capfd):
     rows = Path("rows.csv").read_text().splitlines()
     Path("rows.csv").write_text("\n".join([*rows[:2], "a text without a label,", *rows[2:]]) + "\n")
     done = llmkit("finetune", "rows.toml", "--seeds", "3")

@@ -1,12 +1,11 @@
 """Chat: rows become conversations, only the assistant's tokens are learned, and packing changes nothing."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -577,7 +576,8 @@ def test_an_adapter_loads_in_plain_peft_with_its_tokenizer_and_template(place, l
     assert words.convert_tokens_to_ids("<|im_end|>") in generation["eos_token_id"]
     record = json.loads((run / "run.json").read_text())
     assert record["metrics"]["eval_perplexity"] == pytest.approx(np.exp(record["metrics"]["eval_loss"]), rel=1e-4)
-    subprocess.run([sys.executable, "-c", FRESH], check=True, cwd=place)
+    fresh = forks.run("-c", FRESH)
+    assert fresh.returncode == 0, fresh.stderr
     from llmkit.models.loading import load_model
 
     ids = words.apply_chat_template(

@@ -1,8 +1,6 @@
 """Several tasks at once: one encoder, a head and rows for each, batches of one task, a model of its own for each."""
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -212,15 +210,11 @@ def test_a_part_may_be_a_named_task_under_keys_of_its_own(place):
     assert load("again.toml") == recipe
 
 
-def test_two_processes_train_several_tasks(place, llmkit):
+def test_two_processes_train_several_tasks(place, llmkit, two_processes):
     """Each process has a batch of a task of its own; the heads that rest do not hold the others up."""
     words = ("trainer.max_steps=40", "trainer.learning_rate=3e-3", "trainer.logging_steps=20")
-    done = subprocess.run(
-        [sys.executable, "-m", "llmkit", "finetune", "recipe.toml", *words, "--processes", "2", "--output-dir", "two"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = two_processes("finetune", "recipe.toml", *words, "--output-dir", "two")
+    assert done.exit_code == 0, done.stderr
     first, *_, last = losses(place / "two")
     assert last < 0.7 * first
     metrics = json.loads((place / "two/run.json").read_text())["metrics"]

@@ -2,10 +2,9 @@
 
 import csv
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -545,7 +544,7 @@ def test_an_adapter_loads_in_plain_peft_with_identical_logits_and_its_head(place
     run(llmkit, "lora.r=4", "trainer.max_steps=4")
     saved = load_file(place / "run/adapter_model.safetensors")
     assert {name.split(".")[2] for name in saved if "lora" not in name} == {"bert", "classifier"}  # bert: its pooler
-    done = subprocess.run([sys.executable, "-c", RELOAD], capture_output=True, text=True)
+    done = forks.run("-c", RELOAD)
     assert done.returncode == 0, done.stderr
 
     from transformers import AutoTokenizer

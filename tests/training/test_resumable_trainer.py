@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -88,23 +86,22 @@ def test_by_steps_another_batch_size_makes_as_many(workplace, llmkit, monkeypatc
 
 
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
-def test_another_number_of_processes_goes_on_with_the_same_losses(first, then, workplace):
+def test_another_number_of_processes_goes_on_with_the_same_losses(first, then, workplace, llmkit, two_processes):
     """The model has no dropout: nothing random is drawn, and the losses are those of a run that was left alone."""
     (workplace / "corpus.txt").write_text(corpus(400))
 
     def run(processes, *words):
         batch = f"trainer.per_device_train_batch_size={8 // processes}"
-        line = [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", batch, "--processes", str(processes), *words]
-        line += ["trainer.save_steps=4", "trainer.lr_scheduler_type=constant"]
-        return subprocess.run([*line], capture_output=True, text=True)
+        words = ("pretrain", "causal.toml", batch, *words, "trainer.save_steps=4", "trainer.lr_scheduler_type=constant")
+        return {1: llmkit, 2: two_processes}[processes](*words)
 
-    assert run(first, "trainer.max_steps=12", "--output-dir", "whole").returncode == 0
+    assert run(first, "trainer.max_steps=12", "--output-dir", "whole").exit_code == 0
     begun = run(first, "trainer.max_steps=8", "--output-dir", "parts")
-    assert begun.returncode == 0, begun.stderr
+    assert begun.exit_code == 0, begun.stderr
     (workplace / "parts/model.safetensors").unlink()
     changed = ("--resume", "--allow-change", "trainer.max_steps", "trainer.max_steps=12")
     done = run(then, "--output-dir", "parts", *changed)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "going on from parts/checkpoint-8" in done.stderr
     assert losses(workplace / "parts") == pytest.approx(losses(workplace / "whole"), rel=1e-5)
     assert record(workplace / "parts")["steps"] == 12

@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
+import forks
 import pytest
 from conftest import corpus, losses
+from forks import Fork
 
 from llmkit.data.text import token_cache
 from llmkit.runs import checkpoint, state
@@ -177,16 +178,7 @@ def test_what_was_done_at_the_end_of_the_last_epoch_is_not_done_again(workplace,
 
 def test_a_second_signal_leaves_at_once(workplace):
     """In a process of its own, which it ends."""
-    words = [
-        sys.executable,
-        "-m",
-        "llmkit",
-        "pretrain",
-        "causal.toml",
-        "trainer.max_steps=1000000",
-        "trainer.logging_steps=1",
-    ]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = Fork("-m", "llmkit", "pretrain", "causal.toml", "trainer.max_steps=1000000", "trainer.logging_steps=1")
     for line in process.stderr:
         if line.startswith("step"):
             break
@@ -199,31 +191,22 @@ def test_a_second_signal_leaves_at_once(workplace):
 
 
 def test_two_runs_in_one_directory_one_trains_and_one_is_told_who_does(workplace):
-    words = [
-        sys.executable,
-        "-m",
-        "llmkit",
-        "pretrain",
-        "causal.toml",
-        "trainer.max_steps=100000",
-        "--output-dir",
-        "run",
-    ]
-    first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = ("-m", "llmkit", "pretrain", "causal.toml", "trainer.max_steps=100000", "--output-dir", "run")
+    first = Fork(*words)
     try:
         for line in first.stderr:
             if line.startswith("step"):
                 break
-        second = subprocess.run([*words, "--resume"], capture_output=True, text=True)
+        second = forks.run(*words, "--resume")
         assert second.returncode == 2
         assert f"`run` is in use by process {first.pid} on " in second.stderr
         assert first.poll() is None
     finally:
-        first.kill()
+        first.send_signal(signal.SIGKILL)
         first.communicate()
     left = json.loads((workplace / "run/.holder.json").read_text())
     assert left["pid"] == first.pid
-    third = subprocess.Popen([*words, "--resume"], stderr=subprocess.PIPE, text=True)
+    third = Fork(*words, "--resume")
     for line in third.stderr:
         if line.startswith("step"):
             break
@@ -233,8 +216,8 @@ def test_two_runs_in_one_directory_one_trains_and_one_is_told_who_does(workplace
 
 
 def test_two_that_begin_at_once_in_one_directory(workplace):
-    words = [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", "--output-dir", "run"]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    words = ("-m", "llmkit", "pretrain", "causal.toml", "--output-dir", "run")
+    both = [Fork(*words) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     assert json.loads((workplace / "run/run.json").read_text())["status"] == "finished"
