@@ -5,6 +5,7 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping
 from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
@@ -129,6 +130,7 @@ def _be(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None  # it may be another in this environment
     exec(first, {})
     kind, *rest = words
     sys.argv = [kind, *rest] if not kind.startswith("-") else rest

@@ -1,9 +1,8 @@
 """As many threads as there are cores to use, memory that is used again, and norms of one operation."""
 
 import platform
-import subprocess
-import sys
 
+import forks
 import psutil
 import pytest
 import torch
@@ -49,30 +48,29 @@ def test_so_has_one_of_the_older_kind(limit, found, machine):
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from llmkit.speed import cpu
 
-def step():
-    large = torch.ones(2**24)
-    return float((large * 2).sum()) + float((torch.ones(2**22) + 1).sum())
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        large = torch.ones(2**24)
+        float((large * 2).sum()) + float((torch.ones(2**22) + 1).sum())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(len(sys.argv) > 1 and cpu.reuse_memory())
-for _ in range(20):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults()
+print(faults())
+print(cpu.reuse_memory())
+faults()
+print(faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.35"), reason="others cannot be told, or not of so large pieces")
 def test_memory_that_was_freed_is_not_asked_for_again():
-    def faults(*words):
-        done = subprocess.run([sys.executable, "-c", FAULTS, *words], capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    (_, without), (told, kept) = faults(), faults("keep")
+    done = forks.run("-c", FAULTS)
+    assert done.returncode == 0, done.stderr
+    without, told, kept = done.stdout.split()
     assert told == "True"
     assert int(kept) < int(without) / 4
 

@@ -1,6 +1,7 @@
 """Tokens are written once, survive whatever interrupts the writing, and are read back as they were or made anew."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 from filelock import FileLock
+from forks import Fork
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -335,13 +337,10 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
         token_cache.cache_dir = lambda: Path({str(cache)!r})
         token_cache.tokenize_documents(Documents(slow, "the same", "`test`"), letters_tokenizer(), [0])
     """)
-    root = ROOT
-    with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as child:
-        assert child.stdout.readline() == b"now\n"
+    with Fork("-c", script, first=f"import sys; sys.path.insert(0, {str(ROOT)!r})") as child:
+        assert child.stdout.readline() == "now\n"
         child.send_signal(sent)
-        assert child.wait(20) != 0
+        assert child.wait() != 0
     texts = [numbered(n) for n in range(100)]
     tokens = tokenize_documents(Documents(lambda: iter(texts), "the same", "`test`"), letters_tokenizer(), [EOS])
     assert tokens.ids.tolist() == expected_ids(texts)
@@ -405,6 +404,7 @@ for megabytes in (1, 10):
 
 def test_more_text_needs_no_more_memory(cache):
     words = [sys.executable, "-c", MEASURE, str(cache)]
-    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(words, env=here, check=True, capture_output=True, text=True)
     little, much = map(int, done.stdout.split())  # MB at most
     assert much < little + 10
