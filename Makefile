@@ -1,11 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # Not one of the 4,000 that the demo learns from.
 STORY := Once upon a time there was a young cat named Pip. Pip lived in a sunny barn. One day Pip lost his red ball. \
 Pip looked for the ball with a kind owl. They never found it, and Pip went home and cried.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs test check crash bench clean
+.PHONY: help demo install format lint types docs test quick check crash bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,8 +40,11 @@ docs: install  ## the README's references agree with the code
 	$(BIN)/python docs/reference.py --check
 
 test: install  ## the tests, without a network
-	OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(PYTEST) -m "not alone"
+	$(BIN)/python -m pytest -m alone tests/test_cli.py
+
+quick: install  ## the tests but those that tests/slow.txt names, in a fifth of the time
+	$(PYTEST) -m "not alone and not slow"
 
 check: lint types docs test  ## all that CI runs
 

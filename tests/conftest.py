@@ -154,6 +154,13 @@ def two_processes(
     return call
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set((ROOT / "tests/slow.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker("slow")
+
+
 def pytest_sessionfinish() -> None:
     forks.stop()
 

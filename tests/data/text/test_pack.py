@@ -247,7 +247,8 @@ def test_a_stream_reads_no_further_than_it_must(spec):
     assert len(read_to) <= 200
 
 
-def test_a_stream_is_read_by_one_worker_at_most():
+def test_a_stream_is_read_by_one_worker_at_most(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long a worker may take to end
     stream = StreamedBlocks(documents(random_texts(1)), letters_tokenizer(), [EOS], BlockSpec(17, 16), None)
     alone, one = (
         [window for batch in DataLoader(stream, 4, num_workers=workers, collate_fn=as_lists) for window in batch]
