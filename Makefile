@@ -41,7 +41,7 @@ docs: install  ## the README's references agree with the code
 
 test: install  ## the tests, without a network
 	$(PYTEST) -m "not alone"
-	$(BIN)/python -m pytest -m alone tests/test_cli.py
+	$(BIN)/python -m pytest -m alone tests/test_cli.py tests/recipe
 
 quick: install  ## the tests but those that tests/slow.txt names, in a fifth of the time
 	$(PYTEST) -m "not alone and not slow"
