@@ -1,0 +1,67 @@
+"""Recipes that tests of recipes start from, and what is said about one that is mistaken."""
+
+from importlib.metadata import version
+
+import pytest
+
+from llmkit import recipe
+from llmkit.errors import UserError
+
+PLAIN = """\
+task = "causal-lm"
+
+[model]
+name = "openai-community/gpt2"
+
+[data]
+path = "org/corpus"
+"""
+
+
+MASKED = PLAIN.replace("causal-lm", "masked-lm")
+
+
+SCRATCH = """\
+task = "causal-lm"
+[model]
+config = { model_type = "gpt2", n_layer = 2 }
+[tokenizer]
+type = "characters"
+[data]
+path = "org/corpus"
+"""
+
+
+SOURCES = """\
+task = "causal-lm"
+[model]
+name = "openai-community/gpt2"
+[data]
+block_size = 8
+[data.sources.web]
+path = "org/web"
+name = "en"
+weight = 3
+[data.sources.books]
+path = "org/books"
+"""
+
+
+DENOISING = PLAIN.replace("causal-lm", "denoising")
+
+
+REPLACED = PLAIN.replace("causal-lm", "replaced-token-detection")
+
+
+TRANSFORMERS = f"transformers {version('transformers').rpartition('.')[0]}"  # 5.23, not 5.23.0
+
+
+TRAINING = f"not a field of TrainingArguments in {TRANSFORMERS}"
+
+
+def problems(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        recipe.load(path, overrides)
+    count = len(caught.value.details)
+    assert caught.value.message == f"{count} problem{'s' if count > 1 else ''} in `{path}`"
+    return list(caught.value.details)
