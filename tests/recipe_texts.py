@@ -16,11 +16,7 @@ name = "openai-community/gpt2"
 [data]
 path = "org/corpus"
 """
-
-
 MASKED = PLAIN.replace("causal-lm", "masked-lm")
-
-
 SCRATCH = """\
 task = "causal-lm"
 [model]
@@ -30,8 +26,6 @@ type = "characters"
 [data]
 path = "org/corpus"
 """
-
-
 SOURCES = """\
 task = "causal-lm"
 [model]
@@ -45,17 +39,9 @@ weight = 3
 [data.sources.books]
 path = "org/books"
 """
-
-
 DENOISING = PLAIN.replace("causal-lm", "denoising")
-
-
 REPLACED = PLAIN.replace("causal-lm", "replaced-token-detection")
-
-
 TRANSFORMERS = f"transformers {version('transformers').rpartition('.')[0]}"  # 5.23, not 5.23.0
-
-
 TRAINING = f"not a field of TrainingArguments in {TRANSFORMERS}"
 
 

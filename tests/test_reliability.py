@@ -38,6 +38,12 @@ def test_every_test_that_is_named_is_there():
     assert len(re.findall(r"`(?:\w+/)*test_", TEXT)) == len(named)  # each is spelt so that it is found
 
 
+def test_every_test_that_is_slow_is_there():
+    slow = [line.removeprefix("tests/").split("::") for line in (ROOT / "tests/slow.txt").read_text().splitlines()]
+    tests = {file: functions(file) for file in {file for file, _ in slow}}
+    assert [f"{file}::{name}" for file, name in slow if name not in tests[file]] == []
+
+
 def test_prose_keeps_to_the_lines_of_the_project():
     long = [line for line in TEXT.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert long == []

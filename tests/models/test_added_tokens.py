@@ -4,8 +4,13 @@ import json
 import random
 
 import pytest
+import torch
+from tiny_models import IDS, STACKS, VOCABULARY, language_model, refused
+from torch.testing import assert_close
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizer,
     GPT2Tokenizer,
@@ -16,8 +21,9 @@ from transformers import (
 
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
-from llmkit.models import added_tokens
-from llmkit.models import tokenizer as tokenizing
+from llmkit.models import added_tokens, loading, tokenizer
+from llmkit.models.config import fit_to_tokenizer, load_config
+from llmkit.models.weights import create_model
 from llmkit.recipe.schema import Model, Tokenizer
 from llmkit.recipe.table import ReadOnly
 
@@ -29,9 +35,9 @@ PLAIN = "bafu deka, Limo gose. bafu rato!"
 def story(number=300):
     draw = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
-    vocabulary = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(100)]
-    vocabulary += [word.capitalize() for word in vocabulary[:20]]
-    texts = [" ".join(draw.choices(vocabulary, k=12)) + draw.choice(".!,") for _ in range(number)]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(100)]
+    words += [word.capitalize() for word in words[:20]]
+    texts = [" ".join(draw.choices(words, k=12)) + draw.choice(".!,") for _ in range(number)]
     return [*texts, "abcdefghijklmnopqrstuvwxyz (-) 0123456789"]
 
 
@@ -44,11 +50,11 @@ def folders(tmp_path_factory):
     """Tokenizers of transformers' own classes, over small vocabularies, as they would come from the Hub."""
     root = tmp_path_factory.mktemp("tokenizers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizing, "cache_dir", lambda: root / "cache")
+        patch.setattr(tokenizer, "cache_dir", lambda: root / "cache")
 
         def model(kind, task, **keys):
             table = Tokenizer(type=kind, vocab_size=500, **keys)
-            made = tokenizing.load(table, Model(config=ReadOnly()), task, documents(story()), 64)
+            made = tokenizer.load(table, Model(config=ReadOnly()), task, documents(story()), 64)
             return made, json.loads(made.backend_tokenizer.to_str())["model"]
 
         bpe, subtokens, scored = (
@@ -64,8 +70,8 @@ def folders(tmp_path_factory):
             "t5": T5Tokenizer(vocab=[tuple(pair) for pair in scored["vocab"]]),
             "characters": model("characters", "causal-lm")[0],
         }
-    for kind, tokenizer in made.items():
-        tokenizer.save_pretrained(root / kind)
+    for kind, words in made.items():
+        words.save_pretrained(root / kind)
     return root
 
 
@@ -80,25 +86,25 @@ def load(folders):
     return lambda kind: AutoTokenizer.from_pretrained(folders / kind)
 
 
-def extend(tokenizer, *added, from_text=None, texts=(), fingerprint="story"):
+def extend(words, *added, from_text=None, texts=(), fingerprint="story"):
     table = Tokenizer(add_tokens=added or None, add_from_text=from_text)
-    return added_tokens.extend(tokenizer, table, documents(texts, fingerprint))
+    return added_tokens.extend(words, table, documents(texts, fingerprint))
 
 
-def tokens_of(tokenizer, text):
-    return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+def tokens_of(words, text):
+    return words.convert_ids_to_tokens(words(text, add_special_tokens=False)["input_ids"])
 
 
-def decoded(tokenizer, text):
-    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+def decoded(words, text):
+    return words.decode(words(text, add_special_tokens=False)["input_ids"])
 
 
 # --- words that are named ---------------------------------------------------------------------------------------------
 
 
 def test_where_nothing_is_asked_the_tokenizer_stays(load):
-    tokenizer = load("gpt2")
-    assert added_tokens.extend(tokenizer, Tokenizer(), documents([])) == (tokenizer, {}, [])
+    words = load("gpt2")
+    assert added_tokens.extend(words, Tokenizer(), documents([])) == (words, {}, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,7 +249,7 @@ def test_a_word_saves_one_less_than_its_pieces_wherever_it_occurs(kind, load):
     texts = [f" {text}" for text in text_with(zzzzzzzz=40, qxqxqx=40, so=30)]
     old = load(kind)
     new, subtokens, _ = extend(load(kind), from_text=2, texts=texts)
-    before, after = (sum(len(tokens_of(tokenizer, text)) for text in texts) for tokenizer in (old, new))
+    before, after = (sum(len(tokens_of(words, text)) for text in texts) for words in (old, new))
     assert before - after == sum(40 * (len(former) - 1) for former in subtokens.values())
     assert all(decoded(new, text) == decoded(old, text) for text in texts)
 
@@ -322,19 +328,118 @@ def test_saved_with_a_run_it_loads_in_plain_transformers(kind, load, tmp_path):
 
 
 def test_a_chat_template_and_a_side_to_pad_on_stay(load):
-    tokenizer = load("gpt2")
-    tokenizer.chat_template, tokenizer.padding_side, tokenizer.model_max_length = "{{ messages }}", "left", 77
-    new, _, _ = extend(tokenizer, "tokamak")
+    words = load("gpt2")
+    words.chat_template, words.padding_side, words.model_max_length = "{{ messages }}", "left", 77
+    new, _, _ = extend(words, "tokamak")
     assert (new.chat_template, new.padding_side, new.model_max_length) == ("{{ messages }}", "left", 77)
 
 
 def test_a_tokenizer_that_is_one_long_word_takes_what_is_named(load):
     """Llama 2's, which sees text as one piece: its words cannot be counted."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, **{c: n for n, c in enumerate("abcdefghijklmnopqrstuvwxyz", 4)}}
-    tokenizer = LlamaTokenizer(vocab=vocab, merges=[])
-    new, _, _ = extend(tokenizer, "tokamak")
+    words = LlamaTokenizer(vocab=vocab, merges=[])
+    new, _, _ = extend(words, "tokamak")
     assert tokens_of(new, "the tokamak is").count("tokamak") == 1
     assert tokens_of(new, "the tokamaks").count("tokamak") == 0
     assert decoded(new, "the tokamak is") == "the tokamak is"
     with pytest.raises(UserError, match="add_from_text"):
-        extend(tokenizer, from_text=5, texts=["some text"])
+        extend(words, from_text=5, texts=["some text"])
+
+
+SUBTOKENS = {VOCABULARY: [5, 9], VOCABULARY + 1: [7], VOCABULARY + 2: [3, 3, 30]}
+
+
+def extended(folder, model_class, subtokens, **options):
+    table = Model(name=str(folder), **options)
+    config, _ = load_config(table)
+    return create_model(table, config, model_class, 0, subtokens=subtokens)
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "modernbert", "gpt2", "llama", *STACKS])
+def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
+    old, model_class = language_model(kind, tmp_path / "old")
+    new, notes = extended(tmp_path / "old", model_class, SUBTOKENS)
+    assert notes == ["3 tokens are new: their embeddings begin at the mean of their pieces'"]
+    assert new.config.vocab_size == VOCABULARY + 3
+    tied = old.get_output_embeddings().weight is old.get_input_embeddings().weight
+    assert (new.get_output_embeddings().weight is new.get_input_embeddings().weight) == tied
+    before, resized = old.state_dict(), set()
+    for name, tensor in new.state_dict().items():
+        if tensor.shape == before[name].shape:
+            assert torch.equal(tensor, before[name]), name
+            continue
+        rows, former = (tensor[0], before[name][0]) if name == "final_logits_bias" else (tensor, before[name])
+        assert torch.equal(rows[:VOCABULARY], former)
+        for token, ids in SUBTOKENS.items():
+            assert_close(rows[token], former[ids].mean(0))
+        resized.add(name)
+    beside = {"bart": {"final_logits_bias"}, "marian": {"final_logits_bias"}, "llama": {"lm_head.weight"}}
+    assert resized >= beside.get(kind, set())
+    assert tied == (kind != "llama")
+    decoder = {"decoder_input_ids": IDS[:1]} if kind in STACKS else {}
+    with torch.no_grad():
+        here = new.eval()(input_ids=IDS[:1], **decoder).logits
+        there = old.eval()(input_ids=IDS[:1], **decoder).logits
+    assert_close(here[..., :VOCABULARY], there)
+    assert_close(here[..., VOCABULARY], there[..., [5, 9]].mean(-1))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
+def test_a_model_with_new_tokens_trains_and_loads_in_plain_transformers(kind, tmp_path):
+    _, model_class = language_model(kind, tmp_path / "old")
+    new, _ = extended(tmp_path / "old", model_class, SUBTOKENS)
+    ids = torch.tensor([[5, VOCABULARY, VOCABULARY + 2, 7]])
+    new(input_ids=ids, labels=ids).loss.backward()
+    assert new.get_input_embeddings().weight.grad[[*SUBTOKENS]].abs().sum() > 0
+    with loading.quiet():
+        new.save_pretrained(tmp_path / "new")
+    loaded = model_class.from_pretrained(tmp_path / "new")
+    assert loaded.config.vocab_size == VOCABULARY + 3
+    with torch.no_grad():
+        assert_close(loaded.eval()(input_ids=ids, labels=ids).logits, new.eval()(input_ids=ids, labels=ids).logits)
+
+
+def test_embeddings_with_room_keep_their_size(tmp_path):
+    old, model_class = language_model("gpt2", tmp_path / "old")
+    new, notes = extended(tmp_path / "old", model_class, {VOCABULARY - 2: [5, 9]})
+    assert notes[-1].startswith("1 token is new: its embedding begins")
+    rows = new.get_input_embeddings().weight
+    assert new.config.vocab_size == VOCABULARY
+    assert_close(rows[VOCABULARY - 2], old.get_input_embeddings().weight[[5, 9]].mean(0))
+    assert torch.equal(rows[: VOCABULARY - 2], old.get_input_embeddings().weight[: VOCABULARY - 2])
+    assert torch.equal(rows[VOCABULARY - 1], old.get_input_embeddings().weight[VOCABULARY - 1])
+
+
+def test_a_classifier_gets_the_new_tokens_too(base):
+    table = Model(name=base("bert"))
+    config, _ = load_config(table, finetuning=True)
+    model, notes = create_model(table, config, AutoModelForSequenceClassification, 0, subtokens=SUBTOKENS)
+    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 3
+    assert notes[-1].startswith("3 tokens are new")
+
+
+@pytest.mark.parametrize("part", ["head", "top-1", "lora"])
+def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base):
+    table = Model(name=base("bert")) if part == "lora" else Model(name=base("bert"), train=part)
+    config, _ = load_config(table)
+    lora = {} if part == "lora" else None
+    said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, subtokens=SUBTOKENS)
+    assert "new tokens need embeddings that are trained" in said
+    assert "tokenizer.add_tokens" in said
+
+
+def test_a_model_from_scratch_has_room_for_new_tokens(base):
+    words = AutoTokenizer.from_pretrained(base("bert"))
+    words.add_tokens(["tokamak", "stellarator"])
+    scratch, pretrained = Model(name=base("bert"), init="scratch"), Model(name=base("bert"))
+    for table, num_new, size in ((scratch, 2, VOCABULARY + 2), (pretrained, 2, VOCABULARY)):
+        config, _ = load_config(table)
+        fit_to_tokenizer(config, table, words, own_tokenizer=False, num_new=num_new)
+        assert config.vocab_size == size
+    config, _ = load_config(Model(name=base("bert"), config=ReadOnly({"vocab_size": 50})))
+    fit_to_tokenizer(config, scratch, words, own_tokenizer=False, num_new=2)
+    assert config.vocab_size == 50  # padded
+    for table in (scratch, pretrained):
+        config, _ = load_config(table)
+        said = refused(fit_to_tokenizer, config, table, words, own_tokenizer=False)
+        assert "the tokenizer has 42 tokens and the model embeddings for 40" in said

@@ -5,16 +5,19 @@ import re
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tiny_models import classifier, refused
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.testing import assert_close
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
     set_seed,
@@ -22,6 +25,7 @@ from transformers import (
 
 from llmkit.models import loading
 from llmkit.models.config import load_config
+from llmkit.models.merge import merge
 from llmkit.models.trainable import save_as_lora
 from llmkit.models.weights import create_model
 from llmkit.recipe.schema import Model
@@ -347,3 +351,46 @@ def test_an_adapter_that_depends_on_the_text_cannot_be_merged(train, llmkit):
     assert done.exit_code == 2
     assert "the adapter `run` is none that can be merged into its base: aLoRA does not support merging" in done.stderr
     assert not Path("whole").exists()
+
+
+def test_what_cannot_be_merged(base, tmp_path):
+    assert "holds no adapter" in refused(merge, base("bert"), str(tmp_path / "out"))
+    model, _ = classifier(base("bert"), lora={})
+    model.save_pretrained(tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    assert "holds other files" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full"))
+    assert "cannot be written" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full/notes.txt/out"))
+    masked = AutoModelForMaskedLM.from_pretrained(base("bert"))
+    peft.get_peft_model(masked, peft.LoraConfig()).save_pretrained(tmp_path / "foreign")
+    assert "does not say what its model is for" in refused(merge, str(tmp_path / "foreign"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_path):
+    model, _ = classifier(base("bert"), lora={})
+    model.save_pretrained(tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
+    weights = load_file(tmp_path / "run/adapter_model.safetensors")
+    next(tensor for name, tensor in weights.items() if "lora_B" in name).fill_(float("inf"))
+    save_file(weights, tmp_path / "run/adapter_model.safetensors", {"format": "pt"})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RuntimeError, match="is another one"):
+        merge(str(tmp_path / "run"), str(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir() if path.name != "run"] == ["out"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_merged_model_is_there_whole_or_not_at_all(base, tmp_path, monkeypatch):
+    model, _ = classifier(base("bert"), lora={})
+    model.save_pretrained(tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
+
+    def full(self, directory):
+        assert (Path(directory) / "model.safetensors").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
+    assert "cannot be written: No space left" in refused(merge, str(tmp_path / "run"), str(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -2,19 +2,33 @@
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import byte_tokenizer
+from tiny_models import LABELS, classifier, refused, trainable
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.pytorch_utils import Conv1D
 from typer.testing import Result
 
 from llmkit.errors import UserError
-from llmkit.models import quantization
+from llmkit.models import loading, quantization
+from llmkit.models.config import load_config
+from llmkit.models.weights import create_model
+from llmkit.recipe.schema import Model
 
 
 def made() -> GPT2LMHeadModel:
@@ -209,3 +223,51 @@ def test_weights_that_are_quantized_already_are_refused(place: Path, llmkit: Cal
     Path("again/config.json").write_text(json.dumps(config))
     said = llmkit("generate", "A cat", *WORDS, "again")
     assert said.exit_code == 2 and "the weights of `again` are quantized already" in said.stderr
+
+
+def test_four_bits_need_a_gpu_and_bitsandbytes(base, monkeypatch, no_network):
+    table = Model(name="some/where", load_in_4bit=True)
+    config = AutoConfig.from_pretrained(base("llama"))
+    make = (create_model, table, config, AutoModelForCausalLM, 0, {}, {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "needs a CUDA GPU" in refused(*make)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert "pip install bitsandbytes" in refused(*make)
+    assert no_network == []
+
+
+@pytest.mark.parametrize(("bf16", "compute"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_four_bits_are_asked_for_as_in_qlora(bf16, compute, base, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    asked = {}
+
+    class Boundary:  # from_pretrained up to where bitsandbytes would begin
+        from_config = AutoModelForSequenceClassification.from_config
+
+        @staticmethod
+        def from_pretrained(name, quantization_config, **options):
+            asked.update(vars(quantization_config), load_in_4bit=quantization_config.load_in_4bit)
+            return AutoModelForSequenceClassification.from_pretrained(name, **options)
+
+    table = Model(name=base("distilbert"), load_in_4bit=True)
+    config, _ = load_config(table, finetuning=True)
+    model, _ = create_model(table, config, Boundary, 0, {}, task_type="SEQ_CLS")
+    assert asked["load_in_4bit"]
+    assert asked["bnb_4bit_quant_type"] == "nf4"
+    assert asked["bnb_4bit_use_double_quant"]
+    assert asked["bnb_4bit_compute_dtype"] == compute
+    assert set(asked["llm_int8_skip_modules"]) == {"pre_classifier", "classifier", "distilbert.pooler"}
+    assert all(".lora_" in name or "classifier" in name for name in trainable(model))
+
+
+def test_four_bits_leave_no_trace_in_the_saved_configuration(base, tmp_path):
+    model, _ = classifier(base("bert"), lora={})
+    model.config.quantization_config = {"load_in_4bit": True}
+    loading.save_config(model, tmp_path)
+    saved = AutoConfig.from_pretrained(tmp_path / loading.ADAPTED_CONFIG)
+    assert not hasattr(saved, "quantization_config")
+    assert saved.id2label == LABELS["id2label"]
+    assert saved.architectures == ["BertForSequenceClassification"]

@@ -327,6 +327,7 @@ def test_a_tensor_that_the_checkpoint_lacks_is_not_made_up(workplace, llmkit, mo
     ("fate", "said"), [("killed", "a data worker was killed: "), ("hangs", "a data worker hung: DataLoader timed out")]
 )
 def test_a_data_worker_that_is_lost_ends_the_run_in_words(fate, said, workplace, llmkit, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long a lost worker is waited for
     words = ("pretrain", "causal.toml", "--output-dir")
     sound, main = Blocks.__getitem__, os.getpid()
 
@@ -339,7 +340,6 @@ def test_a_data_worker_that_is_lost_ends_the_run_in_words(fate, said, workplace,
 
     with monkeypatch.context() as patch:
         patch.setattr(Blocks, "__getitem__", lost)
-        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long a lost worker is waited for
         more = ("trainer.dataloader_num_workers=2", "guard.dataloader_timeout=2", "trainer.max_steps=30")
         done = llmkit(*words, "run", *more)
     assert done.exit_code == 1

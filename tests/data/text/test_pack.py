@@ -1,5 +1,6 @@
 """No token is lost, and a block is the same whoever asks for it."""
 
+import gc
 import random
 from itertools import pairwise
 
@@ -257,6 +258,7 @@ def test_a_stream_is_read_by_one_worker_at_most(monkeypatch):
     assert alone == one == as_lists(stream)
     with pytest.raises(UserError, match="a stream is read by one worker at most"):
         list(DataLoader(stream, 4, num_workers=2, collate_fn=as_lists))
+    gc.collect()  # they end here
 
 
 @pytest.mark.parametrize("spec", SPECS)

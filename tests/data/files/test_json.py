@@ -1,0 +1,182 @@
+"""JSON and JSON lines: what is a table, SQuAD, and where one is broken."""
+
+import gzip
+import json
+
+import pytest
+from files_read import ROWS, mistake, places, rows, write
+
+from llmkit.data import files
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Normans",
+            "paragraphs": [
+                {
+                    "context": "In France, in the 10th century.",
+                    "qas": [
+                        {
+                            "id": "56ddde6b",
+                            "question": "Where?",
+                            "is_impossible": False,
+                            "answers": [
+                                {"text": "France", "answer_start": 3},
+                                {"text": "In France", "answer_start": 0},
+                            ],
+                        },
+                        {"id": "5ad39d53", "question": "Why?", "is_impossible": True, "answers": []},
+                    ],
+                }
+            ],
+        },
+        {
+            "title": "Warsaw",
+            "paragraphs": [
+                {
+                    "context": "Poland",
+                    "qas": [{"question": "What?"}, {"id": "", "question": "Who?", "is_impossible": True}],
+                }
+            ],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}\n{"a": 2}\n', '\n{"a": 1}\n\n{"a": 2}', '\ufeff{"a": 1}\n{"a": 2}'])
+def test_json_lines_that_are_called_json(tmp_path, content):
+    assert rows(write(tmp_path / "a.json", content)) == [{"a": 1}, {"a": 2}]
+
+
+def test_one_json_line_that_is_called_json(tmp_path):
+    file = write(tmp_path / "a.json", '{"text": "a", "data": "no list"}\n')
+    assert rows(file) == [{"text": "a", "data": "no list"}]
+    assert places(file) == ["line 1"]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_an_object_with_a_list_of_rows(tmp_path, indent):
+    file = write(tmp_path / "a.json", json.dumps({"about": 1, "data": ROWS}, indent=indent))
+    assert rows(file) == ROWS
+    assert places(file)[:2] == ["item 1", "item 2"]
+    assert rows(write(file, '{"data": []}')) == []
+
+
+def test_an_object_whose_rows_stand_one_a_line(tmp_path):
+    file = write(tmp_path / "a.json", '{"data": [\n{"a": 1},\n{"a": 2}\n]}')
+    assert rows(file) == [{"a": 1}, {"a": 2}]
+    error = mistake(write(file, '{"data": [\n{"a": 1},\n{"a": 2\n]}'))
+    assert error.message.startswith(f"`{file}`: not JSON (Expecting ',' delimiter: line 4 column 1")
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+def test_squad(tmp_path, indent, suffix):
+    """In the shape in which the Hub has it: rajpurkar/squad and rajpurkar/squad_v2."""
+    content = json.dumps(SQUAD, indent=indent).encode()
+    file = tmp_path / f"dev-v2.0{suffix}"
+    file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    context = "In France, in the 10th century."
+    assert list(files.read_rows(file, "utf-8")) == [
+        (
+            "question 56ddde6b",
+            {
+                "id": "56ddde6b",
+                "title": "Normans",
+                "context": context,
+                "question": "Where?",
+                "answers": {"text": ["France", "In France"], "answer_start": [3, 0]},
+            },
+        ),
+        (
+            "question 5ad39d53",
+            {
+                "id": "5ad39d53",
+                "title": "Normans",
+                "context": context,
+                "question": "Why?",
+                "answers": {"text": [], "answer_start": []},
+            },
+        ),
+        ("question 3", {"id": "3", "title": "Warsaw", "context": "Poland", "question": "What?"}),
+        (
+            "question 4",
+            {
+                "id": "4",
+                "title": "Warsaw",
+                "context": "Poland",
+                "question": "Who?",
+                "answers": {"text": [], "answer_start": []},
+            },
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda d: d[1].pop("paragraphs"), "article 2: `paragraphs` is missing"),
+        (lambda d: d[1].update(paragraphs={}), "article 2: `paragraphs` is not a list"),
+        (lambda d: d[0]["paragraphs"].append("text"), "article 1, paragraph 2: `context` is missing"),
+        (lambda d: d[0]["paragraphs"][0].pop("context"), "article 1, paragraph 1: `context` is missing"),
+        (lambda d: d[0]["paragraphs"][0].update(qas=None), "article 1, paragraph 1: `qas` is not a list"),
+        (lambda d: d[1]["paragraphs"][0]["qas"].append(5), "article 2, paragraph 1, question 5: `question` is missing"),
+        (
+            lambda d: d[0]["paragraphs"][0]["qas"][0].update(question=["Where?"]),
+            "article 1, paragraph 1, question 56ddde6b: `question` is not text",
+        ),
+        (
+            lambda d: d[0]["paragraphs"][0]["qas"][0].update(answers={"text": []}),
+            "article 1, paragraph 1, question 56ddde6b: `answers` is not a list",
+        ),
+        (
+            lambda d: d[0]["paragraphs"][0]["qas"][0]["answers"][1].pop("text"),
+            "article 1, paragraph 1, question 56ddde6b: `text` is missing",
+        ),
+        (
+            lambda d: d[0]["paragraphs"][0]["qas"][0]["answers"][1].update(answer_start="3"),
+            "article 1, paragraph 1, question 56ddde6b: `answer_start` is not a whole number",
+        ),
+    ],
+)
+def test_malformed_squad(tmp_path, change, where):
+    broken = json.loads(json.dumps(SQUAD))
+    change(broken["data"])
+    error = mistake(write(tmp_path / "a.json", json.dumps(broken)))
+    assert error.message == f"`{tmp_path / 'a.json'}`, {where}"
+    assert error.hint.startswith("SQuAD's format is data > paragraphs > context")
+
+
+@pytest.mark.parametrize("content", ['["one"]', '{\n"train": [{"text": "one"}]\n}', '{"data": ["one"]}', "3"])
+def test_json_that_is_no_table(tmp_path, content):
+    error = mistake(write(tmp_path / "a.json", content))
+    assert error.message == f"`{tmp_path / 'a.json'}`: a list of objects is expected, or one object a line"
+    assert '{"data": [...]}' in error.hint
+
+
+def test_broken_json(tmp_path):
+    error = mistake(write(tmp_path / "a.json", '[{"text": "one"},\n {"text": }]'))
+    assert error.message.startswith(f"`{tmp_path / 'a.json'}`: not JSON (Expecting value: line 2 column 11")
+    assert error.hint == "mend it there, or write one object a line"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ('{"text": "one"}\n{"text": "two"\n', "line 2: not JSON (Expecting ',' delimiter: column 15"),
+        ('{"text": "one"\n{"text": "two"}\n', "line 1: not JSON (Expecting ',' delimiter: column 15"),
+        ('{"text": "one"}\n\nnonsense\n', "line 3: not JSON (Expecting value: column 1"),
+    ],
+)
+def test_a_broken_json_line(tmp_path, name, content, where):
+    error = mistake(write(tmp_path / name, content))
+    assert error.message.startswith(f"`{tmp_path / name}`, {where}")
+    assert error.hint == "one object a line is expected"
+
+
+def test_a_json_line_that_is_no_object(tmp_path):
+    error = mistake(write(tmp_path / "a.jsonl", '{"text": "one"}\n["two"]\n'))
+    assert error.message == f"`{tmp_path / 'a.jsonl'}`, line 2: an object is expected, this is a list"
+    assert error.hint == 'write a row as an object with its columns: {"text": "..."}'

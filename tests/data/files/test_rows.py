@@ -1,0 +1,74 @@
+"""Rows of every format, from their beginning: what was written, and its place."""
+
+import gzip
+import json
+
+import pytest
+from files_read import ODD, ROWS, mistake, places, rows, write, write_csv, write_parquet
+
+from llmkit.data import files
+from llmkit.errors import UserError
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
+def test_a_row_is_what_was_written_and_knows_its_place(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    unit, first = "line", 1
+    if suffix == ".parquet":
+        write_parquet(file, n=[row["n"] for row in ROWS], text=ODD)
+        unit = "row"
+    elif suffix in (".csv", ".tsv"):
+        write_csv(file, [("n", "text"), *(row.values() for row in ROWS)], "," if suffix == ".csv" else "\t")
+        first = 2
+    elif suffix == ".json":
+        write(file, json.dumps(ROWS, indent=1))
+        unit = "item"
+    else:
+        write(file, "".join(json.dumps(row) + "\n" for row in ROWS))
+    assert rows(file) == ROWS
+    expected = [f"{unit} {first + n}" for n in range(len(ROWS))]
+    if first == 2:
+        expected[-1] = f"line {first + len(ROWS)}"  # after the row that holds a line break
+    assert places(file) == expected
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "b.json"])
+def test_gzip(tmp_path, name):
+    content = {"a.jsonl": '{"text": "one"}\n', "a.json": '[{"text": "one"}]', "a.csv": "text\none\n"}
+    whole = content.get(name, '{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(whole.encode()))
+    assert rows(tmp_path / f"{name}.gz")[0] == {"text": "one"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_other_encodings(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes("text\nné\n".encode(encoding))
+    (tmp_path / "a.json").write_bytes('[\n{"text": "né"}]'.encode(encoding))
+    assert rows(tmp_path / "a.csv", encoding) == rows(tmp_path / "a.json", encoding) == [{"text": "né"}]
+
+
+def test_files_without_rows(tmp_path):
+    error = mistake(tmp_path / "a.txt")
+    assert error.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
+    assert error.hint == (
+        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .conll .bio .iob .iob2 .bmes"
+    )
+    assert mistake(tmp_path / "a.xlsx").message == f"`{tmp_path / 'a.xlsx'}`: llmkit does not read `.xlsx` files"
+
+
+def test_the_text_of_a_row():
+    assert files.text_of({"text": "é"}, "text", "here") == "é"
+    assert files.text_of({"text": None}, "text", "here") == ""
+    for row, message, hint in (
+        ({"id": 1, "txt": "two"}, "`a`, line 2: no `text`; the row has id, txt", "every row needs that column"),
+        ({"text": 2}, "`a`, line 2: column `text` holds int, not text", "set data.x to the column with the text"),
+        ({"text": "\ud83d"}, "`a`, line 2: `text` holds half a character (\\ud83d)", "characters beyond U+FFFF"),
+    ):
+        with pytest.raises(UserError) as caught:
+            files.text_of(row, "text", "`a`, line 2", "data.x")
+        assert caught.value.message == message
+        assert caught.value.hint.startswith(hint)
+
+
+def test_the_suffix_decides_whatever_its_case(tmp_path):
+    assert [files.suffix(tmp_path / name) for name in ("A.CSV", "a.b.Jsonl.GZ", "a")] == [".csv", ".jsonl", ""]

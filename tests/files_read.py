@@ -1,0 +1,43 @@
+"""Rows as tests of files write and read them."""
+
+import csv
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from llmkit.data import files
+from llmkit.errors import UserError
+
+ODD = ["NA", "null", "None", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a, b; c\td | e", "line\nbreak", "é日😀"]
+ROWS = [{"n": str(n), "text": text} for n, text in enumerate(ODD)]
+
+
+def rows(file, encoding="utf-8", columns=None):
+    return [row for _, row in files.read_rows(file, encoding, columns)]
+
+
+def places(file):
+    return [place for place, _ in files.read_rows(file, "utf-8")]
+
+
+def mistake(file):
+    with pytest.raises(UserError) as caught:
+        rows(file)
+    return caught.value
+
+
+def write_csv(file, lines, delimiter=","):
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(lines)
+    return file
+
+
+def write(file, text):
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def write_parquet(file, **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file

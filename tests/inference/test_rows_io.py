@@ -1,0 +1,172 @@
+"""Rows in and out: every format, their columns and ids, and no half-written output."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from predictions import json_lines, rounded, table
+
+from llmkit.inference import fill_mask, rows_io
+from llmkit.inference import predict as prediction
+
+
+def test_every_format_is_read_and_gives_the_same(said):
+    texts = ["the hen saw 3 of the foxs", "the dog fed, 1 of the hens", "the owl met 2 of the dogs"]
+    json_lines("a.jsonl", [{"remark": text} for text in texts])
+    Path("a.json").write_text(json.dumps([{"remark": text} for text in texts]))
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        with Path(name).open("w", newline="") as stream:
+            csv.writer(stream, delimiter=delimiter).writerows([["remark"], *([text] for text in texts)])
+    pyarrow.parquet.write_table(pyarrow.table({"remark": texts}), "a.parquet")
+    Path("a.txt").write_text("\n\n".join(texts) + "\n")
+    for name in ("a.csv", "a.jsonl", "a.txt"):
+        Path(f"{name}.gz").write_bytes(gzip.compress(Path(name).read_bytes()))
+    expected = [{**row, "remark": row["text"]} for row in said("home/single", *texts)]
+    for name in ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.csv.gz", "a.jsonl.gz", "a.txt", "a.txt.gz"):
+        key = "text" if ".txt" in name else "remark"
+        found = said("home/single", "--input", name)
+        assert next(iter(found[0])) == key, name
+        assert rounded(found) == rounded([{k: row[k] for k in found[0]} for row in expected]), name
+
+
+def test_stdout_json_lines_and_a_table_say_the_same(said, llmkit):
+    printed = said("home/pair", "--input", "home/pair.jsonl")
+    done = llmkit("predict", "home/pair", "--input", "home/pair.jsonl", "--output", "out.jsonl")
+    assert (done.stdout, done.stderr) == ("", "160 rows -> out.jsonl\n")
+    said("home/pair", "--input", "home/pair.jsonl", "--output", "OUT.CSV")
+    assert [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()] == printed
+    for line, row in zip(table("OUT.CSV"), printed, strict=True):
+        assert line == {key: json.dumps(v) if isinstance(v, dict) else str(v) for key, v in row.items()}
+    assert sorted(p.name for p in Path().iterdir()) == ["OUT.CSV", "home", "out.jsonl"]
+
+
+def test_columns_are_found_by_the_name_they_had_and_by_their_role(said):
+    json_lines("named.jsonl", [{"hypothesis": "fox was met", "premise": "the fox met", "text": "no", "label": 1}])
+    json_lines("role.jsonl", [{"text_pair": "fox was met", "text": "the fox met", "label": 1}])
+    (named,), (role,) = (said("home/pair", "--input", name) for name in ("named.jsonl", "role.jsonl"))
+    assert (named["premise"], role["text"], role["text_pair"]) == ("the fox met", "the fox met", "fox was met")
+    assert rounded(named["scores"]) == rounded(role["scores"])
+
+
+def test_a_missing_column_is_named_with_its_file(refused):
+    said = refused("home/pair", "--input", "home/single.csv")
+    assert "`home/single.csv` has no column `premise`, `hypothesis`" in said
+    assert "it has remark, label" in said
+
+
+@pytest.mark.parametrize(("name", "columns"), [("pair", "premise, hypothesis"), ("qa", "question, context")])
+def test_what_reads_two_texts_wants_a_file_and_says_with_which_columns(name, columns, refused):
+    said = refused(f"home/{name}", "the fox met", "--output", "out.csv")
+    assert f"reads 2 texts at once: {columns}" in said
+    assert "--input FILE" in said
+    Path("a.txt").write_text("the fox met\n")
+    assert f"reads 2 texts at once: {columns}" in refused(f"home/{name}", "--input", "a.txt")
+    assert not Path("out.csv").exists()
+
+
+def test_a_row_without_an_id_does_not_shift_the_table(said):
+    json_lines("a.jsonl", [{"id": 1, "remark": "the fox"}, {"remark": "the hen"}, {"remark": "the owl", "id": 3}])
+    said("home/single", "--input", "a.jsonl", "--output", "out.csv")
+    found = [(row["id"], row["remark"]) for row in table("out.csv")]
+    assert found == [("1", "the fox"), ("", "the hen"), ("3", "the owl")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "remark,label\n"), ("a.txt", "\n\n"), ("a.jsonl", ""), ("a.json", "[]")]
+)
+def test_from_an_empty_file_nothing_is_predicted_and_nothing_written(name, content, refused):
+    Path(name).write_text(content)
+    assert f"there are no rows in `{name}`" in refused("home/single", "--input", name, "--output", "out.csv")
+    assert sorted(p.name for p in Path().iterdir()) == [name, "home"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"), [('{"remark": \n', "line 501: not JSON"), ('{"rev": "a"}\n', "line 501: no `remark`")]
+)
+def test_a_broken_row_in_the_middle_leaves_no_half_output(broken, said, refused):
+    rows = ['{"remark": "the fox"}\n'] * 600
+    rows[500] = broken
+    Path("a.jsonl").write_text("".join(rows))
+    Path("out.csv").write_text("of yesterday\n")
+    assert said in refused("home/single", "--input", "a.jsonl", "--output", "out.csv")
+    assert Path("out.csv").read_text() == "of yesterday\n"
+    assert sorted(p.name for p in Path().iterdir()) == ["a.jsonl", "home", "out.csv"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("a.csv", "--output is the file that --input reads"),
+        ("link.csv", "--output is the file that --input reads"),
+        ("none/out.csv", "there is no folder `none`"),
+        ("out.txt", "ends in neither .jsonl nor .csv"),
+        ("out.csv.gz", "ends in neither .jsonl nor .csv"),
+        ("folder.csv", "`folder.csv` is a folder"),
+    ],
+)
+def test_where_it_cannot_write_it_says_so_first(output, said, refused):
+    Path("a.csv").write_text("remark\nthe fox\n")
+    Path("link.csv").symlink_to("a.csv")
+    Path("folder.csv").mkdir()
+    assert said in refused("home/single", "--input", "a.csv", "--output", output)
+    assert Path("a.csv").read_text() == "remark\nthe fox\n"
+
+
+def test_there_is_one_source_of_rows(refused):
+    assert "nothing to predict" in refused("home/single")
+    assert "exclude one another" in refused("home/single", "the fox", "--input", "home/single.csv")
+    assert "there is no file `none.csv`" in refused("home/single", "--input", "none.csv")
+    assert "does not read `.toml` files" in refused("home/single", "--input", "home/single.toml")
+
+
+@pytest.mark.parametrize("name", ["single", "masked"])
+def test_rows_are_read_no_further_ahead_than_a_chunk(name, place):
+    resolve_columns, predict_rows = (
+        fill_mask.blank_filler("home/masked") if name == "masked" else prediction.row_predictor(*ARGUMENTS)
+    )
+    taken = 0
+
+    def rows():
+        nonlocal taken
+        for number in range(3 * rows_io.CHUNK):
+            taken += 1
+            yield f"row {number}", {"text": f"the [MASK] saw {number}"}
+
+    for count, predicted in enumerate(rows_io.predictions(rows(), None, resolve_columns, predict_rows), 1):
+        assert predicted["text"] == f"the [MASK] saw {count - 1}"
+        assert taken - count < rows_io.CHUNK
+    assert count == 3 * rows_io.CHUNK
+
+
+ARGUMENTS = ("home/single", "text-classification")
+
+
+def test_ctrl_c_leaves_no_draft_behind(llmkit, place):
+    json_lines("a.jsonl", [{"remark": f"the fox saw {i}"} for i in range(100_000)])
+
+    def interrupt() -> None:
+        while not (drafts := list(Path().glob(".out.jsonl.*"))) or not drafts[0].stat().st_size:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    done = llmkit("predict", "home/single", "--input", "a.jsonl", "--output", "out.jsonl")
+    assert done.exit_code == 130
+    assert sorted(p.name for p in Path().iterdir()) == ["a.jsonl", "home"]
+
+
+def test_an_id_that_json_does_not_know_is_written_as_text(place):
+    import datetime
+
+    stream = io.StringIO()
+    rows_io._line(stream, {"id": datetime.date(2026, 1, 2), "label": "ö"})
+    assert stream.getvalue() == '{"id": "2026-01-02", "label": "ö"}\n'
