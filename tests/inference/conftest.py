@@ -1,11 +1,22 @@
 """Small models of every kind that `llmkit predict` knows, and what it says."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CAUSAL, MASKED
+import torch
+from conftest import CAUSAL, MASKED, byte_tokenizer
 from predictions import BERT, RECIPES, TRAINER, write_data
+from prompts import POSITIONS
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from typer.testing import CliRunner
 
 from llmkit.cli import app
@@ -60,3 +71,31 @@ def refused(llmkit, place):
         return done.stderr
 
     return call
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders with a GPT-2, a BERT and a T5 of two layers and less, not trained."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    size = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=POSITIONS, **size)).save_pretrained(
+        folder / "gpt2"
+    )
+    bert = BertConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=32)
+    BertForMaskedLM(bert).save_pretrained(folder / "bert")
+    T5ForConditionalGeneration(T5Config(num_layers=1, d_model=32, d_kv=16, d_ff=32, num_heads=2)).save_pretrained(
+        folder / "t5"
+    )
+    for name in ("gpt2", "bert", "t5"):
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def models(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that holds copies of the models."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
