@@ -58,7 +58,9 @@ def test_a_limit_leaves_out_the_windows_behind_it():
     assert found.tail == 5
     with pytest.raises(IndexError):
         found[2]
-    assert len(causal_lm.evaluation_windows(stream_of([7]), data, causal_lm.block_spec(data, 4), None, None)) == 0  # nothing to predict
+    assert (
+        len(causal_lm.evaluation_windows(stream_of([7]), data, causal_lm.block_spec(data, 4), None, None)) == 0
+    )  # nothing to predict
 
 
 def test_measured_windows_know_where_documents_begin():
