@@ -200,14 +200,17 @@ def test_an_adapter_of_every_kind_merges_to_the_same_outputs(options, train, mer
     merged("run", AutoModelForSequenceClassification, home / "bert")
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
 @pytest.mark.parametrize(
-    "options",
+    ("start", "options"),
     [
-        [],
-        ["lora.use_dora=true", "lora.use_rslora=true", "lora.rank_pattern.query=3", "lora.alpha_pattern.value=5"],
+        ("pissa", []),
+        ("pissa_niter_2", []),
+        (
+            "olora",
+            ["lora.use_dora=true", "lora.use_rslora=true", "lora.rank_pattern.query=3", "lora.alpha_pattern.value=5"],
+        ),
     ],
-    ids=["plain", "options"],
+    ids=["pissa", "pissa by subspaces", "olora with options"],
 )
 def test_a_start_that_changes_the_base_is_saved_as_a_plain_adapter(start, options, train, merged, home, llmkit):
     evaluated = ["trainer.save_steps=1", "trainer.eval_strategy=steps", "trainer.eval_steps=1"]
