@@ -28,7 +28,7 @@ def microbatches(batch: dict[str, Any], launch_cost: float, decodes: bool = Fals
     Args:
         batch: B rows, padded on the right. `attention_mask` [B, ..., T] says how long each of them is.
         launch_cost: what a microbatch costs beside its rows times its longest row, in tokens.
-        decodes: the model writes the labels [B, S], whose length counts too.
+        decodes: a decoder writes the labels [B, S], whose length counts too.
 
     Returns:
         Batches of the same keys, without the columns that are padding in all of their rows; what is no tensor is in

@@ -179,7 +179,7 @@ def test_a_run_of_every_task_merges_to_the_same_outputs(task, train, merged, hom
 
 @pytest.mark.parametrize("base", ["gpt2", "bart"])
 def test_a_classifier_merges_whose_decoder_looks_at_the_last_token(base, train, merged, home):
-    train("text-classification", f"model.name={home / base}", "speed.split_batches=false")
+    train("text-classification", f"model.name={home / base}")
     merged("run", AutoModelForSequenceClassification, home / base)
 
 
