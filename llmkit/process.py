@@ -20,7 +20,7 @@ TERMINAL = "LLMKIT_TERMINAL"  # launch.py sets it for ranks, progress.py reads i
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
-# DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py, evaluate.py), ACCELERATE_USE_CPU and
+# DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py), ACCELERATE_USE_CPU and
 # OMP_NUM_THREADS (launch.py); arguments.py removes ACCELERATE_MIXED_PRECISION.
 
 STOPPED = 75  # the exit code of a run that a signal ended, and that --resume continues
@@ -28,19 +28,19 @@ SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
 
 
 def stopping() -> list[signal.Signals]:
-    """Return the signals that end a run with a checkpoint; SIGHUP (a closed connection) not under `nohup`."""
+    """Return the signals that end a run with a checkpoint; one that is ignored, as `nohup` ignores SIGHUP, not."""
     known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def leave_early(leave: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
-    """Let the signals end the process at once, through `leave`, as long as there is nothing to save.
+def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
+    """Let the signals end the process at once, through `end_process`, as long as there is nothing to save.
 
     Returns the previous handlers.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        leave(STOPPED)
+        end_process(STOPPED)
 
     def stay(number: int, frame: FrameType | None) -> None:
         say("there is nothing to save yet")

@@ -10,8 +10,8 @@ from llmkit.recipe.toml import Key, dotted
 
 # With one of these suffixes or prefixes a string is a path and not a Hub id.
 SUFFIXES = (
-    *(".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst"),
-    *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
+    *(".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"),
+    *(".conll", ".bio", ".iob", ".iob2", ".bmes", ".gz", ".bz2", ".xz", ".zst"),
 )
 WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # names that are no file
 STARTS = ("./", "../", "/", "~")

@@ -1,4 +1,4 @@
-"""One record a task: all that the rest of llmkit must know of a task without importing torch.
+"""One record a task: what the rest of llmkit must know of a task before torch is imported.
 
 What a task computes stands in its file in `llmkit/tasks/`; `tasks.row_task` and `tasks.text_task` find it by its name.
 """
@@ -46,7 +46,7 @@ class TaskRecord:
         auto_class: transformers' class of the model that is trained. Two tasks of one class have one kind of model:
             each is evaluated on the data of the other.
         peft_type: peft's task type of its adapters; None where peft has none that fits.
-        head_suffixes: how the names of architectures end whose models are this task's, where no run says so.
+        head_suffixes: endings of architecture names by which a model that no run's record describes is this task's.
         pipeline: the Hub's tag for what its models do.
         on_encoder: its model is an encoder under a head that is new, so several such tasks can share one encoder.
         writes: its models write text, as [generation] says.

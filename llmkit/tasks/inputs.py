@@ -13,22 +13,22 @@ from llmkit.tasks.task import RowTask
 LONGEST_INPUT = 512  # tokens of a row where the recipe does not say: what encoders of BERT's kind read at most
 
 
-def choose_collator(task: RowTask, words: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
+def choose_collator(task: RowTask, tokenizer: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
     """The task's own, where its batches are more than one row of tokens an example, else the common one."""
     multiple = 8 if torch.cuda.is_available() else 1
     if task.collator is not None:
-        return task.collator(words, config, multiple)
-    return rows_to_examples.collator(words, multiple)
+        return task.collator(tokenizer, config, multiple)
+    return rows_to_examples.collator(tokenizer, multiple)
 
 
-def fit_for_batches(words: Any, config: Any) -> None:
+def fit_for_batches(tokenizer: Any, config: Any) -> None:
     """Inputs of several lengths need a token to pad with; a GPT-2 that has none takes its end-of-text token."""
-    if words.pad_token_id is None:
-        words.pad_token = words.eos_token or words.unk_token
-    if words.pad_token_id is None:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
         raise UserError("the tokenizer has no token to pad with", "use one that has: tokenizer.name")
     if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = words.pad_token_id
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def choose_length(wanted: int | None, config: Any, longest: int = LONGEST_INPUT) -> int:

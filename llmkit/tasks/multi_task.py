@@ -187,7 +187,14 @@ def losses(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
 def preprocess_logits_for_metrics(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
     """What the metrics of a batch's task need of the outputs."""
     functions = {part.name: part.preprocess_logits_for_metrics for part in parts}
-    return lambda model, outputs, batch: functions[batch["task"]](model, outputs, batch)  # type: ignore[misc]
+
+    def preprocess(model: Any, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        function = functions[batch["task"]]
+        if function is None:  # of a task whose recipe asks for no metrics
+            return torch.empty(len(batch["labels"]), 0, device=batch["labels"].device)
+        return function(model, outputs, batch)
+
+    return preprocess
 
 
 class Named(Dataset[dict[str, Any]]):

@@ -98,13 +98,13 @@ def _choice_columns(data: ChoiceData, rows: Rows) -> dict[str, str]:
                 key = match["key"] or match["letter"]
                 place = int(key) if key.isdecimal() else LETTERS.index(key.upper())
                 series.setdefault(match["stem"] or "", {})[place] = name
-        label_spec: list[str | Sequence[str]] = [
+        candidates: list[str | Sequence[str]] = [
             *(name for name in LISTS if name in rows.columns and name != data.answer_column),
             *([each[place] for place in sorted(each)] for each in series.values() if _without_gaps(sorted(each))),
         ]
-        if len(label_spec) != 1:
+        if len(candidates) != 1:
             _ask(rows, "choices", "holds the choices (or which, of one for each)")
-        named = label_spec[0]
+        named = candidates[0]
     if isinstance(named, str):
         return {"choices": named}
     return {f"choice{number}": name for number, name in enumerate(named)}

@@ -48,7 +48,7 @@ NOTHING = -1  # fills what was written up to the common width; no token has this
 class GenerationSettings:
     """How texts are written: in what tokens, and how many of them where the model's generation settings do not say.
 
-    `prepare_model` are further settings, by which a model of many languages begins with the one to translate into.
+    `begin` are further settings, by which a model of many languages begins with the one to translate into.
     `references` are the texts that count as right, by row, for evaluation.
     """
 

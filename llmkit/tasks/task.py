@@ -35,7 +35,7 @@ class RowTask(Protocol):
     LABEL_ROLES: tuple[str, ...]
     """The roles of columns that training and evaluation read and prediction does not."""
 
-    # ---- rows to examples, called in this order ----
+    # ---- rows to examples ----
 
     def resolve_columns(self, data: Any, rows: Rows, labelled: bool = True, /) -> dict[str, str]:
         """Choose the column of each role, by the recipe or by usual names; without `labelled`, of the inputs alone.
@@ -60,7 +60,8 @@ class RowTask(Protocol):
         fixed: bool,
         /,
     ) -> Any:
-        """Turn the targets of every part into `labels`, write what they mean into `config`, and return the label spec.
+        """Turn the targets of every part into labels, unless `encode` has done so, write what they mean into `config`,
+        and return the label spec.
 
         `fixed`: the model is finished, and its `config` says what labels mean. Raises UserError that names the rows
         whose label cannot be used, and where nothing can be learned.
@@ -70,10 +71,12 @@ class RowTask(Protocol):
         """Make the dataset of one part; for `evaluation` sorted by length, with the references that metrics need."""
 
     def label_counts(self, part: Encoded, label_spec: Any, /) -> dict[str, Any]:
-        """Count how often each label occurs, or give the range of values, for the run's record and its first lines."""
+        """Count how often each label occurs, or give the range of values, `min`, `mean` and `max`, for the first lines."""
 
     def record(self, label_spec: Any, /) -> dict[str, Any]:
-        """Return what `run.json` must keep for `label_spec_from_config` beside the model's config."""
+        """Return what `run.json` must keep for `label_spec_from_config` beside the model's config, under keys of its
+        own.
+        """
 
     @property
     def collator(self) -> Callable[[Any, Any, int], Collator] | None:
@@ -103,7 +106,8 @@ class RowTask(Protocol):
     def losses(self) -> Callable[..., torch.Tensor] | None:
         """(outputs, batch, label_spec, training=, label_smoothing=) -> the loss of each label in nats, [B] or [B, ...].
 
-        Never divided: Trainer sums them and divides by the number of labels once. None where labels are tokens, whose
+        Never divided: Trainer sums them and divides by the number of labels once; 0 where a label is -100. None where
+        labels are tokens, whose
         losses `speed.fused_loss` computes.
         """
 
@@ -111,7 +115,9 @@ class RowTask(Protocol):
     def preprocess_logits_for_metrics(self) -> Callable[[Any, Any, Batch, Any], torch.Tensor] | None:
         """(model, outputs, batch, label_spec) -> what the metrics need of the outputs, [B, K].
 
-        So no logits are held. None where the metrics need the losses alone.
+        Evaluation keeps this in place of the logits. K may differ by batch; Trainer pads it with -100. `outputs` is
+        None
+        where `losses` is. None where the metrics need the losses alone.
         """
 
     def metric_names(self, label_spec: Any, /) -> tuple[str, ...]:
@@ -163,7 +169,7 @@ class TextTask(Protocol):
         """
 
     def metrics(self, stats: np.ndarray, stream: TokenStream, /) -> dict[str, float]:
-        """Compute the metrics from each block's summed loss, its count of labels, and what was kept, [N, 2 + K]."""
+        """Compute `loss` and the metrics from each block's summed loss, count of labels, and what was kept, [N, 2 + K]."""
 
     @property
     def evaluation_windows(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:

@@ -43,8 +43,6 @@ PAIRS = (
 TEXTS = ("text", "sentence", "content", "review")
 NUMBERING = ("idx", "id", "index")  # columns that are no text
 
-settle = resolve_labels  # as the contract of a task calls it
-
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 

@@ -39,37 +39,37 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     data = recipe.data
     assert isinstance(data, RowData)
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
-    found = table.tables(data, seed, train=fixed is None)
-    first = found.train if found.train is not None else next(iter(found.validation.values()))
+    data_tables = table.tables(data, seed, train=fixed is None)
+    first = data_tables.train if data_tables.train is not None else next(iter(data_tables.validation.values()))
     columns = task.resolve_columns(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
-    words, subtokens, added = load_tokenizer(recipe, documents, config)
-    fit_for_batches(words, config)
+    tokenizer, subtokens, added = load_tokenizer(recipe, documents, config)
+    fit_for_batches(tokenizer, config)
     if fixed is None:
-        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(subtokens))
+        fit_to_tokenizer(config, recipe.model, tokenizer, has_own_tokenizer(recipe), len(subtokens))
     length = choose_length(data.max_length, config, task.LONGEST_INPUT or LONGEST_INPUT)
 
     def encode(rows: table.Rows) -> Encoded:
-        return task.encode(rows, columns, words, data, length)
+        return task.encode(rows, columns, tokenizer, data, length)
 
-    train = None if found.train is None else encode(found.train)
-    held_out = {name: encode(rows) for name, rows in found.validation.items()}
+    train = None if data_tables.train is None else encode(data_tables.train)
+    held_out = {name: encode(rows) for name, rows in data_tables.validation.items()}
     label_spec = task.resolve_labels(data, columns, train, held_out, config, fixed is not None)
     report = choose_metrics(task, label_spec, recipe.evaluation)
     parts = {**({} if train is None else {"train": train}), **held_out}
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
-    about = {"fingerprint": first.fingerprint, "revision": found.revision, **record}
+    about = {"fingerprint": first.fingerprint, "revision": data_tables.revision, **record}
     return Assembly(
         config=config,
-        tokenizer=words,
+        tokenizer=tokenizer,
         unit="examples",
         length=None,
         train=None if train is None else task.examples(train, label_spec, False),
         validation={name: task.examples(part, label_spec, True) for name, part in held_out.items()},
-        collate=choose_collator(task, words, config),
+        collate=choose_collator(task, tokenizer, config),
         losses=_with(task.losses, label_spec),
         preprocess_logits_for_metrics=_with(task.preprocess_logits_for_metrics, label_spec)
         if recipe.evaluation.metrics != ()
@@ -77,7 +77,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
         lines=summary.lines(record),
-        notes=[*recipe.notes, *found.notes, *notes, *added],
+        notes=[*recipe.notes, *data_tables.notes, *notes, *added],
         subtokens=subtokens,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
@@ -93,12 +93,12 @@ def _texts(task: RowTask, rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
     texts_of = task.texts
     if texts_of is not None:
-        found = (text for _, row in rows.read() for text in texts_of(row, columns))
+        texts = (text for _, row in rows.read() for text in texts_of(row, columns))
     else:
         read_by_model = [name for role, name in columns.items() if role not in task.LABEL_ROLES]
-        found = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
+        texts = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
     # Half a character (JSON can write it) is refused by `encode`, with its place.
-    return (text.encode(errors="ignore").decode() for text in found)
+    return (text.encode(errors="ignore").decode() for text in texts)
 
 
 # ---- several tasks at once -----------------------------------------------------------------------------------------
@@ -163,14 +163,17 @@ def choose_metrics(task: RowTask, label_spec: Any, table: Evaluation) -> Callabl
 
     def report(stats: Any, part: Any) -> dict[str, float]:
         kept = stats if task.preprocess_logits_for_metrics is None else stats[:, 2:]
-        found = task.metrics(kept, part) if wanted else {}
-        said = {"loss": measures.mean_loss(stats[:, :2]), **{name: found[name] for name in wanted if name in found}}
+        metrics = task.metrics(kept, part) if wanted else {}
+        figures = {
+            "loss": measures.mean_loss(stats[:, :2]),
+            **{name: metrics[name] for name in wanted if name in metrics},
+        }
         if further:
             predictions, references = task.predictions_and_references(kept, part)
             for metric in further.values():
                 result = metric.compute(predictions=predictions, references=references) or {}
-                said.update({key: float(value) for key, value in result.items() if isinstance(value, int | float)})
-        return said
+                figures.update({key: float(value) for key, value in result.items() if isinstance(value, int | float)})
+        return figures
 
     return report
 

@@ -11,7 +11,8 @@ from llmkit.data.cleaning import pipeline as cleaning
 from llmkit.data.text import mixture, pack, sources
 from llmkit.data.text.documents import Documents, chained
 from llmkit.errors import UserError
-from llmkit.models import architectures, tokenizer
+from llmkit.models import architectures
+from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config
 from llmkit.recipe.data_tables import CausalData, MaskedData, TextData
 from llmkit.recipe.schema import Recipe
@@ -33,26 +34,26 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
     corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
     text = chained([corpus.train for corpus in corpora.values()])
-    words, subtokens, added = load_tokenizer(recipe, text, config)
+    tokenizer, subtokens, added = load_tokenizer(recipe, text, config)
     lines = []
     if fixed is None:
-        fit_to_tokenizer(config, recipe.model, words, has_own_tokenizer(recipe), len(subtokens))
-        about = tokenizer.report(words, text)
-        record["tokenizer"] = {**about, "added": words.convert_ids_to_tokens(list(subtokens))}
-        lines.append(tokenizer.line(about))
-    cut = task.block_spec(data, block_size)
-    if cut.stride < 1:
+        fit_to_tokenizer(config, recipe.model, tokenizer, has_own_tokenizer(recipe), len(subtokens))
+        about = tokenizers.report(tokenizer, text)
+        record["tokenizer"] = {**about, "added": tokenizer.convert_ids_to_tokens(list(subtokens))}
+        lines.append(tokenizers.line(about))
+    block_spec = task.block_spec(data, block_size)
+    if block_spec.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
-    separator = task.document_separator(words)
-    draw = recipe.trainer.get("data_seed")
-    draw = seed if draw is None else draw
-    collate = task.collator(data, words, config, draw)  # which refuses a tokenizer that does not fit
+    separator = task.document_separator(tokenizer)
+    data_seed = recipe.trainer.get("data_seed")
+    data_seed = seed if data_seed is None else data_seed
+    collate = task.collator(data, tokenizer, config, data_seed)  # which refuses a tokenizer that does not fit
 
     def evaluated(row: pack.TokenStream, limit: int | None) -> Any:
         """What is gone through in evaluation: of a finished model without a tail that is left out."""
         if fixed is not None and task.evaluation_windows is not None:
-            return task.evaluation_windows(row, data, cut, limit, words)
-        return pack.Blocks(row, cut, limit, evaluation=True)
+            return task.evaluation_windows(row, data, block_spec, limit, tokenizer)
+        return pack.Blocks(row, block_spec, limit, evaluation=True)
 
     several = len(corpora) > 1
     measured_whole = fixed is not None and all(corpus.validation is None for corpus in corpora.values())
@@ -64,28 +65,32 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         record["data"] |= {name: about} if several else about
         here = record["data"][name] if several else record["data"]
         if fixed is None and data.streaming:
-            stream = pack.StreamedBlocks(corpus.train, words, separator, cut, data.max_train_samples)
+            stream = pack.StreamedBlocks(corpus.train, tokenizer, separator, block_spec, data.max_train_samples)
             if next(iter(stream), None) is None:
                 raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
         elif fixed is None:
-            training[name] = _blocks(corpus.train, words, separator, cut, data.max_train_samples, here, "train")
+            training[name] = _blocks(
+                corpus.train, tokenizer, separator, block_spec, data.max_train_samples, here, "train"
+            )
         held_out = corpus.train if measured_whole else corpus.validation
         if held_out is not None:
-            validation[name or "validation"] = _held_out(held_out, words, separator, cut, data, here, evaluated)
+            validation[name or "validation"] = _held_out(
+                held_out, tokenizer, separator, block_spec, data, here, evaluated
+            )
     train: Dataset[Any] | None = next(iter(training.values()), None)
     if stream is not None:
-        train = pack.Endless(stream, data.buffer_size, draw)
+        train = pack.Endless(stream, data.buffer_size, data_seed)
     if several and training:
         weights = {name: weight for name, (_, weight) in data.named_sources().items()}
-        train = mixture.MixedBlocks(training, weights, draw)
+        train = mixture.MixedBlocks(training, weights, data_seed)
     if recipe.task == "masked-lm":
-        record["mask_token"] = words.mask_token
+        record["mask_token"] = tokenizer.mask_token
     prepare, create = task.prepare_model, task.create_model
     return Assembly(
         config=config,
-        tokenizer=words,
-        unit="examples" if cut.within_documents else "blocks",
-        length=None if cut.within_documents else block_size,
+        tokenizer=tokenizer,
+        unit="examples" if block_spec.within_documents else "blocks",
+        length=None if block_spec.within_documents else block_size,
         train=train,
         validation=validation,
         collate=numbered(collate),
@@ -94,7 +99,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         prepare_model=None if prepare is None else lambda model: prepare(model, data),
         create_model=None if create is None else lambda table, seed: create(table, config, seed),
         metrics=lambda sums, part: task.metrics(sums, part.tokens),
-        lines=_lines(record["data"], several, block_size, cut) + lines,
+        lines=_lines(record["data"], several, block_size, block_spec) + lines,
         notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
         warnings=[],
         record=record,
@@ -122,62 +127,65 @@ def check_use(data: TextData, evaluating: bool) -> None:
         )
 
 
-def _lines(about: Mapping[str, Any], several: bool, block_size: int, cut: pack.BlockSpec) -> list[str]:
+def _lines(about: Mapping[str, Any], several: bool, block_size: int, block_spec: pack.BlockSpec) -> list[str]:
     """What was read, in words: of each source, if there are several."""
-    said = []
-    for name, found in (about if several else {"": about}).items():
+    lines = []
+    for name, part_of in (about if several else {"": about}).items():
         before = f"{name}, " if name else ""
-        if "clean" in found:
-            said += [f"{before}{line}" for line in cleaning.lines(found["clean"])]
+        if "clean" in part_of:
+            lines += [f"{before}{line}" for line in cleaning.lines(part_of["clean"])]
         for part in ("train", "validation"):
-            if part in found:
-                d = found[part]
-                said.append(
+            if part in part_of:
+                d = part_of[part]
+                lines.append(
                     f"{before}{part}: {d['documents']:,} documents, {d['tokens']:,} tokens, {d['blocks']:,} "
-                    + (f"pieces of {block_size} at most" if cut.within_documents else f"blocks of {block_size}")
+                    + (f"pieces of {block_size} at most" if block_spec.within_documents else f"blocks of {block_size}")
                     + (f", a tail of {d['tail']} tokens left out" if d["tail"] else "")
                 )
-    return said
+    return lines
 
 
 def _held_out(
     documents: Documents,
-    words: Any,
+    tokenizer: Any,
     separator: list[int],
-    cut: pack.BlockSpec,
+    block_spec: pack.BlockSpec,
     data: TextData,
     record: dict[str, Any],
     evaluated: Callable[[pack.TokenStream, int | None], Any],
 ) -> Any:
     """What is evaluated on; of a stream, the first blocks, held in memory."""
     if not data.streaming:
-        return _blocks(documents, words, separator, cut, data.max_eval_samples, record, "validation", evaluated)
+        return _blocks(
+            documents, tokenizer, separator, block_spec, data.max_eval_samples, record, "validation", evaluated
+        )
     limit = data.max_eval_samples or STREAMED_VALIDATION
-    row = pack.materialize(pack.StreamedBlocks(documents, words, separator, cut, limit), limit)
-    found = evaluated(row, limit)
-    if not len(found):
+    row = pack.materialize(pack.StreamedBlocks(documents, tokenizer, separator, block_spec, limit), limit)
+    windows = evaluated(row, limit)
+    if not len(windows):
         raise UserError(f"{documents.source}: too little validation text for one block")
-    return found
+    return windows
 
 
 def _blocks(
     documents: Documents,
-    words: Any,
+    tokenizer: Any,
     separator: list[int],
-    cut: pack.BlockSpec,
+    block_spec: pack.BlockSpec,
     limit: int | None,
     record: dict[str, Any],
     part: str,
     evaluated: Callable[[pack.TokenStream, int | None], Any] | None = None,
 ) -> Any:
     """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
-    row = pack.tokenize_documents(documents, words, separator)
-    found = pack.Blocks(row, cut, limit) if evaluated is None else evaluated(row, limit)
+    row = pack.tokenize_documents(documents, tokenizer, separator)
+    windows = pack.Blocks(row, block_spec, limit) if evaluated is None else evaluated(row, limit)
     if not row.num_documents:
         raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
-    if not len(found):
+    if not len(windows):
         raise UserError(
-            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of {cut.length}",
+            f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of "
+            f"{block_spec.length}",
             "more text or a smaller data.block_size"
             + (' (a single document: data.validation_from = "end")' if part == "validation" else ""),
         )
@@ -185,7 +193,7 @@ def _blocks(
         "documents": row.num_documents,
         "bytes": row.num_bytes,
         "tokens": len(row.ids),
-        "blocks": found.num_blocks,
-        "tail": found.tail,
+        "blocks": windows.num_blocks,
+        "tail": windows.tail,
     }
-    return found
+    return windows

@@ -16,7 +16,7 @@ class Position:
 
     epoch: int = 0
     samples: int = 0  # of this epoch
-    epoch_ended: bool = False  # what follows an epoch's last step, such as its evaluation, was done after the last step
+    epoch_ended: bool = False  # what follows an epoch's last step, its evaluation and saving, has been done
     samples_seen: int = 0  # in all
     size: int | None = None
     offset: int = 0  # examples of this epoch that upstream cannot skip, since they are no whole number of steps
@@ -63,8 +63,8 @@ class Position:
     def skip(self, batch: int) -> int:
         """Return how many steps of this epoch upstream is to skip.
 
-        Where the examples are no whole number of steps, or the data is a stream, that is none, and `offset` says how
-        many examples are to be left out.
+        Where the examples are no whole number of steps, the epoch is over, or the data is a stream, that is none, and
+        `offset` says how many examples are to be left out.
         """
         if self.size is None or self.at_end or self.samples % batch:
             self.offset = self.samples

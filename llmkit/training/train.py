@@ -40,8 +40,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
     With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
-    `allowed` are keys in which the recipe may differ from the one that a run to go on with was begun with. Raises
-    UserError before the first step for whatever would have failed later.
+    `allowed` are keys in which the recipe may differ from that of the run being resumed. Raises UserError before the
+    first step for most of what would have failed later.
     """
     started = time.monotonic()
     transformers.utils.logging.disable_progress_bar()
@@ -92,12 +92,12 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         facts["max_time"] = max_time
     if main:
         report.introduce(recipe, assembly, facts, precision, args, directory)
-    found = find_checkpoint(directory, record.get("id", "")) if resume else None
+    resumed = find_checkpoint(directory, record.get("id", "")) if resume else None
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
     changed: list[str] = []
-    if found is not None:
-        other = list(compatibility.differences(found.manifest["fingerprints"], trainer.fingerprints))
+    if resumed is not None:
+        other = list(compatibility.differences(resumed.manifest["fingerprints"], trainer.fingerprints))
         compatibility.refuse(other, allowed, directory)
         changed = [key for key, *_ in other]
         if "trainer.optim" in changed:
@@ -109,17 +109,17 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if main:
         checkpoint.sweep(directory)
         runs.sweep(directory)
-        MetricsFile.cut(directory, found.manifest["metrics_bytes"] if found else 0)
+        MetricsFile.cut(directory, resumed.manifest["metrics_bytes"] if resumed else 0)
         again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
         runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True))
         facts["started"] = record.get("started", facts["started"])
         runs.update_record(directory, **facts, status="running", problem=None)
         if resume:
-            say(f"going on from {found.path}" if found else "no checkpoint to go on from: starting anew")
+            say(f"going on from {resumed.path}" if resumed else "no checkpoint to go on from: starting anew")
     set_seed(args.seed)
     with stop.watching():
         try:
-            path = trainer.resume_from(found, new_schedule=any(key.startswith("trainer.") for key in changed))
+            path = trainer.resume_from(resumed, new_schedule=any(key.startswith("trainer.") for key in changed))
             result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
         except StoppedInEvaluation:
@@ -132,9 +132,9 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
                 stop.signal = stop.received
                 return stopped(trainer, stop, directory, time.monotonic() - started)
             with suppress(OSError):
-                said = hub.scrub(f"{type(problem).__name__}: {problem}")
+                message = hub.scrub(f"{type(problem).__name__}: {problem}")
                 if main:
-                    runs.update_record(directory, status="failed", problem=said)
+                    runs.update_record(directory, status="failed", problem=message)
             if saved:
                 say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
             if known := known_failure(problem):
@@ -164,16 +164,16 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
 
 def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint; raises UserError where there are some and none is whole."""
-    found, wrong = checkpoint.newest(directory, run)
-    for problem in wrong:
+    newest, damaged = checkpoint.newest(directory, run)
+    for problem in damaged:
         say(f"warning  passed over: {problem}")
-    if found is None and wrong:  # starting anew would hide them
+    if newest is None and damaged:  # starting anew would hide them
         raise UserError(
             f"no checkpoint in `{directory}` is whole",
             "start a new run, from their weights if you like: model.name=.../checkpoint-N",
-            tuple(wrong),
+            tuple(damaged),
         )
-    return found
+    return newest
 
 
 def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
 def switches(trainer: Trainer) -> dict[str, Any]:
     """For the record: what was switched on to make the run fast."""
     args, head = trainer.args, trainer.head
-    found = {
+    record = {
         "fused_loss": head is not None and head.fused,
         "skip_ignored": head is not None and head.skip,
         "split_batches": trainer.splits,
@@ -219,8 +219,8 @@ def switches(trainer: Trainer) -> dict[str, Any]:
         "activation_checkpointing": bool(args.activation_checkpointing),
     }
     if args.device.type == "cpu":
-        return found
-    return {**found, "tf32": bool(args.tf32), "use_liger_kernel": args.use_liger_kernel}
+        return record
+    return {**record, "tf32": bool(args.tf32), "use_liger_kernel": args.use_liger_kernel}
 
 
 def preflight(trainer: Trainer) -> None:

@@ -133,7 +133,7 @@ class Trainer(ResumableTrainer):
         microbatches = [inputs]
         if self.splits and "attention_mask" in inputs:
             cost = length_groups.launch_cost(self._flops_per_token)
-            microbatches = length_groups.microbatches(inputs, cost, decodes="decoder_input_ids" in inputs)
+            microbatches = length_groups.microbatches(inputs, cost, "decoder_input_ids" in inputs)
         loss = torch.zeros((), device=self.args.device)
         for number, microbatch in enumerate(microbatches, 1):  # the processes add up gradients behind the last one
             with nullcontext() if number == len(microbatches) else self.accelerator.no_sync(model):

@@ -72,3 +72,11 @@ def test_the_text_of_a_row():
 
 def test_the_suffix_decides_whatever_its_case(tmp_path):
     assert [files.suffix(tmp_path / name) for name in ("A.CSV", "a.b.Jsonl.GZ", "a")] == [".csv", ".jsonl", ""]
+
+
+def test_a_recipe_takes_every_file_that_can_be_read_for_a_path():
+    """Without torch or a reader it goes by the suffix: a misspelt file is not looked for on the Hub."""
+    from llmkit.data.files import SUFFIXES
+    from llmkit.recipe import paths
+
+    assert set(SUFFIXES) <= set(paths.SUFFIXES)
