@@ -60,9 +60,9 @@ class RowTask(Protocol):
         fixed: bool,
         /,
     ) -> Any:
-        """Turn the targets of every part into labels, unless `encode` has done so, write what they mean into `config`,
-        and return the label spec.
+        """Turn the targets of every part into labels, and return what these mean, the label spec.
 
+        What the model's outputs mean is written into `config`. Labels that are tokens `encode` has made already.
         `fixed`: the model is finished, and its `config` says what labels mean. Raises UserError that names the rows
         whose label cannot be used, and where nothing can be learned.
         """
@@ -71,12 +71,10 @@ class RowTask(Protocol):
         """Make the dataset of one part; for `evaluation` sorted by length, with the references that metrics need."""
 
     def label_counts(self, part: Encoded, label_spec: Any, /) -> dict[str, Any]:
-        """Count how often each label occurs, or give the range of values, `min`, `mean` and `max`, for the first lines."""
+        """Count how often each label occurs, or give the range of values: floats `min`, `mean` and `max`."""
 
     def record(self, label_spec: Any, /) -> dict[str, Any]:
-        """Return what `run.json` must keep for `label_spec_from_config` beside the model's config, under keys of its
-        own.
-        """
+        """Return what `run.json` must keep for `label_spec_from_config`, under keys that no other task uses."""
 
     @property
     def collator(self) -> Callable[[Any, Any, int], Collator] | None:
@@ -169,7 +167,7 @@ class TextTask(Protocol):
         """
 
     def metrics(self, stats: np.ndarray, stream: TokenStream, /) -> dict[str, float]:
-        """Compute `loss` and the metrics from each block's summed loss, count of labels, and what was kept, [N, 2 + K]."""
+        """Compute `loss` and metrics from each block's summed loss, count of labels, and what was kept, [N, 2 + K]."""
 
     @property
     def evaluation_windows(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:
