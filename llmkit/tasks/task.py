@@ -105,8 +105,7 @@ class RowTask(Protocol):
         """(outputs, batch, label_spec, training=, label_smoothing=) -> the loss of each label in nats, [B] or [B, ...].
 
         Never divided: Trainer sums them and divides by the number of labels once; 0 where a label is -100. None where
-        labels are tokens, whose
-        losses `speed.fused_loss` computes.
+        labels are tokens, whose losses `speed.fused_loss` computes.
         """
 
     @property
@@ -114,8 +113,7 @@ class RowTask(Protocol):
         """(model, outputs, batch, label_spec) -> what the metrics need of the outputs, [B, K].
 
         Evaluation keeps this in place of the logits. K may differ by batch; Trainer pads it with -100. `outputs` is
-        None
-        where `losses` is. None where the metrics need the losses alone.
+        None where `losses` is. None where the metrics need the losses alone.
         """
 
     def metric_names(self, label_spec: Any, /) -> tuple[str, ...]:
