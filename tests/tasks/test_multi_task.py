@@ -90,6 +90,16 @@ def test_each_task_has_a_model_of_its_own_on_one_encoder(place, llmkit):
         assert "name the model of one: run/animals or run/fox" in refused.stderr
 
 
+def test_a_task_that_asks_for_no_metrics_is_evaluated_by_its_loss(place, llmkit):
+    (place / "recipe.toml").write_text(
+        RECIPE.replace("[trainer]", "[tasks.animals.evaluation]\nmetrics = []\n[trainer]")
+    )
+    finetune(llmkit, "trainer.max_steps=1")
+    metrics = json.loads((place / "run/run.json").read_text())["metrics"]
+    assert "eval_animals_loss" in metrics and "eval_fox_accuracy" in metrics
+    assert "eval_animals_f1" not in metrics
+
+
 def test_the_tasks_learn(place, llmkit):
     finetune(llmkit, "trainer.max_steps=400", "trainer.learning_rate=3e-3", "trainer.logging_steps=100")
     metrics = json.loads((place / "run/run.json").read_text())["metrics"]
