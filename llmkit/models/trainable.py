@@ -216,7 +216,7 @@ def in_4bit(sketch: Any) -> Any:
 
 
 def heads_of(model: Any) -> list[str]:
-    """The names of the modules beside the base model that have parameters."""
+    """Return the names of the modules beside the base model that have parameters."""
     beside = ((name, child) for name, child in model.named_children() if child is not model.base_model)
     return [name for name, child in beside if next(child.parameters(), None) is not None]
 

@@ -15,7 +15,7 @@ from llmkit.recipe.types import nearest
 
 
 def given(draft: Draft, *key: str) -> bool:
-    """Whether a key was set, even to a value that was refused: such a key is not missing as well."""
+    """Tell whether a key was set, even to a value that was refused: such a key is not missing as well."""
     table_refused = key[0] not in draft.values and bool({key[:1]} & (draft.lines.keys() | draft.given.keys()))
     return table_refused or key in draft.lines or key in draft.given
 

@@ -36,16 +36,16 @@ class Type:
 
     @property
     def text_only(self) -> bool:
-        """Whether only strings are allowed, so that a command-line value needs no quotes."""
+        """Tell whether only strings are allowed, so that a command-line value needs no quotes."""
         return self.kinds <= {"str"} and all(isinstance(value, str) for value in self.values)
 
     @property
     def takes_text(self) -> bool:
-        """Whether a string is allowed."""
+        """Tell whether a string is allowed."""
         return "str" in self.kinds or any(isinstance(value, str) for value in self.values)
 
     def admits(self, value: Any) -> bool:
-        """Whether `value` has this type; an integer counts as a float too."""
+        """Tell whether `value` has this type; an integer counts as a float too."""
         if any(type(value) is type(allowed) and value == allowed for allowed in self.values):
             return True
         kind = _kind(value)

@@ -162,7 +162,7 @@ class Field:
 
     @cached_property
     def type(self) -> Type:
-        """The type of TOML value that it takes."""
+        """Return the type of TOML value that it takes."""
         return read_annotation(self.annotation, lambda name: _enum_values(name, self.module))
 
 

@@ -51,7 +51,7 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def is_free(key: str) -> bool:
-    """Whether a key may differ when a run resumes."""
+    """Tell whether a key may differ when a run resumes."""
     if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # the data is compared by its content
         return True
     table, _, rest = key.partition(".")

@@ -116,14 +116,14 @@ def newest_finished(task: str) -> Path | None:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether the weights at the root are whole: the record says so only once they are written."""
+    """Tell whether the weights at the root are whole: the record says so only once they are written."""
     if read_record(directory).get("status") != "finished":
         return False
     return any((directory / name).is_file() for name in WEIGHTS)
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is a run's, finished or not."""
+    """Tell whether a directory is a run's, finished or not."""
     return (directory / RECORD_FILE).is_file()
 
 

@@ -68,7 +68,7 @@ def collator(
     between = document_separator(tokenizer) if data.pack == "isolated" else []
 
     def begins(window: Window) -> np.ndarray:
-        """Where in a window, behind its first token, something begins that must not see what is before it."""
+        """Return where in a window, behind its first token, something begins that must not see what is before it."""
         found = window.starts - (len(between) - 1)
         if len(between) > 1 and window.ids[-2:].tolist() == between:  # the next one's begin, which is cut off here
             found = np.append(found, len(window.ids) - 1)
@@ -126,7 +126,7 @@ def keeps_apart(model: Any) -> bool:
 
 
 def metrics(sums: np.ndarray, tokens: TokenStream) -> dict[str, float]:
-    """From each window's summed loss (nats) and count, [N, 2]: loss a token, perplexity, bits a byte of text.
+    """Compute from each window's summed loss (nats) and count, [N, 2]: loss a token, perplexity, bits a byte of text.
 
     The bits of a text are those of its tokens and of the separators that end its documents, which are predicted as any
     token is. Every token counts with the mean loss, those too that were in no window or had no label (of running text,

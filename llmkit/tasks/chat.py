@@ -80,7 +80,7 @@ class ChatSettings:
 
 
 def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
+    """Choose which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
     columns = rows.columns
     wanted = {
         "messages": data.messages_column,
@@ -120,7 +120,7 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
 def conversation(
     row: Mapping[str, Any], columns: Mapping[str, str], system_prompt: str | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """The messages of a row, and how many of them are the prompt, whose answers are not learned.
+    """Read the messages of a row, and how many of them are the prompt, whose answers are not learned.
 
     ValueError for what is no conversation: it is empty, a message is, or the roles are not in turn.
     """
@@ -195,7 +195,7 @@ def _check(message: Mapping[str, Any], place: str) -> None:
 
 
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
-    """What a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
+    """Yield what a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
     try:
         found, _ = conversation(row, columns)
     except ValueError:
@@ -224,7 +224,7 @@ def fit_template(tokenizer: Any) -> None:
 
 
 def written(messages: list[dict[str, Any]], tokenizer: Any, asking: bool = False) -> str:
-    """The text that the template makes of messages; `asking`: with the generation prompt behind it."""
+    """Return the text that the template makes of messages; `asking`: with the generation prompt behind it."""
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking))
     except (TemplateError, TypeError) as problem:
@@ -232,7 +232,7 @@ def written(messages: list[dict[str, Any]], tokenizer: Any, asking: bool = False
 
 
 def spans(messages: list[dict[str, Any]], given: int, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a conversation, and which characters of it the model is to write: [begin, end) of each answer.
+    """Return the text of a conversation, and which characters of it the model is to write: [begin, end) of each answer.
 
     An answer begins where the prompt for it ends, and ends where the conversation up to it does. Where a template
     rewrites what came before (Qwen3 takes the thoughts out of earlier answers) this holds for the last answer alone,
@@ -327,7 +327,7 @@ def resolve_labels(
     config: Any,
     fixed: bool,
 ) -> ChatSettings:
-    """What ends an answer; UserError where no answer is left to learn from, or to measure by."""
+    """Resolve what ends an answer; UserError where no answer is left to learn from, or to measure by."""
     parts = {**({} if train is None else {"training": train}), **validation}
     for name, part in parts.items():
         if len(part.unlearned) == len(part.keys):
@@ -341,7 +341,7 @@ def resolve_labels(
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
-    """The special tokens that the template writes behind an answer."""
+    """Find the special tokens that the template writes behind an answer."""
     asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     try:
         behind = written(asked, tokenizer).rpartition(PROBE)[2]
@@ -423,12 +423,12 @@ def prepare_model(model: Any, settings: ChatSettings) -> None:
 
 
 def record(settings: ChatSettings) -> dict[str, Any]:
-    """What the run's record says for later: nothing, the tokenizer and the generation settings have it."""
+    """Return what the run's record says for later: nothing, the tokenizer and the generation settings have it."""
     return {}
 
 
 def metric_names(settings: ChatSettings) -> tuple[str, ...]:
-    """The metrics that fit the data."""
+    """Name the metrics that fit the data."""
     return METRICS
 
 
@@ -461,7 +461,7 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[Any, A
 
 
 def shown(encoded: Encoded, example: int, tokenizer: Any) -> str:
-    """The text of an example as its tokens say it, what is learned in [[double brackets]]."""
+    """Return the text of an example as its tokens say it, what is learned in [[double brackets]]."""
     ids, labels = encoded.inputs["input_ids"][example], encoded.inputs["labels"][example]
     runs: list[tuple[bool, list[int]]] = []
     # Each token with the label that asks for it; the last token is a label alone.

@@ -42,7 +42,7 @@ def document_separator(tokenizer: Any) -> list[int]:
 
 
 def block_spec(data: DenoisingData, block_size: int) -> BlockSpec:
-    """What fits between a token that begins a text and one that ends it, of one document alone."""
+    """Return what fits between a token that begins a text and one that ends it, of one document alone."""
     return BlockSpec(block_size - 2, block_size - 2, within_documents=True)
 
 
@@ -92,7 +92,7 @@ def collator(
 
 
 def permute_sentences(rng: np.random.Generator, ids: np.ndarray, tokenizer: Any, known: Vocabulary) -> np.ndarray:
-    """The sentences of ids [T] in another order, as the tokenizer reads a text in which they stand so: [T'].
+    """Return the sentences of ids [T] in another order, as the tokenizer reads a text in which they stand so: [T'].
 
     The blanks around them keep their places. In byte-level tokens a blank belongs to the word behind it, and only the
     first word of a text has none: moved as it is, it would tell that its sentence was the first. An unknown token moves

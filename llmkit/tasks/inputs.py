@@ -14,7 +14,7 @@ LONGEST_INPUT = 512  # tokens of a row where the recipe does not say: what encod
 
 
 def choose_collator(task: RowTask, tokenizer: Any, config: Any) -> Callable[..., dict[str, torch.Tensor]]:
-    """The task's own, where its batches are more than one row of tokens an example, else the common one."""
+    """Choose the task's own, where its batches are more than one row of tokens an example, else the common one."""
     multiple = 8 if torch.cuda.is_available() else 1
     if task.collator is not None:
         return task.collator(tokenizer, config, multiple)

@@ -36,7 +36,7 @@ def document_separator(tokenizer: Any) -> list[int]:
 
 
 def block_spec(data: MaskedData, block_size: int) -> BlockSpec:
-    """What fits between `[CLS]` and `[SEP]`."""
+    """Return what fits between `[CLS]` and `[SEP]`."""
     return BlockSpec(block_size - 2, block_size - 2)
 
 

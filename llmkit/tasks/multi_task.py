@@ -55,11 +55,11 @@ class SharedEncoder(torch.nn.Module):
             model.__dict__[model.base_model_prefix] = self.encoder  # found as an attribute, and no module of its own
 
     def forward(self, task: str, **inputs: torch.Tensor) -> Any:
-        """The outputs of `task`'s model."""
+        """Return the outputs of `task`'s model."""
         return self.heads[task](**inputs)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As transformers counts them."""
+        """Count as transformers counts them."""
         return count_parameters(self, only_trainable, exclude_embeddings)
 
     def save_each(self, directory: Path, tokenizer: Any) -> None:
@@ -77,7 +77,7 @@ class SharedEncoder(torch.nn.Module):
 
 
 def create(table: Model, parts: Sequence[Part], seed: int) -> tuple[SharedEncoder, list[str]]:
-    """The shared encoder under the parts' heads, and notes on what is new in it."""
+    """Create the shared encoder under the parts' heads, and notes on what is new in it."""
     whole, notes = {}, []
     for part in parts:
         model, made = create_model(table, part.config, part.model_class, seed)
@@ -179,13 +179,13 @@ def collator(parts: Sequence[Part]) -> Callable[[list[dict[str, Any]]], dict[str
 
 
 def losses(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
-    """The loss of each label of a batch, as its task has it."""
+    """Compute the loss of each label of a batch, as its task has it."""
     losses_of = {part.name: part.losses for part in parts if part.losses is not None}
     return lambda outputs, batch, **options: losses_of[batch["task"]](outputs, batch, **options)
 
 
 def preprocess_logits_for_metrics(parts: Sequence[Part]) -> Callable[..., torch.Tensor]:
-    """What the metrics of a batch's task need of the outputs."""
+    """Return what the metrics of a batch's task need of the outputs."""
     functions = {part.name: part.preprocess_logits_for_metrics for part in parts}
 
     def preprocess(model: Any, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:

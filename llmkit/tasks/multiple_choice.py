@@ -61,7 +61,7 @@ class ChoiceSpec:
 
 
 def resolve_columns(data: ChoiceData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column is the `context`, the `question`, the `beginning` of every choice, and the `answer`.
+    """Choose which column is the `context`, the `question`, the `beginning` of every choice, and the `answer`.
 
     The choices are one column, `choices`, or many, `choice0` and so on. Raises UserError where that is not clear.
     """
@@ -122,7 +122,7 @@ def _ask(rows: Rows, key: str, what: str) -> NoReturn:
 
 
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
-    """What a tokenizer of one's own is trained on."""
+    """Yield what a tokenizer of one's own is trained on."""
     for role, name in columns.items():
         if role not in LABEL_ROLES:
             yield from _strings(_parsed(row.get(name)))
@@ -210,7 +210,7 @@ def _before(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> t
 
 
 def read_choices(row: Mapping[str, Any], columns: Mapping[str, str], place: str) -> tuple[list[str], list[str] | None]:
-    """The choices of a row, and what the data calls them ("A", "1"), if it does; ValueError where they are none.
+    """Read the choices of a row, and what the data calls them ("A", "1"), if it does; ValueError where they are none.
 
     They are a list of texts, a list of tables with `text` and `label`, a table of two such lists, or one column for
     each, of which the last may be empty.
@@ -297,7 +297,7 @@ def resolve_labels(
     config: Any,
     fixed: bool,
 ) -> ChoiceSpec:
-    """The labels of every part, the number of the right choice: all answers are read in one way.
+    """Resolve the labels of every part, the number of the right choice: all answers are read in one way.
 
     That way is the first of KINDS that all can be read in, else the one that most can. Raises UserError that names the
     rows with an answer that is missing or none of the choices.
@@ -324,7 +324,7 @@ def resolve_labels(
 
 
 def readings(choices: Sequence[str], names: Sequence[str] | None, answer: Any) -> dict[str, int]:
-    """The number of the choice that an answer means, by each of KINDS that it can be read as.
+    """Return the number of the choice that an answer means, by each of KINDS that it can be read as.
 
     Where the data has names for the choices, an answer is never the number or the letter of one: theirs may differ.
     """
@@ -366,7 +366,7 @@ def _mistake(answer: Any, choices: Sequence[str], found: Mapping[str, int], mean
 
 
 def examples(encoded: Encoded, label_spec: ChoiceSpec, evaluation: bool) -> Examples:
-    """The rows as the model's inputs and labels; as long as a row counts what it takes in a batch."""
+    """Return the rows as the model's inputs and labels; as long as a row counts what it takes in a batch."""
     found = Examples(encoded, replace(label_spec, choices=[choices for choices, _, _ in encoded.targets]))
     if len(found):
         sizes = encoded.inputs["choices"].values.reshape(len(encoded.row), -1)
@@ -418,17 +418,17 @@ def collator(
 
 
 def record(label_spec: ChoiceSpec) -> dict[str, Any]:
-    """What the run's record says for `predict`: nothing."""
+    """Return what the run's record says for `predict`: nothing."""
     return {}
 
 
 def metric_names(label_spec: ChoiceSpec) -> tuple[str, ...]:
-    """The metrics that fit the data."""
+    """Name the metrics that fit the data."""
     return METRICS
 
 
 def label_counts(part: Encoded, label_spec: ChoiceSpec) -> dict[str, Any]:
-    """How often the choice of each number is the right one."""
+    """Count how often the choice of each number is the right one."""
     assert part.labels is not None
     counts = np.bincount(part.labels, minlength=max(len(choices) for choices, _, _ in part.targets))
     return {f"choice {number}": int(count) for number, count in enumerate(counts)}
@@ -464,12 +464,12 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: ChoiceSpec
 ) -> torch.Tensor:
-    """What the metrics need of the outputs: the number of the likeliest choice, [B, 1]."""
+    """Return what the metrics need of the outputs: the number of the likeliest choice, [B, 1]."""
     return _chances(outputs, batch)[0].argmax(dim=1, keepdim=True).float()
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """The share of rows whose right choice was found, from what was kept of every row."""
+    """Compute the share of rows whose right choice was found, from what was kept of every row."""
     return {"accuracy": measures.accuracy(*predictions_and_references(kept, part))}
 
 

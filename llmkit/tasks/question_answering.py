@@ -61,7 +61,7 @@ class AnswerSettings:
 
 
 def resolve_columns(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column is the `question`, the `context` and the `answers`; UserError where one is missing."""
+    """Choose which column is the `question`, the `context` and the `answers`; UserError where one is missing."""
     found = {"question": data.question_column, "context": data.context_column}
     if labelled:
         named = [data.answers_column] if data.answers_column else [name for name in ANSWERS if name in rows.columns]
@@ -304,7 +304,7 @@ def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
 
 
 def examples(encoded: Encoded, settings: AnswerSettings, evaluation: bool) -> Examples:
-    """The windows as the model's inputs and labels.
+    """Return the windows as the model's inputs and labels.
 
     Nothing is learned from a row whose answer no window holds: that it has none would be a lie.
     """
@@ -319,17 +319,17 @@ def examples(encoded: Encoded, settings: AnswerSettings, evaluation: bool) -> Ex
 
 
 def record(settings: AnswerSettings) -> dict[str, Any]:
-    """What the run's record says for `predict`."""
+    """Return what the run's record says for `predict`."""
     return {"unanswerable": settings.unanswerable}
 
 
 def metric_names(settings: AnswerSettings) -> tuple[str, ...]:
-    """The metrics that fit the data."""
+    """Name the metrics that fit the data."""
     return METRICS if settings.unanswerable else METRICS[:2]
 
 
 def label_counts(part: Encoded, settings: AnswerSettings) -> dict[str, Any]:
-    """How many questions have an answer."""
+    """Count how many questions have an answer."""
     answered = sum(bool(answers) for _, _, answers in part.targets)
     return {"answerable": answered, "unanswerable": len(part.targets) - answered}
 
@@ -362,7 +362,7 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], settings: AnswerSettings
 ) -> torch.Tensor:
-    """What an answer can be made of, [B, 2 + 3 n]: the example, the score of no answer, and its n best spans.
+    """Return what an answer can be made of, [B, 2 + 3 n]: the example, the score of no answer, and its n best spans.
 
     n is `n_best_size`: the spans' scores, their first tokens, their last tokens; the best first, of two with one score
     the one that begins first, then the shorter. Where there are fewer, the tokens are -1. No span is overlooked: the
@@ -391,13 +391,13 @@ def preprocess_logits_for_metrics(
 def label_spec_from_config(
     config: Any, record: Mapping[str, Any], data: AnsweringData, tokenizer: Any
 ) -> AnswerSettings:
-    """How a finished model answers: as its run was set up; any other model may find no answer."""
+    """Return how a finished model answers: as its run was set up; any other model may find no answer."""
     settings = (data.n_best_size, data.max_answer_length, data.null_score_diff_threshold)
     return AnswerSettings(*settings, bool(record.get("unanswerable", data.unanswerable is not False)))
 
 
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], settings: AnswerSettings) -> torch.Tensor:
-    """What `postprocess` needs of the model: what the metrics need."""
+    """Compute what `postprocess` needs of the model: what the metrics need."""
     return preprocess_logits_for_metrics(model, model(**models_own(batch)), batch, settings)
 
 
@@ -477,7 +477,7 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
-    """The answer given to each question and those that count as right, by row."""
+    """Return the answer given to each question and those that count as right, by row."""
     reading: AnswerSettings = part.extra
     found = {row: best[0]["text"] for row, best in ranked(kept, part, reading)}
     return [found[row] for row in sorted(found)], [reading.references[row] for row in sorted(found)]

@@ -96,7 +96,7 @@ class Electra(torch.nn.Module):
         return Outputs(logits, filled, self.discriminator(filled, attention_mask=attention_mask).logits)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As transformers counts them, the shared ones once."""
+        """Count as transformers counts them, the shared ones once."""
         return count_parameters(self, only_trainable, exclude_embeddings)
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:

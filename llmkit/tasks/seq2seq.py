@@ -62,7 +62,7 @@ class GenerationSettings:
 
 
 def resolve_columns(data: PairData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column is the `source` and which the `target`; UserError where that is not clear.
+    """Choose which column is the `source` and which the `target`; UserError where that is not clear.
 
     The entry `en` of the column `translation` is called `translation.en`.
     """
@@ -258,7 +258,7 @@ def resolve_labels(
 
 
 def examples(encoded: Encoded, settings: GenerationSettings, evaluation: bool) -> Examples:
-    """The rows as the model's inputs and labels."""
+    """Return the rows as the model's inputs and labels."""
     if not evaluation:
         return Examples(encoded, settings)
     return Examples(encoded, replace(settings, references=[texts for texts, _ in encoded.targets]), by_length=True)
@@ -285,17 +285,17 @@ def room(generation: Any, settings: GenerationSettings) -> int:
 
 
 def record(settings: GenerationSettings) -> dict[str, Any]:
-    """What the run's record says for `predict`: nothing, the recipe and the generation settings have it."""
+    """Return what the run's record says for `predict`: nothing, the recipe and the generation settings have it."""
     return {}
 
 
 def metric_names(settings: GenerationSettings) -> tuple[str, ...]:
-    """The metrics that fit the data: all."""
+    """Name the metrics that fit the data: all."""
     return METRICS
 
 
 def label_counts(part: Encoded, settings: GenerationSettings) -> dict[str, Any]:
-    """The length of the targets in tokens, and how many were cut off."""
+    """Measure the length of the targets in tokens, and how many were cut off."""
     sizes = np.array([size for _, size in part.targets])
     cut = int((sizes > settings.max_target_length).sum())
     found = {"min": float(sizes.min()), "mean": float(sizes.mean()), "max": float(sizes.max())}
@@ -328,12 +328,12 @@ def preprocess_logits_for_metrics(
 def label_spec_from_config(
     config: Any, record: Mapping[str, Any], data: PairData, tokenizer: Any
 ) -> GenerationSettings:
-    """How a model writes: in the languages that the recipe names."""
+    """Return how a model writes: in the languages that the recipe names."""
     return GenerationSettings(tokenizer, data.max_target_length, set_languages(tokenizer, data))
 
 
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], settings: GenerationSettings) -> torch.Tensor:
-    """What `postprocess` needs of the model: what the metrics need."""
+    """Compute what `postprocess` needs of the model: what the metrics need."""
     return preprocess_logits_for_metrics(model, None, batch, settings)
 
 
@@ -344,7 +344,7 @@ def postprocess(kept: np.ndarray, part: Examples, settings: GenerationSettings) 
 
 
 def written_texts(kept: np.ndarray, settings: GenerationSettings) -> list[str]:
-    """The text of each row of what `preprocess_logits_for_metrics` kept, without special tokens."""
+    """Return the text of each row of what `preprocess_logits_for_metrics` kept, without special tokens."""
     tokens = kept[:, 1:].astype(int)
     return [settings.tokenizer.decode(ids[ids != NOTHING], skip_special_tokens=True).strip() for ids in tokens]
 
@@ -362,6 +362,6 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
-    """The text written for each row and those that count as right, in the order of `kept`."""
+    """Return the text written for each row and those that count as right, in the order of `kept`."""
     settings: GenerationSettings = part.extra
     return written_texts(kept, settings), [settings.references[part.row[i]] for i in kept[:, 0].astype(int)]

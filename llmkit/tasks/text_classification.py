@@ -128,7 +128,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
 
 
 def examples(encoded: Encoded, label_spec: LabelSpec, evaluation: bool) -> Examples:
-    """The rows as the model's inputs and labels; for training, with their altered copies behind them."""
+    """Return the rows as the model's inputs and labels; for training, with their altered copies behind them."""
     if evaluation or encoded.copies is None:
         return Examples(encoded, label_spec, by_length=evaluation)
     assert encoded.labels is not None
@@ -157,17 +157,17 @@ def prepare_model(model: Any, label_spec: LabelSpec) -> None:
 
 
 def record(label_spec: LabelSpec) -> dict[str, Any]:
-    """What the run's record says for `predict`: nothing, the model's config has it."""
+    """Return what the run's record says for `predict`: nothing, the model's config has it."""
     return {}
 
 
 def metric_names(label_spec: LabelSpec) -> tuple[str, ...]:
-    """The metrics that fit these labels."""
+    """Name the metrics that fit these labels."""
     return METRICS_OF[label_spec.problem_type]
 
 
 def label_counts(part: Encoded, label_spec: LabelSpec) -> dict[str, Any]:
-    """How often each class occurs; of a regression the range of its values."""
+    """Count how often each class occurs; of a regression the range of its values."""
     assert part.labels is not None
     if label_spec.problem_type == REGRESSION:
         return {"min": float(part.labels.min()), "mean": float(part.labels.mean()), "max": float(part.labels.max())}
@@ -202,7 +202,7 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec
 ) -> torch.Tensor:
-    """What the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
+    """Return what the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
     return decide(outputs.logits.float(), label_spec)
 
 
@@ -216,7 +216,7 @@ def decide(logits: torch.Tensor, label_spec: LabelSpec) -> torch.Tensor:
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """The figures of the task from what was kept of every example, in the order of `part`."""
+    """Compute the figures of the task from what was kept of every example, in the order of `part`."""
     found, references = predictions_and_references(kept, part)
     label_spec: LabelSpec = part.extra
     if label_spec.problem_type == REGRESSION:
@@ -257,13 +257,13 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
 def label_spec_from_config(
     config: Any, record: Mapping[str, Any], data: ClassificationData, tokenizer: Any
 ) -> LabelSpec:
-    """What the outputs of a finished model mean, from its config."""
+    """Return what the outputs of a finished model mean, from its config."""
     problem = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
     return LabelSpec(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
 
 
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec) -> torch.Tensor:
-    """What `postprocess` needs of the model, [B, 1 + C]: the example, and its logits."""
+    """Compute what `postprocess` needs of the model, [B, 1 + C]: the example, and its logits."""
     return torch.cat([batch["index"][:, None].double(), model(**models_own(batch)).logits.double()], dim=1)
 
 

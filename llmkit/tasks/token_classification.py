@@ -79,7 +79,7 @@ class TagSpec:
 
 
 def resolve_columns(data: TaggingData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column is the `tokens` and the `tags`; without labels, a column `text` will do for the tokens."""
+    """Choose which column is the `tokens` and the `tags`; without labels, a column `text` will do for the tokens."""
     found: dict[str, str] = {}
     roles = [("tokens", data.tokens_column, TOKENS), ("tags", data.tags_column, TAGS)]
     for role, named, usual in roles if labelled else roles[:1]:
@@ -272,7 +272,7 @@ def resolve_labels(
     config: Any,
     fixed: bool,
 ) -> TagSpec:
-    """What the tags mean, from the whole column; written into `config`. The targets become the tags' numbers.
+    """Resolve what the tags mean, from the whole column; written into `config`. The targets become the tags' numbers.
 
     The names are the recipe's, else the data set's own, else those of the training data, sorted behind O. A model that
     was a tagger of the same names keeps their order. `fixed`: the model is not trained, its outputs mean what its
@@ -370,7 +370,7 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The types of entities that the tags mark, sorted; none where no tag has a prefix.
+    """Return the types of entities that the tags mark, sorted; none where no tag has a prefix.
 
     Letters alone (B, M, E, S) mark entities of one kind, such as words, if there is no other tag.
     """
@@ -381,24 +381,24 @@ def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def examples(encoded: Encoded, label_spec: TagSpec, evaluation: bool) -> Examples:
-    """The windows as the model's inputs and labels."""
+    """Return the windows as the model's inputs and labels."""
     return Examples(encoded, replace(label_spec, rows=encoded.targets), by_length=evaluation)
 
 
 def record(label_spec: TagSpec) -> dict[str, Any]:
-    """What the run's record says for `predict`: nothing, the model's config has it."""
+    """Return what the run's record says for `predict`: nothing, the model's config has it."""
     return {}
 
 
 def metric_names(label_spec: TagSpec) -> tuple[str, ...]:
-    """The metrics that fit these tags; of entities also the F1 of each type."""
+    """Name the metrics that fit these tags; of entities also the F1 of each type."""
     if label_spec.kinds:
         return (*METRICS[:4], *(f"f1_{kind}" for kind in label_spec.kinds))
     return METRICS[3:]
 
 
 def label_counts(part: Encoded, label_spec: TagSpec) -> dict[str, Any]:
-    """In how many rows each type of entity occurs, or each tag where they mark no entities."""
+    """Count in how many rows each type of entity occurs, or each tag where they mark no entities."""
     marks = [measures.entities([name]) for name in label_spec.names] if label_spec.kinds else []
     kind_of = [mark[0][0] if mark else None for mark in marks] if label_spec.kinds else list(label_spec.names)
     counts = dict.fromkeys(label_spec.kinds or label_spec.names, 0)
@@ -430,7 +430,7 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: TagSpec
 ) -> torch.Tensor:
-    """The tag of every token, [B, T]: batches differ in T, and Trainer pads them on the right."""
+    """Return the tag of every token, [B, T]: batches differ in T, and Trainer pads them on the right."""
     return outputs.logits.argmax(dim=-1).float()
 
 
@@ -451,7 +451,7 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[list[str]], list[list[str]]]:
-    """The names of the tags given to each row's words, and of those that are right."""
+    """Return the names of the tags given to each row's words, and of those that are right."""
     names = [*part.extra.names, OUTSIDE]  # -1 is the last
     sides = (_tagged(kept, part), part.extra.rows)
     found, gold = ([[names[number] for number in tags.tolist()] for tags in side] for side in sides)
@@ -474,7 +474,7 @@ def _outside(label_spec: TagSpec) -> int:
 
 
 def label_spec_from_config(config: Any, record: Mapping[str, Any], data: TaggingData, tokenizer: Any) -> TagSpec:
-    """What the outputs of a finished model mean, from its config."""
+    """Return what the outputs of a finished model mean, from its config."""
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     return TagSpec(names, kinds_of(names))
 

@@ -150,7 +150,7 @@ def _several(recipe: Recipe, seed: int) -> Assembly:
 
 
 def choose_metrics(task: RowTask, label_spec: Any, table: Evaluation) -> Callable[[Any, Any], dict[str, float]]:
-    """What reports the loss and the metrics: those that the recipe names, or all that the task has.
+    """Choose what reports the loss and the metrics: those that the recipe names, or all that the task has.
 
     Raises UserError before training for a metric that does not fit the data or is not to be had.
     """

@@ -50,7 +50,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     collate = task.collator(data, tokenizer, config, data_seed)  # which refuses a tokenizer that does not fit
 
     def evaluated(row: pack.TokenStream, limit: int | None) -> Any:
-        """What is gone through in evaluation: of a finished model without a tail that is left out."""
+        """Return what is gone through in evaluation: of a finished model without a tail that is left out."""
         if fixed is not None and task.evaluation_windows is not None:
             return task.evaluation_windows(row, data, block_spec, limit, tokenizer)
         return pack.Blocks(row, block_spec, limit, evaluation=True)
@@ -109,7 +109,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
 
 
 def numbered(collate: Callable[[list[pack.Window]], dict[str, Any]]) -> Callable[[list[pack.Window]], dict[str, Any]]:
-    """The batch with the blocks' numbers, `index` [B]: a step that goes wrong is to be named by them."""
+    """Return the batch with the blocks' numbers, `index` [B]: a step that goes wrong is to be named by them."""
     return lambda windows: {**collate(windows), "index": torch.tensor([window.index for window in windows])}
 
 

@@ -38,7 +38,7 @@ class Assembly:
 
 
 def load_tokenizer(recipe: Recipe, documents: Documents, config: Any) -> tuple[Any, dict[int, list[int]], list[str]]:
-    """The tokenizer, for each token that is new in it what it was before, and notes."""
+    """Load the tokenizer, for each token that is new in it what it was before, and notes."""
     segments = getattr(config, "type_vocab_size", 0) > 1
     found = tokenizer.load(recipe.tokenizer, recipe.model, recipe.task, documents, positions(config), segments=segments)
     return added_tokens.extend(found, recipe.tokenizer, documents)

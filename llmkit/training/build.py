@@ -29,7 +29,7 @@ def build_trainer(
     limit: MaxTime | None = None,
     run: str = "",
 ) -> tuple[Trainer, StopOnSignal]:
-    """The Trainer with our few callbacks in place of upstream's printing ones."""
+    """Build the Trainer with our few callbacks in place of upstream's printing ones."""
     strategies = (
         ("random", "sequential") if assembly.length is not None else ("random", "sequential", "group_by_length")
     )
@@ -72,7 +72,7 @@ def build_trainer(
 def make_trainer(
     assembly: Assembly, model: Any, args: TrainingArguments, callbacks: list[Any], **options: Any
 ) -> Trainer:
-    """The Trainer over the assembly's data."""
+    """Make the Trainer over the assembly's data."""
     try:
         trainer = Trainer(
             model=model,

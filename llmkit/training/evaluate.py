@@ -19,7 +19,7 @@ NOT_EVALUATED = ("report_to", "fsdp", "fsdp_config", "deepspeed")
 
 
 def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
-    """The recipe that names the data: one that was given, else the model's own.
+    """Find the recipe that names the data: one that was given, else the model's own.
 
     With a `data.path` of its own all of that data is evaluated, not the part that the recipe would hold out.
     """

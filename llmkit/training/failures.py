@@ -21,7 +21,7 @@ LOST = re.compile(r"Connection (closed|reset) by peer|Timed out waiting|gloo/tra
 
 
 def known_failure(problem: Exception) -> RunError | None:
-    """In words, what a data worker or the memory died of; None of anything else, which is shown as it is."""
+    """Say in words what a data worker or the memory died of; None of anything else, which is shown as it is."""
     said = " ".join(str(problem).split())
     if isinstance(problem, KeyError) and "metric_for_best_model" in said:
         return RunError(said.strip("\"'"), "trainer.metric_for_best_model is to be one of them")
@@ -49,7 +49,7 @@ def known_failure(problem: Exception) -> RunError | None:
 
 
 def stopped(trainer: Trainer, stop: StopOnSignal, directory: Path, seconds: float) -> int:
-    """What is said and left when a signal ended the run; the exit code."""
+    """Say what is left of a run that a signal ended; return the exit code."""
     step, saved = trainer.state.global_step, trainer.saved_at
     if trainer.args.process_index == 0:
         with suppress(OSError):

@@ -10,7 +10,7 @@ from llmkit.recipe.tasks import TASKS
 
 
 def figures(metrics: dict[str, float]) -> list[str]:
-    """The metrics worth showing: the losses and what the task measures."""
+    """Return the metrics worth showing: the losses and what the task measures."""
     return [*(["train_loss"] if "train_loss" in metrics else []), *evaluation_metrics(metrics)]
 
 

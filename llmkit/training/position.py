@@ -42,7 +42,7 @@ class Position:
 
     @property
     def at_end(self) -> bool:
-        """Whether no example of the epoch is left."""
+        """Tell whether no example of the epoch is left."""
         return self.size is not None and self.samples >= self.size
 
     @property

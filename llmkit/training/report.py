@@ -21,7 +21,7 @@ from llmkit.training.progress import clock
 def introduce(
     recipe: Recipe, assembly: Assembly, facts: dict[str, Any], precision: str, args: TrainingArguments, directory: Path
 ) -> None:
-    """What is about to happen, with the arithmetic, before step 1."""
+    """Say what is about to happen, with the arithmetic, before step 1."""
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     say(f"run      {directory} ({recipe.task}, {facts['device']}, {processes})")
     for line in assembly.lines:
@@ -59,7 +59,7 @@ def introduce(
 
 
 def fast(switches: dict[str, Any]) -> list[str]:
-    """In words what is switched on to make a run fast."""
+    """Say in words what is switched on to make a run fast."""
     words = {
         "split_batches": "batches in pieces of like length",
         "skip_ignored": "logits of labels alone",
@@ -123,5 +123,5 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
 
 
 def inputs(task: str, facts: dict[str, Any]) -> dict[str, str]:
-    """The columns that the model reads, by role, under the names that its data had."""
+    """Return the columns that the model reads, by role, under the names that its data had."""
     return {role: name for role, name in facts["columns"].items() if role not in tasks.row_task(task).LABEL_ROLES}

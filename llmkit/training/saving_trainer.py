@@ -159,7 +159,7 @@ class SavingTrainer(UpstreamTrainer):
         )
 
     def stopping(self) -> bool:
-        """Whether the processes have agreed that a signal ends the run."""
+        """Tell whether the processes have agreed that a signal ends the run."""
         return False
 
     def extra_state(self) -> dict[str, Any]:

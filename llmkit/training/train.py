@@ -163,7 +163,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
 
 
 def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
-    """The newest whole checkpoint; raises UserError where there are some and none is whole."""
+    """Find the newest whole checkpoint; raises UserError where there are some and none is whole."""
     newest, damaged = checkpoint.newest(directory, run)
     for problem in damaged:
         say(f"warning  passed over: {problem}")
@@ -239,7 +239,7 @@ def preflight(trainer: Trainer) -> None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+    """Measure the most memory that this process has held, in bytes."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
