@@ -10,10 +10,8 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 MODULES = {}
 for file in (ROOT / "llmkit").rglob("*.py"):
     name = file.parent.name if file.stem == "__init__" else file.stem
-    nodes = ast.walk(ast.parse(file.read_text()))
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    defined = {node.name for node in nodes if isinstance(node, kinds)}
     tree = ast.parse(file.read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     defined |= {
         t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)
     }

@@ -39,8 +39,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     data = recipe.data
     assert isinstance(data, RowData)
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
-    data_tables = table.tables(data, seed, train=fixed is None)
-    first = data_tables.train if data_tables.train is not None else next(iter(data_tables.validation.values()))
+    splits = table.tables(data, seed, train=fixed is None)
+    first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
     columns = task.resolve_columns(data, first)
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
@@ -53,15 +53,15 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     def encode(rows: table.Rows) -> Encoded:
         return task.encode(rows, columns, tokenizer, data, length)
 
-    train = None if data_tables.train is None else encode(data_tables.train)
-    held_out = {name: encode(rows) for name, rows in data_tables.validation.items()}
+    train = None if splits.train is None else encode(splits.train)
+    held_out = {name: encode(rows) for name, rows in splits.validation.items()}
     label_spec = task.resolve_labels(data, columns, train, held_out, config, fixed is not None)
     report = choose_metrics(task, label_spec, recipe.evaluation)
     parts = {**({} if train is None else {"train": train}), **held_out}
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
-    about = {"fingerprint": first.fingerprint, "revision": data_tables.revision, **record}
+    about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
     return Assembly(
         config=config,
         tokenizer=tokenizer,
@@ -77,7 +77,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
         lines=summary.lines(record),
-        notes=[*recipe.notes, *data_tables.notes, *notes, *added],
+        notes=[*recipe.notes, *splits.notes, *notes, *added],
         subtokens=subtokens,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},

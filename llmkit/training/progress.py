@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.errors import say
+from llmkit.metrics import evaluation_metrics
 from llmkit.process import TERMINAL
 from llmkit.runs.directory import METRICS_FILE
 from llmkit.training.max_time import MaxTime
@@ -90,9 +91,7 @@ class Progress(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        quiet = ("_runtime", "_per_second", "_preparation_time")
-        shown = {k: v for k, v in (metrics or {}).items() if not k.endswith(quiet)}
-        shown.pop("epoch", None)
+        shown = evaluation_metrics(metrics or {})
         self._say(f"{self._step(state)}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         self._mark(state)
 
