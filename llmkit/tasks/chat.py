@@ -18,8 +18,9 @@ import torch
 from jinja2 import TemplateError
 
 from llmkit import metrics as measures
-from llmkit.data.rows import examples as rows_to_examples
-from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
+from llmkit.data.rows import batches
+from llmkit.data.rows.batches import Examples
+from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.models.config import positions
@@ -396,7 +397,7 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
     Packed examples go without `attention_mask`, whereupon transformers keeps apart what `position_ids` count from 0
     (masking_utils.py, find_packed_sequence_indices).
     """
-    pad = rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
+    pad = batches.collator(tokenizer, multiple, labelled_tokens=True)
 
     def collate(found: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad(found)

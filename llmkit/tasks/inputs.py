@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from llmkit.data.rows import examples as rows_to_examples
+from llmkit.data.rows import batches
 from llmkit.errors import UserError
 from llmkit.models.config import positions
 from llmkit.tasks.task import RowTask
@@ -18,7 +18,7 @@ def choose_collator(task: RowTask, tokenizer: Any, config: Any) -> Callable[...,
     multiple = 8 if torch.cuda.is_available() else 1
     if task.collator is not None:
         return task.collator(tokenizer, config, multiple)
-    return rows_to_examples.collator(tokenizer, multiple)
+    return batches.collator(tokenizer, multiple)
 
 
 def fit_for_batches(tokenizer: Any, config: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from llmkit.data.rows.examples import Examples, GroupedByLength
+from llmkit.data.rows.batches import Examples, GroupedByLength
 from llmkit.errors import UserError
 from llmkit.models.weights import count_parameters, create_model
 from llmkit.recipe.schema import Model

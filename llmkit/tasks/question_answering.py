@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
-from llmkit.data.rows.examples import Encoded, Examples, chunks, key_of, models_own, refuse
+from llmkit.data.rows.batches import Examples, models_own
+from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData

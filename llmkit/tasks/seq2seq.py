@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
-from llmkit.data.rows import examples as rows_to_examples
-from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, refuse
+from llmkit.data.rows import batches
+from llmkit.data.rows.batches import Examples
+from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.models.config import positions
@@ -207,7 +208,7 @@ def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[
     """Examples -> `input_ids` [B, S], `labels` [B, T] padded with -100, and the labels shifted to be the decoder's
     inputs: at each position the token before it, at the first the one that the architecture starts with.
     """
-    pad_inputs = rows_to_examples.collator(tokenizer, multiple)
+    pad_inputs = batches.collator(tokenizer, multiple)
     start = getattr(config, "decoder_start_token_id", None)
     start = tokenizer.pad_token_id if start is None else start
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llmkit.data.rows.examples import Encoded, Examples
+from llmkit.data.rows.batches import Examples
+from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.pack import BlockSpec, TokenStream, Window
 

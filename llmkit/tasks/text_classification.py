@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
 from llmkit.data.rows import augment
-from llmkit.data.rows.examples import Encoded, Examples, beginning, chunks, key_of, models_own
+from llmkit.data.rows.batches import Examples, models_own
+from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.table import Rows, need

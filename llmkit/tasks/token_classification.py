@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
-from llmkit.data.rows import examples as rows_to_examples
-from llmkit.data.rows.examples import Encoded, Examples, Ragged, chunks, key_of, models_own, refuse
+from llmkit.data.rows import batches
+from llmkit.data.rows.batches import Examples, models_own
+from llmkit.data.rows.examples import Encoded, Ragged, chunks, key_of, refuse
 from llmkit.data.rows.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
@@ -258,7 +259,7 @@ def windows(size: int, room: int, stride: int) -> Iterator[tuple[int, int, int, 
 
 def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
     """Examples -> a batch with a label for each token."""
-    return rows_to_examples.collator(tokenizer, multiple, labelled_tokens=True)
+    return batches.collator(tokenizer, multiple, labelled_tokens=True)
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------

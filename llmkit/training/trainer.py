@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch.utils.data import SequentialSampler
 
-from llmkit.data.rows.examples import Examples, GroupedByLength, models_own
+from llmkit.data.rows.batches import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import RunError, say
 from llmkit.models.loading import save_config

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.summary import look
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents

@@ -11,7 +11,8 @@ from conftest import corpus, losses
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from llmkit.data.rows.examples import Encoded, Examples
+from llmkit.data.rows.batches import Examples
+from llmkit.data.rows.examples import Encoded
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.tasks.multi_task import MixedBatches, Mixture

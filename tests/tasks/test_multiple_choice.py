@@ -24,7 +24,7 @@ from transformers import (
     XLNetForMultipleChoice,
 )
 
-from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokeniz
 
 from llmkit import metrics as measures
 from llmkit.data import files
-from llmkit.data.rows.examples import collator
+from llmkit.data.rows.batches import collator
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from llmkit import metrics as measures
-from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError

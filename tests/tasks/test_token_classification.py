@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from llmkit import metrics as measures
-from llmkit.data.rows.examples import models_own
+from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TaggingData

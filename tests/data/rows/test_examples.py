@@ -5,19 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from llmkit.data.rows.examples import (
-    CHUNK,
-    Encoded,
-    Examples,
-    GroupedByLength,
-    Ragged,
-    chunks,
-    collator,
-    key_of,
-    models_own,
-    places,
-    refuse,
-)
+from llmkit.data.rows.batches import Examples, GroupedByLength, collator, models_own
+from llmkit.data.rows.examples import CHUNK, Encoded, Ragged, chunks, key_of, places, refuse
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 
