@@ -14,11 +14,11 @@ ROWS = [{"n": str(n), "text": text} for n, text in enumerate(ODD)]
 
 
 def rows(file, encoding="utf-8", columns=None):
-    return [row for _, row in files.read_rows(file, encoding, columns)]
+    return [row for _, row in files.read_rows(file, files.ReadOptions(encoding), columns)]
 
 
 def places(file):
-    return [place for place, _ in files.read_rows(file, "utf-8")]
+    return [place for place, _ in files.read_rows(file)]
 
 
 def mistake(file):

@@ -53,7 +53,7 @@ def read_rows(texts: Sequence[str], source: Path | None) -> Iterator[tuple[str, 
             if line.strip():
                 yield f"`{source}`, line {number}", {"text": line.rstrip("\r\n")}
     else:
-        for location, row in files.read_rows(source, "utf-8"):
+        for location, row in files.read_rows(source):
             yield f"`{source}`, {location}", row
 
 

@@ -23,6 +23,24 @@ class Origin(Table):
     )
     split: str = Field(default="train", min_length=1, description="The split to train on, such as `train[:4000]`.")
     encoding: str = Field(default="utf-8", description="The encoding of text files.")
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "text"] | None = Field(
+        default=None, description="The format of files whose names do not end in a known suffix."
+    )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="What separates the fields of a table; by default found."
+    )
+    quoting: Literal["minimal", "none"] | None = Field(
+        default=None,
+        description="Whether quotes enclose fields, which may then span lines (`minimal`), or are characters like any "
+        "other (`none`); by default found, and a field of a TSV file spans no lines.",
+    )
+    header: bool | None = Field(
+        default=None,
+        description="Whether the first line of a table names its columns; without a header they are called 1, 2, ...",
+    )
+    column_names: tuple[str, ...] | None = Field(
+        default=None, description="The names of a table's columns, instead of its header or where it has none."
+    )
 
     @field_validator("encoding")
     @classmethod

@@ -224,7 +224,7 @@ def test_an_answer_that_cannot_be_used(value, start, message):
 
 def test_a_csv_with_text_and_start_in_columns(tmp_path, bert):
     (tmp_path / "rows.csv").write_text("question,context,answer,answer_start\nwho?,a b a b,b,6\nwho?,a b a b,,\n")
-    rows = [found for _, found in files.read_rows(tmp_path / "rows.csv", "utf-8")]
+    rows = [found for _, found in files.read_rows(tmp_path / "rows.csv")]
     assert [answers for _, _, answers in encoded(rows, bert).targets] == [[(6, "b")], []]
 
 

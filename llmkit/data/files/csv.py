@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.files.lines import UTF_16_HINT, read_lines, suffix
+from llmkit.data.files.options import Note, ReadOptions
 from llmkit.errors import UserError
 
 csv.field_size_limit(1 << 30)
@@ -16,9 +17,9 @@ csv.field_size_limit(1 << 30)
 SHOWN = 80  # characters of a row, in a message
 
 
-def read_csv(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows after the header, each field as it is written; the header decides the delimiter."""
-    numbered = read_lines(file, encoding)
+    numbered = read_lines(file, options.encoding)
     blank_lines, first = next(((number - 1, line) for number, line in numbered if line.strip()), (0, ""))
     if "\0" in first:
         raise UserError(f"`{file}`, line {blank_lines + 1}: NUL bytes among the names of the columns", UTF_16_HINT)

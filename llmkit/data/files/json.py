@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.files.lines import UTF_16_HINT, read_lines, read_text
+from llmkit.data.files.options import Note, ReadOptions
 from llmkit.errors import UserError
 
 
-def read_json_lines(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_lines(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the object on each line that is not blank."""
     first = ""
-    for number, line in read_lines(file, encoding):
+    for number, line in read_lines(file, options.encoding):
         if not line.strip():
             continue
         first = first or line.lstrip()[0]
@@ -55,30 +56,30 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def read_json(file: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a list, of an object whose `data` is one or holds SQuAD's articles, or of JSON lines."""
-    filled = (line.strip() for _, line in read_lines(file, encoding) if line.strip())
+    filled = (line.strip() for _, line in read_lines(file, options.encoding) if line.strip())
     first, second = next(filled, ""), next(filled, "")
     filled.close()
     if not first:
         return
     if second and first.startswith("{") and _is_json(first):
-        yield from read_json_lines(file, encoding)
+        yield from read_json_lines(file, options, note)
         return
     try:
-        content = _from_json(read_text(file, encoding))
+        content = _from_json(read_text(file, options.encoding))
     except _UnfitError as problem:
         raise UserError(f"`{file}`: {problem}", "mend it, or write one object a line") from problem
     except ValueError as problem:
         # JSON lines with a broken first line. Where one object fills many lines, another can open on the second line
         # only after a bracket.
         if first.startswith("{") and second.startswith("{") and not first.endswith("["):
-            yield from read_json_lines(file, encoding)
+            yield from read_json_lines(file, options, note)
             return
         raise UserError(f"`{file}`: not JSON ({problem})", "mend it there, or write one object a line") from problem
     items = content.get("data") if isinstance(content, dict) else content
     if isinstance(content, dict) and not isinstance(items, list) and not second:
-        yield from read_json_lines(file, encoding)  # there is one line
+        yield from read_json_lines(file, options, note)  # there is one line
         return
     rows = items if isinstance(items, list) else []
     odd = [number for number, item in enumerate(rows, 1) if not isinstance(item, dict)]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.files.options import Note, ReadOptions
 from llmkit.errors import UserError
 
 
@@ -18,9 +19,9 @@ def parquet_columns(file: Path) -> list[str]:
 
 
 def read_parquet(
-    file: Path, encoding: str, columns: Sequence[str] | None = None
+    file: Path, options: ReadOptions, note: Note, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows, with `columns` alone where they are given; `encoding` is ignored."""
+    """Yield the rows, with `columns` alone where they are given; no option concerns them."""
     import pyarrow.parquet
 
     with _reading_parquet(file), pyarrow.parquet.ParquetFile(file) as table:

@@ -8,11 +8,13 @@ from llmkit.data.files.conll import read_conll
 from llmkit.data.files.csv import read_csv
 from llmkit.data.files.json import read_json, read_json_lines
 from llmkit.data.files.lines import TEXT_SUFFIXES, suffix
+from llmkit.data.files.options import Note, ReadOptions, unheard
 from llmkit.data.files.parquet import read_parquet
 from llmkit.errors import UserError
 
-Reader = Callable[[Path, str], Iterator[tuple[str, dict[str, Any]]]]
-# Add a format here. A reader takes a file and its encoding, and yields its rows, each with its place in the file.
+Reader = Callable[[Path, ReadOptions, Note], Iterator[tuple[str, dict[str, Any]]]]
+# Add a format here. A reader takes a file, how to read it and whom to tell remarks, and yields its rows, each with its
+# place in the file.
 READERS: dict[str, Reader] = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
@@ -26,17 +28,23 @@ ROW_SUFFIXES = tuple(READERS)
 SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
 
 
-def read_rows(file: Path, encoding: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    file: Path,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+    columns: Sequence[str] | None = None,
+    note: Note = unheard,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read the rows of a file, each with its place in it: "line 3", "row 7", "item 2".
 
-    The suffix decides the format. From a Parquet file only `columns` are read, where they are given. Raises UserError
-    for a format that has no rows, or that llmkit does not read.
+    The suffix decides the format. From a Parquet file only `columns` are read, where they are given. `note` is told
+    what a user should know of how the file was read. Raises UserError for a format that has no rows, or that llmkit
+    does not read.
     """
     kind = suffix(file)
     if kind == ".parquet":
-        return read_parquet(file, encoding, columns)
+        return read_parquet(file, options, note, columns)
     if kind in READERS:
-        return READERS[kind](file, encoding)
+        return READERS[kind](file, options, note)
     if kind in TEXT_SUFFIXES:
         raise UserError(
             f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"

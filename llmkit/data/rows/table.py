@@ -176,9 +176,10 @@ def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
 def _from_files(data: RowData, split: str) -> Rows:
     paths = files.of_split(data, split, files.ROW_SUFFIXES)
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
+    options = files.ReadOptions.of(data)
     columns: tuple[str, ...] | None = None
     for file in paths:
-        _, row = next(files.read_rows(file, data.encoding), ("", None))
+        _, row = next(files.read_rows(file, options), ("", None))
         if row is None:
             continue
         if columns is None:
@@ -194,7 +195,7 @@ def _from_files(data: RowData, split: str) -> Rows:
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
         for file in paths:
-            for place, row in files.read_rows(file, data.encoding):
+            for place, row in files.read_rows(file, options):
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()

@@ -162,7 +162,7 @@ def _texts(file: Path, data: TextData) -> Iterator[str]:
     if files.suffix(file) == ".parquet":
         columns = [_text_column(files.parquet_columns(file), data.text_column, f"`{file}`")]
     column = None
-    for place, row in files.read_rows(file, data.encoding, columns):
+    for place, row in files.read_rows(file, files.ReadOptions.of(data), columns):
         if column is None:
             column = _text_column(list(row), data.text_column, f"`{file}`")
         yield files.text_of(row, column, f"`{file}`, {place}", "data.text_column")

@@ -19,7 +19,7 @@ Peter NNP B-NP B-PER
 
 def read(tmp_path, text, name="a.conll"):
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    return list(files.read_rows(tmp_path / name, "utf-8"))
+    return list(files.read_rows(tmp_path / name))
 
 
 def test_sentences_with_all_their_columns_and_the_line_of_their_first_word(tmp_path):
@@ -45,7 +45,7 @@ def test_the_suffixes(tmp_path, name):
 
 def test_gzip_windows_line_ends_a_byte_order_mark_and_no_last_line_break(tmp_path):
     (tmp_path / "a.bio.gz").write_bytes(gzip.compress("\ufeffa O\r\n\r\n \t\r\nb  B-X\r\n".encode()))
-    rows = list(files.read_rows(tmp_path / "a.bio.gz", "utf-8"))
+    rows = list(files.read_rows(tmp_path / "a.bio.gz"))
     assert rows == [("line 1", {"tokens": ["a"], "tags": ["O"]}), ("line 4", {"tokens": ["b"], "tags": ["B-X"]})]
 
 

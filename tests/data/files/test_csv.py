@@ -39,7 +39,7 @@ def test_a_column_without_a_name(tmp_path):
 
 def test_the_index_that_pandas_writes_is_no_column(tmp_path):
     file = write(tmp_path / "a.csv", ",text,label\n0,one,x\n1,two,y\n")
-    assert [row for _, row in files.read_rows(file, "utf-8")] == [
+    assert [row for _, row in files.read_rows(file)] == [
         {"text": "one", "label": "x"},
         {"text": "two", "label": "y"},
     ]

@@ -78,7 +78,7 @@ def test_squad(tmp_path, indent, suffix):
     file = tmp_path / f"dev-v2.0{suffix}"
     file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     context = "In France, in the 10th century."
-    assert list(files.read_rows(file, "utf-8")) == [
+    assert list(files.read_rows(file)) == [
         (
             "question 56ddde6b",
             {

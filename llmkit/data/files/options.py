@@ -1,0 +1,34 @@
+"""What a recipe says of how its files are to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmkit.recipe.data_tables import Origin
+
+Note = Callable[[str], None]
+"""Takes a remark on a file, such as a rule that was taken or lines that were left out, for the user to read."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read, where it is not left to them: the keys of [data] with these names."""
+
+    encoding: str = "utf-8"
+    format: str | None = None
+    delimiter: str | None = None
+    quoting: str | None = None
+    header: bool | None = None
+    column_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, data: Origin) -> ReadOptions:
+        """Take the options from a [data] table or from one of its sources."""
+        return cls(data.encoding, data.format, data.delimiter, data.quoting, data.header, data.column_names)
+
+
+def unheard(remark: str) -> None:
+    """Take a remark that nobody reads."""
