@@ -61,6 +61,13 @@ class Data(Origin):
         lt=1,
         description="The share of the data to hold out for evaluation if it has no validation split.",
     )
+    max_skipped_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The share of the rows of a file or split that may be left out because they cannot be used; by "
+        "default 0.05. Three rows always may.",
+    )
     max_train_samples: int | None = Field(
         default=None, ge=1, description="Use at most this many training blocks or rows."
     )
@@ -220,6 +227,11 @@ class RowData(Data):
         default=None,
         description="The split to evaluate on, or several; training monitors the first. By default `validation` if "
         "the data has one.",
+    )
+    hold_out: Literal["stratified", "hash"] = Field(
+        default="stratified",
+        description="How `validation_fraction`, `max_train_samples` and `max_eval_samples` choose rows: each class in "
+        "its share, or (`hash`, as in runs of earlier versions) each row by itself, and the first rows.",
     )
     max_length: int | None = Field(
         default=None,

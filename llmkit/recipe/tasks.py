@@ -43,6 +43,7 @@ class TaskRecord:
     Attributes:
         data: the class of its [data].
         reads: running text, which is pretraining, or rows, which is fine-tuning.
+        rows: the module of `llmkit/data/rows` that reads its rows, where it reads rows.
         auto_class: transformers' class of the model that is trained. Two tasks of one class have one kind of model:
             each is evaluated on the data of the other.
         peft_type: peft's task type of its adapters; None where peft has none that fits.
@@ -61,6 +62,7 @@ class TaskRecord:
     data: type[Data]
     reads: Literal["text", "rows"]
     auto_class: str
+    rows: str = ""
     peft_type: str | None = None
     head_suffixes: tuple[str, ...] = ()
     pipeline: str | None = None
@@ -113,6 +115,7 @@ TASKS: dict[str, TaskRecord] = {
     "text-classification": TaskRecord(
         data=ClassificationData,
         reads="rows",
+        rows="classification",
         auto_class="AutoModelForSequenceClassification",
         peft_type="SEQ_CLS",
         head_suffixes=("ForSequenceClassification",),
@@ -123,6 +126,7 @@ TASKS: dict[str, TaskRecord] = {
     "question-answering": TaskRecord(
         data=AnsweringData,
         reads="rows",
+        rows="answering",
         auto_class="AutoModelForQuestionAnswering",
         peft_type="QUESTION_ANS",
         head_suffixes=("ForQuestionAnswering",),
@@ -133,6 +137,7 @@ TASKS: dict[str, TaskRecord] = {
     "token-classification": TaskRecord(
         data=TaggingData,
         reads="rows",
+        rows="tagging",
         auto_class="AutoModelForTokenClassification",
         peft_type="TOKEN_CLS",
         head_suffixes=("ForTokenClassification",),
@@ -143,6 +148,7 @@ TASKS: dict[str, TaskRecord] = {
     "multiple-choice": TaskRecord(
         data=ChoiceData,
         reads="rows",
+        rows="choices",
         auto_class="AutoModelForMultipleChoice",
         peft_type="SEQ_CLS",  # peft has no type for it; this one hands inputs of any shape on to the model
         head_suffixes=("ForMultipleChoice",),
@@ -152,6 +158,7 @@ TASKS: dict[str, TaskRecord] = {
     "seq2seq": TaskRecord(
         data=PairData,
         reads="rows",
+        rows="pairs",
         auto_class="AutoModelForSeq2SeqLM",
         peft_type="SEQ_2_SEQ_LM",
         head_suffixes=("ForConditionalGeneration", "MTModel"),  # MarianMTModel
@@ -163,6 +170,7 @@ TASKS: dict[str, TaskRecord] = {
     "chat": TaskRecord(
         data=ChatData,
         reads="rows",
+        rows="conversations",
         auto_class="AutoModelForCausalLM",
         peft_type="CAUSAL_LM",
         pipeline="text-generation",

@@ -5,11 +5,9 @@ answer, from the end of its generation prompt to the end of the turn, carries la
 writes when it is asked, the one that ends its turn included.
 """
 
-import json
-import re
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,9 @@ from jinja2 import TemplateError
 from llmkit import metrics as measures
 from llmkit.data.rows import batches
 from llmkit.data.rows.batches import Examples
+from llmkit.data.rows.conversations import conversation
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
-from llmkit.data.rows.table import Rows, need
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import ChatData
@@ -36,18 +35,8 @@ if TYPE_CHECKING:
 # What this task does without (`tasks/task.py`).
 losses = preprocess_logits_for_metrics = label_spec_from_config = forward_for_predict = postprocess = None
 
-LABEL_ROLES = ("completion",)  # the roles of columns that only training and evaluation read
 METRICS = ("perplexity",)
 LONGEST_INPUT = 1024
-MESSAGES, PROMPTS, COMPLETIONS = (
-    ("messages", "conversations"),
-    ("prompt", "instruction"),
-    ("completion", "response", "output"),
-)
-ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT = {"human": "user", "gpt": "assistant"}
-# Each role by its first letter: the user and the assistant take turns, who may use tools before it answers.
-IN_TURNS = re.compile("s?(ua(t+a)*)+")
 PROBE = "qVzW"  # stands for a text where only the template around it matters
 
 # What a tokenizer without a chat template gets: no new tokens, and its end-of-text token at the end of every answer.
@@ -80,128 +69,14 @@ class ChatSettings:
 # ---- rows -> conversations -----------------------------------------------------------------------------------------
 
 
-def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Choose which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
-    columns = rows.columns
-    wanted = {
-        "messages": data.messages_column,
-        "prompt": data.prompt_column,
-        "input": data.input_column,
-        "completion": data.completion_column,
-    }
-    needed = {"prompt", "completion"} if labelled else {"prompt"}
-    found = {role: name for role, name in wanted.items() if name is not None and (labelled or role != "completion")}
-    for role, name in found.items():
-        need(rows, name, role)
-    if "messages" in found and len(found) > 1:
-        raise UserError(
-            "data.messages_column holds whole conversations", "leave out the columns of prompts and answers"
-        )
-    conversations = [name for name in MESSAGES if name in columns]
-    if not found and conversations:
-        found["messages"] = conversations[0]
-    if "messages" in found:
-        return found
-    for role, names in (("prompt", PROMPTS), ("completion", COMPLETIONS)):
-        if role not in needed:
-            continue
-        known = [name for name in names if name in columns and name not in found.values()]
-        if role not in found and known:
-            found[role] = known[0]
-    if found.get("prompt") == "instruction" and "input" in columns:
-        found.setdefault("input", "input")
-    if not needed <= found.keys():
-        raise UserError(
-            f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
-            f"set data.messages_column, or data.prompt_column and data.completion_column, to: {', '.join(columns)}",
-        )
-    return found
 
 
-def conversation(
-    row: Mapping[str, Any], columns: Mapping[str, str], system_prompt: str | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """Read the messages of a row, and how many of them are the prompt, whose answers are not learned.
-
-    ValueError for what is no conversation: it is empty, a message is, or the roles are not in turn.
-    """
-    missing = [name for name in columns.values() if name not in row]
-    if missing:
-        raise ValueError(f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
-    if "messages" in columns:
-        value = row[columns["messages"]]
-        try:
-            found = _messages(json.loads(value) if isinstance(value, str) else value)
-        except json.JSONDecodeError:
-            raise ValueError(f"`{columns['messages']}` holds text that is not JSON") from None
-        given = 0
-    else:
-        prompt, about = row[columns["prompt"]], row.get(columns.get("input", ""))
-        if isinstance(about, str) and about.strip():
-            if not isinstance(prompt, str):
-                raise ValueError(f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added")
-            prompt = f"{prompt}\n\n{about}"
-        found = _messages(prompt, "user")
-        given = len(found)
-        found += _messages(row[columns["completion"]], "assistant")
-        if len(found) == given:
-            raise ValueError("the answer is empty")
-    if not found:
-        raise ValueError("the conversation is empty")
-    for number, message in enumerate(found, 1):
-        _check(message, f"message {number}")
-    roles = [message["role"] for message in found]
-    if not IN_TURNS.fullmatch("".join(role[0] for role in roles)):
-        shown = ", ".join(roles[:6]) + (f" and {len(roles) - 6} more" if len(roles) > 6 else "")
-        raise ValueError(f"the roles are not in turn: {shown}")
-    if system_prompt is not None and roles[0] != "system":
-        found.insert(0, {"role": "system", "content": system_prompt})
-        given += given > 0
-    return found, given
 
 
-def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
-    """A list of messages, or the one that a text in a column of this role is; ShareGPT's names become the usual ones.
-
-    Whatever else a message has (`tool_calls`, `name`) is the template's to use.
-    """
-    if role and not isinstance(value, list):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        raise ValueError("a conversation is a list of messages, each with `role` and `content`")
-    found = []
-    for each in value:
-        if "from" in each:
-            who = each["from"]
-            found.append({"role": SHAREGPT.get(str(who), who), "content": each.get("value")})
-        else:
-            found.append({key: part for key, part in each.items() if part is not None})
-    return found
 
 
-def _check(message: Mapping[str, Any], place: str) -> None:
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise ValueError(f"{place} has the role {role!r}; there are {', '.join(ROLES)}")
-    if content is None and message.get("tool_calls"):
-        return
-    if content is not None and not isinstance(content, str):
-        raise ValueError(f"{place}, the {role}'s, holds {type(content).__name__}, not text")
-    if not (content or "").strip() and not message.get("tool_calls"):
-        raise ValueError(f"{place}, the {role}'s, is empty")
-    try:
-        (content or "").encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{place}, the {role}'s, holds half a character (a lone surrogate)") from None
 
 
-def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield what a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
-    try:
-        found, _ = conversation(row, columns)
-    except ValueError:
-        return
-    yield from (message.get("content") or "" for message in found)
 
 
 # ---- conversations -> tokens ---------------------------------------------------------------------------------------

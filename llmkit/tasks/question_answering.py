@@ -5,10 +5,8 @@ an answer and that its last ends one; the best span of all windows is the answer
 higher (Rajpurkar et al. 2018, arXiv:1806.03822; the null score of Devlin et al. 2018, arXiv:1810.04805, section 4.3).
 """
 
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,10 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
+from llmkit.data.rows.answering import read_answers
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
-from llmkit.data.rows.table import Rows, need
+from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData
 
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
     task: RowTask = question_answering
 
 # What this task does without (`tasks/task.py`).
-collator = texts = LONGEST_INPUT = prepare_model = None
+collator = LONGEST_INPUT = prepare_model = None
 
-LABEL_ROLES = ("answers",)  # the roles of columns that only training and evaluation read
 METRICS = ("exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
-ANSWERS = ("answers", "answer")
 STRIDE = 128  # as in Devlin et al. 2018; less where inputs are short
 IMPOSSIBLE = -1e9  # the score of a token that is not in the context
 NOWHERE, NO_ANSWER = -1, -2  # for `offset_start`: a token outside the context, and the one that stands for no answer
@@ -61,15 +58,6 @@ class AnswerSettings:
 # ---- rows -> features ----------------------------------------------------------------------------------------------
 
 
-def resolve_columns(data: AnsweringData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Choose which column is the `question`, the `context` and the `answers`; UserError where one is missing."""
-    found = {"question": data.question_column, "context": data.context_column}
-    if labelled:
-        named = [data.answers_column] if data.answers_column else [name for name in ANSWERS if name in rows.columns]
-        found["answers"] = named[0] if named else ANSWERS[0]
-    for role, name in found.items():
-        need(rows, name, role)
-    return found
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: AnsweringData, length: int) -> Encoded:
@@ -198,49 +186,8 @@ def _null_position(ids: list[int], of: list[int | None], tokenizer: Any) -> int:
     return 0
 
 
-def read_answers(value: Any, context: str, start: Any = None) -> list[tuple[int, str]]:
-    """(start, text) of each answer: the Hub's table of lists, SQuAD's list of tables, or the text alone.
-
-    A text alone begins at `start`, or where it first occurs. ValueError for an answer that does not stand in the
-    context, or not where it says.
-    """
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):  # a CSV's cell, or an answer such as "[sic]"
-        with suppress(ValueError):
-            parsed = json.loads(value)
-            if isinstance(parsed, dict) or all(isinstance(each, str | dict) for each in parsed):
-                value = parsed
-    if value is None or value == "":
-        return []
-    if isinstance(value, Mapping):
-        texts, starts = value.get("text"), value.get("answer_start")
-        if isinstance(texts, str):
-            texts, starts = [texts], [starts]
-        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            raise ValueError("answers are a table of `text` and `answer_start`, two lists of one length")
-        pairs = list(zip(starts, texts, strict=True))
-    elif isinstance(value, list):
-        pairs = [(a.get("answer_start"), a.get("text")) if isinstance(a, Mapping) else (None, a) for a in value]
-    else:
-        pairs = [(start, value)]
-    return [_located(start, text, context) for start, text in pairs]
 
 
-def _located(start: Any, text: Any, context: str) -> tuple[int, str]:
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"the answer {text!r} is no text")
-    shown = text if len(text) <= 40 else text[:37] + "..."
-    at = context.find(text)
-    if at < 0:
-        raise ValueError(f'the answer "{shown}" is not in its context')
-    if start is None or start == "":
-        return at, text
-    try:
-        said = int(float(start))  # a CSV has "515", and pandas writes 515.0 where another row has none
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f'the answer "{shown}" has the answer_start {start!r}, which is no number') from None
-    if said < 0 or not context.startswith(text, said):
-        raise ValueError(f'the answer "{shown}" does not stand at character {said} of its context, but at {at}')
-    return said, text
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------

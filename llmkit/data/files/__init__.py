@@ -5,7 +5,7 @@ name the file and line of a byte that is not UTF-8, and miss a change that is ma
 """
 
 from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text, suffix
-from llmkit.data.files.options import Note, ReadOptions, unheard
+from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
 from llmkit.data.files.parquet import parquet_columns
 from llmkit.data.files.paths import content_hash, digest, expand, is_local, nearest, nul_bytes, of_split
 from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, read_rows, text_of
@@ -14,6 +14,7 @@ __all__ = [
     "ROW_SUFFIXES",
     "SUFFIXES",
     "TEXT_SUFFIXES",
+    "BadRow",
     "Note",
     "ReadOptions",
     "content_hash",

@@ -32,3 +32,16 @@ class ReadOptions:
 
 def unheard(remark: str) -> None:
     """Take a remark that nobody reads."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Stands in place of a row that cannot be read: what is wrong with it, what to do, and in short, its kind.
+
+    The kind is the same for all rows with this fault, such as "too few or too many fields".
+    """
+
+    message: str
+    hint: str = ""
+    kind: str = "cannot be read"
+    details: tuple[str, ...] = ()

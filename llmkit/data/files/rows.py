@@ -8,11 +8,11 @@ from llmkit.data.files.conll import read_conll
 from llmkit.data.files.csv import read_csv
 from llmkit.data.files.json import read_json, read_json_lines
 from llmkit.data.files.lines import TEXT_SUFFIXES, suffix
-from llmkit.data.files.options import Note, ReadOptions, unheard
+from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
 from llmkit.data.files.parquet import read_parquet
 from llmkit.errors import UserError
 
-Reader = Callable[[Path, ReadOptions, Note], Iterator[tuple[str, dict[str, Any]]]]
+Reader = Callable[[Path, ReadOptions, Note], Iterator[tuple[str, dict[str, Any] | BadRow]]]
 # Add a format here. A reader takes a file, how to read it and whom to tell remarks, and yields its rows, each with its
 # place in the file.
 READERS: dict[str, Reader] = {
@@ -33,13 +33,23 @@ def read_rows(
     options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
     columns: Sequence[str] | None = None,
     note: Note = unheard,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    strict: bool = True,
+) -> Iterator[tuple[str, Any]]:
     """Read the rows of a file, each with its place in it: "line 3", "row 7", "item 2".
 
     The suffix decides the format. From a Parquet file only `columns` are read, where they are given. `note` is told
-    what a user should know of how the file was read. Raises UserError for a format that has no rows, or that llmkit
-    does not read.
+    what a user should know of how the file was read. Without `strict` a row that cannot be read is a BadRow. Raises
+    UserError for it, and for a format that has no rows or that llmkit does not read.
     """
+    for place, row in _reader(file, options, columns, note):
+        if strict and isinstance(row, BadRow):
+            raise UserError(f"`{file}`, {place}: {row.message}", row.hint, row.details)
+        yield place, row
+
+
+def _reader(
+    file: Path, options: ReadOptions, columns: Sequence[str] | None, note: Note
+) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
     kind = suffix(file)
     if kind == ".parquet":
         return read_parquet(file, options, note, columns)

@@ -1,0 +1,92 @@
+"""The contract of a row reader: which columns a task reads, and what can be wrong with a row of it.
+
+A reader is a module, one for each kind of rows. It needs neither torch nor a tokenizer: `llmkit data` and a dry run
+read with it what training reads.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+from llmkit.data.rows.cells import ABSENT, value_at
+from llmkit.data.rows.table import Rows
+from llmkit.recipe.tasks import TASKS
+
+
+class Unusable(ValueError):
+    """Raised for a row that cannot be learned from: `kind` is the same for all rows with this fault ("empty answer").
+
+    The message says what is wrong with this row, and `hint` what to do about rows of this kind.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.hint = kind, hint
+
+
+class Examined(NamedTuple):
+    """What a row holds to be learned, before labels are resolved, and what had to be mended to read it, if anything.
+
+    `mended` is the same for all rows mended in this way ("an answer was found elsewhere in its context").
+    """
+
+    target: Any = None
+    mended: str | None = None
+
+
+class RowReader(Protocol):
+    """How the rows of a task are read. `data` is the task's [data] table."""
+
+    LABEL_ROLES: tuple[str, ...]
+    """The roles of columns that training and evaluation read and prediction does not."""
+
+    def resolve_columns(self, data: Any, rows: Rows, labelled: bool = True, /) -> dict[str, str]:
+        """Choose the column of each role, by the recipe, by usual names or by what the columns hold.
+
+        Without `labelled`, of the inputs alone. Raises UserError where it is not clear which column is meant.
+        """
+
+    def examine(self, row: Mapping[str, Any], columns: Mapping[str, str], data: Any, evaluation: bool, /) -> Examined:
+        """Read a row; raise Unusable where it cannot be learned from.
+
+        For `evaluation` only where there is nothing to compare an answer with. Without the columns of labels, as in
+        prediction, only where its inputs cannot be read.
+        """
+
+    def strata(
+        self, targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: Any, /
+    ) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+        """Return the class of each row, by which rows are drawn, and the rows that the whole column shows to be unusable.
+
+        `targets` are those of the rows that `examine` accepted, by their order; so are the numbers of the unusable.
+        """
+
+    @property
+    def texts(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], Iterator[str]] | None:
+        """(row, columns) -> the texts that a tokenizer of the run's own is trained on; None: those of its inputs."""
+
+
+def reader_of(task: str) -> RowReader:
+    """Return the reader of a task's rows."""
+    return cast(RowReader, import_module(f"llmkit.data.rows.{TASKS[task].rows}"))
+
+
+def text_in(row: Mapping[str, Any], column: str) -> str:
+    """Return the text in a column of a row, "" for None; raise Unusable where it holds no text."""
+    value = value_at(row, column)
+    if value is ABSENT:
+        raise Unusable(f"no `{column}`", f"no `{column}`; the row has {', '.join(row) or 'nothing'}")
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Unusable(f"no text in `{column}`", f"column `{column}` holds {type(value).__name__}, not text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as problem:  # JSON can write it, and nothing can tokenize it
+            raise Unusable(
+                "half a character",
+                f"`{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
+                "characters beyond U+FFFF are two \\u escapes in JSON",
+            ) from problem
+    return value

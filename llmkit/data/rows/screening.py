@@ -1,0 +1,176 @@
+"""Look at every row before training: which can be learned, which are left out and why, and of what class each is."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from llmkit.data.files import BadRow, digest
+from llmkit.data.rows.cells import ABSENT, value_at
+from llmkit.data.rows.reader import RowReader, Unusable
+from llmkit.data.rows.table import Rows
+from llmkit.errors import UserError
+from llmkit.recipe.data_tables import RowData
+
+MAX_SKIPPED_FRACTION = 0.05  # where the recipe says nothing
+ALWAYS_ALLOWED = 3  # rows that may be left out whatever their share
+SHOWN = 5  # faults that one message names
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The rows that can be used, and what was found while looking at all of them.
+
+    Attributes:
+        rows: those that can be used.
+        strata: the class of each, as a number: int32 [N].
+        keys: a hash of the inputs of each: uint64 [N].
+        skipped: of each kind of fault, how many rows were left out for it.
+        mended: of each kind of mend, how many rows needed it.
+        notes: the same in words, with the place of the first row of each kind.
+    """
+
+    rows: Rows
+    strata: np.ndarray
+    keys: np.ndarray
+    skipped: Mapping[str, int]
+    mended: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+class _Tally:
+    """Counts by kind, with the place of the first and the faults of the first few."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.first: dict[str, str] = {}
+        self.details: list[str] = []
+        self.hint = ""
+
+    def add(self, kind: str, place: str, message: str = "", hint: str = "") -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.first.setdefault(kind, place)
+        self.hint = self.hint or hint
+        if message and len(self.details) < SHOWN:
+            self.details.append(f"{place}: {message}")
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+def screen(
+    rows: Rows, columns: Mapping[str, str], reader: RowReader, data: RowData, *, evaluation: bool = False
+) -> Screened:
+    """Examine every row of a file or split as it was read; leave out those that cannot be used.
+
+    Raises UserError where more rows than `data.max_skipped_fraction` allows cannot be used, or none can.
+    """
+    keep, keys, targets, number_of = bytearray(), array("Q"), [], array("q")
+    faults, mends = _Tally(), _Tally()
+    inputs = [name for role, name in columns.items() if role not in reader.LABEL_ROLES]
+    viewed = view(rows, columns)
+    for number, (place, row) in enumerate(viewed.read()):
+        keep.append(0)
+        if isinstance(row, BadRow):
+            faults.add(row.kind, place, row.message, row.hint)
+            continue
+        try:
+            examined = reader.examine(row, columns, data, evaluation)
+        except Unusable as fault:
+            faults.add(fault.kind, place, str(fault), fault.hint)
+            continue
+        if examined.mended is not None:
+            mends.add(examined.mended, place)
+        keep[-1] = 1
+        keys.append(_key(row, inputs))
+        targets.append(examined.target)
+        number_of.append(number)
+    strata, unusable = reader.strata(targets, viewed, columns, data)
+    if unusable:
+        places = _places(viewed, {number_of[index] for index in unusable})
+        for index, fault in unusable.items():
+            keep[number_of[index]] = 0
+            faults.add(fault.kind, places[number_of[index]], str(fault), fault.hint)
+    _check_share(rows, faults, len(keep), data)
+    used = np.array([index not in unusable for index in range(len(targets))], bool) if unusable else slice(None)
+    kept = part(viewed, keep) if faults.total else viewed
+    notes = [
+        f"{count:,} row{'s' * (count > 1)} left out: {kind}, such as {faults.first[kind]}"
+        for kind, count in faults.counts.items()
+    ]
+    notes += [
+        f"{count:,} row{'s' * (count > 1)} mended: {kind}, such as {mends.first[kind]}"
+        for kind, count in mends.counts.items()
+    ]
+    return Screened(
+        kept,
+        _numbered(strata)[used],
+        np.frombuffer(keys, np.uint64)[used] if keys else np.empty(0, np.uint64),
+        faults.counts,
+        mends.counts,
+        tuple(notes),
+    )
+
+
+def view(rows: Rows, columns: Mapping[str, str]) -> Rows:
+    """Let each row have the columns that are read under the names in `columns`, wherever they stand in it."""
+    names = list(columns.values())
+
+    def read() -> Iterator[tuple[str, Any]]:
+        for place, row in rows.read():
+            if isinstance(row, BadRow) or all(name in row for name in names):
+                yield place, row
+                continue
+            found = {name: value_at(row, name) for name in names}
+            yield place, {**row, **{name: value for name, value in found.items() if value is not ABSENT}}
+
+    return replace(rows, read=read)
+
+
+def part(rows: Rows, keep: bytes | bytearray | np.ndarray) -> Rows:
+    """Choose the rows whose entry in `keep` is not 0; it holds a byte for each row."""
+    chosen = bytes(keep) if isinstance(keep, bytes | bytearray) else np.asarray(keep, np.uint8).tobytes()
+    return replace(
+        rows,
+        read=lambda: compress(rows.read(), chosen),
+        fingerprint=digest(rows.fingerprint, "rows", xxhash.xxh3_128_hexdigest(chosen)),
+    )
+
+
+def _key(row: Mapping[str, Any], inputs: list[str]) -> int:
+    values = (row.get(name) for name in inputs)
+    texts = (value if isinstance(value, str) else json.dumps(value, default=str) for value in values)
+    return xxhash.xxh3_64_intdigest("\0".join(texts).encode(errors="surrogatepass"))
+
+
+def _numbered(strata: Any) -> np.ndarray:
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(stratum, len(numbers)) for stratum in strata), np.int32)
+
+
+def _places(rows: Rows, wanted: set[int]) -> dict[int, str]:
+    return {number: place for number, (place, _) in enumerate(rows.read()) if number in wanted}
+
+
+def _check_share(rows: Rows, faults: _Tally, total: int, data: RowData) -> None:
+    share = MAX_SKIPPED_FRACTION if data.max_skipped_fraction is None else data.max_skipped_fraction
+    count = faults.total
+    if not count or (count <= max(ALWAYS_ALLOWED, share * total) and count < total):
+        return
+    kinds = [kind if len(faults.counts) == 1 else f"{kind} ({n:,})" for kind, n in faults.counts.items()]
+    details = [*faults.details, *([f"and {count - SHOWN:,} more"] if count > SHOWN else [])]
+    hint = faults.hint
+    if count < total:
+        needed = min(1.0, np.ceil(100 * count / total) / 100)
+        hint += f"{'; ' * bool(hint)}to leave them out: data.max_skipped_fraction = {needed:g}"
+    raise UserError(
+        f"{rows.source}: {count:,} of {total:,} rows cannot be used: {', '.join(kinds)}", hint, tuple(details)
+    )
