@@ -60,7 +60,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
 
 def _conversation(recipe: Recipe, config: Any) -> str:
     """Show the first row of the data as the model reads it."""
-    from llmkit.data.rows.table import tables
+    from llmkit.data.rows.splits import tables
     from llmkit.data.text.documents import Documents
     from llmkit.models.tokenizer import load as load_tokenizer
     from llmkit.tasks import chat
@@ -68,11 +68,11 @@ def _conversation(recipe: Recipe, config: Any) -> str:
 
     data = recipe.data
     assert isinstance(data, ChatData)
-    rows = tables(data, recipe.trainer.get("seed", 42)).train
+    rows = tables(data, recipe.trainer.get("seed", 42), chat.reader).train
     assert rows is not None
     first = next(rows.read())
     first_row = replace(rows, read=lambda: iter([first]))
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.model, recipe.task, Documents(lambda: iter(()), "", ""), None)
     length = choose_length(data.max_length, config, chat.LONGEST_INPUT)
-    columns = chat.resolve_columns(data, first_row)
+    columns = chat.reader.resolve_columns(data, first_row)
     return chat.shown(chat.encode(first_row, columns, tokenizer, data, length), 0, tokenizer)

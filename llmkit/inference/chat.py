@@ -317,7 +317,7 @@ def read_messages(location: str, row: batch.Row) -> tuple[str, list[Message]]:
     Raises UserError, beginning with `location`, for messages that are malformed or do not end with the user's.
     """
     from llmkit.data.files import text_of
-    from llmkit.tasks.chat import ROLES
+    from llmkit.data.rows.conversations import ROLES
 
     column = next((name for name in COLUMNS if name in row), None)
     if column is None:

@@ -118,7 +118,7 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
     from llmkit import tasks
 
     module = tasks.row_task(task)
-    inputs = {role: column for role, column in trained.items() if role not in module.LABEL_ROLES}
+    inputs = {role: column for role, column in trained.items() if role not in module.reader.LABEL_ROLES}
     if not inputs and task == "question-answering":
         inputs = {"question": "question", "context": "context"}
     if inputs and set(inputs.values()) <= set(rows.columns):
@@ -138,6 +138,6 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
         missing = ", ".join(f"`{column}`" for column in inputs.values() if column not in rows.columns)
         raise UserError(f"{rows.source} has no column {missing}", f"it has {', '.join(rows.columns)}")
     try:
-        return dict(module.resolve_columns(data, rows, False))
+        return dict(module.reader.resolve_columns(data, rows, False))
     except UserError as mistake:
         raise UserError(mistake.message, "call it `text`; of a pair, `text` and `text_pair`") from mistake

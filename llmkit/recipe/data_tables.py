@@ -61,6 +61,9 @@ class Data(Origin):
         lt=1,
         description="The share of the data to hold out for evaluation if it has no validation split.",
     )
+    seed: int | None = Field(
+        default=None, ge=0, description="The seed of what is held out and drawn; by default `trainer.seed`."
+    )
     max_skipped_fraction: float | None = Field(
         default=None,
         ge=0,

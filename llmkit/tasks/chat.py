@@ -16,10 +16,11 @@ import torch
 from jinja2 import TemplateError
 
 from llmkit import metrics as measures
-from llmkit.data.rows import batches
+from llmkit.data.rows import batches, conversations
 from llmkit.data.rows.batches import Examples
 from llmkit.data.rows.conversations import conversation
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.models.config import positions
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from llmkit.tasks.task import RowTask
 
     task: RowTask = chat
+
+reader: RowReader = conversations  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 losses = preprocess_logits_for_metrics = label_spec_from_config = forward_for_predict = postprocess = None
@@ -67,16 +70,6 @@ class ChatSettings:
 
 
 # ---- rows -> conversations -----------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
 
 
 # ---- conversations -> tokens ---------------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from llmkit import metrics as measures
+from llmkit.data.rows import choices
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.choices import LETTERS, SHOWN, read_beginnings, read_choices
 from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from llmkit.tasks.task import RowTask
 
     task: RowTask = multiple_choice
+
+reader: RowReader = choices  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 LONGEST_INPUT = prepare_model = None
@@ -47,20 +51,6 @@ class ChoiceSpec:
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChoiceData, length: int) -> Encoded:
@@ -111,10 +101,6 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChoiceD
     for each in sizes:
         done.add("choices", each + [NONE] * (widest - len(each)))
     return done.finish()
-
-
-
-
 
 
 def _add_choices(

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
+from llmkit.data.rows import answering
 from llmkit.data.rows.answering import read_answers
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import AnsweringData
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from llmkit.tasks.task import RowTask
 
     task: RowTask = question_answering
+
+reader: RowReader = answering  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 collator = LONGEST_INPUT = prepare_model = None
@@ -56,8 +60,6 @@ class AnswerSettings:
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
-
-
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: AnsweringData, length: int) -> Encoded:
@@ -184,10 +186,6 @@ def _null_position(ids: list[int], of: list[int | None], tokenizer: Any) -> int:
                 if token == special and of[position] is None:
                     return position
     return 0
-
-
-
-
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------

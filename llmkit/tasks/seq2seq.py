@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from llmkit import metrics as measures
-from llmkit.data.rows import batches
+from llmkit.data.rows import batches, pairs
 from llmkit.data.rows.batches import Examples
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
 from llmkit.data.rows.pairs import texts_in
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.models.config import positions
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from llmkit.tasks.task import RowTask
 
     task: RowTask = seq2seq
+
+reader: RowReader = pairs  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 LONGEST_INPUT = losses = None
@@ -50,8 +53,6 @@ class GenerationSettings:
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
-
-
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairData, length: int) -> Encoded:
@@ -95,8 +96,6 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairDat
     return done.finish()
 
 
-
-
 def _tokenized(tokenizer: Any, side: str, texts: list[str], length: int) -> tuple[list[list[int]], list[int]]:
     """The tokens of each text, `length` at most, and how many there were; `side` is the name that the tokenizer takes
     the texts by: some read and write in different vocabularies.
@@ -135,8 +134,6 @@ def set_languages(tokenizer: Any, data: PairData) -> dict[str, int]:
     if frame[-1] != tokenizer.eos_token_id:  # the first mBART: the decoder starts with the language
         return {"decoder_start_token_id": frame[-1]}
     return {} if frame[0] == tokenizer.eos_token_id else {"forced_bos_token_id": frame[0]}
-
-
 
 
 def collator(tokenizer: Any, config: Any, multiple: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from llmkit.data.rows.batches import Examples
 from llmkit.data.rows.examples import Encoded
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.pack import BlockSpec, TokenStream, Window
 
@@ -33,16 +34,11 @@ class RowTask(Protocol):
     METRICS: tuple[str, ...]
     """The names of all metrics that the task can report."""
 
-    LABEL_ROLES: tuple[str, ...]
-    """The roles of columns that training and evaluation read and prediction does not."""
+    @property
+    def reader(self) -> RowReader:
+        """How its rows are read: a module of `llmkit/data/rows`, the one that `recipe/tasks.py` names."""
 
     # ---- rows to examples ----
-
-    def resolve_columns(self, data: Any, rows: Rows, labelled: bool = True, /) -> dict[str, str]:
-        """Choose the column of each role, by the recipe or by usual names; without `labelled`, of the inputs alone.
-
-        Raises UserError where it is not clear which column is meant.
-        """
 
     def encode(self, rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Any, length: int, /) -> Encoded:
         """Tokenize every row into inputs of at most `length` tokens; keep each label in `targets` as it was read.
@@ -83,10 +79,6 @@ class RowTask(Protocol):
 
         None where an example is one row of tokens with one label, for which `data.rows.examples.collator` does.
         """
-
-    @property
-    def texts(self) -> Callable[[Mapping[str, Any], Mapping[str, str]], Iterator[str]] | None:
-        """(row, columns) -> the texts that a tokenizer of the run's own is trained on; None: those of its inputs."""
 
     @property
     def LONGEST_INPUT(self) -> int | None:

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from llmkit import metrics as measures
 from llmkit.data.files import text_of
-from llmkit.data.rows import augment
+from llmkit.data.rows import augment, classification
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from llmkit.tasks.task import RowTask
 
     task: RowTask = text_classification
+
+reader: RowReader = classification  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 collator = LONGEST_INPUT = None
@@ -37,8 +40,6 @@ METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in 
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
-
-
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ClassificationData, length: int) -> Encoded:

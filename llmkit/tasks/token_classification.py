@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from llmkit import metrics as measures
-from llmkit.data.rows import batches
+from llmkit.data.rows import batches, tagging
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, Ragged, chunks, key_of, refuse
 from llmkit.data.rows.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
+from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tagging import Sentence, read_words
 from llmkit.errors import UserError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     task: RowTask = token_classification
 
+reader: RowReader = tagging  # how its rows are read
+
 # What this task does without (`tasks/task.py`).
 LONGEST_INPUT = prepare_model = None
 
@@ -40,8 +43,6 @@ OUTSIDE = "O"
 # The input that numbers the word of its row whose tag a token predicts (-1: none), under a name that batches know.
 WORD = "offset_start"
 SHOWN_NAMES = 10  # of the tags, in a message
-
-
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,6 @@ class TagSpec:
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
-
-
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: TaggingData, length: int) -> Encoded:
@@ -113,14 +112,6 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
         "tokens and tags are two lists of one length; in a CSV, JSON or words set apart by blanks",
     )
     return done.finish()
-
-
-
-
-
-
-
-
 
 
 def _template(tokenizer: Any) -> tuple[dict[str, tuple[list[int], int, list[int]]], int]:

@@ -9,6 +9,7 @@ from llmkit import tasks
 from llmkit.data import files
 from llmkit.data.rows import summary, table
 from llmkit.data.rows.examples import Encoded
+from llmkit.data.rows.splits import tables
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.models.config import fit_to_tokenizer, load_config
@@ -39,9 +40,9 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     data = recipe.data
     assert isinstance(data, RowData)
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
-    splits = table.tables(data, seed, train=fixed is None)
+    splits = tables(data, seed, task.reader, train=fixed is None)
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
-    columns = task.resolve_columns(data, first)
+    columns = splits.columns
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
     documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
     tokenizer, subtokens, added = load_tokenizer(recipe, documents, config)
@@ -62,6 +63,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
+    about |= splits.record
     return Assembly(
         config=config,
         tokenizer=tokenizer,
@@ -91,11 +93,11 @@ def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[...,
 
 def _texts(task: RowTask, rows: table.Rows, columns: Mapping[str, str]) -> Any:
     """What a tokenizer of one's own is trained on: the texts of the rows, without their labels."""
-    texts_of = task.texts
+    texts_of = task.reader.texts
     if texts_of is not None:
         texts = (text for _, row in rows.read() for text in texts_of(row, columns))
     else:
-        read_by_model = [name for role, name in columns.items() if role not in task.LABEL_ROLES]
+        read_by_model = [name for role, name in columns.items() if role not in task.reader.LABEL_ROLES]
         texts = (str(row.get(name) or "") for _, row in rows.read() for name in read_by_model)
     # Half a character (JSON can write it) is refused by `encode`, with its place.
     return (text.encode(errors="ignore").decode() for text in texts)

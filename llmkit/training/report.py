@@ -124,4 +124,6 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
 
 def inputs(task: str, facts: dict[str, Any]) -> dict[str, str]:
     """Return the columns that the model reads, by role, under the names that its data had."""
-    return {role: name for role, name in facts["columns"].items() if role not in tasks.row_task(task).LABEL_ROLES}
+    return {
+        role: name for role, name in facts["columns"].items() if role not in tasks.row_task(task).reader.LABEL_ROLES
+    }

@@ -20,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from llmkit.data.rows import conversations as reader
 from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.summary import look
 from llmkit.data.rows.table import Rows
@@ -123,7 +124,7 @@ def settle(done, **keys):
 )
 def test_columns_are_found_by_name(columns, keys, expected):
     rows = table(dict.fromkeys(columns.split(), "a"))
-    assert chat.resolve_columns(ChatData(path="x", **keys), rows) == expected
+    assert reader.resolve_columns(ChatData(path="x", **keys), rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_columns_are_found_by_name(columns, keys, expected):
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        chat.resolve_columns(ChatData(path="x", **keys), table(dict.fromkeys(columns.split(), "a")))
+        reader.resolve_columns(ChatData(path="x", **keys), table(dict.fromkeys(columns.split(), "a")))
     assert said in str(caught.value)
 
 
@@ -161,14 +162,14 @@ ALPACA = {"prompt": "p", "input": "i", "completion": "c"}
     ],
 )
 def test_every_form_of_a_row_is_a_conversation(row, columns, expected, given):
-    assert chat.conversation(row, columns) == (expected, given)
+    assert reader.conversation(row, columns) == (expected, given)
 
 
 def test_the_system_prompt_stands_where_there_is_none():
     columns = {"messages": "m"}
-    assert chat.conversation({"m": [USER, SAYS]}, columns, "be brief")[0] == [BRIEF, USER, SAYS]
-    assert chat.conversation({"m": [BRIEF, USER, SAYS]}, columns, "be long")[0] == [BRIEF, USER, SAYS]
-    assert chat.conversation({"p": "a", "c": "b"}, PAIR, "be brief")[1] == 2
+    assert reader.conversation({"m": [USER, SAYS]}, columns, "be brief")[0] == [BRIEF, USER, SAYS]
+    assert reader.conversation({"m": [BRIEF, USER, SAYS]}, columns, "be long")[0] == [BRIEF, USER, SAYS]
+    assert reader.conversation({"p": "a", "c": "b"}, PAIR, "be brief")[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -220,8 +221,12 @@ def test_an_empty_answer_is_refused(row, said, words):
 
 
 def test_a_tokenizer_of_ones_own_learns_from_every_message():
-    assert list(chat.texts({"m": [BRIEF, USER, SAYS]}, {"messages": "m"})) == ["be brief", "who saw it?", "the fox"]
-    assert list(chat.texts({"m": "broken"}, {"messages": "m"})) == []
+    assert list(reader.texts({"m": [BRIEF, USER, SAYS]}, {"messages": "m"})) == [
+        "be brief",
+        "who saw it?",
+        "the fox",
+    ]
+    assert list(reader.texts({"m": "broken"}, {"messages": "m"})) == []
 
 
 # --- conversations -> tokens ------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from transformers import (
     XLNetForMultipleChoice,
 )
 
+from llmkit.data.rows import choices as reader
 from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -53,7 +54,7 @@ def table(rows):
 
 def encoded(rows, tokenizer=None, length=64, data=DATA, labelled=True):
     rows = table(rows)
-    return task.encode(rows, task.resolve_columns(data, rows, labelled), tokenizer or words(), data, length)
+    return task.encode(rows, reader.resolve_columns(data, rows, labelled), tokenizer or words(), data, length)
 
 
 def pairs(rows, **options):
@@ -139,10 +140,10 @@ def test_explicit_columns_win():
         path="x", context_column="story", question_column="ask", choices_column=["x", "y"], answer_column="n"
     )
     assert pairs([row], data=data) == [[("c d", "g"), ("c d", "h")]]
-    assert task.resolve_columns(data, table([row]))["answer"] == "n"
+    assert reader.resolve_columns(data, table([row]))["answer"] == "n"
     data = ChoiceData(path="x", context_column="story", choices_column="choices", answer_column="n")
     assert pairs([row], data=data) == [[("c b", "e"), ("c b", "f")]]
-    assert "answer" not in task.resolve_columns(data, table([row]), labelled=False)
+    assert "answer" not in reader.resolve_columns(data, table([row]), labelled=False)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_explicit_columns_win():
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        task.resolve_columns(ChoiceData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
+        reader.resolve_columns(ChoiceData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
     assert said in str(caught.value)
     assert "`x.csv`" in str(caught.value)
 
@@ -178,10 +179,10 @@ def test_the_last_columns_may_be_empty():
 
 
 def test_a_tokenizer_of_ones_own_is_trained_on_all_that_is_read():
-    columns = task.resolve_columns(DATA, table([C3]))
-    assert list(task.texts(C3, columns)) == ["a", "b", "c ?", "d", "e", "f"]
+    columns = reader.resolve_columns(DATA, table([C3]))
+    assert list(reader.texts(C3, columns)) == ["a", "b", "c ?", "d", "e", "f"]
     assert list(
-        task.texts({**ARC, "choices": json.dumps(ARC["choices"])}, task.resolve_columns(DATA, table([ARC])))
+        reader.texts({**ARC, "choices": json.dumps(ARC["choices"])}, reader.resolve_columns(DATA, table([ARC])))
     ) == [*("a b ?", "d", "e", "f")]
 
 

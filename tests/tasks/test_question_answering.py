@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokeniz
 
 from llmkit import metrics as measures
 from llmkit.data import files
+from llmkit.data.rows import answering as reader
 from llmkit.data.rows.batches import collator
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -118,7 +119,7 @@ def settings(**keys):
 def encoded(rows, words, length=40, data=None):
     data = data or settings()
     found = table(rows)
-    return qa.encode(found, qa.resolve_columns(data, found), words, data, length)
+    return qa.encode(found, reader.resolve_columns(data, found), words, data, length)
 
 
 def prepared(rows, words, length=40, training=False, **keys):
@@ -187,17 +188,17 @@ CONTEXT = "to be or not to be [sic] 1912"
     ],
 )
 def test_answers_are_read_in_every_form(value, found):
-    assert qa.read_answers(value, CONTEXT) == found
+    assert reader.read_answers(value, CONTEXT) == found
 
 
 @pytest.mark.parametrize("start", [16, "16", 16.0, "16.0"])
 def test_an_answer_of_text_alone_begins_where_the_row_says(start):
-    assert qa.read_answers("be", CONTEXT, start) == [(16, "be")]
-    assert qa.read_answers("be", CONTEXT, "") == [(3, "be")]
+    assert reader.read_answers("be", CONTEXT, start) == [(16, "be")]
+    assert reader.read_answers("be", CONTEXT, "") == [(3, "be")]
 
 
 def test_a_number_in_brackets_can_be_an_answer():
-    assert qa.read_answers("[7]", "as in [7]") == [(6, "[7]")]
+    assert reader.read_answers("[7]", "as in [7]") == [(6, "[7]")]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_a_number_in_brackets_can_be_an_answer():
 )
 def test_an_answer_that_cannot_be_used(value, start, message):
     with pytest.raises(ValueError) as caught:
-        qa.read_answers(value, CONTEXT, start)
+        reader.read_answers(value, CONTEXT, start)
     assert message in str(caught.value)
 
 
@@ -230,16 +231,23 @@ def test_a_csv_with_text_and_start_in_columns(tmp_path, bert):
 
 def test_columns_are_found_named_and_missed():
     found = table([{"question": "", "context": "", "answer": "", "other": ""}])
-    assert qa.resolve_columns(settings(), found) == {"question": "question", "context": "context", "answers": "answer"}
-    assert qa.resolve_columns(settings(), found, labelled=False) == {"question": "question", "context": "context"}
-    named = qa.resolve_columns(settings(context_column="other", answers_column="answer"), found)
+    assert reader.resolve_columns(settings(), found) == {
+        "question": "question",
+        "context": "context",
+        "answers": "answer",
+    }
+    assert reader.resolve_columns(settings(), found, labelled=False) == {
+        "question": "question",
+        "context": "context",
+    }
+    named = reader.resolve_columns(settings(context_column="other", answers_column="answer"), found)
     assert named == {"question": "question", "context": "other", "answers": "answer"}
     for keys, message in (
         ({"answers_column": "gold"}, "`made up` has no column `gold`"),
         ({"question_column": "query"}, "`made up` has no column `query`"),
     ):
         with pytest.raises(UserError) as caught:
-            qa.resolve_columns(settings(**keys), found)
+            reader.resolve_columns(settings(**keys), found)
         assert message in caught.value.message
         assert f"data.{next(iter(keys))} to one of: question, context, answer, other" in caught.value.hint
 

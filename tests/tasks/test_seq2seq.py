@@ -139,7 +139,7 @@ def examples_of(words, rows=None, evaluation=True, **keys):
     rows = rows or [{"source": a, "target": b} for a, b in pairs(12)]
     settings = data(**keys)
     found = table(rows)
-    columns = seq2seq.resolve_columns(settings, found)
+    columns = seq2seq.reader.resolve_columns(settings, found)
     part = seq2seq.encode(found, columns, words, settings, 16)
     known = seq2seq.resolve_labels(settings, columns, part, {}, SimpleNamespace(), False)
     return seq2seq.examples(part, known, evaluation), known
@@ -165,9 +165,9 @@ def examples_of(words, rows=None, evaluation=True, **keys):
     ],
 )
 def test_columns_are_found(columns, keys, expected):
-    found = seq2seq.resolve_columns(data(**keys), table([], columns))
+    found = seq2seq.reader.resolve_columns(data(**keys), table([], columns))
     assert (found["source"], found["target"]) == expected
-    assert seq2seq.resolve_columns(data(**keys), table([], columns), labelled=False) == {"source": expected[0]}
+    assert seq2seq.reader.resolve_columns(data(**keys), table([], columns), labelled=False) == {"source": expected[0]}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_columns_are_found(columns, keys, expected):
 )
 def test_columns_that_are_not_clear_are_asked_for(rows, keys, said):
     with pytest.raises(UserError, match=said.replace("?", r"\?")) as raised:
-        seq2seq.resolve_columns(data(**keys), table(rows))
+        seq2seq.reader.resolve_columns(data(**keys), table(rows))
     assert "set data." in raised.value.hint or "name two" in raised.value.hint
     if "translation" in rows[0]:
         assert "en, de" in raised.value.hint
@@ -227,7 +227,7 @@ def test_rows_become_tokens_cut_where_there_is_no_room_and_ended(words):
         "cut": 1,
     }
     assert part.targets[1][0] == ["rot " * 30]  # what is measured against is never cut
-    assert sorted(seq2seq.texts(rows[0], columns)) == ["red cat", "rot katze"]
+    assert sorted(seq2seq.reader.texts(rows[0], columns)) == ["red cat", "rot katze"]
 
 
 def test_lists_and_tables_of_languages_are_read(words):
@@ -237,14 +237,14 @@ def test_lists_and_tables_of_languages_are_read(words):
     assert words.decode(part.inputs["input_ids"][0]) == words.decode(words("red cat. blue dog.")["input_ids"])
     assert words.decode(part.inputs["labels"][0], skip_special_tokens=True) == "rot katze"
     assert part.targets[0][0] == ["rot katze", "katze rot"]
-    assert sorted(seq2seq.texts(listed[0], columns)) == sorted([*listed[0]["source"], *listed[0]["target"]])
+    assert sorted(seq2seq.reader.texts(listed[0], columns)) == sorted([*listed[0]["source"], *listed[0]["target"]])
     nested = [{"translation": {"de": "rot", "en": "red", "fr": "rouge"}}]
     settings = data(source_lang="en", target_lang="de")
-    columns = seq2seq.resolve_columns(settings, table(nested))
+    columns = seq2seq.reader.resolve_columns(settings, table(nested))
     part = seq2seq.encode(table(nested), columns, words, settings, 16)
     assert words.decode(part.inputs["input_ids"][0], skip_special_tokens=True) == "red"
     assert words.decode(part.inputs["labels"][0], skip_special_tokens=True) == "rot"
-    assert list(seq2seq.texts(nested[0], columns)) == ["red", "rot"]
+    assert list(seq2seq.reader.texts(nested[0], columns)) == ["red", "rot"]
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None, [], [""]])

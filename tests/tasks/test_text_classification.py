@@ -82,7 +82,7 @@ def test_every_task_of_glue_is_understood_as_the_hub_has_it(name):
     row = {**dict.fromkeys(texts, "a"), "label": 0 if names else 2.5, "idx": 7}
     rows = table([row], {"label": names} if names else {})
     expected = dict(zip(("text", "text_pair"), texts, strict=False))
-    assert task.resolve_columns(ClassificationData(path="x"), rows) == {**expected, "label": "label"}
+    assert task.reader.resolve_columns(ClassificationData(path="x"), rows) == {**expected, "label": "label"}
     if names:
         known, numbers, config = settle(list(range(len(names))), hub=names)
         assert (known.problem_type, known.names) == (SINGLE, names)
@@ -107,12 +107,12 @@ def test_every_task_of_glue_is_understood_as_the_hub_has_it(name):
 )
 def test_columns_are_found_by_name(columns, keys, expected):
     rows = table([dict.fromkeys(columns.split(), "a")])
-    assert task.resolve_columns(ClassificationData(path="x", **keys), rows) == expected
+    assert task.reader.resolve_columns(ClassificationData(path="x", **keys), rows) == expected
 
 
 def test_the_hubs_only_column_of_classes_is_the_label():
     rows = table([{"text": "a", "intent": 0, "source": "web"}], {"intent": ("ask", "tell")})
-    assert task.resolve_columns(ClassificationData(path="x"), rows) == {"text": "text", "label": "intent"}
+    assert task.reader.resolve_columns(ClassificationData(path="x"), rows) == {"text": "text", "label": "intent"}
 
 
 @pytest.mark.parametrize(
@@ -141,15 +141,15 @@ def test_the_hubs_only_column_of_classes_is_the_label():
 )
 def test_columns_that_are_not_clear_are_asked_for(columns, keys, said):
     with pytest.raises(UserError) as caught:
-        task.resolve_columns(ClassificationData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
+        task.reader.resolve_columns(ClassificationData(path="x", **keys), table([dict.fromkeys(columns.split(), "a")]))
     assert said in str(caught.value)
     assert "`x.csv`" in str(caught.value)
 
 
 def test_rows_to_predict_need_no_label():
     data = ClassificationData(path="x", label_column="mood")
-    assert task.resolve_columns(data, table([{"text": "a"}]), labelled=False) == {"text": "text"}
-    assert task.resolve_columns(data, table([{"story": "a", "mood": "b"}]), labelled=False) == {"text": "story"}
+    assert task.reader.resolve_columns(data, table([{"text": "a"}]), labelled=False) == {"text": "text"}
+    assert task.reader.resolve_columns(data, table([{"story": "a", "mood": "b"}]), labelled=False) == {"text": "story"}
 
 
 # --- texts become tokens ----------------------------------------------------------------------------------------------

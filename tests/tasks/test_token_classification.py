@@ -89,7 +89,7 @@ def row(tokens, tags=None):
 def encoded(rows, words, length=32, labelled=True, class_names=(), **keys):
     data = TaggingData(path="-", **keys)
     found = table(rows, **{"tags": class_names} if class_names else {})
-    return tagging.encode(found, tagging.resolve_columns(data, found, labelled), words, data, length)
+    return tagging.encode(found, tagging.reader.resolve_columns(data, found, labelled), words, data, length)
 
 
 def settled(train, validation=None, config=None, fixed=False, **keys):
@@ -231,8 +231,8 @@ def test_a_stride_needs_room(bert):
 )
 def test_columns_are_found_by_name(columns, keys, found):
     rows = table([dict.fromkeys(columns, ())])
-    assert tuple(tagging.resolve_columns(TaggingData(path="-", **keys), rows).values()) == found
-    assert tagging.resolve_columns(TaggingData(path="-", **keys), rows, labelled=False) == {"tokens": found[0]}
+    assert tuple(tagging.reader.resolve_columns(TaggingData(path="-", **keys), rows).values()) == found
+    assert tagging.reader.resolve_columns(TaggingData(path="-", **keys), rows, labelled=False) == {"tokens": found[0]}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_columns_are_found_by_name(columns, keys, found):
 )
 def test_columns_that_are_missing(columns, keys, message, key):
     with pytest.raises(UserError) as caught:
-        tagging.resolve_columns(TaggingData(path="-", **keys), table([dict.fromkeys(columns, ())]))
+        tagging.reader.resolve_columns(TaggingData(path="-", **keys), table([dict.fromkeys(columns, ())]))
     assert message in caught.value.message
     assert f"set {key} to one of: {', '.join(columns)}" == caught.value.hint
 
@@ -301,9 +301,9 @@ def test_a_row_without_the_column(bert):
 
 def test_a_tokenizer_of_ones_own_learns_from_words():
     columns = {"tokens": "tokens", "tags": "tags"}
-    assert list(tagging.texts(row(["a", "b"]), columns)) == ["a b"]
-    assert list(tagging.texts({"tokens": '["a", "b"]'}, columns)) == ["a b"]
-    assert list(tagging.texts({"tokens": [5]}, columns)) == []  # encode says where
+    assert list(tagging.reader.texts(row(["a", "b"]), columns)) == ["a b"]
+    assert list(tagging.reader.texts({"tokens": '["a", "b"]'}, columns)) == ["a b"]
+    assert list(tagging.reader.texts({"tokens": [5]}, columns)) == []  # encode says where
 
 
 # --- what the tags mean -----------------------------------------------------------------------------------------------
@@ -609,7 +609,7 @@ def test_entities_are_found_with_their_type_and_both_ends():
     ],
 )
 def test_a_text_is_cut_into_words(text, found):
-    assert [match[0] for match in tagging.WORDS.finditer(text)] == found
+    assert [match[0] for match in tagging.reader.WORDS.finditer(text)] == found
 
 
 class Reader(torch.nn.Module):

@@ -1,13 +1,22 @@
 """Rows of question answering: which column is which, where the answers stand, and what can be wrong with a row."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmkit.data.rows.reader import Examined, Unusable, text_in
 from llmkit.data.rows.table import Rows, need
 from llmkit.recipe.data_tables import AnsweringData
 
+if TYPE_CHECKING:
+    from llmkit.data.rows import answering
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = answering
+
+
+texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("answers",)  # the roles of columns that only training and evaluation read
 ANSWERS = ("answers", "answer")
 
@@ -66,3 +75,25 @@ def _located(start: Any, text: Any, context: str) -> tuple[int, str]:
     if said < 0 or not context.startswith(text, said):
         raise ValueError(f'the answer "{shown}" does not stand at character {said} of its context, but at {at}')
     return said, text
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: AnsweringData, evaluation: bool) -> Examined:
+    """Read the question, the context, and where its answers stand in it."""
+    text_in(row, columns["question"])
+    context = text_in(row, columns["context"])
+    if "answers" not in columns:
+        return Examined()
+    if columns["answers"] not in row:
+        raise Unusable(f"no `{columns['answers']}`", f"no `{columns['answers']}`; the row has {', '.join(row)}")
+    try:
+        answers = read_answers(row[columns["answers"]], context, row.get("answer_start"))
+    except ValueError as fault:
+        raise Unusable("the answer cannot be used", str(fault)) from fault
+    return Examined(bool(answers))
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: AnsweringData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw questions with and without an answer each in their share."""
+    return targets, {}

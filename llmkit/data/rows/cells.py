@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmkit.data import files
 from llmkit.errors import UserError
 
 JOINED = " + "  # between the names of several columns that are read as one

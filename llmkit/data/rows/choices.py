@@ -2,15 +2,23 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmkit.data.files import text_of
+from llmkit.data.rows.reader import Examined, Unusable
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
+
+if TYPE_CHECKING:
+    from llmkit.data.rows import choices
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = choices
+
 
 LABEL_ROLES = ("answer",)  # the roles of columns that only training and evaluation read
 # Names of columns that data sets use. Where the context is one of BEGUN, the column beside it begins every choice.
@@ -156,3 +164,27 @@ def read_choices(row: Mapping[str, Any], columns: Mapping[str, str], place: str)
             f"{len(choices)} choices and {len(names) if isinstance(names, list) else 'no'} labels for them"
         )
     return choices, None if names is None else [str(name).strip() for name in names]
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ChoiceData, evaluation: bool) -> Examined:
+    """Read the choices of a row, and its answer as it stands."""
+    try:
+        read_beginnings(row, columns, "")
+        read_choices(row, columns, "")
+    except UserError as fault:
+        raise Unusable("no text", fault.message.removeprefix(": "), fault.hint) from fault
+    except ValueError as fault:
+        raise Unusable("the choices cannot be used", str(fault)) from fault
+    if "answer" not in columns:
+        return Examined()
+    answer = row.get(columns["answer"])
+    if answer is None or not str(answer).strip():
+        raise Unusable("no answer", "no answer")
+    return Examined(answer)
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: ChoiceData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw from all rows alike: the place of the right choice is no class."""
+    return [None] * len(targets), {}

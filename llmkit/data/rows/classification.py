@@ -1,10 +1,22 @@
 """Rows of classification: which column is which, and what can be wrong with a row."""
 
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from llmkit.data.rows.cells import ABSENT, value_at
+from llmkit.data.rows.reader import Examined, Unusable, text_in
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
+if TYPE_CHECKING:
+    from llmkit.data.rows import classification
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = classification
+
+
+texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
 LABELS = ("label", "labels")
 # Pairs of columns that data sets of two texts use; the first that is there counts.
@@ -47,3 +59,24 @@ def resolve_columns(data: ClassificationData, rows: Rows, labelled: bool = True)
     if not labelled:
         found.pop("label", None)
     return found
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ClassificationData, evaluation: bool) -> Examined:
+    """Read the texts of a row and its label as it stands; what labels mean is seen in the whole column."""
+    for role in ("text", "text_pair"):
+        if role in columns:
+            text_in(row, columns[role])
+    if "label" not in columns:
+        return Examined()
+    label = value_at(row, columns["label"])
+    if label is ABSENT or label is None:
+        raise Unusable("no label", "no label")
+    return Examined(label)
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: ClassificationData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw each label in its share; values, of which most are different, all alike."""
+    labels = [str(target) for target in targets]
+    return labels if 2 * len(set(labels)) <= len(labels) else [None] * len(labels), {}

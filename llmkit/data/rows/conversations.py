@@ -2,12 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from llmkit.data.rows.reader import Examined, Unusable
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChatData
+
+if TYPE_CHECKING:
+    from llmkit.data.rows import conversations
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = conversations
+
 
 LABEL_ROLES = ("completion",)  # the roles of columns that only training and evaluation read
 MESSAGES, PROMPTS, COMPLETIONS = (
@@ -143,3 +151,23 @@ def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
     except ValueError:
         return
     yield from (message.get("content") or "" for message in found)
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ChatData, evaluation: bool) -> Examined:
+    """Read the messages of a row."""
+    try:
+        conversation(row, columns)
+    except ValueError as fault:
+        message = str(fault)
+        kind = (
+            "empty answer" if "answer is empty" in message or "assistant's, is empty" in message else "no conversation"
+        )
+        raise Unusable(kind, message) from fault
+    return Examined()
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: ChatData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw from all rows alike."""
+    return [None] * len(targets), {}

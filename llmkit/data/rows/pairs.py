@@ -1,12 +1,20 @@
 """Rows of source and target: which column is which, the texts in them, and what can be wrong with a row."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmkit.data.files import text_of
+from llmkit.data.rows.reader import Examined, Unusable
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import PairData
+
+if TYPE_CHECKING:
+    from llmkit.data.rows import pairs
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = pairs
+
 
 ROLES = ("source", "target")
 LABEL_ROLES = ("target",)  # the roles of columns that only training and evaluation read
@@ -79,3 +87,22 @@ def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
         table = row.get(outer)
         value = row[column] if column in row else table.get(inner) if isinstance(table, Mapping) else None
         yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: PairData, evaluation: bool) -> Examined:
+    """Read the source of a row and its target, which is not empty."""
+    try:
+        texts_in(row, columns["source"], "", "data.source_column")
+        targets = texts_in(row, columns["target"], "", "data.target_column") if "target" in columns else None
+    except UserError as fault:
+        raise Unusable("no text", fault.message.removeprefix(": "), fault.hint) from fault
+    if targets is not None and (not targets or not targets[0].strip()):
+        raise Unusable("empty target", f"`{columns['target']}` is empty")
+    return Examined()
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: PairData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw from all rows alike."""
+    return [None] * len(targets), {}

@@ -4,7 +4,8 @@ A reader is a module, one for each kind of rows. It needs neither torch nor a to
 read with it what training reads.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -37,8 +38,9 @@ class Examined(NamedTuple):
 class RowReader(Protocol):
     """How the rows of a task are read. `data` is the task's [data] table."""
 
-    LABEL_ROLES: tuple[str, ...]
-    """The roles of columns that training and evaluation read and prediction does not."""
+    @property
+    def LABEL_ROLES(self) -> tuple[str, ...]:
+        """The roles of columns that training and evaluation read and prediction does not."""
 
     def resolve_columns(self, data: Any, rows: Rows, labelled: bool = True, /) -> dict[str, str]:
         """Choose the column of each role, by the recipe, by usual names or by what the columns hold.
@@ -56,7 +58,7 @@ class RowReader(Protocol):
     def strata(
         self, targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: Any, /
     ) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
-        """Return the class of each row, by which rows are drawn, and the rows that the whole column shows to be unusable.
+        """Return the class of each row, by which rows are drawn, and the rows that prove unusable in the whole column.
 
         `targets` are those of the rows that `examine` accepted, by their order; so are the numbers of the unusable.
         """
@@ -90,3 +92,9 @@ def text_in(row: Mapping[str, Any], column: str) -> str:
                 "characters beyond U+FFFF are two \\u escapes in JSON",
             ) from problem
     return value
+
+
+def by_rarest(sets: Sequence[Iterable[Hashable]]) -> list[Hashable]:
+    """Return the stratum of rows that have several labels each: the one of its labels that the fewest rows have."""
+    rows_with = Counter(label for labels in sets for label in set(labels))
+    return [min(set(labels), key=lambda label: (rows_with[label], str(label)), default=None) for labels in sets]

@@ -1,10 +1,10 @@
-"""Read rows from files, folders and Hub data sets, and split them into training and evaluation."""
+"""Read rows from files, folders and Hub data sets."""
 
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import xxhash
 
 from llmkit import hub
 from llmkit.data import files
-from llmkit.data.files import digest
+from llmkit.data.files import BadRow, digest
+from llmkit.data.rows.cells import ABSENT, find_column, value_at
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import Data, RowData
 from llmkit.recipe.table import ReadOnly
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
+
+HEAD = 100  # rows of a file that show which columns it has
 
 # A file or folder of a split: train.csv, dev-v2.0.json, test_2.csv, train-00000-of-00001.parquet; not training.csv.
 _SPLIT = re.compile(rf"(train|{'|'.join(VALIDATION_NAMES)}|test)(?![a-z])", re.IGNORECASE)
@@ -29,75 +32,44 @@ class Rows:
 
     `read` yields each row with its place, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split train),
     row 3". `fingerprint` changes when the content or the choice of rows changes. `source` is for messages. `remarks`
-    are notes on the files, for the user.
+    are remarks on the files, for the user; `notes` those on how they were read, which a whole reading completes, each
+    with the same text without the file's path. A row that cannot be read is a BadRow.
     """
 
-    read: Callable[[], Iterator[tuple[str, dict[str, Any]]]]
+    read: Callable[[], Iterator[tuple[str, Any]]]
     columns: tuple[str, ...]
     class_names: Mapping[str, tuple[str, ...]]  # of class columns on the Hub; local files have none
     fingerprint: str
     source: str
     remarks: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self.read()
 
 
-def need(rows: Rows, column: str, role: str) -> None:
-    """Raise UserError where the rows have no such column; the hint names the key `data.ROLE_column`."""
-    if column not in rows.columns:
-        raise UserError(
-            f"{rows.source} has no column `{column}`",
-            f"{files.nearest(column, rows.columns)}set data.{role}_column to one of: {', '.join(rows.columns)}",
-        )
+def need(rows: Rows, column: str, role: str) -> str:
+    """Return the name of `column` as the rows have it; raise UserError where they have none that is called so.
 
-
-@dataclass(frozen=True)
-class Tables:
-    """The rows to train on, those to evaluate on by split (training watches the first), and notes for the user."""
-
-    train: Rows | None
-    validation: Mapping[str, Rows]
-    notes: tuple[str, ...] = ()
-    revision: str | None = None  # the commit of a Hub data set
-
-
-def tables(data: RowData, seed: int, train: bool = True) -> Tables:
-    """Open `data` and choose the rows for training and those for evaluation.
-
-    A validation split comes first. Else the rows whose hash of seed and index falls below `validation_fraction` are
-    held out. Without `train` nothing is trained on: the training split is opened only where there is no validation
-    split, to hold rows out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there
-    are no rows.
+    Case and surrounding blanks do not count, and `a.b` is the entry `b` of column `a`. The hint names the key
+    `data.ROLE_column`.
     """
-    notes: list[str] = []
-    revision, open_split = None, _from_files
-    if files.is_local(data):
-        data, notes = _splits_by_name(data)
-    else:
-        revision, open_split = hub.check(data.path, "dataset", data.revision), _from_hub
-    names = _names(data.validation_split or default_validation(data))
-    training, validation = None, {name: open_split(data, name) for name in names}
-    if validation:
-        if data.validation_fraction and not data.validation_split:
-            notes.append("validation_fraction is ignored: the data has a validation split")
-        training = open_split(data, data.split) if train else None
-    elif data.validation_fraction:
-        training, held = _hold_out(open_split(data, data.split), data.validation_fraction, seed)
-        validation = {"validation": held}
-    elif train:
-        training = open_split(data, data.split)
-        notes.append("no validation data: set data.validation_fraction to hold some out")
-    else:
-        validation = {data.split: open_split(data, data.split)}
-    opened = [*([] if training is None else [training]), *validation.values()]
-    notes += dict.fromkeys(remark for rows in opened for remark in rows.remarks)
-    return Tables(
-        _first(training, data.max_train_samples) if training and train else None,
-        {name: _first(rows, data.max_eval_samples) for name, rows in validation.items()},
-        tuple(notes),
-        revision,
+    if (name := find_column(rows.columns, column)) is not None:
+        return name
+    if "." in column and any(
+        value_at(row, column) is not ABSENT for _, row in itertools.islice(rows, HEAD) if not isinstance(row, BadRow)
+    ):
+        return column
+    raise UserError(
+        f"{rows.source} has no column `{column}`",
+        f"{files.nearest(column, rows.columns)}set data.{role}_column to one of: {', '.join(rows.columns)}",
     )
+
+
+def usual(rows: Rows, names: Iterable[str]) -> list[str]:
+    """List the columns of the rows that have one of the usual names, in the order of `names`."""
+    found = (find_column(rows.columns, name) for name in names)
+    return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def default_validation(data: Data) -> str | None:
@@ -116,42 +88,10 @@ def held_out(index: int, fraction: float, seed: int) -> bool:
     return xxhash.xxh64_intdigest(f"{seed}:{index}".encode()) < fraction * 2**64
 
 
-def _names(splits: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (splits,) if isinstance(splits, str) else splits or ()
-
-
-def _hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    def part(wanted: bool) -> Rows:
-        chosen = replace(
-            rows,
-            read=lambda: (row for index, row in enumerate(rows) if held_out(index, fraction, seed) is wanted),
-            fingerprint=digest(rows.fingerprint, "by-hash", fraction, seed, wanted),
-        )
-        if next(iter(chosen), None) is None:
-            change, use = ("raise", "evaluate") if wanted else ("lower", "train")
-            raise UserError(
-                f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
-                f"{change} it, or name a data.validation_split",
-            )
-        return chosen
-
-    return part(False), part(True)
-
-
-def _first(rows: Rows, number: int | None) -> Rows:
-    if number is None:
-        return rows
-    return replace(
-        rows,
-        read=lambda: itertools.islice(rows.read(), number),
-        fingerprint=digest(rows.fingerprint, "first", number),
-    )
-
-
 # ---- local files ---------------------------------------------------------------------------------------------------
 
 
-def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
+def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
     """Read a folder with train.csv and dev.csv as two splits, not as one table: as if `data_files` named them."""
     root = Path(data.path)
     if data.data_files is not None or not root.is_dir():
@@ -173,34 +113,30 @@ def _splits_by_name(data: RowData) -> tuple[RowData, list[str]]:
     return data.model_copy(update={"data_files": ReadOnly(by_split)}), [note]
 
 
-def _from_files(data: RowData, split: str) -> Rows:
+def open_files(data: RowData, split: str) -> Rows:
     paths = files.of_split(data, split, files.ROW_SUFFIXES)
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
     options = files.ReadOptions.of(data)
-    columns: tuple[str, ...] | None = None
+    notes: dict[str, str] = {}
+    columns: dict[str, None] = {}
     for file in paths:
-        _, row = next(files.read_rows(file, options), ("", None))
-        if row is None:
-            continue
-        if columns is None:
-            columns, first = tuple(row), file
-        elif differing := sorted(set(columns) ^ set(row)):
-            raise UserError(
-                f"`{file}` has other columns than `{first}`: "
-                + ", ".join(f"{'no' if column in columns else 'also'} `{column}`" for column in differing),
-                "the files of one split need the same columns; data.data_files names those to read",
-            )
-    if columns is None:
+        head = itertools.islice(files.read_rows(file, options, strict=False), HEAD)
+        columns |= dict.fromkeys(name for _, row in head if not isinstance(row, BadRow) for name in row)
+    if not columns:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
 
-    def read() -> Iterator[tuple[str, dict[str, Any]]]:
+    def read() -> Iterator[tuple[str, Any]]:
         for file in paths:
-            for place, row in files.read_rows(file, options):
+
+            def note(text: str, file: Path = file) -> None:
+                notes[text] = text.replace(str(file), "")
+
+            for place, row in files.read_rows(file, options, note=note, strict=False):
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()
     content = digest(files.content_hash(paths, nuls), [files.suffix(file) for file in paths], data.encoding)
-    return Rows(read, columns, {}, content, source, files.nul_bytes(nuls, data.encoding))
+    return Rows(read, tuple(columns), {}, content, source, files.nul_bytes(nuls, data.encoding), notes)
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------
@@ -249,7 +185,7 @@ def plain_files(data: Data) -> Any:
     return dict(data.data_files) if isinstance(data.data_files, Mapping) else list(data.data_files)
 
 
-def _from_hub(data: RowData, split: str) -> Rows:
+def open_hub(data: RowData, split: str) -> Rows:
     dataset = load(data, split)
     columns = tuple(dataset.column_names)
     source = f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"

@@ -1,16 +1,24 @@
 """Rows of tagging: which column is which, how words and their tags are read, and what can be wrong with a row."""
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import regex
 
 from llmkit.data.files import text_of
+from llmkit.data.rows.reader import Examined, Unusable, by_rarest
 from llmkit.data.rows.table import Rows, need
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TaggingData
+
+if TYPE_CHECKING:
+    from llmkit.data.rows import tagging
+    from llmkit.data.rows.reader import RowReader
+
+    reader: RowReader = tagging
+
 
 LABEL_ROLES = ("tags",)  # the roles of columns that only training and evaluation read
 TOKENS = ("tokens", "words")
@@ -96,3 +104,21 @@ def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
         yield " ".join(_words(row.get(columns["tokens"]), columns["tokens"]))
     except ValueError:
         return
+
+
+def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: TaggingData, evaluation: bool) -> Examined:
+    """Read the words of a row and their tags, which are as many."""
+    try:
+        _, target = read_words("", row, columns)
+    except UserError as fault:
+        raise Unusable(fault.message.removeprefix(": "), fault.message.removeprefix(": ")) from fault
+    except ValueError as fault:
+        raise Unusable("words and tags do not fit", str(fault)) from fault
+    return Examined(target if "tags" in columns else None)
+
+
+def strata(
+    targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: TaggingData
+) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
+    """Draw the rows of each tag in its share, those of rare tags first."""
+    return by_rarest([list(map(str, tags)) for tags in targets]), {}

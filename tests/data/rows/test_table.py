@@ -14,7 +14,9 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from llmkit.data.rows.table import held_out, tables
+from llmkit.data.rows import splits
+from llmkit.data.rows.reader import Examined
+from llmkit.data.rows.table import held_out
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.table import ReadOnly
@@ -22,8 +24,27 @@ from llmkit.recipe.table import ReadOnly
 ROWS = [{"text": "NA", "label": "no"}, {"text": "", "label": "yes"}, {"text": "a, b", "label": "yes"}]
 
 
+class AllColumns:
+    """Reads every column as an input, and finds nothing wrong with any row."""
+
+    LABEL_ROLES = ()
+    texts = None
+
+    @staticmethod
+    def resolve_columns(data, rows, labelled=True):
+        return {name: name for name in rows.columns}
+
+    @staticmethod
+    def examine(row, columns, data, evaluation):
+        return Examined()
+
+    @staticmethod
+    def strata(targets, rows, columns, data):
+        return targets, {}
+
+
 def opened(path, seed=1, train=True, **keys):
-    return tables(RowData(path=str(path), **keys), seed, train)
+    return splits.tables(RowData(path=str(path), **keys), seed, AllColumns, train)
 
 
 def plain(rows):
@@ -217,12 +238,12 @@ def test_a_folder_whose_files_are_named_by_the_recipe_is_as_it_says(tmp_path):
 
 def test_rows_are_held_out_by_seed_and_index(tmp_path):
     file = numbered(tmp_path / "a.jsonl", 2000)
-    split = opened(file, validation_fraction=0.1)
+    split = opened(file, hold_out="hash", validation_fraction=0.1)
     train, held = plain(split.train), plain(split.validation["validation"])
     assert sorted(row["n"] for row in train + held) == list(range(2000))
     assert len(held) == pytest.approx(200, abs=4 * 13.4)  # four standard deviations
     assert split.notes == ()
-    assert plain(opened(file, validation_fraction=0.1, seed=2).validation["validation"]) != held
+    assert plain(opened(file, hold_out="hash", validation_fraction=0.1, seed=2).validation["validation"]) != held
 
 
 def test_the_rows_held_out_are_the_documents_that_pretraining_holds_out(tmp_path):
@@ -231,10 +252,10 @@ def test_the_rows_held_out_are_the_documents_that_pretraining_holds_out(tmp_path
     code = (
         "import sys; from llmkit.data.text.documents import read_corpus;"
         "from llmkit.recipe.data_tables import TextData;"
-        "print(*read_corpus(TextData(path=sys.argv[1], validation_fraction=0.1), 1).validation)"
+        "print(*read_corpus(TextData(path=sys.argv[1], hold_out="hash", validation_fraction=0.1), 1).validation)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    held = opened(file, validation_fraction=0.1).validation["validation"]
+    held = opened(file, hold_out="hash", validation_fraction=0.1).validation["validation"]
     assert other.stdout.split() == [row["text"] for row in plain(held)]
 
 
@@ -245,8 +266,8 @@ def test_the_rule_by_which_rows_are_held_out_does_not_change():
 
 def test_the_limits_take_the_first_rows_and_move_none_from_one_part_to_the_other(tmp_path):
     file = numbered(tmp_path / "a.csv", 500)
-    whole = opened(file, validation_fraction=0.2)
-    part = opened(file, validation_fraction=0.2, max_train_samples=7, max_eval_samples=5)
+    whole = opened(file, hold_out="hash", validation_fraction=0.2)
+    part = opened(file, hold_out="hash", validation_fraction=0.2, max_train_samples=7, max_eval_samples=5)
     assert plain(part.train) == plain(whole.train)[:7]
     assert plain(part.validation["validation"]) == plain(whole.validation["validation"])[:5]
     assert plain(opened(file, max_train_samples=1000).train) == plain(opened(file).train)
@@ -254,10 +275,10 @@ def test_the_limits_take_the_first_rows_and_move_none_from_one_part_to_the_other
 
 def test_a_fraction_that_leaves_nothing(tmp_path):
     file = numbered(tmp_path / "a.jsonl", 3)
-    error = mistake(file, validation_fraction=1e-6)
+    error = mistake(file, hold_out="hash", validation_fraction=1e-6)
     assert error.message == f"`{file}`: data.validation_fraction = 1e-06 leaves no rows to evaluate on"
     assert error.hint == "raise it, or name a data.validation_split"
-    assert mistake(file, validation_fraction=1 - 1e-9).message.endswith("leaves no rows to train on")
+    assert mistake(file, hold_out="hash", validation_fraction=1 - 1e-9).message.endswith("leaves no rows to train on")
 
 
 def test_no_validation_data_is_said(tmp_path):

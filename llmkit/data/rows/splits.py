@@ -1,0 +1,138 @@
+"""Open the rows of a recipe: screen them, and choose those to train on and those to evaluate on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from llmkit import hub
+from llmkit.data import files
+from llmkit.data.files import digest
+from llmkit.data.rows.draw import draw
+from llmkit.data.rows.reader import RowReader
+from llmkit.data.rows.screening import Screened, part, screen
+from llmkit.data.rows.table import Rows, default_validation, held_out, open_files, open_hub, splits_of_folder
+from llmkit.errors import UserError
+from llmkit.recipe.data_tables import RowData
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows to train on, those to evaluate on by split (training watches the first), and notes for the user.
+
+    Attributes:
+        columns: the column of each role.
+        first: the first rows that were opened, all of them: `columns` are theirs.
+        revision: the commit of a Hub data set.
+        record: `skipped` and `mended`, where there are any: how many rows of each split, by kind.
+    """
+
+    train: Rows | None
+    validation: Mapping[str, Rows]
+    columns: dict[str, str]
+    first: Rows
+    notes: tuple[str, ...] = ()
+    revision: str | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> Tables:
+    """Open `data`, leave out the rows that cannot be used, and choose those for training and those for evaluation.
+
+    A validation split comes first. Else `validation_fraction` of the rows is held out, as `data.hold_out` says. Without
+    `train` nothing is trained on: the training split is opened only where there is no validation split, to hold rows
+    out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there are no rows.
+    """
+    seed = seed if data.seed is None else data.seed
+    notes: list[str] = []
+    revision, open_split = None, open_files
+    if files.is_local(data):
+        data, notes = splits_of_folder(data)
+    else:
+        revision, open_split = hub.check(data.path, "dataset", data.revision), open_hub
+    splits = data.validation_split or default_validation(data)
+    names = (splits,) if isinstance(splits, str) else splits or ()
+    opened = {name: open_split(data, name) for name in names}
+    if not opened or train:
+        opened = {data.split: open_split(data, data.split), **opened}
+    first = next(iter(opened.values()))
+    columns = reader.resolve_columns(data, first)
+    screened = {
+        name: screen(rows, columns, reader, data, evaluation=name in names or not (train or data.validation_fraction))
+        for name, rows in opened.items()
+    }
+    notes += dict.fromkeys(remark for rows in opened.values() for remark in (*rows.remarks, *rows.notes))
+    notes += [note for one in screened.values() for note in one.notes]
+    training = screened.get(data.split) if train or not names else None
+    validation = {name: screened[name] for name in names}
+    if names:
+        if data.validation_fraction and not data.validation_split:
+            notes.append("validation_fraction is ignored: the data has a validation split")
+    elif data.validation_fraction:
+        assert training is not None
+        training, held = _hold_out(training, data.validation_fraction, seed, data.hold_out)
+        validation = {"validation": held}
+    elif train:
+        notes.append("no validation data: set data.validation_fraction to hold some out")
+    else:
+        assert training is not None
+        validation = {data.split: training}
+
+    def sampled(rows: Screened, key: str) -> Rows:
+        number = getattr(data, key)
+        if number is None or number >= len(rows.keys):
+            return rows.rows
+        if data.hold_out == "hash":
+            return _first(rows.rows, number)
+        notes.append(f"{key}: {number:,} of {len(rows.keys):,} rows are drawn, each class in its share")
+        return part(rows.rows, draw(rows.strata, rows.keys, number, seed))
+
+    return Tables(
+        sampled(training, "max_train_samples") if training is not None and train else None,
+        {name: sampled(rows, "max_eval_samples") for name, rows in validation.items()},
+        columns,
+        first,
+        tuple(notes),
+        revision,
+        {
+            key: counts
+            for key in ("skipped", "mended")
+            if (counts := {name: dict(kinds) for name, one in screened.items() if (kinds := getattr(one, key))})
+        },
+    )
+
+
+def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tuple[Screened, Screened]:
+    """Divide rows into those to train on and those held out."""
+    rows, total = screened.rows, len(screened.keys)
+    if rule == "hash":
+        out = np.fromiter((held_out(index, fraction, seed) for index in range(total)), bool, total)
+    else:
+        out = draw(screened.strata, screened.keys, max(1, round(total * fraction)), seed, leave=True)
+    for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):
+        if not (out == wanted).any():
+            raise UserError(
+                f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
+                f"{change} it, or name a data.validation_split",
+            )
+
+    def side(wanted: bool) -> Screened:
+        chosen = part(rows, out == wanted)
+        if rule == "hash":  # the fingerprint that runs of earlier versions have
+            chosen = replace(chosen, fingerprint=digest(rows.fingerprint, "by-hash", fraction, seed, wanted))
+        mask = out == wanted
+        return replace(screened, rows=chosen, strata=screened.strata[mask], keys=screened.keys[mask])
+
+    return side(False), side(True)
+
+
+def _first(rows: Rows, number: int) -> Rows:
+    return replace(
+        rows,
+        read=lambda: itertools.islice(rows.read(), number),
+        fingerprint=digest(rows.fingerprint, "first", number),
+    )
