@@ -48,6 +48,10 @@ TRAINING = f"not a field of TrainingArguments in {TRANSFORMERS}"
 def problems(path, *overrides):
     with pytest.raises(UserError) as caught:
         recipe.load(path, overrides)
-    count = len(caught.value.details)
-    assert caught.value.message == f"{count} problem{'s' if count > 1 else ''} in `{path}`"
-    return list(caught.value.details)
+    details = list(caught.value.details)
+    count, _, where = caught.value.message.partition(" problem")
+    assert int(count) == len(details)
+    if where.lstrip("s") == " on the command line":
+        return [detail if detail.startswith("command line with") else f"command line  {detail}" for detail in details]
+    assert where.lstrip("s") in (f" in `{path}`", f" in `{path}` and on the command line")
+    return details

@@ -1,14 +1,16 @@
 """Find recipes by path or name and read them strictly; report every mistake at once, before torch is imported."""
 
 import re
+import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
-from llmkit.recipe.draft import OF_THE_PATH, Draft, apply_overrides, read_value
+from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
 from llmkit.recipe.paths import at_home, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
@@ -140,28 +142,91 @@ def load(
         path_or_name, settings = recipe_of_task(task)
     assert path_or_name is not None
     path = find(path_or_name)
+    draft = _draft(path, settings, overrides, output_dir)
+    named = _named(path_or_name, path, task)
+    command = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
+    if verb not in (None, command) and draft.task in schema.TASKS:
+        raise UserError(f"{named} is for {draft.task}", shlex.join(["llmkit", command, path_or_name, *overrides]))
+    tables = _check(draft)
+    if draft.problems:
+        restart = partial(_draft, path, settings)
+        raise _refusal(draft, restart, named, path in bundled().values())
+    return _build(draft, tables, task)
+
+
+def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), output_dir: str | None = None) -> Draft:
+    """Read a recipe's file, and apply what `--task` sets and then the command line."""
     draft = _read_file(path)
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
-    command = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
-    if verb not in (None, command) and draft.task in schema.TASKS:
-        raise UserError(f"`{_displayed(path)}` is for {draft.task}", f"llmkit {command} {path_or_name}")
+    return draft
+
+
+def _check(draft: Draft) -> dict[str, Any]:
+    """Collect every mistake of a draft; return its tables, which are whole if there is none."""
     check.check_keys(draft)
     resolve_paths(draft)
     if draft.get("model", "config", "model_type") and not check.given(draft, "model", "name"):
         draft.values["model"].setdefault("init", "scratch")
     tables = check.build_tables(draft)
+    draft.apart = len(draft.problems)
     check.check_together(draft)
     if draft.task == "multi-task":
         tables["tasks"] = _read_parts(draft)
-    if draft.problems:
-        count = len(draft.problems)
-        shown = _displayed(path)
-        raise UserError(f"{count} problem{'s' if count > 1 else ''} in `{shown}`", details=draft.report())
-    return _build(draft, tables, task)
+    return tables
+
+
+def _named(path_or_name: str, path: Path, task: str | None) -> str:
+    """Name a recipe as the user did: `--task NAME`, a bundled recipe's name, or the file."""
+    if task is not None:
+        return f"`--task {task}`"
+    return f"`{path_or_name}`" if path in bundled().values() else f"`{_displayed(path)}`"
+
+
+def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str, comes_with_llmkit: bool) -> UserError:
+    """Report every mistake where the user made it.
+
+    Args:
+        draft: The recipe with the command line's overrides.
+        restart: Reads the recipe again with other overrides: what is right without them is the command line's doing.
+        named: How the user named the recipe.
+        comes_with_llmkit: Whether it is a bundled recipe, which the user did not write.
+    """
+    alone = restart(())
+    _check(alone)
+    without = {(order, message) for order, _, message in alone.problems}
+
+    def contradicts(number: int) -> bool:
+        """Tell whether a mistake on the command line is that its override does not go with the recipe."""
+        (_, override), _, message = draft.problems[number]
+        given = message.partition(":")[0] in map(dotted, draft.given)
+        if not given or number < draft.apart or override >= len(draft.overrides):
+            return False
+        one = restart([draft.overrides[override]])
+        _check(one)
+        return message in {message for _, _, message in one.problems}
+
+    places = set()
+    for number, (order, where, message) in enumerate(draft.problems):
+        if (order, message) in without and not comes_with_llmkit:
+            places.add("file")
+        elif (order, message) in without or (order[0] == 1 and not contradicts(number)):
+            draft.problems[number] = ((1, order[1]), COMMAND_LINE, message)  # a bundled recipe leaves gaps to the user
+            places.add("command line")
+        else:
+            with_what = named if comes_with_llmkit or not where.startswith("line") else where
+            draft.problems[number] = (order, f"{COMMAND_LINE} with {with_what}", message)
+            places.add("both")
+    count = len(draft.problems)
+    problems = f"{count} problem{'s' if count > 1 else ''}"
+    if places == {"command line"}:
+        return UserError(f"{problems} on the command line", details=tuple(draft.report(places=False)))
+    where = f"in {named}" if "file" in places else ""
+    where += (" and " if where else "") + "on the command line" if places != {"file"} else ""
+    return UserError(f"{problems} {where}", details=draft.report())
 
 
 def _read_parts(draft: Draft) -> dict[str, schema.Part]:

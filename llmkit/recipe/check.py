@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.data_tables import Source
-from llmkit.recipe.draft import TABLE, TEXT, Draft, known_keys
+from llmkit.recipe.draft import TABLE, Draft
+from llmkit.recipe.keys import TEXT
+from llmkit.recipe.synonyms import assignment, replacement, suggestion, table_replacement
 from llmkit.recipe.table import Table
 from llmkit.recipe.toml import Key, dotted
 from llmkit.recipe.types import nearest
@@ -27,24 +29,30 @@ def check_keys(draft: Draft) -> None:
     for table, content in list(draft.values.items()):
         if table == "task" or (table == "tasks" and draft.task == "multi-task"):
             continue  # the tasks are drafts of their own
+        mistakes: list[tuple[Key, str]] = []
+        reason = ""
         if table == "output_dir":
-            mistakes = [message for _, message in TEXT.mistakes(content, (table,))]
+            mistakes = list(TEXT.mistakes(content, (table,)))
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
             reason = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
-            mistakes = [reason]
         elif table not in tables and table not in schema.UPSTREAM_TABLES:
-            mistakes = [_unknown_table(table, content, draft)]
+            mistakes = _unknown_table(table, content, draft)
         elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
-            mistakes = [f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"]
+            reason = f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"
         elif table == "evaluation" and draft.task in schema.PRETRAINING:
-            mistakes = [f"belongs to fine-tuning; the figures of {draft.task} are its own"]
+            reason = f"belongs to fine-tuning; the figures of {draft.task} are its own"
         elif not isinstance(content, dict):
-            mistakes = [message for _, message in TABLE.mistakes(content, (table,))]
+            mistakes = list(TABLE.mistakes(content, (table,)))
+            if meant := replacement((table,), draft.written((table,)), draft.task):
+                mistakes = [(key, f"{message}, did you mean `{meant}`?") for key, message in mistakes]
         else:
             _check_table(draft, table, content)
             continue
-        for message in mistakes:
-            draft.problem((table,), message)
+        if reason:
+            mistakes = [((table,), reason)]
+        for key, message in mistakes:
+            draft.problem(key, message)
+        if mistakes:
             del draft.values[table]
 
 
@@ -60,22 +68,24 @@ def _check_task(draft: Draft) -> None:
         )
 
 
-def _unknown_table(name: str, content: Any, draft: Draft) -> str:
+def _unknown_table(name: str, content: Any, draft: Draft) -> list[tuple[Key, str]]:
     tables = [*schema.own_tables(draft.task), *schema.UPSTREAM_TABLES]
-    if isinstance(content, dict):
-        close_table = nearest(name, tables)
-        return (
-            f"unknown table, did you mean [{close_table}]?"
-            if close_table
-            else f"unknown table; there are {', '.join(tables)}"
-        )
-    return _unknown("unknown key", name, ["task", "output_dir", *tables], draft)
+    if not isinstance(content, dict):
+        return [((name,), _unknown("unknown key", (name,), ["task", "output_dir", *tables], draft))]
+    close_table = nearest(name, tables)
+    mistakes: list[tuple[Key, str]] = []
+    for key in [key for key in draft.given if key[0] == name]:
+        if meant := table_replacement(key, close_table, draft.written(key) or "", draft.task):
+            mistakes.append((key, f"unknown table, did you mean `{meant}`?"))
+    if mistakes and not any(key[0] == name for key in draft.lines):
+        return mistakes
+    advice = f", did you mean [{close_table}]?" if close_table else f"; there are {', '.join(tables)}"
+    return [*mistakes, ((name,), f"unknown table{advice}")]
 
 
-def _unknown(message: str, key: str, siblings: Sequence[str], draft: Draft) -> str:
-    elsewhere = next((full_key for full_key in known_keys(draft.task, key) if full_key.rpartition(".")[2] == key), "")
-    close_key = elsewhere or nearest(key, siblings)
-    return f"{message}, did you mean `{close_key}`?" if close_key else message
+def _unknown(message: str, key: Key, siblings: Sequence[str], draft: Draft) -> str:
+    meant = suggestion(key, siblings, draft.written(key), draft.task)
+    return f"{message}, did you mean `{meant}`?" if meant else message
 
 
 def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
@@ -89,7 +99,7 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
     )
     for key, value in list(content.items()):
         if class_name and (reason := upstream.refusal(class_name, key, value)):
-            mistakes: list[tuple[tuple[str, ...], str]] = [((table, key), reason)]
+            mistakes: list[tuple[tuple[str, ...], str]] = [((table, key), _for_shell(draft, (table, key), reason))]
         elif key in types:
             mistakes = list(types[key].mistakes(value, (table, key)))
             if key in fields and fields[key].deprecated:
@@ -102,6 +112,17 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
             draft.problem(path, message)
         if mistakes:
             del content[key]
+
+
+def _for_shell(draft: Draft, key: Key, reason: str) -> str:
+    """Write what a reason advises (`KEY = VALUE`) as an override, if the key is from the command line."""
+    if draft.written(key) is None:
+        return reason
+
+    def override(advice: re.Match[str]) -> str:
+        return f"`{assignment(f'{key[0]}.{advice[1]}', advice[2].strip(chr(34)))}`"
+
+    return re.sub(r"`(\w+) = ([^`]+)`", override, reason)
 
 
 def _mistakes_in_field(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
@@ -127,7 +148,7 @@ def _mistakes_in_table(draft: Draft, path: Key, table: type[Table], content: Any
             type_mistakes = list(types[key].mistakes(value, (*path, key)))
             mistakes += type_mistakes or _mistakes_in_field(draft, (*path, key), table, value)
         else:
-            mistakes.append(((*path, key), _unknown_among(draft, key, dotted(path), list(types))))
+            mistakes.append(((*path, key), _unknown_among(draft, (*path, key), list(types))))
     return mistakes
 
 
@@ -135,17 +156,19 @@ def _unknown_key(draft: Draft, table: str, key: str) -> str:
     class_name = schema.UPSTREAM_TABLES.get(table)
     if class_name:
         message = f"not a field of {class_name} in {upstream.installed(class_name)}"
-        return _unknown(message, key, list(upstream.fields(class_name)), draft)
+        return _unknown(message, (table, key), list(upstream.fields(class_name)), draft)
     if table == "data":
         for task, data in schema.DATA_OF_TASK.items():
             if key in data.model_fields:
-                return f"belongs to the task {task}, and this is {draft.task}"
-    return _unknown_among(draft, key, table, list(schema.own_tables(draft.task)[table].model_fields))
+                meant = replacement((table, key), draft.written((table, key)), draft.task)
+                advice = f", did you mean `{meant}`?" if meant else ""
+                return f"belongs to the task {task}, and this is {draft.task}{advice}"
+    return _unknown_among(draft, (table, key), list(schema.own_tables(draft.task)[table].model_fields))
 
 
-def _unknown_among(draft: Draft, key: str, table: str, siblings: Sequence[str]) -> str:
+def _unknown_among(draft: Draft, key: Key, siblings: Sequence[str]) -> str:
     message = _unknown("unknown key", key, siblings, draft)
-    return message if "did you mean" in message else f"{message}; [{table}] has {', '.join(siblings)}"
+    return message if "did you mean" in message else f"{message}; [{dotted(key[:-1])}] has {', '.join(siblings)}"
 
 
 _BOUNDS = {

@@ -1,17 +1,19 @@
 """Hold a recipe while it is read: its values, their origins, and every mistake so far."""
 
+import os.path
+import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmkit.recipe import schema, upstream
+from llmkit.recipe.keys import key_type, known_keys
+from llmkit.recipe.synonyms import replacement
 from llmkit.recipe.toml import Key, dotted, leaves, split_key
-from llmkit.recipe.types import ANYTHING, Type, nearest
+from llmkit.recipe.types import Type, nearest
 
 COMMAND_LINE = "command line"
-TEXT = Type(frozenset({"str"}))
 TABLE = Type(frozenset({"dict"}))
 # Keys that describe one data set, and are wrong for another.
 OF_THE_PATH = ("name", "revision", "split", "data_files", "validation_split", "sources")
@@ -27,6 +29,8 @@ class Draft:
     given: dict[Key, int] = field(default_factory=dict)  # the index of the override of each key on the command line
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[tuple[int, int], str, str]] = field(default_factory=list)
+    apart: int = 0  # how many of the problems are of one key alone; the others are of keys that do not go together
+    overrides: Sequence[str] = ()  # the arguments that `given` counts
 
     @property
     def task(self) -> Any:
@@ -38,6 +42,11 @@ class Draft:
         for part in key:
             value = value.get(part) if isinstance(value, dict) else None
         return value
+
+    def written(self, key: Key) -> str | None:
+        """Return the text of a key's value on the command line; None where it is not from there."""
+        override = self.given.get(key, len(self.overrides))
+        return self.overrides[override].partition("=")[2] if override < len(self.overrides) else None
 
     def problem(self, key: Key, message: str) -> None:
         """Record a mistake, at the line of the key or of the nearest table around it."""
@@ -59,11 +68,11 @@ class Draft:
         """Record a mistake in the override with this index; `subject` begins the message."""
         self.problems.append(((1, override), COMMAND_LINE, f"{subject}: {message}"))
 
-    def report(self) -> tuple[str, ...]:
-        """Format every mistake, in the order of the file, then of the command line."""
+    def report(self, places: bool = True) -> tuple[str, ...]:
+        """Format every mistake, in the order of the file, then of the command line; with `places`, where each is."""
         width = max((len(where) for _, where, _ in self.problems), default=0)
         ordered = sorted(self.problems, key=lambda problem: problem[0])
-        return tuple(f"{where:<{width}}  {message}" for _, where, message in ordered)
+        return tuple(f"{where:<{width}}  {message}" if places else message for _, where, message in ordered)
 
     def origin(self, key: Key) -> str:
         """Name where a key's value comes from."""
@@ -106,55 +115,9 @@ class Draft:
                 del positions[held]
 
 
-def key_type(key: Key, task: object) -> Type | None:
-    """Return the type of a key for `task`; None if there is no such key, or if it is a table of the recipe."""
-    table, rest = key[0], key[1:]
-    if table == "tasks":
-        return _part_type(rest)
-    if not rest:
-        return TEXT if table in ("task", "output_dir") else None
-    if table in schema.UPSTREAM_TABLES:
-        field = upstream.fields(schema.UPSTREAM_TABLES[table]).get(rest[0])
-        kind = field.type if field else None
-    else:
-        own_table = schema.own_tables(task).get(table)
-        while own_table and len(rest) > 1:
-            if rest[0] in schema.nested(own_table):
-                own_table, rest = schema.nested(own_table)[rest[0]], rest[1:]
-            elif rest[0] in schema.named(own_table) and len(rest) > 2:
-                own_table, rest = schema.named(own_table)[rest[0]], rest[2:]
-            else:
-                break
-        kind = schema.field_types(own_table).get(rest[0]) if own_table else None
-    for _ in rest[1:]:
-        kind = None if kind is None or not kind.kinds & {"dict", "any"} else kind.entry or ANYTHING
-    return kind
-
-
-def _part_type(rest: Key) -> Type | None:
-    """Return the type of a key below [tasks.NAME], whatever the part's task is."""
-    if len(rest) == 2:
-        return {"weight": Type(frozenset({"float"})), "task": TEXT, "recipe": TEXT}.get(rest[1])
-    if len(rest) < 3 or rest[1] not in ("data", "evaluation"):
-        return None
-    return next(filter(None, (key_type(rest[1:], task) for task in schema.HEADED)), None)
-
-
-def known_keys(task: object, name: str = "") -> Iterator[str]:
-    """Yield every key of a recipe, dotted, down to the fields of its tables; upstream's only if one may be `name`."""
-    yield from ("task", "output_dir")
-    for table_name, table in schema.own_tables(task).items():
-        yield from (f"{table_name}.{key}" for key in table.model_fields)
-    for table_name, class_name in schema.UPSTREAM_TABLES.items():
-        if name in upstream.text(class_name):  # parsing it takes 20 ms and more
-            yield from (f"{table_name}.{key}" for key in upstream.fields(class_name))
-    for table_name, table in schema.own_tables(task).items():
-        for key, inner in schema.nested(table).items():
-            yield from (f"{table_name}.{key}.{field}" for field in inner.model_fields)
-
-
 def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
     """Apply `table.key=VALUE` overrides to the recipe, in order."""
+    draft.overrides = overrides
     parsed: list[tuple[int, Key, str]] = []
     for number, override in enumerate(overrides):
         subject, equals, text = override.partition("=")
@@ -165,9 +128,7 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
         if equals and key:
             parsed.append((number, key, text))
         else:
-            exists = key and key_type(key, draft.task)
-            suggestion = subject if exists else nearest(subject, known_keys(draft.task)) or "TABLE.KEY"
-            draft.complain(number, override, f"not an override, write `{suggestion}=VALUE`")
+            draft.complain(number, override, f"not an override, {_meant(override, key, draft.task)}")
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
     paths = {key for _, key, text in parsed if len(key) > 1 and key[-1] == "path" and text}
     for key in paths:
@@ -186,6 +147,19 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
             draft.unset(key)
             draft.given[key] = number  # refused, but not missing
             draft.complain(number, dotted(key), str(mistake))
+
+
+def _meant(argument: str, key: Key, task: object) -> str:
+    """Say what to write for an argument that is no `KEY=VALUE`."""
+    if argument.endswith(".toml"):
+        return "and a run has one recipe"
+    if os.path.exists(argument):  # noqa: PTH110 - Path.exists raises for a name too long
+        return f"did you mean `{shlex.quote(f'data.path={argument}')}`?"
+    if key and key_type(key, task):
+        return f"write `{argument}=VALUE`"
+    meant = replacement(key, None, task) if key else ""
+    meant = meant or nearest(argument, known_keys(task)) or "TABLE.KEY"
+    return f"write `{meant}" + (" VALUE`" if meant.startswith("--") else "=VALUE`")
 
 
 def _drop_description(draft: Draft, table: Key) -> None:

@@ -26,7 +26,7 @@ def test_every_mistake_at_once_in_file_order_then_the_command_line(write):
         "line 5        data.blok_size: unknown key, did you mean `block_size`?",
         "line 9        model.revision: must be a string, not 3",
         "line 10       trainr: unknown table, did you mean [trainer]?",
-        f"command line  trainer.lerning_rate: {TRAINING}, did you mean `learning_rate`?",
+        f"command line  trainer.lerning_rate: {TRAINING}, did you mean `trainer.learning_rate=1`?",
         "command line  data.streaming: must be true or false, not True",
     ]
 
@@ -114,7 +114,7 @@ def test_the_shape_of_the_message(write):
             "line 9  lora.target_modules: must be a string or an array of strings, not the array [1]",
         ),
         (PLAIN + "[generation]\ntop_k = 'x'\n", 'line 9  generation.top_k: must be an integer, not the string "x"'),
-        ("lora = 3\n" + PLAIN, "line 1  lora: must be a table, not 3"),
+        ("lora = 3\n" + PLAIN, "line 1  lora: must be a table, not 3, did you mean `lora.r`?"),
         (
             SCRATCH.replace('"characters"', '"characters"\nspecial_tokens = { eos_token = 3 }'),
             "line 6  tokenizer.special_tokens.eos_token: must be a string, not 3",

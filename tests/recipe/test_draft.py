@@ -137,7 +137,10 @@ def test_another_path_of_a_source_drops_what_described_the_first(write):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.sources.web.wieght=2", "data.sources.web.wieght: unknown key, did you mean `weight`?"),
+        (
+            "data.sources.web.wieght=2",
+            "data.sources.web.wieght: unknown key, did you mean `data.sources.web.weight=2`?",
+        ),
         ("data.sources.web.weight=x", "data.sources.web.weight: must be a number, not x"),
         ("data.sources.web.weight=0", "data.sources.web.weight: must be above 0, not 0"),
         (
@@ -149,8 +152,11 @@ def test_another_path_of_a_source_drops_what_described_the_first(write):
             "data.sources.new.weight=2",
             "data.sources.new.path: required: a Hub id, a file, a folder or a glob",
         ),
-        ("data.sources.web.clean.repare=true", "data.sources.web.clean.repare: unknown key, did you mean `repair`?"),
-        ("data.clean.repare=true", "data.clean.repare: unknown key, did you mean `repair`?"),
+        (
+            "data.sources.web.clean.repare=true",
+            "data.sources.web.clean.repare: unknown key, did you mean `data.sources.web.clean.repair=true`?",
+        ),
+        ("data.clean.repare=true", "data.clean.repare: unknown key, did you mean `data.clean.repair=true`?"),
         ("data.clean.min_words=0", "data.clean.min_words: must be at least 1, not 0"),
         ("data.clean.min_word", "data.clean.min_word: not an override, write `data.clean.min_words=VALUE`"),
     ],
@@ -176,11 +182,11 @@ def test_an_override_mends_the_recipe(write):
         ("foo", "foo: not an override, write `TABLE.KEY=VALUE`"),
         ("trainer.max_step", "trainer.max_step: not an override, write `trainer.max_steps=VALUE`"),
         ("=3", "=3: not an override, write `TABLE.KEY=VALUE`"),
-        ("dat.path=x", "dat: unknown table, did you mean [data]?"),
-        ("learning_rate=3", "learning_rate: unknown key, did you mean `trainer.learning_rate`?"),
-        ("data.blok_size=3", "data.blok_size: unknown key, did you mean `block_size`?"),
-        ("data.blok_size=", "data.blok_size: unknown key, did you mean `block_size`?"),
-        ("trainer.warmup_ratio=0.1", f"trainer.warmup_ratio: {TRAINING}; use `warmup_steps = 0.1`"),
+        ("dat.path=x", "dat.path: unknown table, did you mean `data.path=x`?"),
+        ("learning_rate=3", "learning_rate: unknown key, did you mean `trainer.learning_rate=3`?"),
+        ("data.blok_size=3", "data.blok_size: unknown key, did you mean `data.block_size=3`?"),
+        ("data.blok_size=", "data.blok_size: unknown key, did you mean `data.block_size=`?"),
+        ("trainer.warmup_ratio=0.1", f"trainer.warmup_ratio: {TRAINING}; use `trainer.warmup_steps=0.1`"),
         ("trainer.max_steps=10k", "trainer.max_steps: must be an integer, not 10k"),
         ("trainer.max_steps=1.5", "trainer.max_steps: must be an integer, not 1.5"),
         ("trainer.max_steps=1\nseed=2", "trainer.max_steps: must be an integer, not 1\nseed=2"),
@@ -191,7 +197,7 @@ def test_an_override_mends_the_recipe(write):
             'trainer.eval_strategy: "STEPS" is not one of its values, did you mean "steps"?',
         ),
         ("lora.r.x=8", "lora.r: must be an integer, not a table"),
-        ("model=gpt2", 'model: must be a table, not the string "gpt2"'),
+        ("model=gpt2", 'model: must be a table, not the string "gpt2", did you mean `model.name=gpt2`?'),
         (
             "model.config.act=gelu",
             "model.config.act: gelu is not TOML; a string is quoted for TOML, and all of it for the shell: "
@@ -212,5 +218,5 @@ def test_a_refused_value_is_not_missing_as_well(write):
     found = problems(write(PLAIN + "streaming = true\n"), "trainer.max_steps=10k")
     assert found == ["command line  trainer.max_steps: must be an integer, not 10k"]
     assert problems(write("model = 3\n" + PLAIN.replace("[model]\nname", "#"))) == [
-        "line 1  model: must be a table, not 3"
+        "line 1  model: must be a table, not 3, did you mean `model.name`?"
     ]
