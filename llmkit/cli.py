@@ -8,12 +8,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from llmkit import __version__
 from llmkit.errors import RunError, UserError, say
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
+
+
+class Command(TyperCommand):
+    """A command that answers an option that it does not have with what to type instead."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        named = {
+            name: (parameter.opts[-1], bool(getattr(parameter, "is_flag", False)))
+            for parameter in self.get_params(ctx)
+            if parameter.param_type_name == "option"
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        words = (arg.partition("=")[0] for arg in args)
+        if any(re.match("--?[A-Za-z]", word) and word not in named for word in words):
+            from llmkit.instead import Known, refuse_options
+
+            known = {name: Known(*option) for name, option in named.items()}
+            try:
+                refuse_options(ctx.info_name or "", args, known)
+            except UserError as mistake:
+                say(str(mistake))
+                raise typer.Exit(2) from None
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="Pretrain, fine-tune and use language models: one recipe, one command.",
@@ -61,7 +86,7 @@ Task = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")],
     overrides: Overrides = None,
@@ -91,7 +116,7 @@ def pretrain(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def finetune(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
@@ -152,9 +177,7 @@ def _train(
 
         process.join()
         _stay_offline(offline)
-        path, settings = recipe, overrides or []
-        if verb == "finetune":
-            path, settings = _recipe_and_overrides(recipe, overrides, task)
+        path, settings = _recipe_and_overrides(verb, recipe, overrides, task)
         seconds = _seconds(max_time)
         loaded = _with_time_note(load(path, settings, output_dir, task, verb), max_time)
         if dry_run:
@@ -176,19 +199,22 @@ def _train(
 
 
 def _recipe_and_overrides(
-    recipe: str | None, overrides: list[str] | None, task: str | None, needed: bool = True
+    verb: str, recipe: str | None, overrides: list[str] | None, task: str | None, model: str | None = None
 ) -> tuple[str | None, list[str]]:
     """Separate the recipe from the overrides: with `--task` the first argument may be an override.
 
-    Raises UserError for two recipes, and for none where one is `needed`.
+    Raises UserError for two recipes, for data in the recipe's place, and for no recipe, unless a `model` has one.
     """
     settings = overrides or []
-    if recipe is not None and "=" in recipe and not Path(recipe).is_file():
+    if recipe is not None and "=" in recipe and not os.path.exists(recipe):  # noqa: PTH110 - long names
         settings, recipe = [recipe, *settings], None
+    from llmkit.instead import ask_for_recipe, refuse_data
+
+    refuse_data(verb, recipe, settings, task, model)
     if task is not None and recipe is not None:
         raise UserError(f"`{recipe}` and --task {task} are two recipes", "name one")
-    if needed and task is None and recipe is None:
-        raise UserError("which recipe?", "name one, or --task NAME such as --task sst2")
+    if task is None and recipe is None and model is None:
+        ask_for_recipe(verb, settings)
     return recipe, settings
 
 
@@ -235,7 +261,7 @@ def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> i
     return 0
 
 
-@app.command()
+@app.command(cls=Command)
 def generate(
     prompt: Annotated[
         str | None,
@@ -297,7 +323,7 @@ def generate(
     _do(act)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     texts: Annotated[
@@ -316,14 +342,16 @@ def predict(
     def act() -> int:
         _stay_offline(offline)
         from llmkit.inference import predict as prediction
+        from llmkit.instead import refuse_file_as_text
 
+        refuse_file_as_text(model, texts or [])
         prediction.predict(model, texts or [], source, output)
         return 0
 
     _do(act)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     recipe: MaybeRecipe = None,
@@ -338,7 +366,7 @@ def evaluate(
         from llmkit import launch
         from llmkit.training import evaluate as evaluation
 
-        path, settings = _recipe_and_overrides(recipe, overrides, task, needed=False)
+        path, settings = _recipe_and_overrides("evaluate", recipe, overrides, task, model)
         loaded = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
         evaluation.evaluate(model, loaded)
@@ -347,7 +375,7 @@ def evaluate(
     _do(act)
 
 
-@app.command()
+@app.command(cls=Command)
 def merge(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
     output: Annotated[str, typer.Option("--output", help="A new folder for the whole model.")],
@@ -365,7 +393,7 @@ def merge(
     _do(act)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Check whether a run directory is whole, and what it can resume from."""
 

@@ -65,15 +65,17 @@ def test_help_answers_within_twice_the_time_of_importing_typer():
     [
         *(["--help"], ["pretrain", "--help"], ["recipes"], ["pretrain", "x.toml", "a.b=1"]),
         *(["finetune", "--task", "sst3"], ["finetune", "glue", "data.nam=sst2"], ["predict", "x", "--input", "no.csv"]),
+        *(["finetune", "a.csv"], ["finetune", "."], ["finetune", "glue", "--lr", "3"], ["pretrain", "a.csv", "lr=3"]),
         *(["predict", "runs/x", "text"], ["evaluate", "runs/x"], ["generate", "--chat", "--input", "no.txt"]),
     ],
 )
 def test_nothing_heavy_is_imported(words, tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
     code = (
         "import sys; from llmkit.cli import app\n"
         f"try: app({words!r})\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'peft', 'accelerate'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'peft', 'accelerate'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -81,7 +83,7 @@ def test_nothing_heavy_is_imported(words, tmp_path):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("mistake", ["data.blok_size=3", "trainer.lerning_rate=1"])
+@pytest.mark.parametrize("mistake", ["data.blok_size=3", "trainer.lerning_rate=1", "trainer.lr=1e-4", "--lr=1e-4"])
 def test_a_misspelt_key_is_answered_in_half_a_second(mistake, workplace):
     times = []
     for _ in range(5):
@@ -91,7 +93,7 @@ def test_a_misspelt_key_is_answered_in_half_a_second(mistake, workplace):
         )
         times.append(time.perf_counter() - start)
         assert done.returncode == 2
-        assert "did you mean" in done.stderr
+        assert "did you mean" in done.stderr or "write `trainer.learning_rate=1e-4`" in done.stderr
         assert done.stdout == ""
     assert min(times) < 0.5  # the least of five: other processes on the machine only ever add
     assert sorted(p.name for p in workplace.iterdir()) == ["causal.toml", "corpus.txt", "masked.toml"]

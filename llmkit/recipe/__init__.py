@@ -11,7 +11,7 @@ from typing import Any
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
-from llmkit.recipe.paths import at_home, resolve_paths
+from llmkit.recipe.paths import SUFFIXES, at_home, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
@@ -42,8 +42,19 @@ def find(path_or_name: str) -> Path:
         (recipe_name for recipe_name in recipes_by_name if recipe_name.endswith(f"/{name}")), ""
     ) or nearest(name, recipes_by_name)
     hint = f"did you mean `{close_name}`? " if close_name else ""
+    if name.lower().endswith(SUFFIXES):
+        near = nearest(path.name, _names_in(path.parent))
+        hint = f"did you mean `{path.with_name(near)}`? " if near else ""
+        raise UserError(f"there is no file `{path_or_name}`", f"{hint}data goes behind a recipe, as data.path=FILE")
     problem = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor a recipe that comes with llmkit"
     raise UserError(f"`{path_or_name}` {problem}", f"{hint}`llmkit recipes list` names those that come with llmkit")
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [file.name for file in folder.iterdir()]
+    except OSError:
+        return []
 
 
 def copy(name: str, to: Path | None = None) -> Path:
@@ -319,7 +330,8 @@ def _read_file(path: Path) -> Draft:
     except tomllib.TOMLDecodeError as error:
         message, _, location = str(error).rpartition(" (at ")
         position = location.removesuffix(")").replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
-        raise UserError(f"`{_displayed(path)}` {position}: not TOML: {message}") from None
+        hint = "" if path.suffix == ".toml" else "is it data? That goes behind a recipe, as data.path=FILE"
+        raise UserError(f"`{_displayed(path)}` {position}: not TOML: {message}", hint) from None
     return Draft(path.resolve(), values, key_lines(text))
 
 

@@ -10,7 +10,7 @@ from llmkit.recipe import schema, upstream
 from llmkit.recipe.data_tables import Source
 from llmkit.recipe.draft import TABLE, Draft
 from llmkit.recipe.keys import TEXT
-from llmkit.recipe.synonyms import assignment, replacement, suggestion, table_replacement
+from llmkit.recipe.synonyms import for_shell, replacement, suggestion, table_replacement
 from llmkit.recipe.table import Table
 from llmkit.recipe.toml import Key, dotted
 from llmkit.recipe.types import nearest
@@ -99,7 +99,9 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
     )
     for key, value in list(content.items()):
         if class_name and (reason := upstream.refusal(class_name, key, value)):
-            mistakes: list[tuple[tuple[str, ...], str]] = [((table, key), _for_shell(draft, (table, key), reason))]
+            if draft.written((table, key)) is not None:
+                reason = for_shell(table, reason)
+            mistakes: list[tuple[tuple[str, ...], str]] = [((table, key), reason)]
         elif key in types:
             mistakes = list(types[key].mistakes(value, (table, key)))
             if key in fields and fields[key].deprecated:
@@ -112,17 +114,6 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
             draft.problem(path, message)
         if mistakes:
             del content[key]
-
-
-def _for_shell(draft: Draft, key: Key, reason: str) -> str:
-    """Write what a reason advises (`KEY = VALUE`) as an override, if the key is from the command line."""
-    if draft.written(key) is None:
-        return reason
-
-    def override(advice: re.Match[str]) -> str:
-        return f"`{assignment(f'{key[0]}.{advice[1]}', advice[2].strip(chr(34)))}`"
-
-    return re.sub(r"`(\w+) = ([^`]+)`", override, reason)
 
 
 def _mistakes_in_field(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:

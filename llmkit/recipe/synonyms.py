@@ -1,10 +1,11 @@
 """Find the key that was meant by another library's word for it, or by a misspelling."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from llmkit.recipe import schema, upstream
+from llmkit.recipe import upstream
 from llmkit.recipe.keys import key_type, known_keys
 from llmkit.recipe.toml import Key, dotted, split_key
 from llmkit.recipe.types import Type, nearest
@@ -96,7 +97,7 @@ _WORDS = {
     "--output-dir": "o out output out_dir outdir output_path save_dir save_path save_to run_dir checkpoint_dir",
     "--processes": "gpus n_gpus num_gpus n_gpu ngpus num_processes nproc nproc_per_node devices world_size",
     "--max-time": "time time_limit",
-    "--seeds": "num_seeds n_seeds runs repeats",
+    "--seeds": "seeds num_seeds n_seeds runs repeats",
     "--resume": "continue resume_training resume_from resume_from_checkpoint",
     "--dry-run": "dry dryrun",
     "--accelerate-config": "accelerate",
@@ -108,6 +109,10 @@ _PRECISIONS = {
     **dict.fromkeys(("fp16", "float16", "16", "16-mixed", "half", "true"), "trainer.fp16=true"),
     **dict.fromkeys(("fp32", "float32", "32", "no", "none", "false"), "trainer.bf16=false"),
 }
+
+
+_QUOTE = '"'
+_ADVISED = re.compile(r"`(\w+) = ([^`]+)`")
 
 
 def synonyms(word: str) -> list[str]:
@@ -136,7 +141,7 @@ def replacement(key: Key, text: str | None, task: object) -> str:
         return _PRECISIONS.get((text or "").strip("\"'").lower(), "trainer.bf16=true" if text else "trainer.bf16")
     for meant in (*synonyms(dotted(key)), *synonyms(word), *_same_name(word, task)):
         if meant.startswith("--"):
-            return meant if text in (None, "", "true") else f"{meant} {shlex.quote(text)}"  # type: ignore[arg-type]
+            return meant if text in (None, "", "true") else f"{meant} {shlex.quote(text)}"
         kind = key_type(split_key(meant), task)
         if kind and meant != dotted(key):
             return assignment(meant, None if text is None else _as_value(text, kind, meant))
@@ -152,9 +157,11 @@ def table_replacement(key: Key, close_table: str, text: str, task: object) -> st
 
 
 def _as_value(text: str, kind: Type, key: str) -> str:
-    """Write a value that another library takes as one that the key takes: `True`, `a,b`, or an adapter switched on."""
+    """Write a value that another library takes as one that the key takes: `True`, `.1`, `a,b`, an adapter switched on."""
     if text in ("True", "False"):
         text = text.lower()
+    if kind.kinds & {"int", "float"} and re.match(r"-?\.\d", text):  # TOML wants a digit before the point
+        text = text.replace(".", "0.", 1)
     if key == "lora.r" and text == "true":
         return "16"
     if "list" in kind.kinds and not kind.takes_text and text and not text.startswith("["):
@@ -167,13 +174,19 @@ def assignment(key: str, text: str | None) -> str:
     return key if text is None else shlex.quote(f"{key}={text}")
 
 
+def for_shell(table: str, advice: str) -> str:
+    """Write each `KEY = VALUE` of an advice on a key of `table` as an override."""
+    return _ADVISED.sub(lambda part: f"`{assignment(f'{table}.{part[1]}', part[2].strip(_QUOTE))}`", advice)
+
+
+def advised(table: str, advice: str) -> str:
+    """Return the one override that an advice on a key of `table` names; "" if it names none or several."""
+    found = _ADVISED.findall(advice)
+    return assignment(f"{table}.{found[0][0]}", found[0][1].strip(_QUOTE)) if len(found) == 1 else ""
+
+
 def _same_name(word: str, task: object) -> Iterator[str]:
     return (key for key in known_keys(task, word) if key.rpartition(".")[2] == word)
-
-
-def any_task(word: str) -> str:
-    """Find the key with this name, of whichever task has it; "" where none has."""
-    return next((key for task in schema.TASKS for key in _same_name(word, task)), "")
 
 
 def suggestion(key: Key, siblings: Sequence[str], text: str | None, task: object) -> str:
