@@ -177,7 +177,7 @@ def _train(
 
         process.join()
         _stay_offline(offline)
-        path, settings = _recipe_and_overrides(verb, recipe, overrides, task)
+        path, settings = _recipe_and_overrides(recipe, overrides, task, verb)
         seconds = _seconds(max_time)
         loaded = _with_time_note(load(path, settings, output_dir, task, verb), max_time)
         if dry_run:
@@ -199,7 +199,11 @@ def _train(
 
 
 def _recipe_and_overrides(
-    verb: str, recipe: str | None, overrides: list[str] | None, task: str | None, model: str | None = None
+    recipe: str | None,
+    overrides: list[str] | None,
+    task: str | None,
+    verb: str = "finetune",
+    model: str | None = None,
 ) -> tuple[str | None, list[str]]:
     """Separate the recipe from the overrides: with `--task` the first argument may be an override.
 
@@ -366,7 +370,7 @@ def evaluate(
         from llmkit import launch
         from llmkit.training import evaluate as evaluation
 
-        path, settings = _recipe_and_overrides("evaluate", recipe, overrides, task, model)
+        path, settings = _recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         loaded = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
         evaluation.evaluate(model, loaded)

@@ -12,7 +12,7 @@ from llmkit.errors import UserError
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.keys import key_type
 from llmkit.recipe.paths import SUFFIXES, at_home
-from llmkit.recipe.synonyms import advised, assignment, generation_replacement, replacement
+from llmkit.recipe.synonyms import advised, assignment, generation_replacement, is_secret, replacement, without_secrets
 from llmkit.recipe.toml import split_key
 from llmkit.recipe.types import nearest
 
@@ -43,7 +43,7 @@ def refuse_data(
         task: The command line's --task.
         model: Of `evaluate`: the model.
     """
-    settings = [argument for argument in overrides if "=" in argument]
+    settings = [without_secrets(argument) for argument in overrides if "=" in argument]
     wrong = [argument for argument in (task, recipe) if argument is not None and is_data(argument)]
     if not wrong:
         return
@@ -74,7 +74,7 @@ def ask_for_recipe(verb: str, settings: list[str]) -> NoReturn:
     commands: tuple[str, ...] = ()
     hint = f"name one, such as {SMALL}" if verb == "pretrain" else _WHICH
     if paths and is_data(paths[-1]):
-        hint, commands = _advice(verb, paths[-1:], settings, None, None)
+        hint, commands = _advice(verb, paths[-1:], list(map(without_secrets, settings)), None, None)
     raise UserError("which recipe?", hint, commands)
 
 
@@ -179,6 +179,9 @@ def refuse_options(verb: str, arguments: Sequence[str], known: dict[str, Known])
         found = _instead(verb, name, value, known)
         if not equals and follows is not None and found.takes_value:
             rest.pop(0)
+        if is_secret(name):
+            found = _Instead([], reason="no secrets on a command line; log in with `hf auth login`")
+            value, token = None, name
         shown = token if equals or not found.takes_value or value is None else f"{token} {shlex.quote(value)}"
         mistakes.append(f"{shown}: " + (found.reason or f"write `{shlex.join(found.words)}`"))
         unknown = unknown or found.reason == _UNKNOWN
@@ -196,7 +199,11 @@ def refuse_options(verb: str, arguments: Sequence[str], known: dict[str, Known])
         command = f"llmkit {verb} --help lists its options"
     elif left_out:
         command = f"without that: {command}"
-    raise UserError(f"llmkit {verb} has no such option{'s' * (len(mistakes) > 1)}", command, tuple(mistakes))
+    raise UserError(
+        f"llmkit {verb} has no such option{'s' * (len(mistakes) > 1)}",
+        without_secrets(command),
+        tuple(map(without_secrets, mistakes)),
+    )
 
 
 def refuse_file_as_text(model: str, texts: Sequence[str]) -> None:

@@ -289,6 +289,23 @@ def test_a_token_is_not_on_the_command_line_of_a_launch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "glue", "--token", TOKEN],
+        ["finetune", "glue", f"--hub_token={TOKEN}"],
+        ["finetune", "glue", "--lr", "3", f"model.token={TOKEN}"],
+        ["finetune", "glue", f"model.nme={TOKEN}"],
+        ["finetune", ".", f"model.token={TOKEN}"],
+        ["predict", "runs/x", "a", f"--api-key={TOKEN}"],
+    ],
+)
+def test_a_token_on_a_mistaken_command_line_is_not_repeated(words, workplace, llmkit):
+    done = llmkit(*words)
+    assert done.exit_code == 2
+    assert TOKEN not in done.output
+
+
+@pytest.mark.parametrize(
     "key", ["trainer.hub_token", "trainer.push_to_hub_token", "model.token", "data.token", "token"]
 )
 def test_a_token_in_a_recipe_is_refused_and_not_repeated(key, workplace, llmkit):
@@ -351,7 +368,7 @@ def test_a_folder_called_like_a_way_out_names_no_run(workplace):
 def test_a_task_that_is_a_path_is_no_task(name, workplace, llmkit):
     done = llmkit("finetune", "--task", name)
     assert done.exit_code == 2
-    assert "there is no task" in done.stderr or "is a file" in done.stderr
+    assert any(said in done.stderr for said in ("there is no task", "is a file", "is a folder, not a task"))
     assert not (workplace / "runs").exists()
 
 

@@ -111,8 +111,21 @@ _PRECISIONS = {
 }
 
 
+# The Hub's tokens, and names of what is as secret: no message repeats their values.
+_SECRET = re.compile(r"\bhf_\w{8,}")
+_SECRET_NAME = re.compile(r"(^|_)(token|key|secret|password)$")
 _QUOTE = '"'
 _ADVISED = re.compile(r"`(\w+) = ([^`]+)`")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text for a message without the tokens of the Hub that stand in it."""
+    return _SECRET.sub("hf_...", text)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether an option or a key is called like something secret."""
+    return _SECRET_NAME.search(name.lower().replace("-", "_")) is not None
 
 
 def synonyms(word: str) -> list[str]:
@@ -157,7 +170,7 @@ def table_replacement(key: Key, close_table: str, text: str, task: object) -> st
 
 
 def _as_value(text: str, kind: Type, key: str) -> str:
-    """Write a value that another library takes as one that the key takes: `True`, `.1`, `a,b`, an adapter switched on."""
+    """Write a value of another library as one that the key takes: `True`, `.1`, `a,b`, an adapter switched on."""
     if text in ("True", "False"):
         text = text.lower()
     if kind.kinds & {"int", "float"} and re.match(r"-?\.\d", text):  # TOML wants a digit before the point
@@ -171,7 +184,7 @@ def _as_value(text: str, kind: Type, key: str) -> str:
 
 def assignment(key: str, text: str | None) -> str:
     """Write `key=text` so that it can be pasted into a shell; the key alone where `text` is None."""
-    return key if text is None else shlex.quote(f"{key}={text}")
+    return key if text is None else shlex.quote(without_secrets(f"{key}={text}"))
 
 
 def for_shell(table: str, advice: str) -> str:
@@ -194,6 +207,8 @@ def suggestion(key: Key, siblings: Sequence[str], text: str | None, task: object
 
     `text` is the value on the command line, which is kept; None for a key of a recipe.
     """
+    if is_secret(key[-1]):
+        text = None
     if meant := replacement(key, text, task):
         table = f"{dotted(key[:-1])}."
         return meant.removeprefix(table) if text is None and len(key) > 1 else meant
