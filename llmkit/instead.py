@@ -52,7 +52,8 @@ def refuse_data(
     if (path / "recipe.toml").is_file():
         recipe_of_run = str(path / "recipe.toml")
         raise UserError(
-            f"`{named}` is a run directory, not a recipe", shlex.join(["llmkit", verb, recipe_of_run, *overrides])
+            f"`{named}` is a run directory, not a recipe",
+            shlex.join(["llmkit", verb, recipe_of_run, *map(without_secrets, overrides)]),
         )
     if (path / "config.json").is_file():
         raise UserError(

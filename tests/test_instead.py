@@ -66,6 +66,7 @@ def answered(llmkit, *words):
         ("finetune corpus.txt", "pretrain tiny/gpt2 data.path=corpus.txt"),
         ("pretrain corpus.txt", "pretrain tiny/gpt2 data.path=corpus.txt"),
         ("pretrain books", "pretrain tiny/gpt2 data.path=books"),
+        ("pretrain reviews.csv", "pretrain tiny/gpt2 data.path=reviews.csv"),
         ("pretrain data.path=books", "pretrain tiny/gpt2 data.path=books"),
         ("pretrain books/a.txt books/b.txt books/c.txt", "pretrain tiny/gpt2 'data.path=books/*.txt'"),
         (
@@ -84,6 +85,7 @@ def test_data_in_the_recipes_place_is_answered_with_the_command(files, llmkit, w
 
 def test_pretraining_names_the_larger_recipe(files, llmkit):
     assert "a larger model: `gpt2-small` in place of `tiny/gpt2`" in answered(llmkit, "pretrain", "books")
+    assert loaded("llmkit pretrain gpt2-small data.path=books").data.path == str(files / "books")
 
 
 def test_a_suggested_task_says_why(files, llmkit):
