@@ -4,6 +4,7 @@ import math
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,11 +39,15 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
 
     directory = choose_directory(recipe, output_dir, resume)
     first = recipe.trainer.get("seed", 42)
+    # All runs hold out the same rows: their metrics vary by the seed alone.
+    data_tables = {"data": recipe.data, **{f"tasks.{name}.data": part.data for name, part in recipe.tasks.items()}}
+    split_seed = [f"{key}.seed={first}" for key, data in data_tables.items() if data is not None and data.seed is None]
     metrics: dict[str, list[float]] = {}
     for seed in range(first, first + seeds):
         run_directory = directory / f"seed-{seed}"
         resume_flag = ["--resume"] if resume and run_directory.exists() else []
-        code = _run([*argv, f"trainer.seed={seed}", "--output-dir", str(run_directory), *resume_flag])
+        settings = [f"trainer.seed={seed}", *([] if resume_flag and _splits_by_own_seed(run_directory) else split_seed)]
+        code = _run([*argv, *settings, "--output-dir", str(run_directory), *resume_flag])
         if code:
             with suppress(OSError):  # it holds a run
                 directory.rmdir()
@@ -58,6 +63,14 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
         say(f"{key:28} {statistics['mean']:.4f} +- {statistics['std']:.4f}  ({values})")
     say(f"{seeds} seed{'s' * (seeds > 1)} -> {directory / SUMMARY}")
     return 0
+
+
+def _splits_by_own_seed(directory: Path) -> bool:
+    """Tell whether the run in `directory` was begun when each seed still held out rows of its own."""
+    recipe = directory / runs.RECIPE_FILE
+    tables = tomllib.loads(recipe.read_text()) if recipe.is_file() else {}
+    data = [part["data"] for part in (tables, *tables.get("tasks", {}).values()) if "data" in part]
+    return not all("seed" in table for table in data)
 
 
 def deviation(values: Sequence[float]) -> float:

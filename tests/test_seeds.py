@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -144,3 +145,24 @@ def test_the_deviation_is_that_of_a_sample():
     assert seeds.deviation(values) == pytest.approx(statistics.stdev(values))
     assert seeds.deviation([0.5]) == 0
     assert seeds.deviation([0.5, float("nan")]) != seeds.deviation([0.5, float("nan")])
+
+
+def test_every_seed_evaluates_on_the_same_rows(llmkit, place, forked):
+    assert llmkit("finetune", "rows.toml", "--seeds", "2").exit_code == 0
+    held_out = [record(f"runs/rows/seed-{seed}")["data"]["validation"] for seed in (42, 43)]
+    assert held_out[0] == held_out[1]
+    assert "seed = 42  # command line" in Path("runs/rows/seed-43/recipe.toml").read_text()
+    assert llmkit("finetune", "rows.toml", "--seeds", "2", "data.seed=5", "--output-dir", "five").exit_code == 0
+    assert "seed = 5  # command line" in Path("five/seed-43/recipe.toml").read_text()
+
+
+def test_runs_of_seeds_that_held_out_rows_of_their_own_go_on_so(llmkit, place, forked):
+    line = ("finetune", "rows.toml", "--seeds", "2")
+    assert llmkit(*line).exit_code == 0
+    recipe = Path("runs/rows/seed-43/recipe.toml")
+    recipe.write_text(re.sub(r"(?m)^seed = 42  # command line\n", "", recipe.read_text()))
+    run = json.loads(Path("runs/rows/seed-43/run.json").read_text())
+    Path("runs/rows/seed-43/run.json").write_text(json.dumps({**run, "status": "stopped"}))
+    done = llmkit(*line, "--resume")
+    assert done.exit_code in (0, 2)
+    assert "data.seed" not in done.stderr

@@ -21,7 +21,7 @@ def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from llmkit.data.files import text_of
+    from llmkit.data.rows.reader import Unusable, text_in
     from llmkit.models import loading
     from llmkit.models.config import positions
 
@@ -39,15 +39,15 @@ def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
                 return {"text": column}
         raise UserError(f"{rows.source} has no column `{wanted}`", f"it has {', '.join(rows.columns)}")
 
-    def fill(text: str, location: str) -> dict[str, Any]:
+    def fill(text: str) -> dict[str, Any]:
         inputs = tokenizer(text, return_tensors="pt", truncation=limit is not None, max_length=limit).to(model.device)
         blanks = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten()
         segments = text.split(mask)
         if len(segments) == 1:
-            raise UserError(f"{location}: no {mask} in it", f"write {mask} for the word to guess")
+            raise Unusable("no blank", f"no {mask} in it: write {mask} for the word to guess")
         if len(blanks) < len(segments) - 1:
-            raise UserError(
-                f"{location}: {mask} stands beyond the {limit} tokens that the model reads", "shorten the text"
+            raise Unusable(
+                "too long", f"{mask} stands beyond the {limit} tokens that the model reads: shorten the text"
             )
         with torch.inference_mode():
             scores = model(**inputs).logits[0, blanks].double().softmax(dim=-1)
@@ -65,6 +65,12 @@ def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
         return {"filled": filled_text, "tokens": filled[0] if len(filled) == 1 else filled}
 
     def predict_rows(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
-        return [fill(text_of(row, columns["text"], location), location) for location, row in rows]
+        return [fill_row(row, columns["text"]) for _, row in rows]
+
+    def fill_row(row: Any, column: str) -> dict[str, Any]:
+        try:
+            return fill(text_in(row, column))
+        except Unusable as fault:
+            return {"error": str(fault)}
 
     return resolve_columns, predict_rows

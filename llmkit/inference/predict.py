@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from llmkit.inference.rows_io import (
     row_writer,
 )
 from llmkit.recipe.data_tables import RowData
+from llmkit.recipe.tasks import TASKS
 from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 
 if TYPE_CHECKING:
+    from llmkit.data.files import ReadOptions
     from llmkit.data.rows.table import Rows
 
 BATCH = 32
@@ -33,12 +36,12 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     for a model that does not predict and for rows that it cannot read.
     """
     check_files(texts, source, output)
-    rows = read_rows(texts, source)
+    check_model(name)
+    task = one_task_of(name)
+    rows = read_rows(texts, source, _options(name, task, source) if source is not None else None, strict=False)
     first = next(rows, None)
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
-    check_model(name)
-    task = one_task_of(name)
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
         raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
@@ -51,13 +54,34 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
     resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
-    count = 0
+    count = errors = 0
     with row_writer(output) as write_row:
         for prediction in predictions(itertools.chain([first], rows), source, resolve_columns, predict_rows):
             write_row(prediction)
             count += 1
+            errors += "error" in prediction
+    if errors:
+        say(f"warning: {errors:,} of {count:,} rows could not be read; their `error` says why")
     if output is not None:
         say(f"{count:,} row{'s' * (count != 1)} -> {output}")
+
+
+def _options(name: str, task: str, source: Path) -> "ReadOptions":
+    """Return how the model's training data was read; a file is read in UTF-8 all the same, wherever it is UTF-8."""
+    from llmkit.data import files
+
+    options = files.ReadOptions.of(data_of(name, task)) if task in TASKS else files.ReadOptions()
+    if files.suffix(source) in files.SUFFIXES:
+        options = replace(options, format=None)
+    if options.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        return options
+    try:
+        for _ in files.read_lines(source, "utf-8"):
+            pass
+    except UserError:
+        say(f"`{source}` is read in the encoding of the training data, {options.encoding}")
+        return options
+    return replace(options, encoding="utf-8")
 
 
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
@@ -70,6 +94,9 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
     from transformers import AutoTokenizer
 
     from llmkit import tasks
+    from llmkit.data.files import BadRow
+    from llmkit.data.rows.reader import Unusable
+    from llmkit.data.rows.screening import view
     from llmkit.models import loading
     from llmkit.tasks.inputs import choose_collator, choose_length, fit_for_batches
 
@@ -94,6 +121,23 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
     collate = choose_collator(module, tokenizer, model.config)
 
     def predict_rows(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
+        viewed = list(view(rows, columns).read())
+        answers: list[dict[str, Any]] = [{} for _ in viewed]
+        for (_, row), answer in zip(viewed, answers, strict=True):
+            try:
+                if isinstance(row, BadRow):
+                    raise Unusable(row.kind, row.message)
+                module.reader.examine(row, columns, data, False)
+            except Unusable as fault:
+                answer["error"] = str(fault)
+        usable = [number for number, answer in enumerate(answers) if not answer]
+        if usable:
+            readable = replace(rows, read=lambda: (viewed[number] for number in usable))
+            for number, answer in zip(usable, predicted(readable, columns), strict=True):
+                answers[number] = answer
+        return answers
+
+    def predicted(rows: "Rows", columns: Mapping[str, str]) -> list[dict[str, Any]]:
         examples = module.examples(module.encode(rows, columns, tokenizer, data, length), label_spec, True)
         batches = []
         for start in range(0, len(examples), BATCH):
@@ -116,14 +160,15 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
     as arguments where the model reads more than one.
     """
     from llmkit import tasks
+    from llmkit.data.rows.table import has_column
 
     module = tasks.row_task(task)
     inputs = {role: column for role, column in trained.items() if role not in module.reader.LABEL_ROLES}
     if not inputs and task == "question-answering":
         inputs = {"question": "question", "context": "context"}
-    if inputs and set(inputs.values()) <= set(rows.columns):
+    if inputs and all(has_column(rows, column) for column in inputs.values()):
         return inputs
-    if inputs and set(inputs) <= set(rows.columns):
+    if inputs and all(has_column(rows, role) for role in inputs):
         return {role: role for role in inputs}
     if task == "token-classification" and "text" in rows.columns:  # it is cut into words
         return {"text": "text"}
@@ -135,7 +180,7 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
             "put them into a .csv or .jsonl file, in columns of these names: --input FILE",
         )
     if inputs:
-        missing = ", ".join(f"`{column}`" for column in inputs.values() if column not in rows.columns)
+        missing = ", ".join(f"`{column}`" for column in inputs.values() if not has_column(rows, column))
         raise UserError(f"{rows.source} has no column {missing}", f"it has {', '.join(rows.columns)}")
     try:
         return dict(module.reader.resolve_columns(data, rows, False))

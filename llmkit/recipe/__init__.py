@@ -168,6 +168,8 @@ def load(
 def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), output_dir: str | None = None) -> Draft:
     """Read a recipe's file, and apply what `--task` sets and then the command line."""
     draft = _read_file(path)
+    if path.name == "recipe.toml" and (path.parent / "run.json").is_file():
+        _as_begun(draft)
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
@@ -238,6 +240,16 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
     where = f"in {named}" if "file" in places else ""
     where += (" and " if where else "") + "on the command line" if places != {"file"} else ""
     return UserError(f"{problems} {where}", details=draft.report())
+
+
+def _as_begun(draft: Draft) -> None:
+    """Fill in what the code did that wrote a run's recipe, for keys that the recipe lacks."""
+    parts = draft.get("tasks")
+    tables = [draft.get("data"), *(part.get("data") for part in (parts.values() if isinstance(parts, dict) else ()))]
+    for table in tables if draft.task not in schema.PRETRAINING else ():
+        if isinstance(table, dict):
+            for key, then in schema.BEFORE.items():
+                table.setdefault(key, then)
 
 
 def _read_parts(draft: Draft) -> dict[str, schema.Part]:

@@ -290,6 +290,9 @@ class Recipe(Table):
         return "\n".join(lines) + "\n"
 
 
+# What the code did before there was a key of [data]: what it means that the recipe of an earlier run lacks the key.
+BEFORE = {"hold_out": "hash"}
+
 UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "generation": "GenerationConfig"}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmkit import hub
 from llmkit.errors import UserError
+from llmkit.recipe import schema
 from llmkit.recipe.schema import Recipe
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
@@ -34,20 +35,55 @@ FREE = (
 UNIMPORTANT = ("transformers_version", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
+def as_begun(recipe: Recipe, directory: Path) -> Recipe:
+    """Return `recipe` with what the code did that began the run in `directory`, for keys that the run's recipe lacks.
+
+    Raises UserError where the run's recipe cannot be read.
+    """
+    _, lacking = _begun_with(directory)
+    for part, key in lacking:
+        then = {key: schema.BEFORE[key]}
+        if not part and recipe.data is not None:
+            recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=then)})
+        elif part in recipe.tasks:
+            task = recipe.tasks[part]
+            task = task.model_copy(update={"data": task.data.model_copy(update=then)})
+            recipe = recipe.model_copy(update={"tasks": {**recipe.tasks, part: task}})
+    return recipe
+
+
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """List the keys in which `recipe` differs from that of the run in `directory`, with both values, without free ones.
 
     Raises UserError where the run's recipe cannot be read.
     """
+    before, _ = _begun_with(directory)
+    if not before:
+        return []
+    now = tomllib.loads(as_begun(recipe, directory).to_toml())
+    return [difference for difference in differences(before, now) if not is_free(difference[0])]
+
+
+def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Read the recipe of a run, and fill in the keys of [data] that it lacks, by `schema.BEFORE`.
+
+    Returns the tables, none without a recipe, and (name of the task of several, key) of each key that was filled in.
+    """
     saved = directory / runs.RECIPE_FILE
     if not saved.is_file():
-        return []
+        return {}, []
     try:
-        before = tomllib.loads(saved.read_text())
+        tables = tomllib.loads(saved.read_text())
     except (OSError, ValueError) as problem:
         raise UserError(f"`{saved}` cannot be read: {problem}", "it says what the run was begun with") from problem
-    now = tomllib.loads(recipe.to_toml())
-    return [difference for difference in differences(before, now) if not is_free(difference[0])]
+    parts = {"": tables} if tables.get("task") not in schema.PRETRAINING else {}
+    lacking = []
+    for name, part in {**parts, **tables.get("tasks", {})}.items():
+        for key, then in schema.BEFORE.items() if "data" in part else ():
+            if key not in part["data"]:
+                part["data"][key] = then
+                lacking.append((name, key))
+    return tables, lacking
 
 
 def is_free(key: str) -> bool:

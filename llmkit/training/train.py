@@ -44,6 +44,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     first step for most of what would have failed later.
     """
     started = time.monotonic()
+    if resume:
+        recipe = compatibility.as_begun(recipe, directory)
     transformers.utils.logging.disable_progress_bar()
     if recipe.model.load_in_4bit:
         trainable.check_4bit()

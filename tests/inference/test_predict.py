@@ -24,7 +24,7 @@ def test_several_texts_are_labelled_in_their_order(said):
 def test_what_was_learned_is_told_again_and_the_gold_label_is_not_echoed(said):
     said("home/single", "--input", "home/single.csv", "--output", "out.csv")
     truth, found = table("home/single.csv"), table("out.csv")
-    assert list(found[0]) == ["remark", "label", "score", "scores"]
+    assert list(found[0]) == ["remark", "label", "score", "scores", "error"]
     assert [row["remark"] for row in found] == [row["remark"] for row in truth]
     assert sum(a["label"] == b["label"] for a, b in zip(truth, found, strict=True)) > 0.95 * len(truth)
     assert json.loads(found[0]["scores"]).keys() == {"beast", "bird"}

@@ -45,7 +45,8 @@ def test_stdout_json_lines_and_a_table_say_the_same(said, llmkit):
     said("home/pair", "--input", "home/pair.jsonl", "--output", "OUT.CSV")
     assert [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()] == printed
     for line, row in zip(table("OUT.CSV"), printed, strict=True):
-        assert line == {key: json.dumps(v) if isinstance(v, dict) else str(v) for key, v in row.items()}
+        cells = {key: json.dumps(v) if isinstance(v, dict) else str(v) for key, v in row.items()}
+        assert line == {**cells, "error": ""}
     assert sorted(p.name for p in Path().iterdir()) == ["OUT.CSV", "home", "out.jsonl"]
 
 
@@ -55,6 +56,10 @@ def test_columns_are_found_by_the_name_they_had_and_by_their_role(said):
     (named,), (role,) = (said("home/pair", "--input", name) for name in ("named.jsonl", "role.jsonl"))
     assert (named["premise"], role["text"], role["text_pair"]) == ("the fox met", "the fox met", "fox was met")
     assert rounded(named["scores"]) == rounded(role["scores"])
+
+
+def json_rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
 
 
 def test_a_missing_column_is_named_with_its_file(refused):
@@ -90,16 +95,29 @@ def test_from_an_empty_file_nothing_is_predicted_and_nothing_written(name, conte
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"), [('{"remark": \n', "line 501: not JSON"), ('{"rev": "a"}\n', "line 501: no `remark`")]
+    ("broken", "reason"), [('{"remark": 7}\n', "holds int, not text"), ('{"rev": "a"}\n', "no `remark`")]
 )
-def test_a_broken_row_in_the_middle_leaves_no_half_output(broken, said, refused):
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+@pytest.mark.parametrize("number", [0, 500])
+def test_a_row_that_cannot_be_read_has_an_error_in_its_place(broken, reason, output, number, said, llmkit):
     rows = ['{"remark": "the fox"}\n'] * 600
-    rows[500] = broken
+    rows[number] = broken
     Path("a.jsonl").write_text("".join(rows))
-    Path("out.csv").write_text("of yesterday\n")
-    assert said in refused("home/single", "--input", "a.jsonl", "--output", "out.csv")
-    assert Path("out.csv").read_text() == "of yesterday\n"
-    assert sorted(p.name for p in Path().iterdir()) == ["a.jsonl", "home", "out.csv"]
+    done = llmkit("predict", "home/single", "--input", "a.jsonl", "--output", output)
+    assert done.exit_code == 0, done.stderr
+    assert "warning: 1 of 600 rows could not be read; their `error` says why" in done.stderr
+    read = table(output) if output.endswith(".csv") else json_rows(output)
+    assert len(read) == 600
+    assert reason in read[number]["error"]
+    assert not read[number].get("label")
+    assert all(row["label"] and not row.get("error") for row in (*read[:number], *read[number + 1 :]))
+
+
+def test_a_file_of_nothing_but_errors_is_written_too(said, llmkit):
+    Path("a.jsonl").write_text('{"remark": 1}\n{"remark": 2}\n')
+    done = llmkit("predict", "home/single", "--input", "a.jsonl", "--output", "out.csv")
+    assert done.exit_code == 0, done.stderr
+    assert [row["remark"] for row in table("out.csv")] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

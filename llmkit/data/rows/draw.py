@@ -1,66 +1,83 @@
-"""Draw rows so that every class keeps its share: for validation, or as a sample."""
+"""Draw rows so that every class keeps its share: those to hold out for evaluation, or a sample.
+
+Rows are ranked by a hash of the seed and of what they hold, so that no row's rank depends on another row: after k rows
+are added, at most k + 1 rows of a class change sides.
+"""
 
 import numpy as np
 
 
-def draw(strata: np.ndarray, keys: np.ndarray, number: int, seed: int, *, leave: bool = False) -> np.ndarray:
+def sample(strata: np.ndarray, keys: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Draw `number` of N rows, each class in its share; return a mask, bool [N].
-
-    Rows are ranked by a hash of the seed and of what they hold, so that a row's rank does not depend on the others:
-    after k rows are added, at most k + 1 rows of a class change sides. Rows that hold the same are drawn together;
-    where they do not fit into what is left of the share, the next ones are. With `leave`, one row of each class at
-    least is not drawn.
 
     Args:
         strata: the class of each row, int [N].
         keys: a hash of what each row holds, uint64 [N].
-        number: how many rows to draw; fewer are drawn where rows that hold the same do not fit.
+        number: how many rows to draw.
         seed: decides the ranks.
     """
     chosen = np.zeros(len(keys), bool)
-    if not len(keys) or number <= 0:
-        return chosen
-    ranks = _scrambled(keys, seed)
-    _, first, group_of, sizes = np.unique(ranks, return_index=True, return_inverse=True, return_counts=True)
-    stratum = strata[first]  # of each group of equal rows; groups are in the order of their ranks
-    rows_of = np.bincount(stratum, sizes, minlength=int(strata.max()) + 1).astype(np.int64)
-    most = rows_of.copy()
-    if leave:
-        smallest = np.full(len(most), np.iinfo(np.int64).max)
-        np.minimum.at(smallest, stratum, sizes)
-        most = np.maximum(rows_of - np.where(rows_of > 0, smallest, 0), 0)
-    quota = _shares(rows_of, most, min(number, int(rows_of.sum())))
+    if len(keys) and number > 0:
+        rows_of = np.bincount(strata)
+        quota = _shares(rows_of, rows_of, min(number, len(keys)))
+        order = np.lexsort((_scrambled(keys, seed), strata))  # by class, and by rank within it
+        place = np.arange(len(keys)) - np.repeat(np.cumsum(rows_of) - rows_of, rows_of)
+        chosen[order] = place < np.repeat(quota, rows_of)
+    return chosen
+
+
+def hold_out(strata: np.ndarray, keys: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Draw a share of N rows to hold out, each class in its share; return a mask, bool [N].
+
+    As many are drawn as `max(1, round(N * fraction))`, with two exceptions: rows that hold the same stand on one side,
+    and of every class at least one row is left. Of a class with a single row none is drawn. The arguments are those of
+    `sample`.
+    """
+    if not len(keys):
+        return np.zeros(0, bool)
+    # Groups of equal rows, in the order of their ranks. A group is of the class of its first row.
+    _, first, group_of, sizes = np.unique(
+        _scrambled(keys, seed), return_index=True, return_inverse=True, return_counts=True
+    )
+    classes = strata[first]
+    rows_of = np.bincount(classes, sizes, minlength=int(strata.max()) + 1).astype(np.int64)
+    smallest = np.full(len(rows_of), len(keys))
+    np.minimum.at(smallest, classes, sizes)
+    room = np.maximum(rows_of - smallest, 0)  # what may be drawn of each class
+    left = min(max(1, round(len(keys) * fraction)), int(room.sum()))
+    quota = _shares(rows_of, room, left)
     taken = np.zeros(len(sizes), bool)
-    for group in range(len(sizes)) if (sizes > 1).any() else ():
-        if sizes[group] <= quota[stratum[group]]:
-            taken[group] = True
-            quota[stratum[group]] -= sizes[group]
-    if not (sizes > 1).any():
-        order = np.argsort(stratum, kind="stable")  # by class, and by rank within it
-        behind = np.cumsum(rows_of)
-        place = np.arange(len(order)) - np.repeat(behind - rows_of, rows_of)
-        taken[order] = place < np.repeat(quota, rows_of)
-    elif quota.sum():  # what no class could fill, from whichever can
-        room = most - np.bincount(stratum[taken], sizes[taken], minlength=len(most)).astype(np.int64)
-        left: int = int(quota.sum())
-        for group in np.flatnonzero(~taken).tolist():
-            if sizes[group] <= left and sizes[group] <= room[stratum[group]]:
-                taken[group] = True
-                left -= int(sizes[group])
-                room[stratum[group]] -= sizes[group]
+
+    def take(group: int) -> None:
+        nonlocal left
+        taken[group] = True
+        left -= sizes[group]
+        room[classes[group]] -= sizes[group]
+        quota[classes[group]] -= sizes[group]
+
+    for group in range(len(sizes)):
+        if sizes[group] <= quota[classes[group]]:
+            take(group)
+    for group in range(len(sizes)) if left else ():  # what a class could not fill, from any
+        if not taken[group] and sizes[group] <= min(left, room[classes[group]]):
+            take(group)
+    if left and not taken.any():  # every group is larger than what was asked for
+        fitting = [group for group in range(len(sizes)) if sizes[group] <= room[classes[group]]]
+        for group in sorted(fitting, key=sizes.__getitem__)[:1]:
+            take(group)
     return np.asarray(taken[group_of])
 
 
 def _shares(sizes: np.ndarray, most: np.ndarray, number: int) -> np.ndarray:
-    """Divide `number` by the sizes, largest remainders first, with no share above `most`: int [C]."""
+    """Divide `number` by the sizes of classes, largest remainders first, with no share above `most`: int [C]."""
     exact = sizes * (number / max(1, int(sizes.sum())))
     shares = np.minimum(np.floor(exact).astype(np.int64), most)
-    by_remainder = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    by_remainder = np.argsort(np.floor(exact) - exact, kind="stable")
     while (missing := number - int(shares.sum())) > 0:
-        open_classes = by_remainder[shares[by_remainder] < most[by_remainder]][:missing]
-        if not len(open_classes):
+        with_room = by_remainder[shares[by_remainder] < most[by_remainder]][:missing]
+        if not len(with_room):
             break
-        shares[open_classes] += 1
+        shares[with_room] += 1
     return shares
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from llmkit.data.files import BadRow, digest
+from llmkit.data.files import BadRow, digest, nearest
 from llmkit.data.rows.cells import ABSENT, value_at
 from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
@@ -73,11 +73,12 @@ def screen(
 
     Raises UserError where more rows than `data.max_skipped_fraction` allows cannot be used, or none can.
     """
-    keep, keys, targets, number_of = bytearray(), array("Q"), [], array("q")
+    _check_files(rows, columns)
+    keep, keys, targets = bytearray(), array("Q"), []
     faults, mends = _Tally(), _Tally()
     inputs = [name for role, name in columns.items() if role not in reader.LABEL_ROLES]
     viewed = view(rows, columns)
-    for number, (place, row) in enumerate(viewed.read()):
+    for place, row in viewed.read():
         keep.append(0)
         if isinstance(row, BadRow):
             faults.add(row.kind, place, row.message, row.hint)
@@ -92,17 +93,18 @@ def screen(
         keep[-1] = 1
         keys.append(_key(row, inputs))
         targets.append(examined.target)
-        number_of.append(number)
     if rows.notes:  # the same bytes, read in another way than earlier versions did
         viewed = replace(viewed, fingerprint=digest(rows.fingerprint, sorted(rows.notes.values())))
     strata, unusable = reader.strata(targets, viewed, columns, data)
     if unusable:
+        number_of = np.flatnonzero(np.frombuffer(keep, np.uint8)).tolist()  # by examined row
         places = _places(viewed, {number_of[index] for index in unusable})
         for index, late in unusable.items():
             keep[number_of[index]] = 0
             faults.add(late.kind, places[number_of[index]], str(late), late.hint)
     _check_share(rows, faults, len(keep), data)
-    used = np.array([index not in unusable for index in range(len(targets))], bool) if unusable else slice(None)
+    used = np.ones(len(targets), bool)
+    used[list(unusable)] = False
     kept = part(viewed, keep) if faults.total else viewed
     notes = [
         f"{count:,} row{'s' * (count > 1)} left out: {kind}, such as {faults.first[kind]}"
@@ -120,6 +122,19 @@ def screen(
         mends.counts,
         tuple(notes),
     )
+
+
+def _check_files(rows: Rows, columns: Mapping[str, str]) -> None:
+    """Raise UserError for a file that lacks a column which is read, and which other files of the split have."""
+    for name in columns.values():
+        with_it = [file for file, head in rows.heads.items() if value_at(head, name) is not ABSENT]
+        for file in rows.heads if with_it else ():
+            if file not in with_it:
+                raise UserError(
+                    f"`{file}` has no column `{name}`, which `{with_it[0]}` has",
+                    f"{nearest(name, list(rows.heads[file]))}the files of one split need the columns that are read; "
+                    "data.data_files names those to read",
+                )
 
 
 def view(rows: Rows, columns: Mapping[str, str]) -> Rows:

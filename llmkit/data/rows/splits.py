@@ -12,7 +12,7 @@ import numpy as np
 from llmkit import hub
 from llmkit.data import files
 from llmkit.data.files import digest
-from llmkit.data.rows.draw import draw
+from llmkit.data.rows.draw import hold_out, sample
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.screening import Screened, part, screen
 from llmkit.data.rows.table import Rows, default_validation, held_out, open_files, open_hub, splits_of_folder
@@ -89,7 +89,7 @@ def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> T
         if data.hold_out == "hash":
             return _first(rows.rows, number)
         notes.append(f"{key}: {number:,} of {len(rows.keys):,} rows are drawn, each class in its share")
-        return part(rows.rows, draw(rows.strata, rows.keys, number, seed))
+        return part(rows.rows, sample(rows.strata, rows.keys, number, seed))
 
     return Tables(
         sampled(training, "max_train_samples") if training is not None and train else None,
@@ -112,7 +112,7 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
     if rule == "hash":
         out = np.fromiter((held_out(index, fraction, seed) for index in range(total)), bool, total)
     else:
-        out = draw(screened.strata, screened.keys, max(1, round(total * fraction)), seed, leave=True)
+        out = hold_out(screened.strata, screened.keys, fraction, seed)
     for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):
         if not (out == wanted).any():
             raise UserError(

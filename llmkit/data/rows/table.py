@@ -33,7 +33,8 @@ class Rows:
     `read` yields each row with its place, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split train),
     row 3". `fingerprint` changes when the content or the choice of rows changes. `source` is for messages. `remarks`
     are remarks on the files, for the user; `notes` those on how they were read, which a whole reading completes, each
-    with the same text without the file's path. A row that cannot be read is a BadRow.
+    with the same text without the path. `heads` has, for each file, a value of each of its columns. A row that
+    cannot be read is a BadRow.
     """
 
     read: Callable[[], Iterator[tuple[str, Any]]]
@@ -43,6 +44,7 @@ class Rows:
     source: str
     remarks: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self.read()
@@ -56,14 +58,18 @@ def need(rows: Rows, column: str, role: str) -> str:
     """
     if (name := find_column(rows.columns, column)) is not None:
         return name
-    if "." in column and any(
-        value_at(row, column) is not ABSENT for _, row in itertools.islice(rows, HEAD) if not isinstance(row, BadRow)
-    ):
+    if has_column(rows, column):
         return column
     raise UserError(
         f"{rows.source} has no column `{column}`",
         f"{files.nearest(column, rows.columns)}set data.{role}_column to one of: {', '.join(rows.columns)}",
     )
+
+
+def has_column(rows: Rows, column: str) -> bool:
+    """Tell whether one of the first rows has a value in `column`, a name as `cells.value_at` takes it."""
+    head = (row for _, row in itertools.islice(rows, HEAD) if not isinstance(row, BadRow))
+    return find_column(rows.columns, column) is not None or any(value_at(row, column) is not ABSENT for row in head)
 
 
 def usual(rows: Rows, names: Iterable[str]) -> list[str]:
@@ -118,10 +124,16 @@ def open_files(data: RowData, split: str) -> Rows:
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
     options = files.ReadOptions.of(data)
     notes: dict[str, str] = {}
-    columns: dict[str, None] = {}
+    heads: dict[str, dict[str, Any]] = {}
     for file in paths:
         head = itertools.islice(files.read_rows(file, options, strict=False), HEAD)
-        columns |= dict.fromkeys(name for _, row in head if not isinstance(row, BadRow) for name in row)
+        values: dict[str, Any] = {}
+        for _, row in head:
+            if not isinstance(row, BadRow):
+                values |= {name: value for name, value in row.items() if value is not None or name not in values}
+        if values:
+            heads[str(file)] = values
+    columns = dict.fromkeys(name for values in heads.values() for name in values)
     if not columns:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
 
@@ -136,7 +148,7 @@ def open_files(data: RowData, split: str) -> Rows:
 
     nuls = Counter[Path]()
     content = digest(files.content_hash(paths, nuls), [files.suffix(file) for file in paths], data.encoding)
-    return Rows(read, tuple(columns), {}, content, source, files.nul_bytes(nuls, data.encoding), notes)
+    return Rows(read, tuple(columns), {}, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------

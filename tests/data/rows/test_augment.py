@@ -220,10 +220,10 @@ def test_the_table_is_read_overridden_unset_and_written_again(path, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.augment.delte=0.1", "data.augment.delte: unknown key, did you mean `delete`?"),
+        ("data.augment.delte=0.1", "data.augment.delte: unknown key, did you mean `data.augment.delete=0.1`?"),
         ("data.augment.zzz=0.1", "unknown key; [data.augment] has delete, swap, synonym, copies, seed"),
-        ("data.augment.learning_rate=0.1", "unknown key, did you mean `trainer.learning_rate`?"),
-        ("data.synonym=0.1", "data.synonym: unknown key, did you mean `data.augment.synonym`?"),
+        ("data.augment.learning_rate=0.1", "unknown key, did you mean `trainer.learning_rate=0.1`?"),
+        ("data.synonym=0.1", "data.synonym: unknown key, did you mean `data.augment.synonym=0.1`?"),
         ("data.augment.delete=much", "data.augment.delete: must be a number, not much"),
         ('data.augment={delete="much"}', 'data.augment.delete: must be a number, not the string "much"'),
         ("data.augment.delete=1", "data.augment.delete: must be below 1, not 1"),

@@ -159,7 +159,8 @@ def test_the_record_in_lines():
 
 def test_a_run_prints_its_warnings_and_keeps_the_counts(workplace, llmkit):
     recipe = MASKED.split("[data]")[0].replace("masked-lm", "text-classification")
-    recipe += '[data]\npath = "rows.jsonl"\nvalidation_fraction = 0.3\nmax_length = 8\n[trainer]\nmax_steps = 1\n'
+    recipe += '[data]\npath = "rows.jsonl"\nvalidation_fraction = 0.3\nhold_out = "hash"\nmax_length = 8\n'
+    recipe += "[trainer]\nmax_steps = 1\n"
     (workplace / "mini.toml").write_text(recipe)
     rows = [{"text": f"tale {n % 25} of the hen" + " that ran" * (n % 25 % 5), "label": n % 25 % 2} for n in range(50)]
     rows[30]["text"] = " "
