@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, losses
 
+from llmkit.data.rows import classification, splits
+from llmkit.recipe import load
+from llmkit.runs import compatibility
+
 COMMITS = sorted(folder.name for folder in (ROOT / "tests/earlier_runs").iterdir())
 
 
@@ -50,3 +54,16 @@ def test_a_finished_run_predicts_what_it_predicted(place, llmkit):
     now = lines(llmkit("predict", "finished", *(answer["text"] for answer in then)).stdout)
     assert [answer["label"] for answer in now] == [answer["label"] for answer in then]
     assert [answer["score"] for answer in now] == pytest.approx([answer["score"] for answer in then], rel=1e-3)
+
+
+def test_a_run_begun_before_rows_were_drawn_by_class_goes_on_with_its_own_rows(place):
+    recipe = load("classes.toml")
+    assert recipe.data.hold_out == "stratified"
+    assert compatibility.since(Path("finished"), recipe) == []
+    begun = compatibility.as_begun(recipe, Path("finished"))
+    assert begun.data.hold_out == load("finished/recipe.toml").data.hold_out == "hash"
+    now = splits.tables(begun.data, 42, classification)
+    then = json.loads(Path("finished/run.json").read_text())["data"]
+    assert now.train.fingerprint == then["fingerprint"]
+    parts = {"train": now.train, **now.validation}
+    assert {name: len(list(rows)) for name, rows in parts.items()} == {name: then[name]["rows"] for name in parts}

@@ -50,6 +50,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
 
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
+    Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any.
     Where each token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity and called so.
     """
     import transformers
@@ -79,6 +80,8 @@ def evaluate(name: str, recipe: Recipe) -> None:
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")
+        for note in assembly.notes:
+            say(f"note     {note}")
         for warning in assembly.warnings:
             say(f"warning  {warning}")
         process.collect_from_here()
@@ -86,4 +89,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     said = evaluation_metrics(found)
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
+    for key in ("skipped", "mended"):
+        if kinds := assembly.record["data"].get(key):
+            said[f"{key}_rows"] = sum(sum(counts.values()) for counts in kinds.values())
     print(json.dumps(said, indent=2))  # noqa: T201

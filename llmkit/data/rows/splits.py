@@ -115,9 +115,13 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
         out = hold_out(screened.strata, screened.keys, fraction, seed)
     for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):
         if not (out == wanted).any():
+            alike = wanted and rule == "stratified"  # one row is always drawn where the classes allow it
             raise UserError(
                 f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
-                f"{change} it, or name a data.validation_split",
+                "rows that hold the same stand on one side, and the only row of a class is learned from; name a "
+                "data.validation_split"
+                if alike
+                else f"{change} it, or name a data.validation_split",
             )
 
     def side(wanted: bool) -> Screened:
