@@ -1,67 +1,87 @@
-"""Read rows from text tables whose fields are separated by commas, semicolons, tabs or bars."""
+"""Read rows from text tables whose fields are separated by commas, semicolons, tabs, bars or what a recipe says."""
 
-import csv
 import itertools
-import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.files.lines import UTF_16_HINT, read_lines, suffix
-from llmkit.data.files.options import Note, ReadOptions
+from llmkit.data.files.dialect import Sight, find_dialect, look, table_lines
+from llmkit.data.files.fields import SHOWN, Dialect, Tally, read_fields
+from llmkit.data.files.header import name_columns
+from llmkit.data.files.lines import UTF_16_HINT
+from llmkit.data.files.options import BadRow, Note, ReadOptions
 from llmkit.errors import UserError
 
-csv.field_size_limit(1 << 30)
 
-SHOWN = 80  # characters of a row, in a message
+def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+    """Yield the rows after the header, each field as it is written.
+
+    The header decides the delimiter, and the whole file what its quotes mean, where the recipe does not. A row that
+    cannot be read is a BadRow.
+    """
+    sight = look(file, options.encoding)
+    if "\0" in "".join(sight.lines[:1]):
+        raise UserError(f"`{file}`, line {sight.before + 1}: NUL bytes among the names of the columns", UTF_16_HINT)
+    if not sight.lines:
+        return
+    dialect, sample = find_dialect(file, options, sight, note)
+    tally = Tally()
+    with table_lines(file, options.encoding, sight) as lines:
+        rows = read_fields(lines, sight.before, dialect, sample, tally)
+        number, first = next(rows)
+        if isinstance(first, BadRow):
+            raise UserError(f"`{file}`, line {number}: {first.message}", first.hint, first.details)
+        header = name_columns(f"line {number}", first, sample, file, options, note)
+        if options.header is False:
+            rows = itertools.chain([(number, first)], rows)
+        names, width, repeated = header.names[header.index :], len(first), options.header is not False
+        for number, row in rows:
+            if isinstance(row, BadRow):
+                yield f"line {number}", row
+                continue
+            if len(row) != width:
+                if len(row) < 2 and not "".join(row).strip():
+                    continue
+                if len(row) < width or any(row[width:]):
+                    yield f"line {number}", _ragged(row, width, dialect, sight)
+                    continue
+                tally.add("trailing", f"line {number}")
+                row = row[:width]
+            if repeated and row == first:
+                tally.add("repeated", f"line {number}")
+                continue
+            yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
+    _report(file, tally, note)
 
 
-def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows after the header, each field as it is written; the header decides the delimiter."""
-    numbered = read_lines(file, options.encoding)
-    blank_lines, first = next(((number - 1, line) for number, line in numbered if line.strip()), (0, ""))
-    if "\0" in first:
-        raise UserError(f"`{file}`, line {blank_lines + 1}: NUL bytes among the names of the columns", UTF_16_HINT)
-    # Where none of these occurs, the comma: there is one column.
-    unquoted = re.sub('"[^"]*"', "", first)
-    delimiter = "\t" if suffix(file) == ".tsv" else max(",;\t|", key=unquoted.count)
-    reader = csv.reader(
-        itertools.chain([first], (line for _, line in numbered)),
-        delimiter=delimiter,
-        strict=True,
+def _ragged(row: list[str], width: int, dialect: Dialect, sight: Sight) -> BadRow:
+    quotes = '; if quotes enclose fields, set data.quoting = "minimal"' if sight.quotes and not dialect.quoted else ""
+    return BadRow(
+        f"{len(row)} fields where the header has {width}",
+        f"the delimiter read from the header is {dialect.delimiter!r}; quote fields that contain it{quotes}",
+        "fields missing or too many",
+        (" ".join(dialect.delimiter.join(row).split())[:SHOWN],),
     )
-    row_line = blank_lines + 1  # where a row begins: with quoted line breaks it may fill many lines
-    try:
-        header = next(reader, [])
-        numbered_by_pandas = len(header) > 1 and not header[0]  # by its index, which is no column of the data
-        for number, name in enumerate(header, 1):
-            if not name.strip() and not (numbered_by_pandas and number == 1):
-                raise UserError(f"`{file}`, line {row_line}: column {number} has no name", "name it or take it out")
-            if Counter(header)[name] > 1:
-                raise UserError(
-                    f"`{file}`, line {row_line}: {Counter(header)[name]} columns are called `{name}`",
-                    "give every column a name of its own",
-                )
-        row_line = blank_lines + reader.line_num + 1
-        for row in reader:
-            if row and len(row) != len(header):
-                raise UserError(
-                    f"`{file}`, line {row_line}: {len(row)} fields where the header has {len(header)}",
-                    f"the delimiter read from the header is {delimiter!r}; quote fields that contain it",
-                    (" ".join(delimiter.join(row).split())[:SHOWN],),
-                )
-            if row:
-                fields = zip(header, row, strict=True)
-                yield f"line {row_line}", dict(itertools.islice(fields, int(numbered_by_pandas), None))
-            row_line = blank_lines + reader.line_num + 1
-    except csv.Error as problem:
-        if str(problem).startswith("new-line character"):
-            raise UserError(
-                f"`{file}`, line {row_line}: a carriage return inside a field that is not quoted",
-                "quote the field; if every line ends so (as on an old Mac), write line feeds instead",
-            ) from problem
-        raise UserError(
-            f"`{file}`, line {row_line}: {problem}",
-            'a field that begins with a quote ends with one, and a quote inside it is doubled ("")',
-        ) from problem
+
+
+def _report(file: Path, tally: Tally, note: Note) -> None:
+    """Tell what a full pass has counted."""
+    for kind, noun, what, advice in (
+        (
+            "literal",
+            "line",
+            "with a quote that begins a field and does not enclose it, read as a character",
+            'to read all quotes so, set data.quoting = "none"',
+        ),
+        (
+            "spanning",
+            "row",
+            "with line breaks in a field",
+            'if no field has any, set data.quoting = "none"',
+        ),
+        ("trailing", "row", "with empty fields beyond the header's, which are left out", ""),
+        ("repeated", "line", "left out: the header again", ""),
+    ):
+        if count := tally.counts[kind]:
+            such = f"`{file}`: {count:,} {noun}{'s' if count > 1 else ''} {what}, such as {tally.first[kind]}"
+            note(f"{such}; {advice}" if advice else such)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TextIO, cast
 
 from llmkit.errors import UserError
 
@@ -48,6 +48,21 @@ def read_lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
             return
         for number, raw in enumerate(stream, 1):
             yield number, decode(raw, file, number, encoding)
+
+
+@contextmanager
+def open_text(file: Path, encoding: str, newline: str = "\n") -> Iterator[TextIO]:
+    """Open a file for its text in constant memory, much faster than `read_lines`; line breaks and a mark are kept.
+
+    Raises UserError for a byte that is not of the encoding, with its line.
+    """
+    try:
+        with reading(file), _open(file) as stream, io.TextIOWrapper(stream, encoding, newline=newline) as text:
+            yield text
+    except UnicodeDecodeError as problem:
+        for _ in read_lines(file, encoding):  # raises it with the line
+            pass
+        raise UserError(f"`{file}` is not {encoding}: {problem.reason}", "set data.encoding") from problem
 
 
 def is_byte_wise(encoding: str) -> bool:
