@@ -13,12 +13,12 @@ ODD = ["NA", "null", "None", "", "nan", "1e5", "  two  spaces ", 'a "quote"', "a
 ROWS = [{"n": str(n), "text": text} for n, text in enumerate(ODD)]
 
 
-def rows(file, encoding="utf-8", columns=None):
-    return [row for _, row in files.read_rows(file, files.ReadOptions(encoding), columns)]
+def rows(file, encoding="utf-8", columns=None, **options):
+    return [row for _, row in files.read_rows(file, files.ReadOptions(encoding, **options), columns)]
 
 
-def places(file):
-    return [place for place, _ in files.read_rows(file)]
+def places(file, **options):
+    return [place for place, _ in files.read_rows(file, files.ReadOptions(**options))]
 
 
 def mistake(file):

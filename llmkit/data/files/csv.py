@@ -25,16 +25,19 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     if not sight.lines:
         return
     dialect, sample = find_dialect(file, options, sight, note)
-    tally = Tally()
+    tally, headed = Tally(), options.header is not False
+    usual = sample[0] if sample and not headed else []
     with table_lines(file, options.encoding, sight) as lines:
-        rows = read_fields(lines, sight.before, dialect, sample, tally)
+        rows = read_fields(lines, sight.before, dialect, sample, tally, len(usual))
         number, first = next(rows)
+        if not headed:
+            rows = itertools.chain([(number, first)], rows)
+            first = usual or first
         if isinstance(first, BadRow):
             raise UserError(f"`{file}`, line {number}: {first.message}", first.hint, first.details)
         header = name_columns(f"line {number}", first, sample, file, options, note)
-        if options.header is False:
-            rows = itertools.chain([(number, first)], rows)
-        names, width, repeated = header.names[header.index :], len(first), options.header is not False
+        names, width = header.names[header.index :], len(first)
+        expected = f"where {'the header has' if headed else 'most rows have'} {width}"
         for number, row in rows:
             if isinstance(row, BadRow):
                 yield f"line {number}", row
@@ -43,22 +46,22 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
                 if len(row) < 2 and not "".join(row).strip():
                     continue
                 if len(row) < width or any(row[width:]):
-                    yield f"line {number}", _ragged(row, width, dialect, sight)
+                    yield f"line {number}", _ragged(row, expected, dialect, sight)
                     continue
                 tally.add("trailing", f"line {number}")
                 row = row[:width]
-            if repeated and row == first:
+            if headed and row == first:
                 tally.add("repeated", f"line {number}")
                 continue
             yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
     _report(file, tally, note)
 
 
-def _ragged(row: list[str], width: int, dialect: Dialect, sight: Sight) -> BadRow:
+def _ragged(row: list[str], expected: str, dialect: Dialect, sight: Sight) -> BadRow:
     quotes = '; if quotes enclose fields, set data.quoting = "minimal"' if sight.quotes and not dialect.quoted else ""
     return BadRow(
-        f"{len(row)} fields where the header has {width}",
-        f"the delimiter read from the header is {dialect.delimiter!r}; quote fields that contain it{quotes}",
+        f"{len(row)} field{'s' if len(row) != 1 else ''} {expected}",
+        f"the delimiter is {dialect.delimiter!r} (data.delimiter sets another); quote fields that contain it{quotes}",
         "fields missing or too many",
         (" ".join(dialect.delimiter.join(row).split())[:SHOWN],),
     )
@@ -71,17 +74,12 @@ def _report(file: Path, tally: Tally, note: Note) -> None:
             "literal",
             "line",
             "with a quote that begins a field and does not enclose it, read as a character",
-            'to read all quotes so, set data.quoting = "none"',
+            '; to read all quotes so, set data.quoting = "none"',
         ),
-        (
-            "spanning",
-            "row",
-            "with line breaks in a field",
-            'if no field has any, set data.quoting = "none"',
-        ),
+        ("spanning", "row", "with line breaks in a field", '; if no field has any, set data.quoting = "none"'),
         ("trailing", "row", "with empty fields beyond the header's, which are left out", ""),
         ("repeated", "line", "left out: the header again", ""),
     ):
         if count := tally.counts[kind]:
-            such = f"`{file}`: {count:,} {noun}{'s' if count > 1 else ''} {what}, such as {tally.first[kind]}"
-            note(f"{such}; {advice}" if advice else such)
+            counted, place = (f"{count:,} {noun}s", "such as ") if count > 1 else (f"1 {noun}", "")
+            note(f"`{file}`: {counted} {what} ({place}{tally.first[kind]}){advice}")

@@ -18,7 +18,7 @@ from llmkit.data.files.options import BadRow, Note, ReadOptions
 DELIMITERS = ",;\t|"
 NO_DELIMITER = "\udc00"  # of a table of one column; half a character, which no encoding has
 SAMPLE = 200  # lines that show what the columns hold
-_BLOCK = 1 << 20  # characters
+_BLOCK = 1 << 18  # characters
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line, for Excel
 
 
@@ -52,7 +52,7 @@ class Sight:
     @cached_property
     def lines(self) -> list[str]:
         """The first lines of the table that are not blank."""
-        return [line for line in self.head[self.before : self.before + 2 * SAMPLE] if line.strip()]
+        return [line for line in self.head[self.before : self.before + SAMPLE + 1] if line.strip()]
 
 
 def look(file: Path, encoding: str) -> Sight:
@@ -103,8 +103,7 @@ def find_dialect(file: Path, options: ReadOptions, sight: Sight, note: Note) -> 
 
 
 def _delimiter(file: Path, options: ReadOptions, sight: Sight, note: Note) -> str:
-    first, *rest = (re.sub('"[^"]*"', "", line) for line in [*sight.lines[: SAMPLE + 1], ""][: SAMPLE + 1])
-    rest = [line for line in rest if line.strip()]
+    first, *rest = (re.sub('"[^"]*"', "", line) for line in sight.lines)
     tabs = suffix(file) == ".tsv" or options.format == "tsv"
     if tabs and any("\t" in line for line in (first, *rest)):
         return "\t"
@@ -150,10 +149,10 @@ def _blanks(sight: Sight, delimiter: str) -> bool:
 
 
 def _sample(sight: Sight, dialect: Dialect) -> list[list[str]]:
-    """Read the first rows, perhaps with the header: those that span no lines, and of the most frequent length."""
+    """Read the first rows, without the very first: those of the most frequent length."""
     rows: list[list[str]] = []
     reader = csv.reader(map(dialect.prepare, sight.lines), strict=False, **dialect.parameters)
-    while len(rows) <= SAMPLE:
+    while True:
         try:
             row = next(reader, None)
         except csv.Error:
@@ -161,8 +160,9 @@ def _sample(sight: Sight, dialect: Dialect) -> list[list[str]]:
         if row is None:
             break
         rows.append(dialect.restore(row))
+    rows = rows[1:]
     common = Counter(map(len, rows)).most_common(1)
-    return [row for row in rows if len(row) == common[0][0] and not any("\n" in field for field in row)]
+    return [row for row in rows if len(row) == common[0][0]]
 
 
 def _faults(file: Path, options: ReadOptions, sight: Sight, dialect: Dialect) -> int:

@@ -69,16 +69,16 @@ Fields = list[str] | BadRow
 
 
 def read_fields(
-    lines: Iterator[str], before: int, dialect: Dialect, sample: Sequence[list[str]], tally: Tally
+    lines: Iterator[str], before: int, dialect: Dialect, sample: Sequence[list[str]], tally: Tally, width: int = 0
 ) -> Iterator[tuple[int, Fields]]:
     """Yield the fields of each row with the number of its first line; a blank line has none.
 
     `before` is the number of lines before `lines`, and `sample` holds rows that show what the columns are. In `tally`
     are counted the rows that span lines ("spanning"), and the lines with a quote that encloses no field, which is read
-    as a character ("literal").
+    as a character ("literal") if the line then has `width` fields, or as many as the first row.
     """
     if dialect.quoted and dialect.spanning:
-        return _spanning(lines, before, dialect, sample, tally)
+        return _spanning(lines, before, dialect, sample, tally, width)
     return _line_by_line(lines, before, dialect)
 
 
@@ -96,7 +96,7 @@ def _line_by_line(lines: Iterator[str], before: int, dialect: Dialect) -> Iterat
 
 
 def _spanning(
-    lines: Iterator[str], before: int, dialect: Dialect, sample: Sequence[list[str]], tally: Tally
+    lines: Iterator[str], before: int, dialect: Dialect, sample: Sequence[list[str]], tally: Tally, width: int = 0
 ) -> Iterator[tuple[int, Fields]]:
     held: list[str] = []  # the lines of a row
     again = deque[str]()  # lines that a quote swallowed
@@ -111,13 +111,14 @@ def _spanning(
             if len(held) >= MOST_LINES:
                 return
 
-    number, width = before + 1, 0
+    columns = _Columns(sample, dialect)
+    number = before + 1
     while True:
         problem = ""
         try:
             for row in csv.reader(fed(), strict=True, **dialect.parameters):
                 if len(held) > 1:
-                    if not dialect.trusted and _joins_rows(held, width, dialect, sample):
+                    if not dialect.trusted and columns.joins_rows(held):
                         problem = "it swallows whole rows"
                         break
                     tally.add("spanning", f"lines {number} to {number + len(held) - 1}")
@@ -143,27 +144,32 @@ def _spanning(
         number += 1
 
 
-def _joins_rows(lines: Sequence[str], width: int, dialect: Dialect, sample: Sequence[list[str]]) -> bool:
-    """Tell whether the lines of what was read as one row look like rows: fields in number and kind as in the sample."""
-    rows = [dialect.split(line) for line in lines if line.strip()]
-    width = width or len(rows[0])
-    columns = list(zip(*(row for row in sample if len(row) == width), strict=True)) or [()] * width
+class _Columns:
+    """What fields the columns take, as a sample of their rows shows."""
 
-    def whole(row: list[str]) -> bool:
-        return len(row) == width > 1 and all(
-            '"' in field or _belongs(field, column) for field, column in zip(row, columns, strict=True)
+    def __init__(self, sample: Sequence[list[str]], dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._columns = [[field for field in column if "\n" not in field] for column in zip(*sample, strict=True)]
+
+    def joins_rows(self, lines: Sequence[str]) -> bool:
+        """Tell whether the lines of what was read as one row are rows of the table, each with fields of its columns."""
+        rows = [self._dialect.split(line) for line in lines if line.strip()]
+        whole = [self._takes(row) for row in rows]
+        return whole[0] and whole[-1] and sum(whole) >= 0.9 * len(whole)
+
+    def _takes(self, row: list[str]) -> bool:
+        return len(row) == len(self._columns) > 1 and all(
+            '"' in field or _belongs(field, column) for field, column in zip(row, self._columns, strict=True)
         )
 
-    return whole(rows[0]) and whole(rows[-1]) and sum(map(whole, rows)) >= 0.9 * len(rows)
 
-
-def _belongs(field: str, column: Sequence[str]) -> bool:
-    """Tell whether a field may be one of a column: of few values, of numbers, or of texts that begin with no blank."""
+def _belongs(field: str, column: list[str]) -> bool:
+    """Tell whether a field may be one of a column: of numbers, of few values, or of texts that begin with no blank."""
     values = set(column)
+    if column and all(map(NUMBER.fullmatch, values)):
+        return NUMBER.fullmatch(field) is not None and len(field) <= max(map(len, values))
     if column and 2 * len(values) <= len(column):
         return field in values
-    if column and all(map(NUMBER.fullmatch, values)):
-        return NUMBER.fullmatch(field) is not None
     return not field.startswith(" ")
 
 
@@ -172,7 +178,7 @@ def _carriage_return(problem: str) -> BadRow:
         return BadRow(problem, "mend the row", "unreadable row")
     return BadRow(
         "a carriage return inside a field that is not quoted",
-        "quote the field, or take the carriage return out",
+        "quote the field, or take the carriage return out; if every line ends so, write line feeds instead",
         "carriage return in a field",
     )
 

@@ -75,7 +75,8 @@ def looks_like_data(header: Sequence[str], rows: Sequence[list[str]]) -> str:
             return "a name is an address"
         if _is_text(name) and (not column or 2 * sum(len(field.split()) > 2 for field in column) >= len(column)):
             return f"`{_shown([name])}` is a text"
-        if name and name in (kept := [field.strip() for field in column]) and 2 * len(set(kept)) <= len(kept):
+        kept = [field.strip() for field in column]
+        if name and name in kept and 2 * len(set(kept)) <= len(kept) + 1 and len(kept) > 1:
             return f"`{_shown([name])}` stands again in its column"
     return ""
 

@@ -25,11 +25,12 @@ def test_a_row_is_what_was_written_and_knows_its_place(tmp_path, suffix):
         unit = "item"
     else:
         write(file, "".join(json.dumps(row) + "\n" for row in ROWS))
-    assert rows(file) == ROWS
+    options = {"quoting": "minimal"} if suffix == ".tsv" else {}  # else a field of a TSV file spans no lines
+    assert rows(file, **options) == ROWS
     expected = [f"{unit} {first + n}" for n in range(len(ROWS))]
     if first == 2:
         expected[-1] = f"line {first + len(ROWS)}"  # after the row that holds a line break
-    assert places(file) == expected
+    assert places(file, **options) == expected
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "b.json"])

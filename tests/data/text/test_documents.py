@@ -74,7 +74,8 @@ def test_a_text_is_what_was_written(tmp_path, suffix):
         file.write_text(json.dumps([{"n": n, "text": text} for n, text in enumerate(ODD)]))
     else:
         write_lines(file, [{"n": n, "text": text} for n, text in enumerate(ODD)])
-    assert texts(file) == [text for text in ODD if text]
+    quoting = {"quoting": "minimal"} if suffix == ".tsv" else {}  # else a field of a TSV file spans no lines
+    assert texts(file, **quoting) == [text for text in ODD if text]
 
 
 def test_a_null_and_a_blank_line_are_no_documents(tmp_path):
