@@ -207,19 +207,27 @@ def _quotes_at_tabs(file: Path, options: ReadOptions, sight: Sight, dialect: Dia
     They cannot where one is not closed in its line, or before a tab, or where a line has the right number of columns
     only if its quotes are characters. 0 stands for no such line.
     """
-    begins = width = 0
-    with table_lines(file, options.encoding, sight) as lines:
+    begins = width = literal = 0
+    held: list[int] = []  # the lines of a row
+
+    def beginning(lines: Iterator[str]) -> Iterator[str]:
+        nonlocal begins, width, literal
         for number, line in enumerate(lines, sight.before + 1):
-            literal = line.count("\t") + 1
             if line.startswith('"') or '\t"' in line:
                 begins = begins or number
-                try:
-                    fields = len(next(csv.reader([dialect.prepare(line)], strict=True, **dialect.parameters)))
-                except csv.Error:
-                    return begins, number
-                if width and fields != width == literal:
-                    return begins, number
-                width = width or fields
+                literal = line.count("\t") + 1
+                held.append(number)
+                yield dialect.prepare(line)
             elif not width and line.strip():
-                width = literal
+                width = line.count("\t") + 1
+
+    with table_lines(file, options.encoding, sight) as lines:
+        try:
+            for row in csv.reader(beginning(lines), strict=True, **dialect.parameters):
+                if len(held) > 1 or (width and len(row) != width == literal):
+                    return begins, held[0]
+                width = width or len(row)
+                held.clear()
+        except csv.Error:
+            return begins, held[0]
     return begins, 0
