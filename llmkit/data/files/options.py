@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ class ReadOptions:
     def of(cls, data: Origin) -> ReadOptions:
         """Take the options from a [data] table or from one of its sources."""
         return cls(data.encoding, data.format, data.delimiter, data.quoting, data.header, data.column_names)
+
+    def beyond_encoding(self) -> tuple[tuple[str, object], ...]:
+        """List the other options that are set, for a fingerprint: none of them existed in earlier versions."""
+        options = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "encoding")
+        return tuple((name, value) for name, value in options if value is not None)
 
 
 def unheard(remark: str) -> None:

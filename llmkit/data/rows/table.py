@@ -147,7 +147,12 @@ def open_files(data: RowData, split: str) -> Rows:
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()
-    content = digest(files.content_hash(paths, nuls), [files.suffix(file) for file in paths], data.encoding)
+    content = digest(
+        files.content_hash(paths, nuls),
+        [files.suffix(file) for file in paths],
+        data.encoding,
+        *options.beyond_encoding(),
+    )
     return Rows(read, tuple(columns), {}, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
 
 
