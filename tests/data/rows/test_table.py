@@ -300,7 +300,8 @@ def test_the_fingerprint_follows_content_columns_and_limits(tmp_path):
 
     same = write(tmp_path / "b.csv", ROWS)
     assert fingerprint() == fingerprint(same) == opened(file, max_eval_samples=1).train.fingerprint
-    held = opened(file, seed=3, validation_fraction=0.5)
+    many = write(tmp_path / "f.csv", [{"text": str(n), "label": "a"} for n in range(40)])
+    held = opened(many, seed=3, validation_fraction=0.5)
     renamed = tmp_path / "c.csv"
     renamed.write_text(file.read_text().replace("label", "lable"))
     changed = tmp_path / "d.csv"
@@ -316,8 +317,8 @@ def test_the_fingerprint_follows_content_columns_and_limits(tmp_path):
         fingerprint(max_train_samples=1),
         fingerprint(encoding="cp1252"),
     ]
-    every += [fingerprint(seed=3, validation_fraction=0.5), held.validation["validation"].fingerprint]
-    every += [fingerprint(seed=9, validation_fraction=0.5), fingerprint(write(tmp_path / "a.jsonl", ROWS))]
+    every += [held.train.fingerprint, held.validation["validation"].fingerprint]
+    every += [fingerprint(many, seed=9, validation_fraction=0.5), fingerprint(write(tmp_path / "a.jsonl", ROWS))]
     assert len(set(every)) == len(every)
 
 
