@@ -14,14 +14,11 @@ import xxhash
 
 from llmkit.data.files import BadRow, digest, nearest
 from llmkit.data.rows.cells import ABSENT, value_at
+from llmkit.data.rows.faults import Tally, check_share
 from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
-
-MAX_SKIPPED_FRACTION = 0.05  # where the recipe says nothing
-ALWAYS_ALLOWED = 3  # rows that may be left out whatever their share
-SHOWN = 5  # faults that one message names
 
 
 @dataclass(frozen=True)
@@ -45,27 +42,6 @@ class Screened:
     notes: tuple[str, ...]
 
 
-class _Tally:
-    """Counts by kind, with the place of the first and the faults of the first few."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.first: dict[str, str] = {}
-        self.details: list[str] = []
-        self.hint = ""
-
-    def add(self, kind: str, place: str, message: str = "", hint: str = "") -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first.setdefault(kind, place)
-        self.hint = self.hint or hint
-        if message and len(self.details) < SHOWN:
-            self.details.append(f"{place}: {message}")
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-
 def screen(
     rows: Rows, columns: Mapping[str, str], reader: RowReader, data: RowData, *, evaluation: bool = False
 ) -> Screened:
@@ -75,7 +51,7 @@ def screen(
     """
     _check_files(rows, columns)
     keep, keys, targets = bytearray(), array("Q"), []
-    faults, mends = _Tally(), _Tally()
+    faults, mends = Tally(), Tally()
     inputs = [name for role, name in columns.items() if role not in reader.LABEL_ROLES]
     viewed = view(rows, columns)
     for place, row in viewed.read():
@@ -102,25 +78,17 @@ def screen(
         for index, late in unusable.items():
             keep[number_of[index]] = 0
             faults.add(late.kind, places[number_of[index]], str(late), late.hint)
-    _check_share(rows, faults, len(keep), data)
+    check_share(rows.source, faults, len(keep), data.max_skipped_fraction)
     used = np.ones(len(targets), bool)
     used[list(unusable)] = False
     kept = part(viewed, keep) if faults.total else viewed
-    notes = [
-        f"{count:,} row{'s' * (count > 1)} left out: {kind}, such as {faults.first[kind]}"
-        for kind, count in faults.counts.items()
-    ]
-    notes += [
-        f"{count:,} row{'s' * (count > 1)} mended: {kind}, such as {mends.first[kind]}"
-        for kind, count in mends.counts.items()
-    ]
     return Screened(
         kept,
         _numbered(strata)[used],
         np.frombuffer(keys, np.uint64)[used] if keys else np.empty(0, np.uint64),
         faults.counts,
         mends.counts,
-        tuple(notes),
+        (*faults.notes("left out"), *mends.notes("mended")),
     )
 
 
@@ -175,19 +143,3 @@ def _numbered(strata: Any) -> np.ndarray:
 
 def _places(rows: Rows, wanted: set[int]) -> dict[int, str]:
     return {number: place for number, (place, _) in enumerate(rows.read()) if number in wanted}
-
-
-def _check_share(rows: Rows, faults: _Tally, total: int, data: RowData) -> None:
-    share = MAX_SKIPPED_FRACTION if data.max_skipped_fraction is None else data.max_skipped_fraction
-    count = faults.total
-    if not count or (count <= max(ALWAYS_ALLOWED, share * total) and count < total):
-        return
-    kinds = [kind if len(faults.counts) == 1 else f"{kind} ({n:,})" for kind, n in faults.counts.items()]
-    details = [*faults.details, *([f"and {count - SHOWN:,} more"] if count > SHOWN else [])]
-    hint = faults.hint
-    if count < total:
-        needed = min(1.0, np.ceil(100 * count / total) / 100)
-        hint += f"{'; ' * bool(hint)}to leave them out: data.max_skipped_fraction = {needed:g}"
-    raise UserError(
-        f"{rows.source}: {count:,} of {total:,} rows cannot be used: {', '.join(kinds)}", hint, tuple(details)
-    )
