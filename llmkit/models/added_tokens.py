@@ -52,7 +52,7 @@ def extend(tokenizer: Any, table: Table, documents: Documents) -> tuple[Any, dic
     for index, word in enumerate(table.add_tokens or ()):
         if not word or word != word.strip():
             raise UserError(f"tokenizer.add_tokens: {word!r} (number {index + 1}) is empty or has blanks at an end")
-    text = documents.fingerprint if table.add_from_text else None
+    text = documents.cache_key if table.add_from_text else None
     rules = tokenizer.backend_tokenizer.to_str()
     cache_key = (1, rules, repr(tokenizer), tokenizer.chat_template, table.add_tokens, table.add_from_text, text)
     folder = cache_dir() / f"tokenizer-{xxhash.xxh3_128_hexdigest(repr(cache_key).encode())}"

@@ -63,7 +63,7 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     Every process loads it from there, and so has the same. The arguments are those of `load`.
     """
     key = xxhash.xxh3_128_hexdigest(
-        repr((4, documents.fingerprint, table.model_dump(), task, max_length, segments)).encode()
+        repr((4, documents.cache_key, table.model_dump(), task, max_length, segments)).encode()
     )
     folder = cache_dir() / f"tokenizer-{key}"
     if not folder.exists():

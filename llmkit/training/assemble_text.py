@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from llmkit import tasks
 from llmkit.data.cleaning import pipeline as cleaning
-from llmkit.data.text import mixture, pack, sources
-from llmkit.data.text.documents import Documents, chained
+from llmkit.data.text import findings, mixture, pack, sources
+from llmkit.data.text.documents import Corpus, Documents, chained
 from llmkit.errors import UserError
 from llmkit.models import architectures
 from llmkit.models import tokenizer as tokenizers
@@ -77,6 +77,8 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
             validation[name or "validation"] = _held_out(
                 held_out, tokenizer, separator, block_spec, data, here, evaluated
             )
+        if left_out := findings.left_out(corpus.findings):
+            here["left_out"] = left_out
     train: Dataset[Any] | None = next(iter(training.values()), None)
     if stream is not None:
         train = pack.Endless(stream, data.buffer_size, data_seed)
@@ -99,8 +101,8 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         prepare_model=None if prepare is None else lambda model: prepare(model, data),
         create_model=None if create is None else lambda table, seed: create(table, config, seed),
         metrics=lambda sums, part: task.metrics(sums, part.tokens),
-        lines=_lines(record["data"], several, block_size, block_spec) + lines,
-        notes=[*recipe.notes, *(note for corpus in corpora.values() for note in corpus.notes), *notes, *added],
+        lines=_lines(record["data"], several, block_size, block_spec, corpora) + lines,
+        notes=[*recipe.notes, *_notes(corpora), *notes, *added],
         warnings=[],
         record=record,
         subtokens=subtokens,
@@ -127,11 +129,27 @@ def check_use(data: TextData, evaluating: bool) -> None:
         )
 
 
-def _lines(about: Mapping[str, Any], several: bool, block_size: int, block_spec: pack.BlockSpec) -> list[str]:
+def _notes(corpora: Mapping[str, Corpus]) -> list[str]:
+    """List the notes on each source, and what reading it showed."""
+    notes: list[str] = []
+    for name, corpus in corpora.items():
+        shown = dict.fromkeys(note for found in corpus.findings for note in found.notes)
+        notes += [*corpus.notes, *(f"{name}: {note}" if name else note for note in shown)]
+    return notes
+
+
+def _lines(
+    about: Mapping[str, Any],
+    several: bool,
+    block_size: int,
+    block_spec: pack.BlockSpec,
+    corpora: Mapping[str, Corpus],
+) -> list[str]:
     """What was read, in words: of each source, if there are several."""
     lines = []
     for name, part_of in (about if several else {"": about}).items():
         before = f"{name}, " if name else ""
+        lines += [f"{before}{line}" for line in findings.lines(corpora[name].findings)]
         if "clean" in part_of:
             lines += [f"{before}{line}" for line in cleaning.lines(part_of["clean"])]
         for part in ("train", "validation"):

@@ -29,7 +29,7 @@ from llmkit.data.cleaning import duplicates, filters, repair
 from llmkit.data.cleaning.personal_data import scrub
 from llmkit.data.cleaning.repair import Step
 from llmkit.data.files import digest
-from llmkit.data.text.documents import Documents
+from llmkit.data.text.documents import READING, Documents
 from llmkit.data.text.pack import cache_dir, new_cache_entry
 from llmkit.data.text.token_cache import locked
 from llmkit.data.words import word_list
@@ -66,18 +66,18 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
         )
     compared = against if table.overlap else None
     key = _key(documents, table, compared, names)
-    folder = cache_dir() / key
-    report = _cached(folder)
+    folder = cache_dir() / digest(READING, key)
+    report = _cached(folder, documents)
     if report is None:
         with locked(folder.with_suffix(".lock"), f"cleans {documents.source}"):
-            report = _cached(folder)  # by the process that this one waited for
+            report = _cached(folder, documents)  # by the process that this one waited for
             if report is None:
                 if folder.exists():
                     say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
                     shutil.rmtree(folder, ignore_errors=True)
                 with new_cache_entry(folder) as draft:
                     _write(documents, table, compared, draft)
-                report = _cached(folder)
+                report = _cached(folder, documents)
     if report is None:
         raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
     report = {"documents": name, **report}
@@ -88,7 +88,10 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
             f"the step {steps[0]} dropped the most of them",
             tuple(line.strip() for line in lines(report)[1:]),
         )
-    return Documents(lambda: _read(folder / "text.jsonl"), digest("cleaned", key), documents.source), report
+    cleaned = Documents(
+        lambda: _read(folder / "text.jsonl"), digest("cleaned", key), documents.source, findings=documents.findings
+    )
+    return cleaned, report
 
 
 def clean_streamed(documents: Documents, table: Clean) -> Documents:
@@ -107,6 +110,7 @@ def clean_streamed(documents: Documents, table: Clean) -> Documents:
         lambda: _run_steps(documents, {name: _Tally(step, keep=0) for name, step in steps.items()}, None),
         digest("cleaned", _key(documents, table, None, names)),
         documents.source,
+        findings=documents.findings,
     )
 
 
@@ -268,7 +272,11 @@ def _write(documents: Documents, table: Clean, against: Documents | None, folder
         "characters_out": store.num_characters,
         "steps": {name: tally.report() for name, tally in tallies.items()},
     }
-    about = {"report": report, "content": _content_hash(folder / "text.jsonl")}
+    about = {
+        "report": report,
+        "content": _content_hash(folder / "text.jsonl"),
+        "findings": documents.findings.saved(),
+    }
     (folder / "report.json").write_text(json.dumps(about, indent=1))
 
 
@@ -320,12 +328,18 @@ def _read(file: Path) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
-def _cached(folder: Path) -> dict[str, Any] | None:
-    """Read the report on what was written before; None where it or the text is missing or not whole."""
+def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
+    """Read the report on what was written before; None where it or the text is missing or not whole.
+
+    What reading the documents showed then is added to their findings.
+    """
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
-        return report if about["content"] == _content_hash(folder / "text.jsonl") else None
+        if about["content"] != _content_hash(folder / "text.jsonl"):
+            return None
+        documents.findings.restore(about["findings"])
+        return report
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

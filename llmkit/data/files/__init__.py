@@ -7,13 +7,25 @@ name the file and line of a byte that is not UTF-8, and miss a change that is ma
 from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text, suffix
 from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
 from llmkit.data.files.parquet import parquet_columns
-from llmkit.data.files.paths import content_hash, digest, expand, is_local, nearest, nul_bytes, of_split
+from llmkit.data.files.paths import (
+    VALIDATION_NAMES,
+    content_hash,
+    digest,
+    expand,
+    is_local,
+    nearest,
+    nul_bytes,
+    of_split,
+    splits_by_name,
+    without_descriptions,
+)
 from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, read_rows, text_of
 
 __all__ = [
     "ROW_SUFFIXES",
     "SUFFIXES",
     "TEXT_SUFFIXES",
+    "VALIDATION_NAMES",
     "BadRow",
     "Note",
     "ReadOptions",
@@ -28,7 +40,9 @@ __all__ = [
     "read_lines",
     "read_rows",
     "read_text",
+    "splits_by_name",
     "suffix",
     "text_of",
     "unheard",
+    "without_descriptions",
 ]

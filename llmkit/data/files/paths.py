@@ -1,8 +1,9 @@
 """Find the local files that a recipe names, and hash their content."""
 
 import glob
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,18 @@ from llmkit.data.files.lines import is_byte_wise, reading, suffix
 from llmkit.data.files.rows import SUFFIXES
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import Data, RowData, TextData
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
+
+# The name of a split in that of a file or folder: train.csv, dev-v2.0.json, imdb_test.csv, wiki.train.tokens,
+# train-00000-of-00001.parquet; not training.csv.
+_SPLIT = re.compile(rf"(?:^|[._-])(train|{'|'.join(VALIDATION_NAMES)}|test)(?=[\d._-]|$)", re.IGNORECASE)
+# What comes with data and is none: README_en.md, LICENSE-MIT, dataset_infos.json.
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|copying)([._-].*)?"
+    r"|(notice|citation|authors|contributors|change(log|s)|metadata|croissant|dataset_(infos?|dict))(\.\w+)?",
+    re.IGNORECASE,
+)
 
 
 def is_local(data: Data) -> bool:
@@ -55,23 +68,52 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
             )
         paths += matching
     if patterns is None:
-        paths = expand(data.path, suffixes)
+        paths = expand(data.path, suffixes, data.format is not None)
     if not paths:
+        text = ".txt" in suffixes
+        others = expand(data.path, suffixes, unknown=True)
         raise UserError(
-            f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
-            f"files that can be read end in {' '.join(suffixes)} (or the same with .gz)",
+            f"data.path `{data.path}`: no {'text' if text else 'data'} files there",
+            f"files that can be read end in {' '.join(suffixes)} (or the same with .gz)"
+            + (f"; of others, such as `{others[0].name}`, data.format says what they are" if others else ""),
         )
     return paths
 
 
-def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """List the files of a path, a glob or a folder; of a folder, those with one of `suffixes` that are not hidden."""
+def splits_by_name(path: str, paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Sort the files of a folder by the split that their names tell, or else the folders they are in.
+
+    They are named relative to `path`. "" has those that name none.
+    """
+    by_split: dict[str, list[str]] = {}
+    for file in paths:
+        inside = file.relative_to(path)
+        found = (match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.search(part)))
+        by_split.setdefault(next(found, ""), []).append(str(inside))
+    return by_split
+
+
+def without_descriptions(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Tell data from README, LICENSE and metadata files; where there is nothing else, they are the data."""
+    described = [file for file in paths if _ABOUT.fullmatch(file.name)]
+    if len(described) == len(paths):
+        return list(paths), []
+    return [file for file in paths if not _ABOUT.fullmatch(file.name)], described
+
+
+def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES, unknown: bool = False) -> list[Path]:
+    """List the files of a path, a glob or a folder.
+
+    Of a folder, those that are not hidden and have one of `suffixes`, or with `unknown` one that llmkit does not know.
+    """
     path = Path(pattern)
     if path.is_file():
         return [path]
     if path.is_dir():
         visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
-        return sorted(f for f in visible if suffix(f) in suffixes and _is_file(f))
+        return sorted(
+            f for f in visible if (suffix(f) in suffixes or (unknown and suffix(f) not in SUFFIXES)) and _is_file(f)
+        )
     return sorted(f for f in map(Path, glob.glob(pattern, recursive=True)) if _is_file(f))  # noqa: PTH207
 
 
@@ -88,8 +130,11 @@ def nearest(wanted: str, columns: Sequence[str]) -> str:
     return f"did you mean `{near[0]}`? " if near else ""
 
 
-def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None) -> str:
-    """Hash the bytes of the files and where each ends, but not their names; count NUL bytes by file in `nuls`."""
+def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None, returns: "set[Path] | None" = None) -> str:
+    """Hash the bytes of the files and where each ends, but not their names.
+
+    Count NUL bytes by file in `nuls`, and put the files with a carriage return among their bytes into `returns`.
+    """
     content = xxhash.xxh64()
     for file in files:
         with reading(file), file.open("rb") as stream:
@@ -97,6 +142,8 @@ def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None) -> 
                 content.update(chunk)
                 if nuls is not None:
                     nuls[file] += chunk.count(0)
+                if returns is not None and b"\r" in chunk:
+                    returns.add(file)
         content.update(b"\0")
     return content.hexdigest()
 

@@ -2,7 +2,8 @@
 
 A stream is a folder of the cache: `tokens.bin` (two bytes a token where the vocabulary fits), `ends.bin` (where each
 document ends) and `parts.jsonl`, a journal with a line for each part that is safely on the disk. After an interruption
-the work resumes behind the last whole part. The line of the last part says that the stream is finished.
+the work resumes behind the last whole part. The line of the last part says that the stream is finished. `findings.json`
+has what reading the documents showed.
 """
 
 import json
@@ -76,7 +77,7 @@ def tokenize_documents(
     """
     to_ids = encoder(tokenizer)
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
-    key = xxhash.xxh3_128_hexdigest(repr((3, documents.fingerprint, rules, document_separator)).encode())
+    key = xxhash.xxh3_128_hexdigest(repr((3, documents.cache_key, rules, document_separator)).encode())
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
     folder = cache_dir() / key
     tokens = _finished(folder, dtype, verify)
@@ -88,6 +89,8 @@ def tokenize_documents(
                 tokens = _finished(folder, dtype, False)
     if tokens is None:
         raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+    with suppress(OSError, ValueError, KeyError):  # they are remarks, and no tokens depend on them
+        documents.findings.restore(json.loads((folder / "findings.json").read_text()))
     return tokens
 
 
@@ -233,6 +236,8 @@ def _write(documents: Documents, to_ids: Encode, document_separator: list[int], 
             rate = (now.num_bytes - begin.num_bytes) / 1e6 / seconds
             say(f"tokenizing {documents.source}: {now.num_bytes / 1e6:,.0f} MB, {rate:.1f} MB/s")
             due = min(2 * due, due + 600)
+    with _writing(folder.parent):
+        (folder / "findings.json").write_text(json.dumps(documents.findings.saved()))
     _append(folder, done, replace(now, finished=True), ids, ends)
 
 
