@@ -91,12 +91,7 @@ def default_validation(data: Data) -> str | None:
 
 def held_out(index: int, fraction: float, seed: int) -> bool:
     """Tell whether the row or document of this index is held out; that depends on the seed, not on how much is read."""
-    return hash_of(index, seed) < fraction * 2**64
-
-
-def hash_of(index: int, seed: int) -> int:
-    """Hash the index of a row or document: a number below 2**64."""
-    return xxhash.xxh64_intdigest(f"{seed}:{index}".encode())
+    return xxhash.xxh64_intdigest(f"{seed}:{index}".encode()) < fraction * 2**64
 
 
 # ---- local files ---------------------------------------------------------------------------------------------------

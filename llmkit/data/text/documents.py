@@ -17,7 +17,7 @@ from llmkit.data.files import BadRow, digest
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
 from llmkit.data.rows.faults import Tally, check_share
 from llmkit.data.rows.reader import Unusable, text_in
-from llmkit.data.rows.table import default_validation, hash_of, held_out, load, plain_files
+from llmkit.data.rows.table import default_validation, held_out, load, plain_files
 from llmkit.data.text.findings import Findings
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TextData
@@ -108,24 +108,19 @@ def read_corpus(data: TextData, seed: int) -> Corpus:
         return Corpus(train, None, (*remarks, none), revision)
     if data.validation_from == "end":
         return Corpus(*_from_end(train, data.validation_fraction), remarks, revision)
-    only = None if data.streaming else _one_of_few(train, data.validation_fraction, seed)
-    if only is not None:
-        few = f"validation_fraction = {data.validation_fraction:g} holds out one document, the least that it can"
-        remarks = (*remarks, few)
-    return Corpus(*_by_hash(train, data.validation_fraction, seed, only), remarks, revision)
+    if not data.streaming and (count := _none_held_out(train, data.validation_fraction, seed)) > 1:
+        none = f"no validation data: validation_fraction = {data.validation_fraction:g} holds out none of {count:,} "
+        return Corpus(
+            train, None, (*remarks, f"{none}documents; a larger one does, or data.validation_from = end"), revision
+        )
+    return Corpus(*_by_hash(train, data.validation_fraction, seed), remarks, revision)
 
 
-def _by_hash(documents: Documents, fraction: float, seed: int, only: int | None) -> tuple[Documents, Documents]:
-    """Hold out the documents whose hash of seed and index is below `fraction`; or `only` the one of this index."""
-
+def _by_hash(documents: Documents, fraction: float, seed: int) -> tuple[Documents, Documents]:
     def part(wanted: bool) -> Documents:
         return Documents(
-            lambda: (
-                text
-                for index, text in enumerate(documents)
-                if (held_out(index, fraction, seed) if only is None else index == only) is wanted
-            ),
-            digest(documents.fingerprint, "by-hash", fraction, seed, wanted, *(() if only is None else (only,))),
+            lambda: (text for index, text in enumerate(documents) if held_out(index, fraction, seed) is wanted),
+            digest(documents.fingerprint, "by-hash", fraction, seed, wanted),
             documents.source,
             findings=documents.findings,
         )
@@ -133,13 +128,13 @@ def _by_hash(documents: Documents, fraction: float, seed: int, only: int | None)
     return part(False), part(True)
 
 
-def _one_of_few(documents: Documents, fraction: float, seed: int) -> int | None:
-    """Choose the document to hold out where the hash of none of several is below `fraction`; else None."""
+def _none_held_out(documents: Documents, fraction: float, seed: int) -> int:
+    """Count the documents where none of them is held out; else 0, which shows after 1 / fraction of them or so."""
     count = 0
     for count, _ in enumerate(documents, 1):
         if held_out(count - 1, fraction, seed):
-            return None  # after 1 / fraction documents or so
-    return min(range(count), key=lambda index: hash_of(index, seed)) if count > 1 else None
+            return 0
+    return count
 
 
 def _from_end(documents: Documents, fraction: float) -> tuple[Documents, Documents]:

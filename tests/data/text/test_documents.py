@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 
-from llmkit.data.text import documents
+from llmkit.data.text import documents, findings
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.table import ReadOnly
@@ -58,7 +58,7 @@ def write_parquet(file, **columns):
 def test_plain_text_as_document_paragraphs_or_lines(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes("\ufeffone\n two\n\n \nthree\r\n\r\n\nfour".encode())
-    assert texts(file) == ["one\n two\n\n \nthree\r\n\r\n\nfour"]
+    assert texts(file) == ["one\n two\n\n \nthree\n\n\nfour"]
     assert texts(file, sample_by="paragraph") == ["one\n two", "three", "four"]
     assert texts(file, sample_by="line") == ["one", " two", " ", "three", "four"]
 
@@ -168,6 +168,138 @@ def test_splits_and_names_belong_to_the_hub(tmp_path):
     assert "data.name belongs to a Hub data set" in mistake(tmp_path / "a.txt", name="x").message
 
 
+# --- the splits of a folder -------------------------------------------------------------------------------------------
+
+
+def write_files(folder, *names):
+    """Files that hold their own names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "validation", "unread"),
+    [
+        (
+            ["train.txt", "valid.txt", "test.txt", "README.md", "LICENSE.txt", "LICENCE", "dataset_infos.json"],
+            ["train.txt"],
+            ["valid.txt"],
+            "test (test.txt), LICENSE.txt, README.md, dataset_infos.json",
+        ),
+        (
+            ["Train-1.txt", "Train-2.txt", "dev.txt", "val.txt"],
+            ["Train-1.txt", "Train-2.txt"],
+            ["val.txt"],
+            "dev (dev.txt)",
+        ),
+        (["train/a.txt", "train/b.txt", "validation/a.txt"], ["train/a.txt", "train/b.txt"], ["validation/a.txt"], ""),
+        (["stories_train.txt", "stories_test.txt"], ["stories_train.txt"], None, "test (stories_test.txt)"),
+        (["train.txt", "other.txt"], ["train.txt"], None, "other.txt"),
+        (["train.txt", "README.md"], ["train.txt"], None, "README.md"),
+    ],
+)
+def test_files_of_a_folder_are_splits_by_their_names(tmp_path, names, train, validation, unread):
+    write_files(tmp_path, *names)
+    found = corpus(tmp_path)
+    assert list(found.train) == train
+    assert (None if found.validation is None else list(found.validation)) == validation
+    assert found.notes[0].startswith(f"`{tmp_path}`: ")
+    assert found.notes[0].endswith(f"not read: {unread}") or not unread
+    assert ("train (" in found.notes[0]) == (len(names) > 2 or "README.md" not in names)
+
+
+def test_test_files_are_trained_on_by_nobody_who_does_not_ask(tmp_path):
+    write_files(tmp_path, "train.txt", "test.txt")
+    found = corpus(tmp_path, validation_split="test")
+    assert (list(found.train), list(found.validation)) == (["train.txt"], ["test.txt"])
+    assert found.notes[0] == f"`{tmp_path}`: splits by file name: train (train.txt), test (test.txt)"
+    assert texts(tmp_path, split="test") == ["test.txt"]
+    problem = mistake(tmp_path, validation_split="validation")
+    assert problem.message == f"`{tmp_path}` has no files of a split `validation`"
+    assert problem.hint.startswith("by their names there are test, train")
+
+
+@pytest.mark.parametrize("pattern", ["", "*.txt"])
+def test_a_test_file_beside_others_that_are_no_train_file_is_said(tmp_path, pattern):
+    write_files(tmp_path, "a.txt", "test.txt")
+    found = corpus(tmp_path / pattern)
+    assert list(found.train) == ["a.txt", "test.txt"]
+    assert found.notes[0].startswith(f"`{tmp_path / pattern}`: test.txt is trained on too, by name a split to evaluate")
+    assert corpus(tmp_path / "test.txt").notes == corpus(tmp_path / "a.txt").notes  # a file named alone is meant
+
+
+def test_a_folder_of_notes_is_a_corpus(tmp_path):
+    write_files(tmp_path, "a.md", "b.md")
+    assert texts(tmp_path) == ["a.md", "b.md"]
+    write_files(tmp_path, "README.md")
+    found = corpus(tmp_path)
+    assert list(found.train) == ["a.md", "b.md"]
+    assert found.notes[0] == f"`{tmp_path}`: not read: README.md"
+    write_files(tmp_path / "only", "README.md", "LICENSE.md")
+    assert texts(tmp_path / "only") == ["LICENSE.md", "README.md"]
+
+
+def test_files_of_unknown_suffixes_are_text_where_the_recipe_says_so(tmp_path):
+    write_files(tmp_path, "wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens", "LICENSE")
+    problem = mistake(tmp_path)
+    assert problem.message == f"data.path `{tmp_path}`: no text files there"
+    assert problem.hint.endswith("; of others, such as `LICENSE`, data.format says what they are")
+    found = corpus(tmp_path, format="text")
+    assert (list(found.train), list(found.validation)) == (["wiki.train.tokens"], ["wiki.valid.tokens"])
+    assert found.notes[0].endswith("not read: test (wiki.test.tokens), LICENSE")
+    assert texts(tmp_path / "wiki.test.tokens", format="text") == ["wiki.test.tokens"]
+
+
+# --- line ends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_end_alike_whatever_system_wrote_them(tmp_path, end, encoding, name):
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(pack("one\ntwo\n\nthree\n".replace("\n", end).encode(encoding)))
+    expected = {
+        "document": ["one\ntwo\n\nthree\n"],
+        "paragraph": ["one\ntwo", "three"],
+        "line": ["one", "two", "three"],
+    }
+    for sample_by, found in expected.items():
+        assert texts(tmp_path / name, sample_by=sample_by, encoding=encoding) == found
+
+
+def test_a_return_inside_a_string_is_data(tmp_path):
+    assert texts(write_lines(tmp_path / "a.jsonl", [{"text": "one\r\ntwo"}])) == ["one\r\ntwo"]
+
+
+# As the code of commit c1f8dd5 computed them, for "one\ntwo\n\nthree\n" with line feeds, and with \r\n.
+EARLIER = {
+    "document": ("4e4d024e48cf5355aa77e8ee0a05ad85", "763c63e82fc5b97a56f9a2017e92d4a7"),
+    "paragraph": ("c6e420a9b5e0a013fd6a16999291dc9f", "18c020a2609c507b8050711aa92be499"),
+    "line": ("59b695982a1aa7490ac4a4850968e27e", "182b653c3e3f6a7e71c7723e0e63fbd0"),
+}
+
+
+@pytest.mark.parametrize("sample_by", EARLIER)
+def test_a_run_begun_earlier_knows_its_text_again_unless_it_is_read_otherwise(tmp_path, sample_by):
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\n\nthree\n")
+    (tmp_path / "w.txt").write_bytes(b"one\r\ntwo\r\n\r\nthree\r\n")
+    plain, returns = EARLIER[sample_by]
+    assert corpus(tmp_path / "a.txt", sample_by=sample_by).train.fingerprint == plain
+    found = corpus(tmp_path / "w.txt", sample_by=sample_by).train.fingerprint
+    assert (found == returns) == (sample_by == "line")  # whose texts were without the line's end before, too
+
+
+def test_rows_read_as_before_keep_their_fingerprint(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one\\r\\ntwo"}\n{"text": ""}\n{"text": "three"}\n')
+    (tmp_path / "c.csv").write_bytes(b"id,text\r\n1,one\r\n")
+    found = corpus(tmp_path / "a.jsonl", validation_fraction=0.5)
+    assert found.train.fingerprint == "e132cbac7d9efa8a112fdd1836df893c"
+    assert found.validation.fingerprint == "c24b03008611eb536c9755d03258294d"
+    assert corpus(tmp_path / "c.csv").train.fingerprint == "79f1167b7d2af610e736b295270b06d9"
+
+
 # --- again and again --------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +404,16 @@ def test_the_last_tenth_is_nanogpts(tmp_path):
     assert (len("".join(found.train)), len("".join(found.validation))) == (1_003_854, 111_540)
 
 
+def test_a_fraction_that_holds_out_none_is_said(tmp_path):
+    found = corpus(lines_file(tmp_path, 5), validation_fraction=0.001)
+    assert found.validation is None
+    assert len(list(found.train)) == 5
+    assert found.notes == (
+        "no validation data: validation_fraction = 0.001 holds out none of 5 documents; a larger one does, or "
+        "data.validation_from = end",
+    )
+
+
 def test_no_validation_data_is_said(tmp_path):
     found = corpus(lines_file(tmp_path, 3))
     assert found.validation is None
@@ -305,15 +447,63 @@ def test_a_column_that_is_not_there(tmp_path, suffix):
     assert mistake(file).hint == "set data.text_column to one of: id, story"
 
 
-def test_a_row_without_the_column(tmp_path):
-    file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"id": 1, "txt": "two"}])
-    assert mistake(file).message == f"`{file}`, line 2: no `text`; the row has id, txt"
+def said(path, **keys):
+    """The texts, and the notes on the way they were read, which a reading to the end completes."""
+    train = corpus(path, **keys).train
+    return list(train), list(train.findings.notes)
 
 
-def test_half_a_character(tmp_path):
+def test_a_row_without_the_column_is_left_out_and_said(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"id": 1, "txt": "two"}, {"text": "three"}])
+    assert said(file) == (["one", "three"], [f"1 row left out: no `text`, such as `{file}`, line 2"])
+
+
+def test_half_a_character_is_left_out_and_said(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "\\ud83d"}\n')
-    assert mistake(file).message == f"`{file}`, line 2: `text` holds half a character (\\ud83d)"
+    assert said(file) == (["😀"], [f"1 row left out: half a character, such as `{file}`, line 2"])
+
+
+def test_what_is_no_text_is_left_out_up_to_a_share(tmp_path):
+    rows = [{"text": 5 if n % 10 == 3 else f"text {n}"} for n in range(100)]
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    problem = mistake(file)
+    assert problem.message == f"`{file}`: 10 of 100 rows cannot be used: no text in `text`"
+    assert problem.hint.endswith("to leave them out: data.max_skipped_fraction = 0.1")
+    assert problem.details[0] == f"`{file}`, line 4: column `text` holds int, not text"
+    found, notes = said(file, max_skipped_fraction=0.1)
+    assert len(found) == 90
+    assert notes == [f"10 rows left out: no text in `text`, such as `{file}`, line 4"]
+
+
+def test_a_column_of_numbers_is_not_read_to_its_end(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [{"text": n} for n in range(5000)])
+    assert mistake(file).message == f"`{file}`: 100 of 100 rows cannot be used: no text in `text`"
+
+
+def test_rows_without_a_text_are_counted_and_no_limit_is_set_to_them(tmp_path):
+    file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, *[{"text": ""}, {"text": None}] * 10])
+    assert said(file) == (["one"], [f"20 rows left out: empty text, such as `{file}`, line 2"])
+
+
+def test_the_column_may_be_written_in_another_case_or_stand_inside_another(tmp_path):
+    assert texts(write_csv(tmp_path / "a.csv", [("id", " Text "), ("1", "one")])) == ["one"]
+    assert texts(write_csv(tmp_path / "b.csv", [("ID", "Story"), ("1", "one")]), text_column="story") == ["one"]
+    nested = [{"id": 1, "data": {"text": "one", "date": "today"}}]
+    assert texts(write_lines(tmp_path / "c.jsonl", nested), text_column="data.text") == ["one"]
+    assert texts(write_parquet(tmp_path / "d.parquet", id=[1], data=[nested[0]["data"]]), text_column="data.text") == [
+        "one"
+    ]
+    own = [{"data.text": "its own", "data": {"text": "one"}}]
+    assert texts(write_lines(tmp_path / "e.jsonl", own), text_column="data.text") == ["its own"]
+
+
+def test_the_columns_that_are_not_used_are_known(tmp_path):
+    write_csv(tmp_path / "a.csv", [("id", "text", "label"), ("1", "one", "x")])
+    write_parquet(tmp_path / "b.parquet", id=[1], text=["two"], label=["x"])
+    train = corpus(tmp_path).train
+    assert list(train) == ["one", "two"]
+    assert findings.lines([train.findings]) == ["column `text` is the text, not used: `id`, `label`"]
 
 
 @pytest.mark.parametrize(
@@ -342,17 +532,11 @@ def test_nothing_readable(tmp_path):
     assert mistake(tmp_path / "a.png").message == f"`{tmp_path / 'a.png'}`: llmkit does not read `.png` files"
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_column_of_something_else_than_text(tmp_path, suffix):
-    file = tmp_path / f"a{suffix}"
-    if suffix == ".jsonl":
-        write_lines(file, [{"text": "one"}, {"text": 2}])
-        place, kind = "line 2", "int"
-    else:
-        write_parquet(file, text=[b"one"])
-        place, kind = "row 1", "bytes"
+def test_a_column_of_something_else_than_text(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", text=[b"one"])
     found = mistake(file)
-    assert found.message == f"`{file}`, {place}: column `text` holds {kind}, not text"
+    assert found.message == f"`{file}`: 1 of 1 rows cannot be used: no text in `text`"
+    assert found.details == (f"`{file}`, row 1: column `text` holds bytes, not text",)
     assert found.hint == "set data.text_column to the column with the text"
 
 
@@ -379,4 +563,5 @@ def test_data_sets(tmp_path, monkeypatch, streaming):
     assert found.message == "`parquet` (split train) has no column `txt`"
     assert found.hint == "did you mean `text`? set data.text_column to one of: id, text"
     found = mistake("parquet", data_files=files, streaming=streaming, text_column="id")
-    assert found.message == "`parquet` (split train), row 1: column `id` holds int, not text"
+    assert found.message == "`parquet` (split train): 3 of 3 rows cannot be used: no text in `id`"
+    assert found.details[0] == "`parquet` (split train), row 1: column `id` holds int, not text"

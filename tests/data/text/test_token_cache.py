@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,17 @@ from threading import Event, Thread
 
 import numpy as np
 import pytest
+import xxhash
 from filelock import FileLock
 from forks import Fork
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.text import token_cache, tokenize
-from llmkit.data.text.documents import Documents
+from llmkit.data.text.documents import Documents, read_corpus
 from llmkit.data.text.token_cache import tokenize_documents
 from llmkit.errors import UserError
+from llmkit.recipe.data_tables import TextData
 
 ROOT = Path(__file__).parents[3]  # not from conftest: processes of their own import this module, too
 EOS = 0
@@ -325,7 +328,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
     script = SMALL + textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from llmkit.data.text.documents import Documents
+        from llmkit.data.text.documents import Documents, read_corpus
 
         def slow():
             for n in range(100):
@@ -389,7 +392,7 @@ import resource, sys
 from pathlib import Path
 from tests.data.text.test_token_cache import words_tokenizer
 from llmkit.data.text import token_cache, tokenize
-from llmkit.data.text.documents import Documents
+from llmkit.data.text.documents import Documents, read_corpus
 
 tokenize.BATCH, token_cache.PART = 2**16, 2**18
 token_cache.cache_dir = lambda: Path(sys.argv[1])
@@ -408,3 +411,35 @@ def test_more_text_needs_no_more_memory(cache):
     done = subprocess.run(words, env=here, check=True, capture_output=True, text=True)
     little, much = map(int, done.stdout.split())  # MB at most
     assert much < little + 10
+
+
+# ---- what earlier versions left in the cache -------------------------------------------------------------------------
+
+
+def test_what_earlier_readers_made_of_the_same_bytes_is_not_taken(cache, tmp_path, monkeypatch):
+    """Of this file they made other texts; and of a table they might have."""
+    tokenizer, rules = letters_tokenizer(), letters_tokenizer().backend_tokenizer.to_str()
+    (tmp_path / "a.csv").write_text("text\nab\n")
+    read = read_corpus(TextData(path=str(tmp_path / "a.csv")), 0).train
+    assert tokenize_documents(read, tokenizer, [EOS]).ids.tolist() == [1, 2, EOS]
+    (made,) = [entry for entry in cache.iterdir() if (entry / "tokens.bin").exists()]
+    earlier = cache / xxhash.xxh3_128_hexdigest(repr((3, read.fingerprint, rules, [EOS])).encode())  # as of c1f8dd5
+    wrong = Documents(lambda: iter(["zzz"]), "wrong", "`test`")
+    tokenize_documents(wrong, tokenizer, [EOS])
+    (other,) = [entry for entry in cache.iterdir() if (entry / "tokens.bin").exists() and entry != made]
+    other.rename(earlier)
+    shutil.rmtree(made)
+    assert tokenize_documents(read, tokenizer, [EOS]).ids.tolist() == [1, 2, EOS]
+    monkeypatch.setattr(Documents, "cache_key", property(lambda documents: documents.fingerprint))
+    assert tokenize_documents(read, tokenizer, [EOS]).ids.tolist() == [26, 26, 26, EOS]  # what was laid there for it
+
+
+def test_what_reading_showed_is_said_again_of_the_same_content_in_another_file(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"text": "ab", "id": 1}\n{"text": "", "id": 2}\n')
+        read = read_corpus(TextData(path=str(tmp_path / name)), 0).train
+        assert not read.findings.left_out
+        tokenize_documents(read, letters_tokenizer(), [EOS])
+        assert list(read.findings.notes) == [f"1 row left out: empty text, such as `{tmp_path / name}`, line 2"]
+        assert read.findings.left_out == {"empty text": 1}
+        assert list(read.findings.columns) == [("text", ("id",))]
