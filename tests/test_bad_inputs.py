@@ -230,7 +230,15 @@ OTHER_TASKS = {
         "choice_none.jsonl": ([], ", line 4: no answer", "the number of a choice, from 0"),
     },
 }
-PRETRAINING = {**EVERYWHERE, **TEXT}
+# Of these files one row is no text, and pretraining goes on without it: what it says.
+LEFT_OUT = {
+    "nan.jsonl": "no text in `text`",
+    "number.jsonl": "no text in `text`",
+    "no_key.jsonl": "no `text`",
+    "no_keys.jsonl": "no `text`",
+    "half_a_character.jsonl": "half a character",
+}
+PRETRAINING = {name: case for name, case in {**EVERYWHERE, **TEXT}.items() if name not in LEFT_OUT}
 FINETUNING = [
     *(("text-classification", name, *EVERYWHERE[name]) for name in EVERYWHERE),
     *(("text-classification", name, *CLASSES[name]) for name in CLASSES),
@@ -285,6 +293,13 @@ def test_bad_text_is_refused_where_it_stands(name, place, refused):
     assert remedy in hint
 
 
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_row_that_is_no_text_is_left_out_and_said(name):
+    read = read_corpus(TextData(path=str(BAD / name), text_column="text"), 0).train
+    assert len(list(read)) > 1
+    assert list(read.findings.notes) == [f"1 row left out: {LEFT_OUT[name]}, such as `{BAD / name}`, line 4"]
+
+
 @pytest.mark.parametrize(
     ("task", "name", "words", "said", "remedy"), FINETUNING, ids=[f"{task}-{name}" for task, name, *_ in FINETUNING]
 )
@@ -296,7 +311,7 @@ def test_a_bad_row_is_refused_where_it_stands(task, name, words, said, remedy, p
 
 
 def test_every_bad_file_is_used():
-    used = {*PRETRAINING, *(name for _, name, *_ in FINETUNING), "missing_words.csv", "semicolons.csv"}
+    used = {*PRETRAINING, *LEFT_OUT, *(name for _, name, *_ in FINETUNING), "missing_words.csv", "semicolons.csv"}
     assert used == {*MADE, *(file.name for file in BAD.iterdir())}
 
 

@@ -1,0 +1,47 @@
+"""What a run says of the texts that it reads, and keeps in its record."""
+
+import json
+
+import pytest
+from conftest import corpus
+
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture
+def folder(workplace):
+    """A data set as it is cloned: a table for each split, and what describes them."""
+    (workplace / "stories").mkdir()
+    for number, split in enumerate(SPLITS):
+        lines = corpus(300).splitlines()[number * 100 : number * 100 + 100]
+        rows = [{"id": n, "text": "" if n < 3 else 5 if n == 4 else line} for n, line in enumerate(lines)]
+        (workplace / f"stories/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workplace / "stories/README.md").write_text("what it is")
+    return workplace
+
+
+def pretrain(llmkit, *words):
+    done = llmkit("pretrain", "causal.toml", "data.path=stories", "trainer.max_steps=1", *words)
+    assert done.exit_code == 0, done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith(("data", "note"))]
+
+
+def test_splits_columns_and_rows_left_out_are_said_in_every_run(folder, llmkit):
+    said = pretrain(llmkit)
+    path, place = f"`{folder / 'stories'}`", folder / "stories"
+    assert "data     column `text` is the text, not used: `id`" in said
+    for line in (
+        f"{path}: splits by file name: train (train.jsonl), valid (valid.jsonl); not read: test (test.jsonl), "
+        "README.md",
+        f"3 rows left out: empty text, such as `{place / 'train.jsonl'}`, line 1",
+        f"1 row left out: no text in `text`, such as `{place / 'valid.jsonl'}`, line 5",
+    ):
+        assert f"note     {line}" in said
+    record = json.loads((folder / "runs/causal/run.json").read_text())["data"]
+    assert record["left_out"] == {"no text in `text`": 2, "empty text": 6}
+    assert (record["train"]["documents"], record["validation"]["documents"]) == (96, 96)
+    assert pretrain(llmkit, "--output-dir", "again") == said  # the tokens are in the cache now
+    notes = {line for line in said if line.startswith("note")}
+    for name in ("first", "second"):  # which reads what the first one cleaned
+        cleaned = pretrain(llmkit, "data.clean.whitespace=true", "tokenizer.vocab_size=280", "--output-dir", name)
+        assert notes <= set(cleaned)
