@@ -232,6 +232,9 @@ OTHER_TASKS = {
 }
 # Of these files one row is no text, and pretraining goes on without it: what it says.
 LEFT_OUT = {
+    "many_fields.csv": "fields missing or too many",
+    "few_fields.csv": "fields missing or too many",
+    "open_quote.csv": "a quote that is not closed",
     "nan.jsonl": "no text in `text`",
     "number.jsonl": "no text in `text`",
     "no_key.jsonl": "no `text`",
