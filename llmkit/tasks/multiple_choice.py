@@ -131,8 +131,9 @@ def _add_choices(
         for name in read:
             done.add(name, list(chain.from_iterable(read[name][begin:end])))
         sizes.append([len(ids) for ids in read["input_ids"][begin:end]])
-        done.lengths.append(max(whole[begin:end]))
-        done.cut.append(max(0, done.lengths[-1] - length))
+        longest = max(whole[begin:end])
+        done.lengths.append(longest)
+        done.cut.append(max(0, longest - length))
     return sizes
 
 

@@ -16,6 +16,7 @@ from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
+from llmkit.data.rows.tokenize import RowTokenizer
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
@@ -46,43 +47,26 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
     """Tokenize every row, cut to `length` tokens (of a pair, the longer text first), with its label as it was read."""
     done = Encoded(rows)
     first, second, label = columns["text"], columns.get("text_pair"), columns.get("label")
+    tokenize = RowTokenizer(tokenizer, length)
+    same: dict[str, str] = {}  # the labels that are text, each of them once
     for chunk in chunks(rows.read()):
         texts = [text_of(row, first, place, "data.text_column") for place, row in chunk]
         pairs = [text_of(row, second, place, "data.text_pair_column") for place, row in chunk] if second else None
-        keys = [key_of(*each) for each in zip(*filter(None, [texts, pairs]), strict=True)]
+        number = len(done.keys)
+        done.row.extend(range(number, number + len(chunk)))
+        done.keys.extend(key_of(*each) for each in zip(*filter(None, [texts, pairs]), strict=True))
         texts = [beginning(text, length) for text in texts]
         pairs = pairs and [beginning(text, length) for text in pairs]
-        whole = tokenizer(texts, pairs, truncation=False, padding=False, return_attention_mask=False, verbose=False)
-        lengths = [len(ids) for ids in whole["input_ids"]]
-        long = [i for i, size in enumerate(lengths) if size > length]
-        shorter: Any = {}
-        if long:
-            shorter = tokenizer(
-                [texts[i] for i in long],
-                None if pairs is None else [pairs[i] for i in long],
-                truncation=True,
-                max_length=length,
-                return_attention_mask=False,
-            )
-        for name in whole:
-            sequences = whole[name]
-            for position, i in enumerate(long):
-                sequences[i] = shorter[name][position]
-            for sequence in sequences:
-                done.add(name, sequence)
+        done.add_tokenized(tokenize(texts, pairs))
         for i, text in enumerate(texts):
-            number = len(done.keys)
-            done.row.append(number)
-            done.lengths.append(lengths[i])
-            done.cut.append(max(0, lengths[i] - length))
-            done.keys.append(keys[i])
             if not text.strip() and not (pairs is not None and pairs[i].strip()):
-                done.empty.append(number)
+                done.empty.append(number + i)
         if label is not None:
             for place, row in chunk:
                 if label not in row:
                     raise UserError(f"{place}: no `{label}`; the row has {', '.join(row)}", "every row needs a label")
-                done.targets.append(row[label])
+                value = row[label]
+                done.targets.append(same.setdefault(value, value) if type(value) is str else value)
     if data.augment is not None:
         table, inputs = data.augment, {role: name for role, name in columns.items() if role != "label"}
         done.copies = lambda: encode(augment.copies(rows, inputs, table), inputs, tokenizer, data, length)
@@ -95,14 +79,12 @@ def examples(encoded: Encoded, label_spec: LabelSpec, evaluation: bool) -> Examp
         return Examples(encoded, label_spec, by_length=evaluation)
     assert encoded.labels is not None
     copies = encoded.copies()
-    rows = [number % len(encoded.keys) for number in copies.row]
-    whole = Encoded(
-        encoded.source, row=encoded.row + rows, labels=np.concatenate([encoded.labels, encoded.labels[rows]])
-    )
+    rows = np.asarray(copies.row) % len(encoded.keys)
+    whole = Encoded(encoded.source, labels=np.concatenate([encoded.labels, encoded.labels[rows]]))
+    whole.row.extend(np.concatenate([encoded.row, rows]))
     for name in encoded.inputs:
         for part in (encoded, copies):
-            for number in range(len(part.row)):
-                whole.add(name, part.inputs[name][number])
+            whole.input(name).extend(part.inputs[name].values, part.inputs[name].lengths)
     return Examples(whole.finish(), label_spec)
 
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from llmkit import metrics as measures
 from llmkit.data.rows import batches, tagging
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, Ragged, chunks, key_of, refuse
+from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
 from llmkit.data.rows.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
+from llmkit.data.rows.ragged import Ragged
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tagging import Sentence, read_words
@@ -103,8 +104,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
             ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
             pieces.update(zip(new, ids, strict=True))
         for sentence in read:
+            done.lengths.append(num_special + sum(len(pieces[word]) for word in sentence))
             _add_windows(done, [pieces[word] for word in sentence], template, room, stride, tokenizer.pad_token_id)
-            done.lengths[-1] += num_special
     refuse(
         rows,
         mistakes,
@@ -141,10 +142,9 @@ def _add_windows(
     stride: int,
     padding: int,
 ) -> None:
-    row, before, after = len(done.lengths), len(template["input_ids"][0]), len(template["input_ids"][2])
+    row, before, after = len(done.cut), len(template["input_ids"][0]), len(template["input_ids"][2])
     sizes = np.array([len(ids) for ids in pieces], np.int64)
     ids = list(chain.from_iterable(pieces))
-    done.lengths.append(len(ids))
     done.cut.append(0)
     if not ids and not before + after:
         ids = [padding]  # no model reads an input of no tokens

@@ -21,7 +21,7 @@ class Examples(Dataset[dict[str, Any]]):
 
     def __init__(self, encoded: Encoded, extra: Any = None, by_length: bool = False) -> None:
         self.inputs = encoded.inputs
-        self.row = np.array(encoded.row, np.int64)
+        self.row = np.asarray(encoded.row, np.int64)
         self.labels = encoded.labels
         self.extra = extra
         self.lengths = encoded.inputs["input_ids"].lengths if encoded.row else np.empty(0, np.int64)

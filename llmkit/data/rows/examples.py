@@ -1,4 +1,4 @@
-"""Hold the tokens of rows: sequences of any length in a few flat arrays, and what is wrong with the rows."""
+"""Hold what is known of tokenized rows, and name those with a mistake."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,42 +8,15 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from llmkit.data.rows.ragged import Column, Ragged
 from llmkit.data.rows.table import Rows
+from llmkit.data.rows.tokenize import Tokenized
 from llmkit.errors import UserError
 
 CHUNK = 1000  # rows that are tokenized at once
 # Characters that are read of a text that is cut to fewer tokens anyway: a tokenizer needs some 280 bytes for each.
 LONGEST_TEXT = 2**20
 SHOWN = 5  # mistakes in rows that one message names
-
-
-class Ragged:
-    """Sequences of integers of any length, end to end in one array."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-        self._blocks: list[np.ndarray] = []  # many parts in one: a small array costs more than its numbers
-        self._lengths: list[int] = []
-
-    def append(self, sequence: Sequence[int] | np.ndarray) -> None:
-        self._parts.append(np.asarray(sequence, np.int32))
-        self._lengths.append(len(sequence))
-        if len(self._parts) == CHUNK:
-            self._blocks.append(np.concatenate(self._parts))
-            self._parts.clear()
-
-    def finish(self) -> None:
-        """Join all sequences into one array; no more are added."""
-        self.lengths = np.array(self._lengths, np.int64)
-        self.bounds = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.values = np.concatenate([np.empty(0, np.int32), *self._blocks, *self._parts])
-        self._parts, self._blocks = [], []
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.bounds[index] : self.bounds[index + 1]]
 
 
 @dataclass
@@ -62,11 +35,11 @@ class Encoded:
 
     source: Rows
     inputs: dict[str, Ragged] = field(default_factory=dict)
-    row: list[int] = field(default_factory=list)
+    row: Column = field(default_factory=Column)
     targets: list[Any] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    cut: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
+    lengths: Column = field(default_factory=Column)
+    cut: Column = field(default_factory=Column)
+    keys: Column = field(default_factory=lambda: Column("Q"))
     empty: list[int] = field(default_factory=list)
     unlearned: list[int] = field(default_factory=list)
     labels: np.ndarray | None = None
@@ -74,11 +47,23 @@ class Encoded:
     copies: "Callable[[], Encoded] | None" = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:
+        self.input(name).append(sequence)
+
+    def input(self, name: str) -> Ragged:
+        """Return the sequences of one input of the model, none at first."""
         if name not in self.inputs:
             self.inputs[name] = Ragged()
-        self.inputs[name].append(sequence)
+        return self.inputs[name]
+
+    def add_tokenized(self, chunk: Tokenized) -> None:
+        """Add the inputs of rows, one of each, and their lengths before and after they were cut."""
+        for name, values in chunk.inputs.items():
+            self.input(name).extend(values, chunk.lengths)
+        self.lengths.extend(chunk.whole)
+        self.cut.extend(chunk.whole - chunk.lengths)
 
     def finish(self) -> "Encoded":
+        """Make what was added readable; nothing more is added."""
         for sequences in self.inputs.values():
             sequences.finish()
         return self

@@ -1,6 +1,5 @@
 """Summarize the rows before training: their number, lengths, duplicates and balance, with warnings for the user."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,10 +26,9 @@ def look(
     warnings: list[str] = []
     for name, part in {**({} if train is None else {"train": train}), **held_out}.items():
         rows = len(part.keys)
-        lengths = np.array(part.lengths)
+        lengths, cut = np.asarray(part.lengths), np.asarray(part.cut)
         if rows == len(part.empty):
             raise UserError(f"{part.source.source}: not one row of the {name} data has text", "is it the right column?")
-        seen = Counter(part.keys)
         record[name] = {
             "rows": rows,
             "examples": len(part.row),
@@ -42,17 +40,16 @@ def look(
                     strict=True,
                 )
             ),
-            "truncated_rows": sum(cut > 0 for cut in part.cut),
-            "truncated_tokens": sum(part.cut),
+            "truncated_rows": int((cut > 0).sum()),
+            "truncated_tokens": int(cut.sum()),
             "empty_rows": len(part.empty),
-            "duplicate_rows": rows - len(seen),
+            "duplicate_rows": rows - len(np.unique(part.keys)),
             "unlearned_rows": len(part.unlearned),
             "balance": balances[name],
         }
         warnings += _warnings(name, part, record[name])
-    train_keys = set() if train is None else set(train.keys)
     for name, part in held_out.items():
-        shared = [row for row, key in enumerate(part.keys) if key in train_keys]
+        shared = [] if train is None else np.flatnonzero(np.isin(part.keys, train.keys)).tolist()
         if train is not None:
             record[name]["rows_also_in_train"] = len(shared)
         if len(shared) > OVERLAP * len(part.keys):
@@ -77,7 +74,7 @@ def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:
             f"{share:.1%} of all tokens"
         )
     if summary["lengths"]["max"] > HUGE:
-        longest = max(range(rows), key=part.lengths.__getitem__)
+        longest = int(np.argmax(part.lengths))
         warnings.append(
             f"{places(part.source, [longest])[0]} has {part.lengths[longest]:,} tokens or more: is it one row?"
         )

@@ -34,15 +34,36 @@ class CachedEncoder:
         self.far = [t.content for t in added if t.lstrip or t.rstrip or re.search(r"\s", t.content)]
 
     def __call__(self, texts: list[str]) -> list["array[int]"]:
-        split = [WORDS.findall(text) if not any(token in text for token in self.far) else [text] for text in texts]
-        words = set(chain.from_iterable(split))
+        return [array("I", ids) for ids in self.as_bytes(texts)]
+
+    def as_bytes(self, texts: list[str]) -> list[bytes]:
+        """Encode each text as the bytes of its token ids (uint32)."""
+        split = [[text] if self.far and self._holds_far(text) else WORDS.findall(text) for text in texts]
+        known = self.cache.__getitem__
+        found, unknown = [], []
+        for number, words in enumerate(split):
+            try:
+                found.append(b"".join(map(known, words)))
+            except KeyError:
+                found.append(b"")
+                unknown.append(number)
+        if unknown:
+            ids_of = self._encoded(set(chain.from_iterable(split[number] for number in unknown)))
+            for number in unknown:
+                found[number] = b"".join(map(ids_of.__getitem__, split[number]))
+        return found
+
+    def _holds_far(self, text: str) -> bool:
+        return any(token in text for token in self.far)
+
+    def _encoded(self, words: set[str]) -> dict[str, bytes]:
+        """Return the ids of each word, and add those of new ones to the cache."""
         new = list(words.difference(self.cache))
         encodings = self.backend.encode_batch_fast(new, add_special_tokens=False)
         encoded = {word: array("I", encoding.ids).tobytes() for word, encoding in zip(new, encodings, strict=True)}
         if len(self.cache) < MOST:  # only added to: another thread may be about to look a word up
             self.cache.update((word, ids) for word, ids in encoded.items() if len(word) <= LONGEST)
-        ids_of = {word: encoded[word] if word in encoded else self.cache[word] for word in words}
-        return [array("I", b"".join(map(ids_of.__getitem__, words))) for words in split]
+        return {word: encoded[word] if word in encoded else self.cache[word] for word in words}
 
 
 def word_by_word(backend: Any) -> bool:

@@ -6,7 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from llmkit.data.rows.batches import Examples, GroupedByLength, collator, models_own
-from llmkit.data.rows.examples import CHUNK, Encoded, Ragged, chunks, key_of, places, refuse
+from llmkit.data.rows.examples import CHUNK, Encoded, chunks, key_of, places, refuse
+from llmkit.data.rows.ragged import Ragged
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 
