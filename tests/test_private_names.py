@@ -189,6 +189,7 @@ TABLE = (
     Row("transformers.PreTrainedConfig._attn_implementation", "tasks/causal_lm.py", is_a(property)),
     Row("transformers.PreTrainedConfig._attn_implementation", "training/train.py", is_a(property)),
     Row("transformers.BartForConditionalGeneration.final_logits_bias", "models/weights.py", assigned),
+    Row("transformers.PreTrainedTokenizerFast._encode_plus", "data/rows/tokenize.py", FUNCTION),
     Row("transformers.NllbTokenizer.set_tgt_lang_special_tokens", "tasks/seq2seq.py", FUNCTION),
     Row("transformers.models.llama.modeling_llama.LlamaRMSNorm.variance_epsilon", "speed/cpu.py", assigned),
     *(

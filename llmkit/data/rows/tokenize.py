@@ -9,7 +9,6 @@ from itertools import chain, groupby, repeat
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.text.word_cache import CachedEncoder, word_by_word
 
@@ -70,6 +69,8 @@ class RowTokenizer:
 
 def by_words(tokenizer: Any, length: int, paired: bool) -> Tokenize | None:
     """Make the function that tokenizes through a cache of words; None where its tokens might not be the tokenizer's."""
+    from transformers import PreTrainedTokenizerFast
+
     as_upstream = tokenizer.is_fast and type(tokenizer)._encode_plus is PreTrainedTokenizerFast._encode_plus
     if not as_upstream or tokenizer.split_special_tokens or not word_by_word(tokenizer.backend_tokenizer):
         return None
