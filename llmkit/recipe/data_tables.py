@@ -298,12 +298,22 @@ class ClassificationData(RowData):
 class AnsweringData(RowData):
     """The data of an extractive question-answering model."""
 
-    question_column: str = Field(default="question", description="The column with the question.")
-    context_column: str = Field(default="context", description="The column with the text that holds the answer.")
+    question_column: str | None = Field(
+        default=None, description="The column with the question; by default found by name, such as `question`."
+    )
+    context_column: str | None = Field(
+        default=None,
+        description="The column with the text that holds the answer; by default found by name, such as `context`, or "
+        "by the answers in it.",
+    )
     answers_column: str | None = Field(
         default=None,
-        description="The column with the answers; by default `answers` or `answer`, with their positions perhaps in "
-        "`answer_start`.",
+        description="The column with the answers; by default found by name, such as `answers` or `answer_text`.",
+    )
+    starts_column: str | None = Field(
+        default=None,
+        description="The column with the character that an answer begins at, from 0, where `answers_column` holds "
+        "texts alone; by default found by name, such as `answer_start`.",
     )
     stride: int | None = Field(
         default=None,
@@ -357,8 +367,13 @@ class ChoiceData(RowData):
     )
     answer_column: str | None = Field(
         default=None,
-        description="The column with the right choice (its number from 0, its letter, or its text); by default found "
-        "by name, such as `label`.",
+        description="The column with the right choice (its number, its letter, or its text); by default found by "
+        "name, such as `label`.",
+    )
+    answer_base: Literal[0, 1] | None = Field(
+        default=None,
+        description="The number of the first choice, where an answer is a number; by default 0, or 1 if the answers "
+        "show it: 20 rows at least, never 0, and as many as there are choices.",
     )
 
 
@@ -369,10 +384,10 @@ class PairData(RowData):
         default=None,
         description="The column to read (of a list, all its texts); by default found by name, such as `document`.",
     )
-    target_column: str | None = Field(
+    target_column: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The column to write (of a list, the first text; all are references); by default found by name, "
-        "such as `summary`.",
+        description="The column to write (of a list, the first text; all are references), or several, of which the "
+        "first is learned and all are references; by default found by name, such as `summary`.",
     )
     source_prefix: str = Field(default="", description='Text to put before every source, such as "summarize: " for T5.')
     source_lang: str | None = Field(

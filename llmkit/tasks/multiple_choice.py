@@ -4,7 +4,6 @@ Each choice is read together with what stands before it and given one score; the
 how likely each of them is (Devlin et al. 2018, arXiv:1810.04805, section 4.4).
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,7 +15,16 @@ import torch
 from llmkit import metrics as measures
 from llmkit.data.rows import choices
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.choices import LETTERS, SHOWN, read_beginnings, read_choices
+from llmkit.data.rows.choices import (
+    ANSWER_HINT,
+    CLEAR,
+    FROM_ONE,
+    kind_meant,
+    misfit,
+    read_beginnings,
+    read_choices,
+    readings,
+)
 from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
@@ -38,8 +46,6 @@ METRICS = ("accuracy",)
 # Their heads judge a choice by its last token, which is padding, where the configuration does not say otherwise
 # (modeling_roformer.py, RoFormerSequenceSummary).
 LAST_BY_DEFAULT = ("convbert", "roformer")
-# What an answer may be, in the order in which it is taken for it.
-KINDS = {"name": "the name", "number": "the number", "letter": "the letter", "text": "the text"}
 NONE = -1  # in `choices`: the row has no such choice
 
 
@@ -62,24 +68,14 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChoiceD
     Targets are (the choices, what the data calls them if it does, the answer as it was read).
     """
     done = Encoded(rows)
-    mistakes: dict[int, str] = {}
     sizes: list[list[int]] = []
     for chunk in chunks(rows.read()):
         begins = len(done.targets)
         firsts: list[str] = []
         seconds: list[str] = []
-        for place, row in chunk:
-            first, beginning = read_beginnings(row, columns, place)
-            choices: list[str] = []
-            names: list[str] | None = None
-            try:
-                choices, names = read_choices(row, columns, place)
-            except ValueError as mistake:
-                mistakes[len(done.targets)] = str(mistake)
-            if "answer" in columns and columns["answer"] not in row:
-                raise UserError(
-                    f"{place}: no `{columns['answer']}`; the row has {', '.join(row)}", "every row needs an answer"
-                )
+        for _, row in chunk:
+            first, beginning = read_beginnings(row, columns)
+            choices, names = read_choices(row, columns)
             if not first and not beginning:
                 done.empty.append(len(done.targets))
             done.row.append(len(done.targets))
@@ -87,16 +83,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChoiceD
             done.targets.append((choices, names, row.get(columns.get("answer", ""))))
             firsts += [first] * len(choices)
             seconds += [f"{beginning} {choice}" if beginning else choice for choice in choices]
-        if not mistakes:
-            sizes += _add_choices(
-                done, [len(each[0]) for each in done.targets[begins:]], firsts, seconds, tokenizer, length
-            )
-    refuse(
-        rows,
-        mistakes,
-        "whose choices cannot be used",
-        'they are a list of texts (in a CSV JSON: ["a", "b"]), a table of `text` and `label`, or one column for each',
-    )
+        counts = [len(choices) for choices, _, _ in done.targets[begins:]]
+        sizes += _add_choices(done, counts, firsts, seconds, tokenizer, length)
     widest = max(map(len, sizes), default=0)
     for each in sizes:
         done.add("choices", each + [NONE] * (widest - len(each)))
@@ -157,72 +145,37 @@ def resolve_labels(
     config: Any,
     fixed: bool,
 ) -> ChoiceSpec:
-    """Resolve the labels of every part, the number of the right choice: all answers are read in one way.
+    """Resolve the labels of every part, the place of the right choice: all answers are read in one way.
 
-    That way is the first of KINDS that all can be read in, else the one that most can. Raises UserError that names the
-    rows with an answer that is missing or none of the choices.
+    That way is the first of KINDS that all can be read in, else the one that most can. Whether numbers count from 1 is
+    written into the model's configuration, for rows that do not show it. Raises UserError where that is not clear, and
+    for rows whose answers are not read as those of other parts are.
     """
     if config.model_type in LAST_BY_DEFAULT and not hasattr(config, "summary_type"):
         config.summary_type = "first"
     parts = [*([train] if train is not None else []), *validation.values()]
-    read = [[readings(*target) for target in part.targets] for part in parts]
-    counts = {kind: sum(kind in each for each in chain.from_iterable(read)) for kind in KINDS}
-    meant = max(KINDS, key=lambda kind: counts[kind]) if any(counts.values()) else "number"  # of several, the first
+    base = data.answer_base if data.answer_base is not None or not fixed else getattr(config, "answer_base", None)
+    read = [[readings(*target, base) for target in part.targets] for part in parts]
+    pooled = list(chain.from_iterable(read))
+    meant = kind_meant(pooled)
+    if meant == "counted":
+        if sum("counted" in each for each in pooled) < CLEAR:
+            raise UserError(
+                f"{parts[0].source.source}: {FROM_ONE}, as it seems",
+                "if they do: data.answer_base = 1; if they count from 0, and some are wrong: data.answer_base = 0",
+            )
+        base = 1
+    if base and not fixed:
+        config.answer_base = base
     for part, found in zip(parts, read, strict=True):
         mistakes = {
-            number: _mistake(answer, choices, each, meant)
+            number: misfit(answer, len(choices), each, meant, base or 0)
             for number, (each, (choices, _, answer)) in enumerate(zip(found, part.targets, strict=True))
             if meant not in each
         }
-        numbers = [_number(answer) for _, _, answer in part.targets]
-        hint = "an answer is the number of a choice, from 0, its letter (A, B, ...), its label or its text"
-        if meant == "number" and all(number is not None and number > 0 for number in numbers):
-            hint = "choices are numbered from 0, and these seem to count from 1: take 1 off, or write letters, A for 1"
-        refuse(part.source, mistakes, "whose answer cannot be used", hint)
+        refuse(part.source, mistakes, "whose answer cannot be used", ANSWER_HINT)
         part.labels = np.array([each[meant] for each in found], np.int64)
     return ChoiceSpec()
-
-
-def readings(choices: Sequence[str], names: Sequence[str] | None, answer: Any) -> dict[str, int]:
-    """Return the number of the choice that an answer means, by each of KINDS that it can be read as.
-
-    Where the data has names for the choices, an answer is never the number or the letter of one: theirs may differ.
-    """
-    text = str(answer).strip()
-    found = {}
-    if names is not None and text in names:
-        found["name"] = names.index(text)
-    number = _number(answer)
-    if names is None and number is not None and 0 <= number < len(choices):
-        found["number"] = number
-    if names is None and len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
-        found["letter"] = LETTERS.index(text.upper())
-    if answer is not None and text and text in choices:
-        found["text"] = choices.index(text)
-    return found
-
-
-def _number(answer: Any) -> int | None:
-    """The whole number that an answer is; pandas writes 1.0 for 1 in a CSV where a row has none."""
-    if not re.fullmatch(r"-?\d{1,9}(\.0)?", str(answer).strip()):
-        return None
-    return int(float(answer))
-
-
-def _mistake(answer: Any, choices: Sequence[str], found: Mapping[str, int], meant: str) -> str:
-    if answer is None or not str(answer).strip():
-        return "no answer (is this a test split?)"
-    number = _number(answer)
-    shown = str(answer).strip()
-    shown = f'answer "{shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."}"'
-    if found:
-        return (
-            f"{shown} is {KINDS[min(found, key=list(KINDS).index)]} of a choice, where other rows have {KINDS[meant]}"
-        )
-    if number is not None and meant == "number":
-        untold = " (often a row without an answer: is this a test split?)" if number == -1 else ""
-        return f"answer {number} is out of range 0 to {len(choices) - 1}{untold}"
-    return f"{shown} is none of its {len(choices)} choices"
 
 
 def examples(encoded: Encoded, label_spec: ChoiceSpec, evaluation: bool) -> Examples:

@@ -19,7 +19,7 @@ from llmkit.data.files import text_of
 from llmkit.data.rows import answering
 from llmkit.data.rows.answering import read_answers
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
+from llmkit.data.rows.examples import Encoded, chunks, key_of
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -67,7 +67,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
 
     Beside the inputs of the model: `offset_start`, `offset_end`, where each token stands in the context, in characters
     and without the spaces around it (NOWHERE, or NO_ANSWER for one token of each window).
-    Targets are (question, context, answers as (start, text)); every answer is looked up in its context.
+    Targets are (question, context, answers as (start, text)); an answer that has no place in its context, as some that
+    are only compared with, begins at -1.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -82,37 +83,19 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
             f"lower it, to {length // 3} say" if length >= 16 else "raise data.max_length",
         )
     done = Encoded(rows)
-    mistakes: dict[int, str] = {}
     for chunk in chunks(rows.read()):
         questions = [text_of(row, columns["question"], place).strip() for place, row in chunk]
         contexts = [text_of(row, columns["context"], place) for place, row in chunk]
         begins = len(done.targets)
-        for i, (place, row) in enumerate(chunk):
-            found: list[tuple[int, str]] = []
-            if "answers" in columns:
-                if columns["answers"] not in row:
-                    raise UserError(
-                        f"{place}: no `{columns['answers']}`; the row has {', '.join(row)}",
-                        "every row needs that column, null or [] in it where there is no answer",
-                    )
-                try:
-                    found = read_answers(row[columns["answers"]], contexts[i], row.get("answer_start"))
-                except ValueError as mistake:
-                    mistakes[begins + i] = str(mistake)
-            done.targets.append((questions[i], contexts[i], found))
+        for i, (_, row) in enumerate(chunk):
+            answers = read_answers(row, columns, contexts[i]).found if "answers" in columns else []
+            done.targets.append((questions[i], contexts[i], answers))
             done.keys.append(key_of(questions[i], contexts[i]))
             if not questions[i] or not contexts[i].strip():
                 done.empty.append(begins + i)
         shortened, cut = _shortened(questions, tokenizer, longest)
         _add_windows(done, begins, shortened, contexts, tokenizer, stride, length)
         done.cut += cut
-    refuse(
-        rows,
-        mistakes,
-        "whose answer cannot be used",
-        "an answer is a piece of its context, and `answer_start` the character it begins at, from 0; "
-        'in a CSV, the text or JSON: {"text": [...], "answer_start": [...]}',
-    )
     return done.finish()
 
 
@@ -224,6 +207,7 @@ def resolve_labels(
 def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
     """First and last token of the first answer in each window, [W, 2] int64, and the rows of which no window holds it.
 
+    The first answer is the first that has a place in the context.
     Where the answer does not stand in the window, or not the whole of it, both are the token for no answer.
     """
     starts, ends = part.inputs["offset_start"], part.inputs["offset_end"]
@@ -231,7 +215,7 @@ def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
     touched: dict[int, list[tuple[int, np.ndarray]]] = {}  # by row: the windows with a piece of the answer
     for window, row in enumerate(part.row):
         found[window] = np.argmax(starts[window] == NO_ANSWER) if len(starts[window]) else 0
-        for start, text in part.targets[row][2][:1]:
+        for start, text in [answer for answer in part.targets[row][2] if answer[0] >= 0][:1]:
             pieces = np.flatnonzero(
                 (starts[window] >= 0) & (starts[window] < start + len(text)) & (ends[window] > start)
             )

@@ -232,39 +232,38 @@ def test_names_of_the_choices_are_not_numbers():
     ("rows", "said"),
     [
         ([asked(0), asked(3)], "`x.csv`, line 3: answer 3 is out of range 0 to 2"),
-        ([asked(2, "de")], "line 2: answer 2 is out of range 0 to 1"),
-        ([asked(0), asked(-1)], "line 3: answer -1 is out of range 0 to 2 (often a row without an answer"),
         ([asked("A"), asked("D", ("x", "y", "z"))], 'line 3: answer "D" is none of its 3 choices'),
         ([asked("d"), asked("g")], 'line 3: answer "g" is none of its 3 choices'),
         ([asked("d"), asked("g" * 50)], f'answer "{"g" * 37}..." is none'),
         ([asked(0), asked(True)], 'line 3: answer "True" is none of its 3 choices'),
-        ([asked("d"), asked(None)], "line 3: no answer (is this a test split?)"),
-        ([asked("d"), asked("  ")], "line 3: no answer"),
-        ([asked("")], "line 2: no answer"),
-        ([asked(1), asked(3), asked(2)], "these seem to count from 1: take 1 off, or write letters, A for 1"),
-        ([asked(2, "de"), asked(3)], "`x.csv`: 2 rows whose answer cannot be used"),
-        ([asked(0), asked(1, ["d"])], "line 3: 1 choice, where two at least are expected"),
-        ([asked(0), asked(1, [])], "line 3: no choices, where two at least are expected"),
-        ([asked(0), asked(1) | {"choices": None}], "line 3: no choices"),
-        ([asked(0), asked(1) | {"choices": "d, e"}], 'line 3: `choices` holds "d, e", which is no list of choices'),
-        ([asked(0), asked(1) | {"choices": {"text": ["d", "e"], "label": ["A"]}}], "line 3: 2 choices and 1 labels"),
+        ([asked(0), asked(3), asked(3)], "`x.csv`: 2 rows whose answer cannot be used"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(rows, said):
+def test_answers_that_are_not_read_as_others_are_are_named(rows, said):
     assert said in refused(rows)
 
 
-def test_answers_that_count_from_0_are_not_said_to_count_from_1():
-    assert "count from 1" not in refused([asked(0), asked(3)])
+def test_answers_that_count_from_1_are_seen_where_many_show_it():
+    counted = [asked(1 + number % 3) for number in range(20)]
+    assert answers(counted) == [number % 3 for number in range(20)]
+    assert answers(counted, [asked(1)])[1] == [0]
+    part, config = encoded(counted), BertConfig()
+    task.resolve_labels(DATA, {}, part, {}, config, False)
+    alone = encoded([asked(1), asked("2")])
+    task.resolve_labels(DATA, {}, None, {"validation": alone}, config, True)
+    assert alone.labels.tolist() == [0, 1]
 
 
-def test_a_row_without_the_column_is_named():
-    with pytest.raises(UserError, match=r"line 3: no `answer`; the row has question, choices"):
-        encoded([asked(0), {key: value for key, value in asked(0).items() if key != "answer"}])
-    with pytest.raises(UserError, match=r"line 3: column `choices` holds list, not text"):
-        encoded([asked(0), asked(0, ["d", ["e"]])])
-    with pytest.raises(UserError, match=r"line 3: column `question` holds int, not text"):
-        encoded([asked(0), asked(0) | {"question": 3}])
+def test_answers_that_seem_to_count_from_1_are_asked_about():
+    said = refused([asked(1), asked(3), asked(2)])
+    assert said.startswith("error: `x.csv`: the answers are numbers that count from 1, as it seems")
+    assert "if they do: data.answer_base = 1" in said
+    few = encoded([asked(1), asked(3)])
+    task.resolve_labels(ChoiceData(path="x", answer_base=1), {}, few, {}, BertConfig(), False)
+    assert few.labels.tolist() == [0, 2]
+    few = encoded([asked(1), asked(2)])
+    task.resolve_labels(ChoiceData(path="x", answer_base=0), {}, few, {}, BertConfig(), False)
+    assert few.labels.tolist() == [1, 2]
 
 
 def test_validation_is_checked_too():

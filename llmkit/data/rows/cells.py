@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
+import tokenize
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
 
 
 def parsed(value: Any) -> Any:
-    """Read a cell that holds a list or table as JSON or Python writes it (`["a"]`, `(0, 1)`, `{'text': []}`) as such.
+    """Read a cell that holds a list or table as JSON, Python or NumPy writes it (`["a"]`, `(0, 1)`, `['a' 'b']`).
 
     Any other value is returned as it is.
     """
@@ -67,9 +69,36 @@ def parsed(value: Any) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        found = ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        found = _python(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, tokenize.TokenError):
         return value
     if isinstance(found, tuple | set | frozenset):
         return list(found)
     return found if isinstance(found, list | dict) else value
+
+
+def _python(text: str) -> Any:
+    """Evaluate a literal as Python writes it, where NumPy's arrays are lists: `array([1], dtype=int32)`, `['a' 'b']`.
+
+    To Python alone, two texts side by side are one. An array that NumPy cut short (`...`) is no literal.
+    """
+    words: list[str] = []
+    beside = False
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in _LAYOUT:
+            continue
+        value = token.type in (tokenize.STRING, tokenize.NUMBER)
+        words += [",", token.string] if value and beside else [token.string]
+        beside = value
+    return ast.literal_eval(_Unwrapped().visit(ast.parse(" ".join(words), mode="eval")))
+
+
+_LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+class _Unwrapped(ast.NodeTransformer):
+    """Puts what an `array(...)` holds in its place."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        return node.args[0] if isinstance(node.func, ast.Name) and node.func.id == "array" and node.args else node
