@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from llmkit import metrics as measures
 from llmkit.data.rows import batches, conversations
 from llmkit.data.rows.batches import Examples
-from llmkit.data.rows.conversations import conversation
+from llmkit.data.rows.conversations import HINT, conversation
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
@@ -182,8 +182,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
         rows,
         mistakes,
         "that cannot be learned from",
-        "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
-        "the last is the assistant's, and none is empty",
+        HINT,
     )
     return done.finish()
 

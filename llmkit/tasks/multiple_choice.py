@@ -25,7 +25,7 @@ from llmkit.data.rows.choices import (
     read_choices,
     readings,
 )
-from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
+from llmkit.data.rows.examples import Encoded, chunks, key_of, located, refuse
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -73,9 +73,10 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChoiceD
         begins = len(done.targets)
         firsts: list[str] = []
         seconds: list[str] = []
-        for _, row in chunk:
-            first, beginning = read_beginnings(row, columns)
-            choices, names = read_choices(row, columns)
+        for place, row in chunk:
+            with located(place):
+                first, beginning = read_beginnings(row, columns)
+                choices, names = read_choices(row, columns)
             if not first and not beginning:
                 done.empty.append(len(done.targets))
             done.row.append(len(done.targets))
@@ -155,7 +156,7 @@ def resolve_labels(
         config.summary_type = "first"
     parts = [*([train] if train is not None else []), *validation.values()]
     base = data.answer_base if data.answer_base is not None or not fixed else getattr(config, "answer_base", None)
-    read = [[readings(*target, base) for target in part.targets] for part in parts]
+    read = [[readings(choices, names, answer, base) for choices, names, answer in part.targets] for part in parts]
     pooled = list(chain.from_iterable(read))
     meant = kind_meant(pooled)
     if meant == "counted":

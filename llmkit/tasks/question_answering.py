@@ -19,7 +19,7 @@ from llmkit.data.files import text_of
 from llmkit.data.rows import answering
 from llmkit.data.rows.answering import read_answers
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, chunks, key_of
+from llmkit.data.rows.examples import Encoded, chunks, key_of, located
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -87,8 +87,9 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
         questions = [text_of(row, columns["question"], place).strip() for place, row in chunk]
         contexts = [text_of(row, columns["context"], place) for place, row in chunk]
         begins = len(done.targets)
-        for i, (_, row) in enumerate(chunk):
-            answers = read_answers(row, columns, contexts[i]).found if "answers" in columns else []
+        for i, (place, row) in enumerate(chunk):
+            with located(place):
+                answers = read_answers(row, columns, contexts[i]).found if "answers" in columns else []
             done.targets.append((questions[i], contexts[i], answers))
             done.keys.append(key_of(questions[i], contexts[i]))
             if not questions[i] or not contexts[i].strip():

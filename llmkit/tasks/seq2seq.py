@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from llmkit import metrics as measures
 from llmkit.data.rows import batches, pairs
 from llmkit.data.rows.batches import Examples
-from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
-from llmkit.data.rows.pairs import texts_in
+from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, located
+from llmkit.data.rows.pairs import references_in, texts_in
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -59,7 +59,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairDat
     """Tokenize every row: the source, behind its prefix, cut to `length` tokens; the target to `max_target_length`.
 
     Both keep their end-of-sequence token. Of a list, a source is all the texts in it, with a blank between them; of a
-    target the first is learned and all are references. `targets` are the references with the target's length.
+    target the first text that is not empty is learned and all are references. `targets` are the references with the
+    target's length.
     """
     set_languages(tokenizer, data)
     target = columns.get("target")
@@ -69,9 +70,12 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairDat
             "use the one of an encoder-decoder (tokenizer.name), or train one (tokenizer.type)",
         )
     done = Encoded(rows, tokenizer=tokenizer)
-    mistakes: dict[int, str] = {}
     for chunk in chunks(rows.read()):
-        sources = [" ".join(texts_in(row, columns["source"], place, "data.source_column")) for place, row in chunk]
+        sources, references = [], []
+        for place, row in chunk:
+            with located(place):
+                sources.append(" ".join(texts_in(row, columns["source"])))
+                references.append(references_in(row, target) if target else [])
         read, lengths = _tokenized(tokenizer, "text", [data.source_prefix + text for text in sources], length)
         for text, ids, size in zip(sources, read, lengths, strict=True):
             number = len(done.keys)
@@ -84,15 +88,11 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairDat
                 done.empty.append(number)
         if target is None:
             continue
-        references = [texts_in(row, target, place, "data.target_column") or [""] for place, row in chunk]
         first = [texts[0] for texts in references]
         written, sizes = _tokenized(tokenizer, "text_target", first, data.max_target_length)
         for texts, ids, size in zip(references, written, sizes, strict=True):
-            if not texts[0].strip():
-                mistakes[len(done.targets)] = f"`{target}` is empty"
             done.add("labels", ids)
-            done.targets.append(([text for text in texts if text.strip()], size))
-    refuse(rows, mistakes, "without a target", "every row needs a text to learn to write; take out those without")
+            done.targets.append((texts, size))
     return done.finish()
 
 

@@ -247,27 +247,22 @@ def test_lists_and_tables_of_languages_are_read(words):
     assert list(seq2seq.reader.texts(nested[0], columns)) == ["red", "rot"]
 
 
-@pytest.mark.parametrize("empty", ["", "  ", None, [], [""]])
-def test_a_row_without_a_target_is_refused_where_it_stands(empty, words):
-    rows = [{"source": "red", "target": "rot"}, {"source": "blue", "target": empty}, {"source": "", "target": "rot"}]
-    columns = {"source": "source", "target": "target"}
-    with pytest.raises(UserError, match="1 row without a target") as raised:
-        seq2seq.encode(table(rows), columns, words, data(), 16)
-    assert raised.value.details == ("`pairs`, row 2: `target` is empty",)
-    part = seq2seq.encode(table(rows[::2]), columns, words, data(), 16)
+def test_rows_without_a_source_are_counted(words):
+    rows = [{"source": "red", "target": "rot"}, {"source": "", "target": "rot"}]
+    part = seq2seq.encode(table(rows), {"source": "source", "target": "target"}, words, data(), 16)
     assert part.empty == [1]
     alone = seq2seq.encode(table(rows), {"source": "source"}, words, data(), 16)
-    assert len(alone.row) == 3
+    assert len(alone.row) == 2
     assert "labels" not in alone.inputs
 
 
-def test_what_is_no_text_is_refused_where_it_stands(words):
-    with pytest.raises(UserError, match="row 1: column `target` holds int"):
-        seq2seq.encode(
-            table([{"source": "red", "target": 3}]), {"source": "source", "target": "target"}, words, data(), 16
-        )
-    with pytest.raises(UserError, match="row 1: no `fr`; the row has en"):
-        seq2seq.encode(table([{"translation": {"en": "red"}}]), {"source": "translation.fr"}, words, data(), 16)
+def test_of_several_target_columns_the_first_is_learned_and_all_are_references(words):
+    rows = [{"text": "red cat", "one": "rot katze", "two": "katze rot"}, {"text": "red", "one": None, "two": "rot"}]
+    settings = data(source_column="text", target_column=("one", "two"))
+    part = seq2seq.encode(table(rows), seq2seq.reader.resolve_columns(settings, table(rows)), words, settings, 16)
+    learned = [words.decode(part.inputs["labels"][row], skip_special_tokens=True) for row in (0, 1)]
+    assert learned == ["rot katze", "rot"]
+    assert [references for references, _ in part.targets] == [["rot katze", "katze rot"], ["rot"]]
 
 
 def test_a_tokenizer_that_ends_no_text_is_refused(words):

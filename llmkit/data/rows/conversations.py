@@ -5,8 +5,9 @@ import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.rows.cells import ABSENT, find_column, value_at
 from llmkit.data.rows.reader import Examined, Unusable
-from llmkit.data.rows.table import Rows, need
+from llmkit.data.rows.table import Rows, need, usual
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChatData
 
@@ -24,6 +25,10 @@ MESSAGES, PROMPTS, COMPLETIONS = (
     ("completion", "response", "output"),
 )
 ROLES = ("system", "user", "assistant", "tool")
+HINT = (
+    "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
+    "the last is the assistant's, and none is empty"
+)
 SHAREGPT = {"human": "user", "gpt": "assistant"}
 # Each role by its first letter: the user and the assistant take turns, who may use tools before it answers.
 IN_TURNS = re.compile("s?(ua(t+a)*)+")
@@ -40,13 +45,14 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
     }
     needed = {"prompt", "completion"} if labelled else {"prompt"}
     found = {role: name for role, name in wanted.items() if name is not None and (labelled or role != "completion")}
-    for role, name in found.items():
-        need(rows, name, role)
+    found = {role: need(rows, name, role) for role, name in found.items()}
     if "messages" in found and len(found) > 1:
+        others = " and ".join(f"data.{role}_column" for role in found if role != "messages")
         raise UserError(
-            "data.messages_column holds whole conversations", "leave out the columns of prompts and answers"
+            f"data.messages_column holds whole conversations, and {others} a part of one",
+            f"take out {others}, or data.messages_column",
         )
-    conversations = [name for name in MESSAGES if name in columns]
+    conversations = usual(rows, MESSAGES)
     if not found and conversations:
         found["messages"] = conversations[0]
     if "messages" in found:
@@ -54,11 +60,12 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
     for role, names in (("prompt", PROMPTS), ("completion", COMPLETIONS)):
         if role not in needed:
             continue
-        known = [name for name in names if name in columns and name not in found.values()]
+        known = [name for name in usual(rows, names) if name not in found.values()]
         if role not in found and known:
             found[role] = known[0]
-    if found.get("prompt") == "instruction" and "input" in columns:
-        found.setdefault("input", "input")
+    about = find_column(columns, "input")
+    if about is not None and found.get("prompt") == find_column(columns, "instruction"):
+        found.setdefault("input", about)
     if not needed <= found.keys():
         raise UserError(
             f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
@@ -72,37 +79,39 @@ def conversation(
 ) -> tuple[list[dict[str, Any]], int]:
     """Read the messages of a row, and how many of them are the prompt, whose answers are not learned.
 
-    ValueError for what is no conversation: it is empty, a message is, or the roles are not in turn.
+    Raises Unusable for what is no conversation: it is empty, a message is, or the roles are not in turn.
     """
-    missing = [name for name in columns.values() if name not in row]
+    values = {role: value_at(row, name) for role, name in columns.items()}
+    missing = [columns[role] for role, value in values.items() if value is ABSENT and role != "input"]
     if missing:
-        raise ValueError(f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
+        raise _unusable(f"no `{missing[0]}`", f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
     if "messages" in columns:
-        value = row[columns["messages"]]
+        value = values["messages"]
         try:
             found = _messages(json.loads(value) if isinstance(value, str) else value)
         except json.JSONDecodeError:
-            raise ValueError(f"`{columns['messages']}` holds text that is not JSON") from None
+            raise _unusable("not JSON", f"`{columns['messages']}` holds text that is not JSON") from None
         given = 0
     else:
-        prompt, about = row[columns["prompt"]], row.get(columns.get("input", ""))
+        prompt, about = values["prompt"], values.get("input")
         if isinstance(about, str) and about.strip():
             if not isinstance(prompt, str):
-                raise ValueError(f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added")
+                fault = f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added"
+                raise _unusable("no text", fault)
             prompt = f"{prompt}\n\n{about}"
         found = _messages(prompt, "user")
         given = len(found)
-        found += _messages(row[columns["completion"]], "assistant")
+        found += _messages(values["completion"], "assistant")
         if len(found) == given:
-            raise ValueError("the answer is empty")
+            raise _unusable("empty answer", "the answer is empty")
     if not found:
-        raise ValueError("the conversation is empty")
+        raise _unusable("empty conversation", "the conversation is empty")
     for number, message in enumerate(found, 1):
         _check(message, f"message {number}")
     roles = [message["role"] for message in found]
     if not IN_TURNS.fullmatch("".join(role[0] for role in roles)):
         shown = ", ".join(roles[:6]) + (f" and {len(roles) - 6} more" if len(roles) > 6 else "")
-        raise ValueError(f"the roles are not in turn: {shown}")
+        raise _unusable("roles out of turn", f"the roles are not in turn: {shown}")
     if system_prompt is not None and roles[0] != "system":
         found.insert(0, {"role": "system", "content": system_prompt})
         given += given > 0
@@ -117,7 +126,8 @@ def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
     if role and not isinstance(value, list):
         return [{"role": role, "content": value}]
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        raise ValueError("a conversation is a list of messages, each with `role` and `content`")
+        message = "a conversation is a list of messages, each with `role` and `content`"
+        raise _unusable("no list of messages", message)
     found = []
     for each in value:
         if "from" in each:
@@ -131,38 +141,36 @@ def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
 def _check(message: Mapping[str, Any], place: str) -> None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"{place} has the role {role!r}; there are {', '.join(ROLES)}")
+        raise _unusable("unknown role", f"{place} has the role {role!r}; there are {', '.join(ROLES)}")
     if content is None and message.get("tool_calls"):
         return
     if content is not None and not isinstance(content, str):
-        raise ValueError(f"{place}, the {role}'s, holds {type(content).__name__}, not text")
+        raise _unusable("a message is no text", f"{place}, the {role}'s, holds {type(content).__name__}, not text")
     if not (content or "").strip() and not message.get("tool_calls"):
-        raise ValueError(f"{place}, the {role}'s, is empty")
+        raise _unusable("empty answer" if role == "assistant" else "empty message", f"{place}, the {role}'s, is empty")
     try:
         (content or "").encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{place}, the {role}'s, holds half a character (a lone surrogate)") from None
+        fault = f"{place}, the {role}'s, holds half a character (a lone surrogate)"
+        raise _unusable("half a character", fault) from None
+
+
+def _unusable(kind: str, message: str) -> Unusable:
+    return Unusable(kind, message, HINT)
 
 
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
     """Yield what a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
     try:
         found, _ = conversation(row, columns)
-    except ValueError:
+    except Unusable:
         return
     yield from (message.get("content") or "" for message in found)
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ChatData, evaluation: bool) -> Examined:
     """Read the messages of a row."""
-    try:
-        conversation(row, columns)
-    except ValueError as fault:
-        message = str(fault)
-        kind = (
-            "empty answer" if "answer is empty" in message or "assistant's, is empty" in message else "no conversation"
-        )
-        raise Unusable(kind, message) from fault
+    conversation(row, columns)
     return Examined()
 
 

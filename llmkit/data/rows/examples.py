@@ -1,6 +1,7 @@
 """Hold what is known of tokenized rows, and name those with a mistake."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import xxhash
 
 from llmkit.data.rows.ragged import Column, Ragged
+from llmkit.data.rows.reader import Unusable
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tokenize import Tokenized
 from llmkit.errors import UserError
@@ -84,6 +86,15 @@ def beginning(text: str, length: int) -> str:
 def key_of(*texts: str) -> int:
     """Hash texts: the same key for the same texts."""
     return xxhash.xxh3_64_intdigest("\0".join(texts).encode())
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Name the row that cannot be used, where rows were not looked at before."""
+    try:
+        yield
+    except Unusable as fault:
+        raise UserError(f"{place}: {fault}", fault.hint) from fault
 
 
 def places(rows: Rows, wanted: Sequence[int]) -> list[str]:
