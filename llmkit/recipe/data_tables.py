@@ -334,12 +334,19 @@ class TaggingData(RowData):
     """The data of a tagger."""
 
     tokens_column: str | None = Field(
-        default=None, description="The column with the list of words; by default `tokens` or `words`."
+        default=None,
+        description="The column with the list of words, with one word, or with the text in which spans are marked; by "
+        "default found by name, such as `tokens`.",
     )
     tags_column: str | None = Field(
         default=None,
-        description="The column with the list of tags, one for each word; by default found by name, such as "
-        "`ner_tags`.",
+        description="The column with the list of tags, one for each word, with one tag, or with the spans of a text "
+        "and their labels; by default found by name, such as `ner_tags`.",
+    )
+    sentence_column: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="With one word a row: the column, or columns, whose value changes from one sentence to the next; "
+        "by default found by name, such as `sentence_id`, or by what it holds.",
     )
     label_names: tuple[str, ...] | None = Field(
         default=None, description="The tags, in the order of the model's outputs; by default those of the data."

@@ -17,14 +17,25 @@ import torch.nn.functional as F
 from llmkit import metrics as measures
 from llmkit.data.rows import batches, tagging
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, chunks, key_of, refuse
-from llmkit.data.rows.labels import INTEGER, class_in, in_the_order_of, meanings, names_in
+from llmkit.data.rows.examples import Encoded, chunks, key_of, places, refuse
+from llmkit.data.rows.labels import in_the_order_of, names_in
 from llmkit.data.rows.ragged import Ragged
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
-from llmkit.data.rows.tagging import Sentence, read_words
+from llmkit.data.rows.tagging import (
+    INTEGER,
+    LISTS,
+    NUMBERS,
+    UNTAGGED,
+    Sentence,
+    meanings,
+    name_of,
+    names_in_recipe,
+    read_words,
+    tag_in,
+)
 from llmkit.errors import UserError
-from llmkit.recipe.data_tables import ClassificationData, TaggingData
+from llmkit.recipe.data_tables import TaggingData
 
 if TYPE_CHECKING:
     from llmkit.tasks import token_classification
@@ -41,6 +52,7 @@ METRICS = ("precision", "recall", "f1", "accuracy", "f1_macro")
 
 STRIDE = 128  # tokens that two windows share; less where inputs are short
 OUTSIDE = "O"
+NO_TAG = -100  # the number of a word that has no tag: it is neither learned nor counted
 # The input that numbers the word of its row whose tag a token predicts (-1: none), under a name that batches know.
 WORD = "offset_start"
 SHOWN_NAMES = 10  # of the tags, in a message
@@ -50,12 +62,14 @@ SHOWN_NAMES = 10  # of the tags, in a message
 class TagSpec:
     """What the outputs of a tagger mean: the names of the tags in their order.
 
-    `kinds` are the types of entities that they mark, none where they are no marks of entities. `rows` are, for
-    evaluation, the right tags of each row's words, by number; for `predict`, its sentences.
+    `kinds` are the types of entities that they mark, none where they are no marks of entities. `unknown` are tags that
+    only the data to evaluate on has; their numbers are those behind the names. `rows` are, for evaluation, the right
+    tags of each row's words, by number; for `predict`, its sentences.
     """
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
     rows: Sequence[Any] = ()
 
 
@@ -81,15 +95,13 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
     mistakes: dict[int, str] = {}
     for chunk in chunks(rows.read()):
         read: list[list[str]] = []
-        for place, row in chunk:
+        for _, row in chunk:
             number = len(done.targets)
             words: list[str] = []
             target: Any = None
             try:
-                words, target = read_words(place, row, columns)
+                words, target = read_words(row, columns)
                 done.keys.append(key_of(*words))
-            except UnicodeEncodeError:
-                mistakes[number] = "a word holds half a character (characters beyond U+FFFF are two \\u escapes)"
             except ValueError as mistake:
                 mistakes[number] = str(mistake)
             if not "".join(words).strip():
@@ -106,12 +118,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
         for sentence in read:
             done.lengths.append(num_special + sum(len(pieces[word]) for word in sentence))
             _add_windows(done, [pieces[word] for word in sentence], template, room, stride, tokenizer.pad_token_id)
-    refuse(
-        rows,
-        mistakes,
-        "that cannot be read",
-        "tokens and tags are two lists of one length; in a CSV, JSON or words set apart by blanks",
-    )
+    refuse(rows, mistakes, "that cannot be read", LISTS)
     return done.finish()
 
 
@@ -194,35 +201,40 @@ def resolve_labels(
 
     The names are the recipe's, else the data set's own, else those of the training data, sorted behind O. A model that
     was a tagger of the same names keeps their order. `fixed`: the model is not trained, its outputs mean what its
-    config says. Raises UserError that names the rows with a tag that is no tag, out of range or not to be learned.
+    config says. A tag that only the data to evaluate on has is counted wrong, with a warning. Raises UserError that
+    names the rows with a tag that is no tag, out of range or not to be learned.
     """
     parts = [*([train] if train is not None else []), *validation.values()]
-    alike = ClassificationData(path=data.path, label_names=data.label_names)
-    meant = [meanings(alike, part, columns["tags"]) for part in parts]
+    meant = [meanings(data, part.source, columns["tags"]) for part in parts]
     named = [_named(part, ids) for part, ids in zip(parts, meant, strict=True)]
-    known, own = names_in(config), data.label_names or meant[0]
+    known, own = names_in(config), names_in_recipe(data, columns) or meant[0]
     if fixed:
         names = known or own or tuple(str(i) for i in range(config.num_labels))
         if len(names) != config.num_labels:
             raise UserError(f"the model has {config.num_labels} tags and the data {len(names)}: {_shown(names)}")
     else:
-        names = in_the_order_of(known, tuple(own) if own else _sorted(set(chain.from_iterable(named[0]))))
+        used = set(chain.from_iterable(named[0])) - {UNTAGGED}
+        if "text" in columns:  # of spans: a type may have one word here and two elsewhere
+            used |= {f"I-{tag[2:]}" for tag in used if tag.startswith("B-")}
+        names = in_the_order_of(known, tuple(own) if own else _sorted(used))
     if len(set(names)) < len(names):
         raise UserError(f"data.label_names: {', '.join(names)} holds a name twice")
-    unknown = "the model does not know" if fixed else "no row of the training data has"
+    why = "the model does not know" if fixed else "no row of the training data has"
     if own and not fixed:
-        unknown = f"is not in {'data.label_names' if data.label_names else 'the names of the column'}"
+        why = f"is not in {'data.label_names' if data.label_names else 'the names of the column'}"
+    tested = named if train is None else named[1:]
+    unknown = tuple(sorted(set(chain.from_iterable(chain.from_iterable(tested))) - {UNTAGGED, *names}))
     for part, tags in zip(parts, named, strict=True):
-        _number(part, tags, names, unknown)
+        _number(part, tags, names, () if part is train else unknown, why)
     if train is not None:
-        used = set(chain.from_iterable(named[0]))
+        used = set(chain.from_iterable(named[0])) - {UNTAGGED}
         if len(used) < 2:
             every = f"every word has the tag {used.pop()}: nothing can be learned" if used else "not one row has a tag"
             raise UserError(f"{train.source.source}: {every}", "is it the right column?")
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
-    return TagSpec(names, kinds_of(names))
+    return TagSpec(names, kinds_of(names), unknown)
 
 
 def _named(part: Encoded, meant: Sequence[str] | None) -> list[list[str]]:
@@ -233,45 +245,46 @@ def _named(part: Encoded, meant: Sequence[str] | None) -> list[list[str]]:
         found.append([])
         try:
             for tag in tags:
-                name = class_in(tag)
-                if INTEGER.fullmatch(name) and (meant is not None or name.startswith("-")):
-                    if not 0 <= int(name) < (len(meant) if meant else 1):
-                        limit = f" 0 to {len(meant) - 1}" if meant else ""
-                        raise ValueError(f"label {name} is out of range{limit}")
-                    name = meant[int(name)] if meant else name
-                found[-1].append(name)
+                found[-1].append(name_of(tag_in(tag), meant))
         except ValueError as mistake:
             mistakes[row] = f"word {len(found[-1]) + 1}: {mistake}"
-    refuse(
-        part.source,
-        mistakes,
-        "whose tags cannot be used",
-        "tags are names or whole numbers from 0; what numbers stand for, data.label_names says",
-    )
+    refuse(part.source, mistakes, "whose tags cannot be used", NUMBERS)
     return found
 
 
-def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown: str) -> None:
-    """Let `part.targets` be the tags of each row as numbers, and make the labels of its tokens."""
-    index = {name: number for number, name in enumerate(names)}
+def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown: Sequence[str], why: str) -> None:
+    """Let `part.targets` be the tags of each row as numbers, and make the labels of its tokens.
+
+    The `unknown` tags have the numbers behind `names`, and are no labels. `why` says what is wrong with any other tag.
+    """
+    index = {name: number for number, name in enumerate([*names, *unknown])} | {UNTAGGED: NO_TAG}
     numbers: list[np.ndarray] = []
     mistakes: dict[int, str] = {}
     for row, tags in enumerate(named):
         numbers.append(np.array([index.get(tag, -1) for tag in tags], np.int64))
-        for word in np.flatnonzero(numbers[-1] < 0)[:1]:
-            mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {unknown}; there are {_shown(names)}'
-    learn = "take them out, train on such rows too, or name all tags: data.label_names"
-    refuse(
-        part.source,
-        mistakes,
-        "whose tags cannot be used",
-        learn if "training" in unknown else "mend the rows, or take them out",
-    )
+        for word in np.flatnonzero(numbers[-1] == -1)[:1]:
+            mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {why}; there are {_shown(names)}'
+    refuse(part.source, mistakes, "whose tags cannot be used", "mend the rows, or take them out")
+    strange = [row for row, known in enumerate(numbers) if (known >= len(names)).any()]
+    if strange:
+        values = np.concatenate(numbers)
+        beyond = values[values >= len(names)]
+        shown = _shown([unknown[number - len(names)] for number in np.unique(beyond)])
+        if not ((values >= 0) & (values < len(names))).any():
+            raise UserError(
+                f"{part.source.source}: all tags are such as {why}: {shown}",
+                f"there are {_shown(names)}; is it the right column?",
+            )
+        part.warnings.append(
+            f"words of {len(strange):,} row{'s' * (len(strange) > 1)} have a tag that {why} ({shown}) and count as "
+            f"wrong, such as in {places(part.source, strange[:1])[0]}"
+        )
     labels, words = Ragged(), part.inputs[WORD]
     for window, row in enumerate(part.row):
         own = np.full(len(words[window]), -100, np.int64)
         at = words[window] >= 0
-        own[at] = numbers[row][words[window][at]]
+        right = numbers[row][words[window][at]]
+        own[at] = np.where(right < len(names), right, NO_TAG)
         labels.append(own)
     labels.finish()
     part.inputs["labels"], part.targets = labels, numbers
@@ -317,12 +330,13 @@ def metric_names(label_spec: TagSpec) -> tuple[str, ...]:
 
 def label_counts(part: Encoded, label_spec: TagSpec) -> dict[str, Any]:
     """Count in how many rows each type of entity occurs, or each tag where they mark no entities."""
-    marks = [measures.entities([name]) for name in label_spec.names] if label_spec.kinds else []
-    kind_of = [mark[0][0] if mark else None for mark in marks] if label_spec.kinds else list(label_spec.names)
+    every = (*label_spec.names, *label_spec.unknown)
+    marks = [measures.entities([name]) for name in every] if label_spec.kinds else []
+    kind_of = [mark[0][0] if mark else None for mark in marks] if label_spec.kinds else list(every)
     counts = dict.fromkeys(label_spec.kinds or label_spec.names, 0)
     for tags in part.targets:
-        for kind in {kind_of[number] for number in set(tags.tolist())} - {None}:
-            counts[str(kind)] += 1
+        for kind in {kind_of[number] for number in set(tags.tolist()) - {NO_TAG}} - {None}:
+            counts[str(kind)] = counts.get(str(kind), 0) + 1
     return counts
 
 
@@ -359,6 +373,7 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """
     label_spec: TagSpec = part.extra
     found, gold = np.concatenate(_tagged(kept, part)), np.concatenate(label_spec.rows)
+    found, gold = found[gold != NO_TAG], gold[gold != NO_TAG]
     accuracy = measures.accuracy(found, gold)
     if not label_spec.kinds:
         classes = np.union1d(found[found >= 0], gold)
@@ -369,10 +384,14 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the names of the tags given to each row's words, and of those that are right."""
-    names = [*part.extra.names, OUTSIDE]  # -1 is the last
+    """Return the names of the tags given to each row's words, and of those that are right; not of untagged words."""
+    names = [*part.extra.names, *part.extra.unknown, OUTSIDE]  # -1 is the last
+    told = [tags != NO_TAG for tags in part.extra.rows]
     sides = (_tagged(kept, part), part.extra.rows)
-    found, gold = ([[names[number] for number in tags.tolist()] for tags in side] for side in sides)
+    found, gold = (
+        [[names[number] for number in tags[has].tolist()] for tags, has in zip(side, told, strict=True)]
+        for side in sides
+    )
     return found, gold
 
 

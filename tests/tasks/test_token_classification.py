@@ -262,6 +262,8 @@ def test_columns_that_are_missing(columns, keys, message, key):
         ("[1]", "O", ["[1]"], ["O"]),
         ("[]", "[]", [], []),
         ("", "", [], []),
+        ("['a', \"b's\"]", "['O', 'B-X']", ["a", "b's"], ["O", "B-X"]),  # as pandas writes it
+        ("['a' \"b's\"\n 'c']", "[0 1\n 2]", ["a", "b's", "c"], [0, 1, 2]),  # as numpy does
         (["a"], ["O"], ["a"], ["O"]),
     ],
 )
@@ -281,9 +283,9 @@ def test_lists_in_cells_of_a_csv(bert, tokens, tags, words_read, tags_read):
         (None, ["O"], "`tokens` holds NoneType, where a list is expected"),
         (["a"], {"a": 1}, "`tags` holds dict, where a list is expected"),
         (["a\ud83d"], ["O"], "half a character"),
-        ("['a', 'b']", "O O", "is not JSON: ['a', 'b']"),  # as pandas writes it
-        ('["a" "b"]', "O", "is not JSON"),  # as numpy does
-        ("a b", "[0 1]", "`tags` begins and ends like a list and is not JSON: [0 1]"),
+        ("['a', ...]", "O O", "word 2 of `tokens` is Ellipsis, and not text"),
+        ('["a" "b"]', "O", "2 words in `tokens` and 1 tags in `tags`"),
+        ("a b", "[0 ... 1]", "`tags` begins and ends like a list and cannot be read as one: [0 ... 1]"),
     ],
 )
 def test_rows_that_cannot_be_read(bert, tokens, tags, said):
@@ -367,8 +369,14 @@ def test_a_finished_model_keeps_what_it_knows(bert):
     assert settled(None, part, config=config, fixed=True).names == ("O", "B-X", "B-Y")
     assert part.targets[0].tolist() == [1, 0]
     strange = encoded([row(["a", "b"], ["B-Z", "O"])], bert)
-    found = mistake(None, strange, config=config, fixed=True)
-    assert found.details == ('row 1: word 1: tag "B-Z", which the model does not know; there are O, B-X, B-Y',)
+    known = settled(None, strange, config=config, fixed=True)
+    assert (known.names, known.unknown) == (("O", "B-X", "B-Y"), ("B-Z",))
+    assert strange.warnings == [
+        "words of 1 row have a tag that the model does not know (B-Z) and count as wrong, such as in row 1"
+    ]
+    other = encoded([row(["a", "b"], ["N", "V"])], bert)
+    found = mistake(None, other, config=config, fixed=True)
+    assert found.message == "`made up`: all tags are such as the model does not know: N, V"
     with pytest.raises(UserError, match="the model has 2 tags and the data 3"):
         numbers = encoded([row(["a"], [0])], bert, class_names=("O", "B-X", "I-X"))
         settled(None, numbers, config=BertConfig(num_labels=2), fixed=True)
@@ -377,13 +385,14 @@ def test_a_finished_model_keeps_what_it_knows(bert):
 @pytest.mark.parametrize(
     ("tag", "class_names", "said"),
     [
-        (1.0, (), "row 2: word 2: label 1.0 is a float"),
-        (None, (), "row 2: word 2: no label"),
-        ("", (), "row 2: word 2: no label"),
-        (["O"], (), "row 2: word 2: label ['O'] is a list"),
-        (-1, (), "row 2: word 2: label -1 is out of range"),
-        (3, ("O", "B-X", "I-X"), "row 2: word 2: label 3 is out of range 0 to 2"),
-        (-1, ("O", "B-X", "I-X"), "row 2: word 2: label -1 is out of range 0 to 2"),
+        (1.5, (), "row 2: word 2: tag 1.5 is no whole number"),
+        (None, (), "row 2: word 2: no tag"),
+        (float("nan"), (), "row 2: word 2: no tag"),
+        ("", (), "row 2: word 2: no tag"),
+        (["O"], (), "row 2: word 2: tag ['O'] is a list"),
+        (-1, (), "row 2: word 2: tag -1 is out of range"),
+        (3, ("O", "B-X", "I-X"), "row 2: word 2: tag 3 is out of range 0 to 2"),
+        (-1, ("O", "B-X", "I-X"), "row 2: word 2: tag -1 is out of range 0 to 2"),
         ("B-Z", ("O", "B-X", "I-X"), 'row 2: word 2: tag "B-Z", which is not in the names of the column'),
     ],
 )
@@ -395,15 +404,47 @@ def test_tags_that_are_none(bert, tag, class_names, said):
     assert found.details[0].startswith(said)
 
 
-def test_a_tag_that_only_validation_has(bert):
+def test_a_tag_that_only_validation_has_is_reported_and_counted_wrong(bert):
     train = encoded([row(["a", "b"], ["O", "B-X"])], bert)
     held = encoded([row(["a"], ["O"]), row(["a", "b"], ["B-X", "B-Y"])], bert)
-    found = mistake(train, held)
-    assert found.details == ('row 2: word 2: tag "B-Y", which no row of the training data has; there are O, B-X',)
-    assert "data.label_names" in found.hint
+    known = settled(train, held)
+    assert (known.names, known.kinds, known.unknown) == (("O", "B-X"), ("X",), ("B-Y",))
+    assert held.warnings == [
+        "words of 1 row have a tag that no row of the training data has (B-Y) and count as wrong, such as in row 2"
+    ]
+    assert train.warnings == []
+    assert [label for label in held.inputs["labels"][1].tolist() if label != -100] == [1]
+    assert tagging.label_counts(held, known) == {"X": 1, "Y": 1}
+    examples = tagging.examples(held, known, evaluation=True)
+    found = kept(examples, bert, lambda number, word: (0, 1)[number])
+    assert tagging.predictions_and_references(found, examples) == (
+        [["O"], ["B-X", "B-X"]],
+        [["O"], ["B-X", "B-Y"]],
+    )
+    scores = tagging.metrics(found, examples)
+    assert (scores["accuracy"], scores["precision"], scores["recall"]) == (pytest.approx(2 / 3), 0.5, 0.5)
     train = encoded([row(["a", "b"], ["O", "B-X"])], bert)
     held = encoded([row(["a", "b"], ["B-X", "B-Y"])], bert)
     assert settled(train, held, label_names=["O", "B-X", "B-Y"]).names[2] == "B-Y"
+
+
+def test_a_word_whose_tag_is_minus_100_is_neither_learned_nor_counted(bert):
+    part = encoded([row(["a", "b", "c"], [1, -100, 0]), row(["a", "b"], [0, 0])], bert, class_names=("O", "B-X"))
+    known = settled(part)
+    assert known.names == ("O", "B-X")
+    assert [label for label in part.inputs["labels"][0].tolist() if label != -100] == [1, 0]
+    assert tagging.label_counts(part, known) == {"X": 1}
+    examples = tagging.examples(part, known, evaluation=True)
+    found = kept(examples, bert, lambda number, word: 1)
+    assert tagging.predictions_and_references(found, examples) == (
+        [["B-X", "B-X"], ["B-X", "B-X"]],
+        [["B-X", "O"], ["O", "O"]],
+    )
+    assert tagging.metrics(found, examples)["accuracy"] == 0.25
+    names = encoded([row(["a", "b", "c"], ["N", "-100", "V"])], bert)
+    assert settled(names).names == ("N", "V")
+    whole = encoded([row(["a", "b"], [1.0, "0.0"])], bert)  # as pandas writes whole numbers
+    assert settled(whole).names == ("0", "1")
 
 
 def test_nothing_to_learn(bert):
@@ -838,10 +879,11 @@ def test_another_column_and_an_adapter(place, llmkit):
 
 def test_bad_rows_are_named_by_file_and_line(place, llmkit, tmp_path):
     (tmp_path / "bad.jsonl").write_text(
-        "".join(json.dumps(row(["a", "b"], tags)) + "\n" for tags in (["O", "B-X"], ["O"], *[["O", "B-X"]] * 18))
+        "".join(json.dumps(row(["a", "b"], tags)) + "\n" for tags in (["O", "B-X"], *[["O"]] * 4, *[["O", "B-X"]] * 15))
     )
     done = llmkit("finetune", "recipe.toml", f"data.path={tmp_path / 'bad.jsonl'}", "--output-dir", "bad")
     assert done.exit_code == 2
-    assert "1 row that cannot be read" in done.stderr
+    assert "4 of 20 rows cannot be used: words and tags differ in number" in done.stderr
     assert f"`{tmp_path / 'bad.jsonl'}`, line 2: 2 words in `tokens` and 1 tags in `tags`" in done.stderr
+    assert "data.max_skipped_fraction = 0.2" in done.stderr
     assert not (place / "bad" / "run.json").exists()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 texts = None  # a tokenizer of the run's own is trained on the inputs
+reshape = None  # rows are read as they come
 LABEL_ROLES = ("answers", "starts", "impossible")  # the roles of columns that only training and evaluation read
 # Names that data sets use. The first of them wins; of the others, there may be one only.
 USUAL = {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 LABEL_ROLES = ("answer",)  # the roles of columns that only training and evaluation read
+reshape = None  # rows are read as they come
 # Names of columns that data sets use. Where the context is one of BEGUN, the column beside it begins every choice.
 BEGUN = {"sent1": "sent2", "ctx_a": "ctx_b"}
 CONTEXTS = ("context", "article", "passage", "premise", "story", "startphrase", "ctx", "sentence")

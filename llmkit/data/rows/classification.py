@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
+reshape = None  # rows are read as they come
 LABELS = ("label", "labels")
 # Pairs of columns that data sets of two texts use; the first that is there counts.
 PAIRS = (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 LABEL_ROLES = ("completion",)  # the roles of columns that only training and evaluation read
+reshape = None  # rows are read as they come
 MESSAGES, PROMPTS, COMPLETIONS = (
     ("messages", "conversations"),
     ("prompt", "instruction"),

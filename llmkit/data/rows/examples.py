@@ -31,7 +31,8 @@ class Encoded:
     the same texts. Numbers of rows: `empty` have no text at all, `unlearned` a target that no example holds.
 
     `labels` are the targets as the model's numbers, one entry each example, once they are resolved (labels of single
-    tokens are in `inputs` instead). `tokenizer` is set where targets are text. `copies` makes the altered copies of all
+    tokens are in `inputs` instead). `tokenizer` is set where targets are text. `warnings` are what the user should
+    know of the labels. `copies` makes the altered copies of all
     rows, for training alone.
     """
 
@@ -46,6 +47,7 @@ class Encoded:
     unlearned: list[int] = field(default_factory=list)
     labels: np.ndarray | None = None
     tokenizer: Any = None
+    warnings: list[str] = field(default_factory=list)
     copies: "Callable[[], Encoded] | None" = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:

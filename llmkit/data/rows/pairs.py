@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROLES = ("source", "target")
 LABEL_ROLES = ("target",)  # the roles of columns that only training and evaluation read
+reshape = None  # rows are read as they come
 # Pairs of columns that data sets use; of each pair the first is read and the second is written.
 PAIRS = (
     *(("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("text", "summary")),

@@ -48,6 +48,13 @@ class RowReader(Protocol):
         Without `labelled`, of the inputs alone. Raises UserError where it is not clear which column is meant.
         """
 
+    @property
+    def reshape(self) -> Callable[[Rows, Mapping[str, str], Any], Rows] | None:
+        """(rows, columns, data) -> rows as `examine` and `encode` read them, under the same names of columns.
+
+        Called once for every file or split, before its rows are looked at. None: they are read as they come.
+        """
+
     def examine(self, row: Mapping[str, Any], columns: Mapping[str, str], data: Any, evaluation: bool, /) -> Examined:
         """Read a row; raise Unusable where it cannot be learned from.
 

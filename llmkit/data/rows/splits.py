@@ -61,6 +61,8 @@ def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> T
         opened = {data.split: open_split(data, data.split), **opened}
     first = next(iter(opened.values()))
     columns = reader.resolve_columns(data, first)
+    if reader.reshape is not None:
+        opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
     screened = {
         name: screen(rows, columns, reader, data, evaluation=name in names or not (train or data.validation_fraction))
         for name, rows in opened.items()

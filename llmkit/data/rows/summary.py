@@ -62,7 +62,7 @@ def look(
 
 def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:
     rows = summary["rows"]
-    warnings = []
+    warnings = list(part.warnings)
     if summary["empty_rows"] > EMPTY * rows:
         warnings.append(
             f"{_share(summary['empty_rows'], rows)} have no text, such as {places(part.source, part.empty[:1])[0]}"

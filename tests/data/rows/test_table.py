@@ -28,7 +28,7 @@ class AllColumns:
     """Reads every column as an input, and finds nothing wrong with any row."""
 
     LABEL_ROLES = ()
-    texts = None
+    texts = reshape = None
 
     @staticmethod
     def resolve_columns(data, rows, labelled=True):
