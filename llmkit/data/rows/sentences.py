@@ -153,8 +153,9 @@ def _sentences(rows: Rows, by: Sequence[str], names: Sequence[str]) -> Iterator[
             key, place = own, place or where
             words.append(row)
     if again:
-        note = f"{again:,} sentence{'s' * (again > 1)} begin with an id that stood before, such as {first_again}"
-        rows.notes[f"{note}: only rows that follow one another are one sentence"] = f"again: {again}"
+        note = f"{again:,} sentence{'s begin' if again > 1 else ' begins'} with an id that stood before"
+        why = "only rows that follow one another are one sentence"
+        rows.notes[f"{note}, such as {first_again}: {why}"] = f"again: {again}"
 
 
 def _values(row: Mapping[str, Any], by: Sequence[str], above: Sequence[Any]) -> tuple[Any, ...]:

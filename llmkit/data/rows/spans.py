@@ -26,7 +26,7 @@ WORDS = regex.compile(
 STARTS = ("start", "start_offset", "start_char", "start_idx", "begin")
 ENDS = ("end", "end_offset", "end_char", "end_idx")
 LABELS = ("label", "labels", "type", "entity_group", "entity_type", "tag", "entity")
-UNLABELLED = "a span without a label"
+UNLABELLED, NOT_ANNOTATED = "a span without a label", "not annotated"
 
 # How offsets may be meant: what to add to the start and to the end, so that text[start:end] is the span.
 CONVENTIONS = {
@@ -64,7 +64,7 @@ def spans_in(value: Any) -> list[Span] | None:
         return spans_in(value["entities"]) if "entities" in value else _by_label(value)
     if not isinstance(value, list | tuple):
         return None
-    if any(isinstance(entry, Mapping) and "result" in entry for entry in value):
+    if _has_results(value):
         return _of_annotations(value)
     found: list[Span] = []
     for entry in value:
@@ -100,7 +100,7 @@ def _of_annotations(value: Sequence[Any]) -> list[Span]:
     entries = [entry for entry in value if isinstance(entry, Mapping) and not entry.get("was_cancelled")]
     found = [sorted(spans_in(entry.get("result")) or [], key=str) for entry in entries]
     if not found:
-        raise Unusable("not annotated", "there is no annotation")
+        raise Unusable(NOT_ANNOTATED, "there is no annotation")
     if any(spans != found[0] for spans in found):
         raise Unusable("annotations that differ", f"{len(found)} annotations mark different spans", "keep one of them")
     return found[0]
@@ -156,35 +156,56 @@ def normalize(rows: Rows, text: str, column: str) -> Rows:
     Rows that Prodigy's annotators did not accept are left out.
     """
     rows = _accepted(rows)
-    shift = _convention(rows, text, column)
-    if shift == (0, 0):
+    shift, of_annotators = _look_through(rows, text, column)
+    how = f"`{column}`: spans of characters become tags of words" + (f"; {CONVENTIONS[shift]}" if any(shift) else "")
+    rows.notes[f"{rows.source}: {how}"] = how
+    if not any(shift) and not of_annotators:
         return rows
-    rows.notes[f"{rows.source}: `{column}`: {CONVENTIONS[shift]}"] = f"`{column}`: {CONVENTIONS[shift]}"
 
     def read() -> Iterator[tuple[str, Any]]:
         for place, row in rows.read():
-            try:
-                spans = None if isinstance(row, BadRow) else spans_in(value_at(row, column))
-            except Unusable:  # said when the row is examined
-                spans = None
-            if spans is not None:
-                moved = [span._replace(start=span.start + shift[0], end=span.end + shift[1]) for span in spans]
-                row = {**row, column: [span._asdict() for span in moved]}
+            if of_annotators and not isinstance(row, BadRow) and parsed(value_at(row, column)) == []:
+                row = BadRow("there is no annotation", kind=NOT_ANNOTATED)
+            elif any(shift):
+                row = _shifted(row, column, shift)
             yield place, row
 
     return replace(rows, read=read, fingerprint=digest(rows.fingerprint, "spans", *shift))
 
 
-def _convention(rows: Rows, text: str, column: str) -> tuple[int, int]:
-    """Find what the offsets mean: by the spans' own texts; where there are none, by where words begin and end."""
+def _has_results(value: Any) -> bool:
+    """Tell whether a cell holds annotations of Label Studio, of which a text without any has not been annotated."""
+    value = parsed(value)
+    return isinstance(value, list) and any(isinstance(entry, Mapping) and "result" in entry for entry in value)
+
+
+def _shifted(row: Any, column: str, shift: tuple[int, int]) -> Any:
+    try:
+        spans = None if isinstance(row, BadRow) else spans_in(value_at(row, column))
+    except Unusable:  # said when the row is examined
+        spans = None
+    if spans is None:
+        return row
+    moved = [span._replace(start=span.start + shift[0], end=span.end + shift[1]) for span in spans]
+    return {**row, column: [span._asdict() for span in moved]}
+
+
+def _look_through(rows: Rows, text: str, column: str) -> tuple[tuple[int, int], bool]:
+    """Find what the offsets mean, and whether Label Studio wrote the column.
+
+    Offsets are seen by the spans' own texts; where there are none, by where words begin and end.
+    """
+    of_annotators = False
     fits: Counter[tuple[int, int]] = Counter()
     count = with_text = 0
     for _, row in rows.read():
         whole = None if isinstance(row, BadRow) else value_at(row, text)
         if not isinstance(whole, str):
             continue
+        cell = value_at(row, column)
+        of_annotators = of_annotators or _has_results(cell)
         try:
-            spans = spans_in(value_at(row, column))
+            spans = spans_in(cell)
         except Unusable:
             continue
         if not spans:
@@ -201,7 +222,8 @@ def _convention(rows: Rows, text: str, column: str) -> tuple[int, int]:
                     fits[shift] += _says(whole, start, end, span.text)
     best = max(CONVENTIONS, key=fits.__getitem__)  # the first of equals
     needed = MOST if 2 * with_text > count else AGREE
-    return best if fits[best] > needed * count and fits[0, 0] < MOST * count else (0, 0)
+    clear = fits[best] > needed * count and fits[0, 0] < MOST * count
+    return best if clear else (0, 0), of_annotators
 
 
 def _borders(text: str) -> tuple[set[int], set[int]]:

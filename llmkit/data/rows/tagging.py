@@ -242,7 +242,7 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
 
 def _words(value: Any, column: str) -> list[str]:
     words = _listed(value, column)
-    if isinstance(value, str) and all(isinstance(word, int | float) for word in words):
+    if isinstance(value, str) and words and all(isinstance(word, int | float) for word in words):
         return value.split()  # "[1]" is a word, and a list of numbers in JSON
     for number, word in enumerate(words, 1):
         if not isinstance(word, str):
