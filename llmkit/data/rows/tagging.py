@@ -20,6 +20,7 @@ from llmkit.data.rows.reader import Examined, Unusable, by_rarest, text_in
 from llmkit.data.rows.sentences import (
     KEY,
     NEARLY_ALL,
+    blank,
     find_sentence_column,
     group,
     has_gaps,
@@ -180,9 +181,12 @@ def reshape(rows: Rows, columns: Mapping[str, str], data: TaggingData) -> Rows:
     if "text" in columns:
         return spans.normalize(rows, columns["text"], columns["tags"]) if "tags" in columns else rows
     names = [columns[role] for role in ("tokens", "tags") if role in columns]
+    first = head(rows)
+    if any(isinstance(value_at(row, names[0]), list | tuple) for row in first):
+        return rows
     by = columns["sentence"].split(JOINED) if "sentence" in columns else []
-    if not by:
-        if not one_word_a_row(head(rows), columns):
+    if not by or any(all(blank(value_at(row, name)) for row in first) for name in by):
+        if not one_word_a_row(first, columns):
             return rows
         by = _find_sentence_column(rows, columns)
     if not by and "tags" not in columns:  # to predict for words that may stand alone

@@ -146,6 +146,18 @@ def test_a_sentence_with_a_word_that_cannot_be_read_is_left_out_whole(tmp_path):
     assert found.record["skipped"] == {"train": {"a word that cannot be read": 1}}
 
 
+def test_a_validation_file_may_have_sentences_where_the_other_has_words(tmp_path):
+    lines = [f"{n},{word},{tag}\n" for n, word, tag in words_of(SAID, OTHER)]
+    (tmp_path / "train.csv").write_text("sentence_id,word,tag\n" + "".join(lines))
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"word": THIRD[0], "tag": THIRD[1]}) + "\n")
+    found = tables(tmp_path)
+    assert read(found) == [SAID, OTHER]
+    assert [tagging.read_words(row, found.columns) for _, row in found.validation["dev"].read()] == [THIRD]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps({"word": w, "tag": "O"}) + "\n" for w in THIRD[0]))
+    with pytest.raises(UserError, match=r"dev\.jsonl.*no column tells sentences apart"):
+        tables(tmp_path)
+
+
 def test_words_to_predict_for_are_grouped_where_a_column_tells_sentences_apart():
     from llmkit.data.rows.table import Rows
 
