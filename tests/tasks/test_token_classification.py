@@ -887,3 +887,20 @@ def test_bad_rows_are_named_by_file_and_line(place, llmkit, tmp_path):
     assert f"`{tmp_path / 'bad.jsonl'}`, line 2: 2 words in `tokens` and 1 tags in `tags`" in done.stderr
     assert "data.max_skipped_fraction = 0.2" in done.stderr
     assert not (place / "bad" / "run.json").exists()
+
+
+def test_a_run_is_evaluated_on_spans_and_on_words_of_other_tools(place, llmkit, tmp_path):
+    """The model tags `Rex` and `wood`; a type that it does not know counts as wrong, and is said."""
+    text = "Rex saw the wood"
+    spans = [[0, 3, "WHO"], [12, 16, "WHERE"]]
+    rows = [{"text": text, "label": spans}, {"text": text, "label": [*spans, [4, 7, "WHAT"]]}]
+    (tmp_path / "spans.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    done = llmkit("evaluate", "run", f"data.path={tmp_path / 'spans.jsonl'}", "data.validation_fraction=")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["eval_precision"], found["eval_recall"], found["eval_accuracy"]) == (1.0, 0.8, 0.875)
+    assert "words of 1 row have a tag that the model does not know (B-WHAT) and count as wrong" in done.stderr
+    words = [(n, *pair) for n in range(2) for pair in zip(text.split(), ["B-WHO", "O", "O", "B-WHERE"], strict=True)]
+    (tmp_path / "words.csv").write_text("sent_id,word,tag\n" + "".join(f"{n},{w},{t}\n" for n, w, t in words))
+    done = llmkit("evaluate", "run", f"data.path={tmp_path / 'words.csv'}", "data.validation_fraction=")
+    assert json.loads(done.stdout)["eval_f1"] == 1.0
