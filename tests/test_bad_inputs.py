@@ -162,7 +162,7 @@ EVERYWHERE = {
     "truncated.csv.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),
     "truncated.jsonl.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),
     "plain.jsonl.gz": ([], " cannot be read: Not a gzipped file", WHOLE),
-    "truncated.jsonl.zst": ([], ": llmkit does not read `.zst` files", "(or the same with .gz)"),
+    "truncated.jsonl.zst": ([], " cannot be read: Truncated compressed stream", WHOLE),
     "nameless": ([], ": its name does not say what it is", "it reads files that end in .txt"),
     "truncated.parquet": ([], ": not a whole Parquet file", DAMAGED),
     "zeros.parquet": ([], ": not a whole Parquet file", DAMAGED),

@@ -9,10 +9,12 @@ from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.toml import Key, dotted
 
 # With one of these suffixes or prefixes a string is a path and not a Hub id.
-SUFFIXES = (
-    *(".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"),
-    *(".conll", ".bio", ".iob", ".iob2", ".bmes", ".gz", ".bz2", ".xz", ".zst"),
+DATA_SUFFIXES = (
+    *(".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather"),
+    *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
 )
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+SUFFIXES = (*DATA_SUFFIXES, *COMPRESSED)
 WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # names that are no file
 STARTS = ("./", "../", "/", "~")
 

@@ -4,24 +4,30 @@
 name the file and line of a byte that is not UTF-8, and miss a change that is made within the same second.
 """
 
-from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text, suffix
+from llmkit.data.files.archives import suffix
+from llmkit.data.files.arrow import COLUMNAR_SUFFIXES, class_names
+from llmkit.data.files.arrow import column_names as parquet_columns
+from llmkit.data.files.class_folders import class_folders, is_class_folders, read_class_folders
+from llmkit.data.files.json import json_splits
+from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text
+from llmkit.data.files.names import VALIDATION_NAMES, split_name
 from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
-from llmkit.data.files.parquet import parquet_columns
 from llmkit.data.files.paths import (
-    VALIDATION_NAMES,
     content_hash,
     digest,
     expand,
+    folder,
     is_local,
+    left_out_note,
     nearest,
     nul_bytes,
     of_split,
     splits_by_name,
-    without_descriptions,
 )
-from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, read_rows, text_of
+from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows, text_of
 
 __all__ = [
+    "COLUMNAR_SUFFIXES",
     "ROW_SUFFIXES",
     "SUFFIXES",
     "TEXT_SUFFIXES",
@@ -29,17 +35,26 @@ __all__ = [
     "BadRow",
     "Note",
     "ReadOptions",
+    "class_folders",
+    "class_names",
     "content_hash",
     "digest",
     "expand",
+    "folder",
+    "format_of",
+    "is_class_folders",
     "is_local",
+    "json_splits",
+    "left_out_note",
     "nearest",
     "nul_bytes",
     "of_split",
     "parquet_columns",
+    "read_class_folders",
     "read_lines",
     "read_rows",
     "read_text",
+    "split_name",
     "splits_by_name",
     "suffix",
     "text_of",

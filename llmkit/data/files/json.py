@@ -1,4 +1,4 @@
-"""Read rows from JSON: one object a line, a list of objects, or SQuAD's articles."""
+"""Read rows from JSON: one object a line, or one value that is a table (see layouts.py)."""
 
 import json
 from collections import Counter
@@ -6,45 +6,73 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.files import layouts
+from llmkit.data.files.archives import suffix
 from llmkit.data.files.lines import UTF_16_HINT, read_lines, read_text
-from llmkit.data.files.options import Note, ReadOptions
+from llmkit.data.files.options import BadRow, Note, ReadOptions
 from llmkit.errors import UserError
 
+HELD = 100  # lines that cannot be read at the beginning of a file, after which it is not one of JSON lines
 
-def read_json_lines(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the object on each line that is not blank."""
+Row = tuple[str, dict[str, Any] | BadRow]
+
+
+def read_json_lines(file: Path, options: ReadOptions, note: Note) -> Iterator[Row]:
+    """Yield the object on each line that is not blank; raise UserError where no line can be read."""
     first = ""
+    held: list[Row] | None = []  # bad lines before the first good one
     for number, line in read_lines(file, options.encoding):
-        if not line.strip():
+        if not (text := line.strip()):
             continue
-        first = first or line.lstrip()[0]
-        array = "a list of rows over many lines is read from a file that ends in .json" if first == "[" else ""
-        try:
-            row = _from_json(line.strip())
-        except ValueError as problem:
-            reason = str(problem).replace("line 1 column", "column")  # the message has the number of the line
-            raise UserError(
-                f"`{file}`, line {number}: {reason if isinstance(problem, _UnfitError) else f'not JSON ({reason})'}",
-                UTF_16_HINT if "\0" in line else array or "one object a line is expected",
-            ) from problem
-        if not isinstance(row, dict):
-            raise UserError(
-                f"`{file}`, line {number}: an object is expected, this is a {type(row).__name__}",
-                array or 'write a row as an object with its columns: {"text": "..."}',
-            )
-        yield f"line {number}", row
+        first = first or text[0]
+        row = _object(text, first)
+        if held is None:
+            yield f"line {number}", row
+            continue
+        held.append((f"line {number}", row))
+        if not isinstance(row, BadRow):
+            yield from held
+            held = None
+        elif len(held) == HELD or (first == "[" and len(held) == 1):
+            break
+    if held and isinstance(bad := held[0][1], BadRow):
+        raise UserError(f"`{file}`, {held[0][0]}: {bad.message}", bad.hint)
+
+
+def _object(text: str, first: str) -> dict[str, Any] | BadRow:
+    """Parse a line; `first` is the character that the file begins with."""
+    array = "a list of rows over many lines is read from a file that ends in .json" if first == "[" else ""
+    try:
+        row = _from_json(text)
+    except _UnfitError as problem:
+        return BadRow(str(problem), "one object a line is expected", problem.kind)
+    except ValueError as problem:
+        reason = str(problem).replace("line 1 column", "column")  # the message has the number of the line
+        hint = UTF_16_HINT if "\0" in text else array or "one object a line is expected"
+        return BadRow(f"not JSON ({reason})", hint, "not JSON")
+    if isinstance(row, dict):
+        return row
+    return BadRow(
+        f"an object is expected, this is a {type(row).__name__}",
+        array or 'write a row as an object with its columns: {"text": "..."}',
+        "not an object",
+    )
 
 
 class _UnfitError(ValueError):
-    """Raised for text that is JSON, but cannot be meant as a row."""
+    """Raised for text that is JSON, but cannot be meant as a row; `kind` says why in a few words."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def _from_json(text: str) -> Any:
     """Parse JSON; raise ValueError also where an object has a key twice or the nesting is too deep."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return _DECODER.decode(text)
     except RecursionError:
-        raise _UnfitError("lists or objects inside one another, too many to read") from None
+        raise _UnfitError("lists or objects inside one another, too many to read", "nested too deeply") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -52,52 +80,61 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise _UnfitError(f"the key `{twice}` stands in one object twice")
+        raise _UnfitError(f"the key `{twice}` stands in one object twice", "a key twice in one object")
     return members
 
 
-def read_json(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a list, of an object whose `data` is one or holds SQuAD's articles, or of JSON lines."""
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)  # `json.loads` would make one for each line
+
+
+def read_json(file: Path, options: ReadOptions, note: Note) -> Iterator[Row]:
+    """Yield the rows of a value that is a table, or of JSON lines; of several splits, `options.member` or `train`."""
+    content, one_line = _content(file, options)
+    if content is _LINES:
+        yield from read_json_lines(file, options, note)
+        return
+    if content is None:
+        return
+    rows = layouts.rows_of(content, file, options.member, note, one_line)
+    if rows is None:  # one object on one line: a row
+        yield from read_json_lines(file, options, note)
+    else:
+        yield from rows
+
+
+def json_splits(file: Path, options: ReadOptions = ReadOptions()) -> tuple[str, ...]:  # noqa: B008 - it is frozen
+    """Return the splits that a JSON file holds as members, such as `train` and `test`; of another file, none.
+
+    `ReadOptions.member` chooses the one to read.
+    """
+    if suffix(file) != ".json" and options.format != "json":
+        return ()
+    content, _ = _content(file, options)
+    return tuple(layouts.splits(content))
+
+
+_LINES = object()  # stands for the content of a file of JSON lines
+
+
+def _content(file: Path, options: ReadOptions) -> tuple[Any, bool]:
+    """Parse a file, and tell whether it fills one line; None stands for an empty one."""
     filled = (line.strip() for _, line in read_lines(file, options.encoding) if line.strip())
     first, second = next(filled, ""), next(filled, "")
     filled.close()
     if not first:
-        return
+        return None, True
     if second and first.startswith("{") and _is_json(first):
-        yield from read_json_lines(file, options, note)
-        return
+        return _LINES, False
     try:
-        content = _from_json(read_text(file, options.encoding))
+        return _from_json(read_text(file, options.encoding)), not second
     except _UnfitError as problem:
         raise UserError(f"`{file}`: {problem}", "mend it, or write one object a line") from problem
     except ValueError as problem:
         # JSON lines with a broken first line. Where one object fills many lines, another can open on the second line
         # only after a bracket.
         if first.startswith("{") and second.startswith("{") and not first.endswith("["):
-            yield from read_json_lines(file, options, note)
-            return
+            return _LINES, False
         raise UserError(f"`{file}`: not JSON ({problem})", "mend it there, or write one object a line") from problem
-    items = content.get("data") if isinstance(content, dict) else content
-    if isinstance(content, dict) and not isinstance(items, list) and not second:
-        yield from read_json_lines(file, options, note)  # there is one line
-        return
-    rows = items if isinstance(items, list) else []
-    odd = [number for number, item in enumerate(rows, 1) if not isinstance(item, dict)]
-    if 0 < len(odd) < len(rows):
-        kind = type(rows[odd[0] - 1]).__name__
-        raise UserError(
-            f"`{file}`, item {odd[0]}: an object is expected, this is a {kind}",
-            'write a row as an object with its columns: {"text": "..."}',
-        )
-    if not isinstance(items, list) or odd:
-        raise UserError(
-            f"`{file}`: a list of objects is expected, or one object a line",
-            'such as [{"text": "..."}, ...], the same as {"data": [...]}, or SQuAD\'s format',
-        )
-    if isinstance(content, dict) and any("paragraphs" in item for item in items):
-        yield from _squad(items, file)
-    else:
-        yield from ((f"item {index + 1}", row) for index, row in enumerate(items))
 
 
 def _is_json(line: str) -> bool:
@@ -108,41 +145,3 @@ def _is_json(line: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _squad(articles: list[dict[str, Any]], file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield one row a question, with the columns that SQuAD has on the Hub; without `answers` its row has none either.
-
-    The format is that of https://rajpurkar.github.io/SQuAD-explorer/ in its versions 1.1 and 2.0.
-    """
-
-    def member(value: Any, key: str, kind: type, expected: str, place: str) -> Any:
-        if not isinstance(value, dict) or type(value.get(key)) is not kind:
-            mistake = f"not {expected}" if isinstance(value, dict) and key in value else "missing"
-            raise UserError(
-                f"`{file}`, {place}: `{key}` is {mistake}",
-                "SQuAD's format is data > paragraphs > context, qas > id, question, answers > text, answer_start",
-            )
-        return value[key]
-
-    number = 0
-    for article_number, article in enumerate(articles, 1):
-        place = f"article {article_number}"
-        for paragraph_number, paragraph in enumerate(member(article, "paragraphs", list, "a list", place), 1):
-            place = f"article {article_number}, paragraph {paragraph_number}"
-            context = member(paragraph, "context", str, "text", place)
-            for entry in member(paragraph, "qas", list, "a list", place):
-                number += 1
-                name = str((isinstance(entry, dict) and entry.get("id")) or number)
-                here = f"{place}, question {name}"
-                question = member(entry, "question", str, "text", here)
-                row = {"id": name, "title": article.get("title", ""), "context": context, "question": question}
-                if "answers" in entry or entry.get("is_impossible"):
-                    answers = [] if entry.get("is_impossible") else member(entry, "answers", list, "a list", here)
-                    row["answers"] = {
-                        "text": [member(answer, "text", str, "text", here) for answer in answers],
-                        "answer_start": [
-                            member(answer, "answer_start", int, "a whole number", here) for answer in answers
-                        ],
-                    }
-                yield f"question {name}", row

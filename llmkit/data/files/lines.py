@@ -1,14 +1,15 @@
-"""Read the text of a file, line by line or whole, with or without gzip, and say where a byte is not text."""
+"""Read the text of a file, line by line or whole, compressed or not, and say where a byte is not text."""
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TextIO, cast
+from typing import TextIO
 
+from llmkit.data.files.archives import open_bytes, reading, suffix
 from llmkit.errors import UserError
+
+__all__ = ["TEXT_SUFFIXES", "decode", "is_byte_wise", "open_text", "read_lines", "read_text", "reading", "suffix"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 
@@ -18,31 +19,27 @@ _BEGINNINGS = (
     (b"\xff\xfe", "UTF-16", 'set data.encoding = "utf-16"'),
     (b"\xfe\xff", "UTF-16", 'set data.encoding = "utf-16"'),
     (b"\x1f\x8b", "a gzip file", "let its name end in .gz"),
-    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it, or pack it with gzip"),
-    (b"BZh", "a bzip2 file", "unpack it, or pack it with gzip"),
-    (b"\xfd7zXZ\x00", "an xz file", "unpack it, or pack it with gzip"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "let its name end in .zip, or save the sheet as CSV"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "let its name end in .zst"),
+    (b"BZh", "a bzip2 file", "let its name end in .bz2"),
+    (b"\xfd7zXZ\x00", "an xz file", "let its name end in .xz"),
     (b"PAR1", "a Parquet file", "let its name end in .parquet"),
+    (b"ARROW1", "an Arrow file", "let its name end in .arrow"),
     (b"%PDF", "a PDF", "take the text out of it"),
 )
 
 UTF_16_HINT = 'if it is UTF-16 without a mark at its begin, set data.encoding = "utf-16-le"'
 
 
-def suffix(file: Path) -> str:
-    """Return the suffix that decides the format, in lower case: `.csv` for `A.CSV.gz`."""
-    return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
-
-
 def read_text(file: Path, encoding: str) -> str:
     """Read all the text of a file."""
-    with reading(file), _open(file) as stream:
+    with reading(file), open_bytes(file) as stream:
         return decode(stream.read(), file, 1, encoding)
 
 
 def read_lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers from 1, in constant memory; line breaks are kept."""
-    with reading(file), _open(file) as stream:
+    with reading(file), open_bytes(file) as stream:
         if not is_byte_wise(encoding):
             yield from enumerate(io.StringIO(decode(stream.read(), file, 1, encoding), newline="\n"), 1)
             return
@@ -57,7 +54,7 @@ def open_text(file: Path, encoding: str, newline: str = "\n") -> Iterator[TextIO
     Raises UserError for a byte that is not of the encoding, with its line.
     """
     try:
-        with reading(file), _open(file) as stream, io.TextIOWrapper(stream, encoding, newline=newline) as text:
+        with reading(file), open_bytes(file) as stream, io.TextIOWrapper(stream, encoding, newline=newline) as text:
             yield text
     except UnicodeDecodeError as problem:
         for _ in read_lines(file, encoding):  # raises it with the line
@@ -86,26 +83,8 @@ def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
 
 def _hint_from_first_bytes(file: Path) -> str:
     """Say what the first bytes of a file show it to be; "" where they show nothing."""
-    with reading(file), _open(file) as stream:
+    with reading(file), open_bytes(file) as stream:
         begin = stream.read(8)
     return next(
         (f"it begins like {kind}: {remedy}" for mark, kind, remedy in _BEGINNINGS if begin.startswith(mark)), ""
     )
-
-
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn the errors of a missing or damaged file into a UserError that names it."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as problem:  # a damaged .gz raises any of the three
-        raise UserError(
-            f"`{file}` cannot be read: {getattr(problem, 'strerror', None) or problem}",
-            "is it there, whole, and yours to read?",
-        ) from problem
-
-
-def _open(file: Path) -> IO[bytes]:
-    if file.suffix.lower() == ".gz":
-        return cast(IO[bytes], gzip.open(file, "rb"))
-    return file.open("rb")

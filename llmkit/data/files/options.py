@@ -23,6 +23,7 @@ class ReadOptions:
     quoting: str | None = None
     header: bool | None = None
     column_names: tuple[str, ...] | None = None
+    member: str | None = None  # no key: the split to read of a JSON file that holds several
 
     @classmethod
     def of(cls, data: Origin) -> ReadOptions:

@@ -1,30 +1,23 @@
 """Find the local files that a recipe names, and hash their content."""
 
 import glob
-import re
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import xxhash
 
-from llmkit.data.files.lines import is_byte_wise, reading, suffix
-from llmkit.data.files.rows import SUFFIXES
+from llmkit.data.files.archives import is_compressed, reading, suffix
+from llmkit.data.files.arrow import COLUMNAR_SUFFIXES
+from llmkit.data.files.lines import is_byte_wise
+from llmkit.data.files.names import is_about, split_name
+from llmkit.data.files.options import ReadOptions
+from llmkit.data.files.rows import SNIFFED, SUFFIXES, format_of
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import Data, RowData, TextData
-
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
-
-# The name of a split in that of a file or folder: train.csv, dev-v2.0.json, imdb_test.csv, wiki.train.tokens,
-# train-00000-of-00001.parquet; not training.csv.
-_SPLIT = re.compile(rf"(?:^|[._-])(train|{'|'.join(VALIDATION_NAMES)}|test)(?=[\d._-]|$)", re.IGNORECASE)
-# What comes with data and is none: README_en.md, LICENSE-MIT, dataset_infos.json.
-_ABOUT = re.compile(
-    r"(readme|licen[cs]e|copying)([._-].*)?"
-    r"|(notice|citation|authors|contributors|change(log|s)|metadata|croissant|dataset_(infos?|dict))(\.\w+)?",
-    re.IGNORECASE,
-)
+from llmkit.recipe.paths import COMPRESSED
 
 
 def is_local(data: Data) -> bool:
@@ -60,7 +53,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
     paths = []
     base = Path(data.path) if Path(data.path).is_dir() else Path()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
-        matching = expand(str(base / pattern), suffixes)
+        matching = expand(str(base / pattern), suffixes, ReadOptions.of(data))
         if not matching:
             raise UserError(
                 f"data.data_files: no file matches `{base / pattern}`",
@@ -68,53 +61,122 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
             )
         paths += matching
     if patterns is None:
-        paths = expand(data.path, suffixes, data.format is not None)
+        paths = expand(data.path, suffixes, ReadOptions.of(data))
     if not paths:
-        text = ".txt" in suffixes
-        others = expand(data.path, suffixes, unknown=True)
         raise UserError(
-            f"data.path `{data.path}`: no {'text' if text else 'data'} files there",
-            f"files that can be read end in {' '.join(suffixes)} (or the same with .gz)"
-            + (f"; of others, such as `{others[0].name}`, data.format says what they are" if others else ""),
+            f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
+            f"files that can be read end in {' '.join(suffixes)} (or the same with {' '.join(COMPRESSED)}); for other "
+            "names, set data.format",
         )
     return paths
 
 
-def splits_by_name(path: str, paths: Iterable[Path]) -> dict[str, list[str]]:
-    """Sort the files of a folder by the split that their names tell, or else the folders they are in.
-
-    They are named relative to `path`. "" has those that name none.
-    """
-    by_split: dict[str, list[str]] = {}
-    for file in paths:
-        inside = file.relative_to(path)
-        found = (match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.search(part)))
-        by_split.setdefault(next(found, ""), []).append(str(inside))
-    return by_split
-
-
-def without_descriptions(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Tell data from README, LICENSE and metadata files; where there is nothing else, they are the data."""
-    described = [file for file in paths if _ABOUT.fullmatch(file.name)]
-    if len(described) == len(paths):
-        return list(paths), []
-    return [file for file in paths if not _ABOUT.fullmatch(file.name)], described
-
-
-def expand(pattern: str, suffixes: tuple[str, ...] = SUFFIXES, unknown: bool = False) -> list[Path]:
-    """List the files of a path, a glob or a folder.
-
-    Of a folder, those that are not hidden and have one of `suffixes`, or with `unknown` one that llmkit does not know.
-    """
+def expand(
+    pattern: str,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+) -> list[Path]:
+    """List the files of a path, a glob or a folder; of a folder, those that `folder` finds."""
     path = Path(pattern)
     if path.is_file():
         return [path]
     if path.is_dir():
-        visible = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
-        return sorted(
-            f for f in visible if (suffix(f) in suffixes or (unknown and suffix(f) not in SUFFIXES)) and _is_file(f)
-        )
+        return folder(path, suffixes, options)[0]
     return sorted(f for f in map(Path, glob.glob(pattern, recursive=True)) if _is_file(f))  # noqa: PTH207
+
+
+def folder(
+    path: Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+) -> tuple[list[Path], list[Path]]:
+    """List the files of a folder that are data, with a format of `suffixes`, and those that are not.
+
+    A README, a licence and the like are no data, nor is Markdown where there are other files; hidden files are not
+    looked at. With data.format a file may have any suffix. Where `Dataset.save_to_disk` wrote, its state.json names
+    the files and gives their order.
+    """
+    visible = [f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+    files = sorted(filter(_is_file, visible))
+    saved = {f.parent: _saved(f) for f in files if f.name == "state.json"}
+    data: list[Path] = []
+    for file in files:
+        known = suffix(file) in suffixes or options.format or suffix(file) in SNIFFED
+        of_saved = file.suffix == ".arrow" and saved.get(file.parent) is not None
+        if known and not is_about(file.name) and not of_saved and format_of(file, options) in suffixes:
+            data.append(file)
+    for order in filter(None, saved.values()):
+        data += [file for file in order if ".arrow" in suffixes]
+    plain = [file for file in data if suffix(file) != ".md"]
+    data = plain or data
+    return data, [file for file in files if file not in set(data)]
+
+
+def _saved(state: Path) -> list[Path] | None:
+    """List the Arrow files that a state.json of `Dataset.save_to_disk` names, in its order; None for another file."""
+    try:
+        named = json.loads(state.read_text(encoding="utf-8"))
+        listed = [state.parent / each["filename"] for each in named["_data_files"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if missing := [file for file in listed if not file.is_file()]:
+        raise UserError(f"`{missing[0]}` is not there, and `{state}` names it", "copy the whole folder again")
+    if named.get("_indices_data_files"):
+        raise UserError(
+            f"`{state.parent}`: the order of its rows stands in another file, as `datasets` wrote it before 2.0",
+            "open it with `datasets` and save it again",
+        )
+    return listed
+
+
+def splits_by_name(
+    path: Path,
+    suffixes: tuple[str, ...],
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+) -> tuple[dict[str, list[str]], list[Path]]:
+    """Sort the files of a folder into splits by their names, as paths in it; also list those that are not read.
+
+    There are no splits, {}, unless there are files of two: `train` and another. Where no file says `train`, and some
+    are called `test`, `dev` or the like and no more, the others are `train`. The folders in one that
+    `DatasetDict.save_to_disk` wrote are its splits, whatever they are called.
+    """
+    data, left_out = folder(path, suffixes, options)
+    saved = _saved_splits(path)
+    by_split: dict[str, list[Path]] = {}
+    sure: dict[str, list[Path]] = {}
+    for file in data:
+        inside = file.relative_to(path)
+        split, whole = (inside.parts[0], True) if inside.parts[0] in saved else split_name(inside) or ("", False)
+        by_split.setdefault(split, []).append(file)
+        sure.setdefault(split if whole else "train", []).append(file)
+    if "train" not in by_split and not saved:
+        by_split = sure
+    others = by_split.pop("", [])
+    if len(by_split) < 2 or ("train" not in by_split and not saved):
+        return {}, left_out
+    return {split: [str(file.relative_to(path)) for file in files] for split, files in by_split.items()}, sorted(
+        [*left_out, *others]
+    )
+
+
+def _saved_splits(path: Path) -> list[str]:
+    """List the splits that a dataset_dict.json of `DatasetDict.save_to_disk` names."""
+    try:
+        return [str(name) for name in json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def shown(paths: Sequence[Path | str]) -> str:
+    """Name up to three files, or say how many there are."""
+    return ", ".join(map(str, paths)) if len(paths) < 4 else f"{len(paths)} files"
+
+
+def left_out_note(path: Path, left_out: Sequence[Path]) -> str:
+    """Say which files of a folder are not read; those that are no data by their names are named first."""
+    about = sorted((file for file in left_out), key=lambda file: not is_about(file.name))
+    names = [str(file.relative_to(path)) for file in about]
+    return f"`{path}`: not read: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _is_file(path: Path) -> bool:
@@ -151,9 +213,9 @@ def content_hash(files: Sequence[Path], nuls: "Counter[Path] | None" = None, ret
 def nul_bytes(counts: Mapping[Path, int], encoding: str) -> tuple[str, ...]:
     """Make a remark on each file with NUL bytes, which are read as they are and seldom meant.
 
-    Parquet and gzip files, and text of UTF-16 and the like, hold them rightly and get no remark.
+    Parquet, Arrow and compressed files, and text of UTF-16 and the like, hold them rightly and get no remark.
     """
-    text = {file: n for file, n in counts.items() if file.suffix.lower() not in (".gz", ".parquet")}
+    text = {f: n for f, n in counts.items() if not is_compressed(f) and f.suffix.lower() not in COLUMNAR_SUFFIXES}
     return tuple(
         f"`{file}` holds {n:,} NUL bytes, read as they are; if it is UTF-16, set data.encoding"
         for file, n in text.items()

@@ -4,17 +4,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.files.conll import read_conll
+from llmkit.data.files.archives import open_bytes, suffix
+from llmkit.data.files.arrow import ARROW_SUFFIXES, COLUMNAR_SUFFIXES, read_arrow, read_parquet
+from llmkit.data.files.conll import looks_like_conll, read_conll
 from llmkit.data.files.csv import read_csv
 from llmkit.data.files.json import read_json, read_json_lines
-from llmkit.data.files.lines import TEXT_SUFFIXES, suffix
+from llmkit.data.files.lines import TEXT_SUFFIXES
 from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
-from llmkit.data.files.parquet import read_parquet
 from llmkit.errors import UserError
+from llmkit.recipe.paths import COMPRESSED
 
-Reader = Callable[[Path, ReadOptions, Note], Iterator[tuple[str, dict[str, Any] | BadRow]]]
+Reader = Callable[..., Iterator[tuple[str, dict[str, Any] | BadRow]]]
 # Add a format here. A reader takes a file, how to read it and whom to tell remarks, and yields its rows, each with its
-# place in the file.
+# place in the file. It may yield a BadRow for a row that it cannot read. Those of COLUMNAR_SUFFIXES take the wanted
+# columns too.
 READERS: dict[str, Reader] = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
@@ -22,10 +25,13 @@ READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": read_parquet,
+    **dict.fromkeys(ARROW_SUFFIXES, read_arrow),
     **dict.fromkeys((".conll", ".bio", ".iob", ".iob2", ".bmes"), read_conll),
 }
 ROW_SUFFIXES = tuple(READERS)
 SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
+# With these names CoNLL's own files come (eng.testa, wnut16.test, emerging.test.annotated): their lines decide.
+SNIFFED = (".train", ".dev", ".valid", ".test", ".testa", ".testb", ".annotated")
 
 
 def read_rows(
@@ -37,9 +43,9 @@ def read_rows(
 ) -> Iterator[tuple[str, Any]]:
     """Read the rows of a file, each with its place in it: "line 3", "row 7", "item 2".
 
-    The suffix decides the format. From a Parquet file only `columns` are read, where they are given. `note` is told
-    what a user should know of how the file was read. Without `strict` a row that cannot be read is a BadRow. Raises
-    UserError for it, and for a format that has no rows or that llmkit does not read.
+    `format_of` decides the format. From a Parquet or Arrow file only `columns` are read, where they are given. `note`
+    is told what a user should know of how the file was read. Without `strict` a row that cannot be read is a BadRow.
+    Raises UserError for it, and for a format that has no rows or that llmkit does not read.
     """
     for place, row in _reader(file, options, columns, note):
         if strict and isinstance(row, BadRow):
@@ -50,19 +56,37 @@ def read_rows(
 def _reader(
     file: Path, options: ReadOptions, columns: Sequence[str] | None, note: Note
 ) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-    kind = suffix(file)
-    if kind == ".parquet":
-        return read_parquet(file, options, note, columns)
+    kind = format_of(file, options)
     if kind in READERS:
-        return READERS[kind](file, options, note)
+        if options.format and kind == suffix(file) and READERS[kind] is not READERS.get(f".{options.format}"):
+            note(f"`{file}`: read as its name says; data.format is for names that do not tell")
+        reads = {"columns": columns} if kind in COLUMNAR_SUFFIXES else {}
+        return READERS[kind](file, options, note, **reads)
     if kind in TEXT_SUFFIXES:
         raise UserError(
-            f"`{file}`: a text file has no columns", f"rows come from files that end in {' '.join(ROW_SUFFIXES)}"
+            f"`{file}`: a text file has no columns",
+            f"rows come from files that end in {' '.join(ROW_SUFFIXES)}; data.format says which of them it is else",
         )
+    if kind in COMPRESSED:
+        open_bytes(file).close()  # it raises where an archive holds many files
     raise UserError(
         f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
-        f"it reads files that end in {' '.join(SUFFIXES)} (or the same with .gz)",
+        f"it reads files that end in {' '.join(SUFFIXES)} (or the same with {' '.join(COMPRESSED)}); for another "
+        "name, data.format says which of them it is",
     )
+
+
+def format_of(file: Path, options: ReadOptions = ReadOptions()) -> str:  # noqa: B008 - it is frozen
+    """Return the suffix of the format that a file is read as: its own; else data.format's; else what its lines show.
+
+    A text file is what data.format says of it. For a file that cannot be read its own suffix is returned.
+    """
+    kind = suffix(file)
+    if kind in ROW_SUFFIXES:
+        return kind
+    if options.format:
+        return ".txt" if options.format == "text" else f".{options.format}"
+    return ".conll" if kind in SNIFFED and looks_like_conll(file, options.encoding) else kind
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key in [data]") -> str:

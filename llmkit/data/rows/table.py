@@ -1,10 +1,9 @@
 """Read rows from files, folders and Hub data sets."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,13 @@ import xxhash
 
 from llmkit import hub
 from llmkit.data import files
-from llmkit.data.files import BadRow, digest
+from llmkit.data.files import VALIDATION_NAMES, BadRow, digest
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import Data, RowData
 from llmkit.recipe.table import ReadOnly
 
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
-
 HEAD = 100  # rows of a file that show which columns it has
-
-# A file or folder of a split: train.csv, dev-v2.0.json, test_2.csv, train-00000-of-00001.parquet; not training.csv.
-_SPLIT = re.compile(rf"(train|{'|'.join(VALIDATION_NAMES)}|test)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,41 +92,60 @@ def held_out(index: int, fraction: float, seed: int) -> bool:
 
 
 def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
-    """Read a folder with train.csv and dev.csv as two splits, not as one table: as if `data_files` named them."""
-    root = Path(data.path)
-    if data.data_files is not None or not root.is_dir():
-        return data, []
-    by_split: dict[str, list[str]] = {}
-    for file in files.expand(data.path, files.ROW_SUFFIXES):
-        inside = file.relative_to(root)
-        splits = [match[1].lower() for part in reversed(inside.parts) if (match := _SPLIT.match(part))]
-        by_split.setdefault(splits[0] if splits else "", []).append(str(inside))
-    if "train" not in by_split or len(by_split) == 1:
-        return data, []
+    """Read a folder with train.csv and dev.csv as two splits, not as one table: as if `data_files` named them.
 
-    def shown(names: list[str]) -> str:
-        return ", ".join(names) if len(names) < 4 else f"{len(names)} files"
-
-    others = by_split.pop("", [])
-    listed = ", ".join(f"{split} ({shown(names)})" for split, names in by_split.items())
-    note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {shown(others)}" if others else "")
+    So are a folder of texts with a folder for each split, and a JSON file whose members are splits. Return the data
+    and notes on what is read.
+    """
+    root, options = Path(data.path), files.ReadOptions.of(data)
+    if data.data_files is not None:
+        return data, []
+    if root.is_file() and (members := files.json_splits(root, options)):
+        return data.model_copy(update={"data_files": ReadOnly({split: str(root.absolute()) for split in members})}), [
+            f"`{data.path}`: its splits are {', '.join(members)}"
+        ]
+    if not root.is_dir():
+        return data, []
+    if classes := files.class_folders(root):
+        listed = "; ".join(f"{split}: {', '.join(list(names)[:10])}" for split, names in classes.items())
+        note = f"`{data.path}`: texts in one folder a class ({listed})"
+        splits = ReadOnly(dict.fromkeys(classes, "*")) if len(classes) > 1 else None
+        return data.model_copy(update={"data_files": splits}), [note]
+    by_split, left_out = files.splits_by_name(root, files.ROW_SUFFIXES, options)
+    if not by_split:
+        return data, [files.left_out_note(root, left_out)] if left_out else []
+    listed = ", ".join(f"{split} ({_shown(names)})" for split, names in by_split.items())
+    others = [str(file.relative_to(root)) for file in left_out]
+    note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {_shown(others)}" if others else "")
     return data.model_copy(update={"data_files": ReadOnly(by_split)}), [note]
 
 
+def _shown(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} files"
+
+
 def open_files(data: RowData, split: str) -> Rows:
+    """Open the rows of a split of local files."""
+    options, root = files.ReadOptions.of(data), Path(data.path)
+    classes = files.class_folders(root) if root.is_dir() else {}
+    if classes and (data.data_files is None or set(data.data_files) == set(classes)):
+        return _open_class_folders(data, split, classes)
     paths = files.of_split(data, split, files.ROW_SUFFIXES)
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
-    options = files.ReadOptions.of(data)
+    options_of = {
+        file: replace(options, member=split) if split in files.json_splits(file, options) else options for file in paths
+    }
     notes: dict[str, str] = {}
     heads: dict[str, dict[str, Any]] = {}
+    class_names: dict[str, tuple[str, ...]] = {}
     for file in paths:
-        head = itertools.islice(files.read_rows(file, options, strict=False), HEAD)
         values: dict[str, Any] = {}
-        for _, row in head:
+        for _, row in itertools.islice(files.read_rows(file, options_of[file], strict=False), HEAD):
             if not isinstance(row, BadRow):
                 values |= {name: value for name, value in row.items() if value is not None or name not in values}
         if values:
             heads[str(file)] = values
+        class_names = {**files.class_names(file, options), **class_names}
     columns = dict.fromkeys(name for values in heads.values() for name in values)
     if not columns:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
@@ -143,17 +156,38 @@ def open_files(data: RowData, split: str) -> Rows:
             def note(text: str, file: Path = file) -> None:
                 notes[text] = text.replace(str(file), "")
 
-            for place, row in files.read_rows(file, options, note=note, strict=False):
+            for place, row in files.read_rows(file, options_of[file], note=note, strict=False):
                 yield f"`{file}`, {place}", row
 
     nuls = Counter[Path]()
+    members = [options.member for options in options_of.values() if options.member]
     content = digest(
         files.content_hash(paths, nuls),
         [files.suffix(file) for file in paths],
         data.encoding,
         *options.beyond_encoding(),
+        *members,
     )
-    return Rows(read, tuple(columns), {}, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
+    return Rows(read, tuple(columns), class_names, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
+
+
+def _open_class_folders(data: RowData, split: str, classes: Mapping[str, Mapping[str, list[Path]]]) -> Rows:
+    """Open texts that stand in one folder a class as rows of `text` and `label`."""
+    if split not in classes:
+        raise UserError(f"data.path `{data.path}` has no split `{split}`", f"its folders are {', '.join(classes)}")
+    root, options, notes = Path(data.path), files.ReadOptions.of(data), dict[str, str]()
+
+    def note(text: str) -> None:
+        notes[text] = text.replace(str(root), "")
+
+    def read() -> Iterator[tuple[str, Any]]:
+        for place, row in files.read_class_folders(root, options, note, split):
+            yield f"`{root / place}`", row
+
+    paths = [file for named in classes[split].values() for file in named]
+    labels = [(label, len(named)) for label, named in classes[split].items()]
+    content = digest(files.content_hash(paths), labels, *options.beyond_encoding(), data.encoding)
+    return Rows(read, ("text", "label"), {}, content, f"`{data.path}`", notes=notes)
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------

@@ -202,19 +202,14 @@ def splits_of_folder(data: TextData) -> tuple[TextData, tuple[str, ...]]:
     """
     if data.data_files is not None:
         return data, ()
-    unknown = data.format is not None
-    texts, described = files.without_descriptions(files.expand(data.path, unknown=unknown))
-    if not Path(data.path).is_dir():  # what a glob matches is what was asked for
-        return data, _also_trained_on(data, [*texts, *described])
-    others = [str(file.relative_to(data.path)) for file in described]
-    by_split = files.splits_by_name(data.path, texts)
-    if "train" not in by_split or len(by_split) == 1:
-        notes = _also_trained_on(data, texts)
-        if not others:
-            return data, notes
-        read = tuple(str(file.relative_to(data.path)) for file in texts)
-        return data.model_copy(update={"data_files": read}), (f"`{data.path}`: not read: {_shown(others)}", *notes)
-    others = by_split.pop("", []) + others
+    root, options = Path(data.path), files.ReadOptions.of(data)
+    if not root.is_dir():  # what a glob matches is what was asked for
+        return data, _also_trained_on(data, files.expand(data.path))
+    by_split, left_out = files.splits_by_name(root, files.SUFFIXES, options)
+    if not by_split:
+        notes = _also_trained_on(data, files.expand(data.path, options=options))
+        return data, (*((files.left_out_note(root, left_out),) if left_out else ()), *notes)
+    others = [str(file.relative_to(root)) for file in left_out]
     data = data.model_copy(update={"data_files": ReadOnly(by_split)})
     used = [split for split in (data.split, data.validation_split or default_validation(data)) if split]
     for split in used:
@@ -235,8 +230,8 @@ def _also_trained_on(data: TextData, texts: list[Path]) -> tuple[str, ...]:
     if len(texts) < 2:
         return ()
     base = data.path if Path(data.path).is_dir() else os.path.commonpath([file.parent for file in texts])
-    by_split = files.splits_by_name(base, texts)
-    names = [name for split, named in by_split.items() if split not in ("", "train") for name in named]
+    splits = ((file, files.split_name(file.relative_to(base))) for file in texts)
+    names = [str(file.relative_to(base)) for file, split in splits if split is not None and split[0] != "train"]
     if not names:
         return ()
     return (
@@ -277,8 +272,7 @@ def _documents(data: TextData, split: str) -> Documents:
 
 
 def _is_text(file: Path, data: TextData) -> bool:
-    suffix = files.suffix(file)
-    return suffix in files.TEXT_SUFFIXES or (data.format == "text" and suffix not in files.SUFFIXES)
+    return files.format_of(file, files.ReadOptions.of(data)) in files.TEXT_SUFFIXES
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -321,7 +315,7 @@ def _cells(file: Path, data: TextData, screen: _Screen) -> Iterator[str]:
     """Yield the text of each row of a file, "" for one that is left out."""
     columns: list[str] = []
     needed: list[str] | None = None
-    if files.suffix(file) == ".parquet":
+    if files.format_of(file, files.ReadOptions.of(data)) in files.COLUMNAR_SUFFIXES:
         columns = files.parquet_columns(file)
         inside = "." in (data.text_column or "") and _outermost(columns, data.text_column or "")
         needed = [inside or _text_column(columns, {}, data.text_column, f"`{file}`")]

@@ -97,3 +97,10 @@ def test_a_line_with_other_columns_is_an_error_with_file_and_line(tmp_path, text
     message = f"`{tmp_path / 'a.conll'}`, line {line}: {count} columns where the first word has {width}"
     assert caught.value.message == message
     assert f"set apart by {between}" in caught.value.hint
+
+
+def test_a_sentence_with_a_line_of_other_columns_is_one_bad_row(tmp_path):
+    (tmp_path / "a.conll").write_text("a O\n\nb O\nc\nd X Y\n\ne O\n")
+    (_, first), (place, bad), (_, last) = files.read_rows(tmp_path / "a.conll", strict=False)
+    assert (first["tokens"], place, last["tokens"]) == (["a"], "line 4", ["e"])
+    assert bad.message == "1 columns where the first word has 2"

@@ -148,7 +148,7 @@ def test_malformed_squad(tmp_path, change, where):
     assert error.hint.startswith("SQuAD's format is data > paragraphs > context")
 
 
-@pytest.mark.parametrize("content", ['["one"]', '{\n"train": [{"text": "one"}]\n}', '{"data": ["one"]}', "3"])
+@pytest.mark.parametrize("content", ['["one"]', '{\n"train": {"text": "one"}\n}', '{"data": ["one"]}', "3"])
 def test_json_that_is_no_table(tmp_path, content):
     error = mistake(write(tmp_path / "a.json", content))
     assert error.message == f"`{tmp_path / 'a.json'}`: a list of objects is expected, or one object a line"
@@ -180,3 +180,50 @@ def test_a_json_line_that_is_no_object(tmp_path):
     error = mistake(write(tmp_path / "a.jsonl", '{"text": "one"}\n["two"]\n'))
     assert error.message == f"`{tmp_path / 'a.jsonl'}`, line 2: an object is expected, this is a list"
     assert error.hint == 'write a row as an object with its columns: {"text": "..."}'
+
+
+def test_a_bad_line_is_one_bad_row(tmp_path):
+    file = write(tmp_path / "a.jsonl", '{"a": 0\n{"a": 1}\nnonsense\n{"b": 1, "b": 2}\n[]\n{"a": 2}\n')
+    found = list(files.read_rows(file, strict=False))
+    assert [place for place, _ in found] == [f"line {number}" for number in range(1, 7)]
+    kinds = [row.kind if isinstance(row, files.BadRow) else row for _, row in found]
+    assert kinds == ["not JSON", {"a": 1}, "not JSON", "a key twice in one object", "not an object", {"a": 2}]
+
+
+@pytest.mark.parametrize("content", ["nonsense\n" * 3, "x\n" * 500 + '{"a": 1}\n', '[\n{"a": 1},\n{"a": 2}\n]'])
+def test_a_file_that_is_no_json_lines_is_refused(tmp_path, content):
+    from llmkit.errors import UserError
+
+    file = write(tmp_path / "a.jsonl", content)
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        list(files.read_rows(file, strict=False))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"a": 1, "a": 2}',
+        '{"a" : 1, "a": 2}',
+        '{"a"\t:1, "b": {"c": 1, "c" :1}}',
+        '{"a": [[{"x": 1, "x": 2}]]}',
+        '{"a": 1, "\\u0061": 2}',
+        '{"a": {}, "b": [{"a": ":)", "a": "x"}]}',
+    ],
+)
+def test_a_key_that_occurs_twice_is_found_everywhere(tmp_path, line):
+    assert "stands in one object twice" in mistake(write(tmp_path / "a.jsonl", line)).message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"a": ":)", "b": 'he said "so": yes', "c": '":'},
+        {"a": " : ", "b": {"a": {"a": [{"a": 1}, {"a": ": :"}]}}},
+        {"": "", ":": ":", '":"': 1},
+    ],
+)
+def test_colons_in_texts_are_no_keys(tmp_path, row):
+    assert (
+        rows(write(tmp_path / "a.jsonl", json.dumps(row) + "\n" + json.dumps(row, separators=(" ,", " :"))))
+        == [row] * 2
+    )

@@ -52,9 +52,39 @@ def test_files_without_rows(tmp_path):
     error = mistake(tmp_path / "a.txt")
     assert error.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
     assert error.hint == (
-        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .conll .bio .iob .iob2 .bmes"
+        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .conll .bio .iob "
+        ".iob2 .bmes; data.format says which of them it is else"
     )
-    assert mistake(tmp_path / "a.xlsx").message == f"`{tmp_path / 'a.xlsx'}`: llmkit does not read `.xlsx` files"
+    for name, message in (
+        ("a.xlsx", "llmkit does not read `.xlsx` files"),
+        ("a", "its name does not say what it is"),
+    ):
+        error = mistake(tmp_path / name)
+        assert error.message == f"`{tmp_path / name}`: {message}"
+        assert "data.format" in error.hint
+    assert mistake(write(tmp_path / "a.test", "no words and tags\n")).message.endswith("does not read `.test` files")
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("csv", "text\na b\n"),
+        ("tsv", "text\tn\na b\t1\n"),
+        ("jsonl", '{"text": "a b"}\n'),
+        ("json", '[{"text": "a b"}]'),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "a.dat", "a.txt", "a.dat.gz"])
+def test_the_format_of_a_file_whose_name_does_not_tell(tmp_path, format, text, name):
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    options = files.ReadOptions(format=format)
+    assert [row["text"] for _, row in files.read_rows(tmp_path / name, options)] == ["a b"]
+    assert files.folder(tmp_path, files.ROW_SUFFIXES, options) == ([tmp_path / name], [])
+    assert rows(write(tmp_path / "b.jsonl", '{"a": 1}')) == [{"a": 1}]
+    remarks = []
+    assert [row for _, row in files.read_rows(tmp_path / "b.jsonl", options, note=remarks.append)] == [{"a": 1}]
+    about = f"`{tmp_path / 'b.jsonl'}`: read as its name says; data.format is for names that do not tell"
+    assert remarks == ([] if format == "jsonl" else [about])
 
 
 def test_the_text_of_a_row():
