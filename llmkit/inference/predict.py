@@ -1,7 +1,7 @@
 """Predict with a finished model: labels, answers, texts, or the words that fill a blank."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,8 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     check_files(texts, source, output)
     check_model(name)
     task = one_task_of(name)
-    rows = read_rows(texts, source, _options(name, task, source) if source is not None else None, strict=False)
+    options = _options(name, task, source) if source is not None else None
+    rows = read_rows(texts, source, options, strict=False)
     first = next(rows, None)
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
@@ -54,9 +55,13 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
     resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
+    rows = itertools.chain([first], rows)
+    columns: dict[str, str] = {}
+    if task == "token-classification" and source is not None:
+        rows, columns = _sentences(name, source, options, resolve_columns)
     count = errors = 0
     with row_writer(output) as write_row:
-        for prediction in predictions(itertools.chain([first], rows), source, resolve_columns, predict_rows):
+        for prediction in predictions(rows, source, resolve_columns, predict_rows, columns):
             write_row(prediction)
             count += 1
             errors += "error" in prediction
@@ -64,6 +69,25 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
         say(f"warning: {errors:,} of {count:,} rows could not be read; their `error` says why")
     if output is not None:
         say(f"{count:,} row{'s' * (count != 1)} -> {output}")
+
+
+def _sentences(
+    name: str, source: Path, options: "ReadOptions | None", resolve_columns: ResolveColumns
+) -> tuple[Iterator[tuple[str, Any]], dict[str, str]]:
+    """Read a file for a tagger, with sentences built of words that have a row each; return rows and their columns."""
+    from llmkit.data.files import BadRow
+    from llmkit.data.rows import tagging
+    from llmkit.data.rows.table import HEAD, Rows
+
+    def read() -> Iterator[tuple[str, Any]]:
+        return read_rows([], source, options, strict=False)
+
+    head = [row for _, row in itertools.islice(read(), HEAD) if not isinstance(row, BadRow)]
+    table = Rows(read, tuple(dict.fromkeys(column for row in head for column in row)), {}, "", f"`{source}`")
+    columns = resolve_columns(table)
+    sentence = record_of(name).get("columns", {}).get("sentence")
+    with_sentence = {**columns, **({"sentence": sentence} if sentence else {})}
+    return tagging.reshape(table, with_sentence, data_of(name, "token-classification")).read(), columns
 
 
 def _options(name: str, task: str, source: Path) -> "ReadOptions":

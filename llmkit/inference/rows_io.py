@@ -58,7 +58,7 @@ def read_rows(
     notes: dict[str, None] = {}
     if source is None:
         yield from ((f"text {number}", {"text": text}) for number, text in enumerate(texts, 1))
-    elif files.suffix(source) in files.TEXT_SUFFIXES:
+    elif files.format_of(source, options) in files.TEXT_SUFFIXES:
         for number, line in files.read_lines(source, options.encoding):
             if line.strip():
                 yield f"`{source}`, line {number}", {"text": line.rstrip("\r\n")}
@@ -70,29 +70,30 @@ def read_rows(
 
 
 def predictions(
-    rows: Iterator[tuple[str, dict[str, Any]]],
+    rows: Iterator[tuple[str, Any]],
     source: Path | None,
     resolve_columns: ResolveColumns,
     predict_rows: PredictRows,
+    columns: "Mapping[str, str] | None" = None,
 ) -> Iterator[dict[str, Any]]:
     """Predict for each row, in order; yield its `id` (if any), the columns that the model read, and its prediction.
 
     A row of a file that cannot be read has an `error` in place of a prediction. At most `CHUNK` rows are in memory.
-    `source` is named in messages. Raises UserError for a text, without `source`, that cannot be read.
+    `source` is named in messages. `columns` are those that `resolve_columns` found before, if it was asked. Raises
+    UserError for a text, without `source`, that cannot be read.
     """
     from llmkit.data.files import BadRow
     from llmkit.data.rows.cells import ABSENT, value_at
     from llmkit.data.rows.examples import chunks
     from llmkit.data.rows.table import Rows
 
-    columns: dict[str, str] = {}
-    visible: list[str] = []
+    columns = columns or {}
     for chunk in chunks(rows, CHUNK):
         names = tuple(dict.fromkeys(name for _, row in chunk if not isinstance(row, BadRow) for name in row))
         table = Rows(chunk.__iter__, names, {}, "", f"`{source}`" if source else "the texts")
         if not columns and names:
             columns = resolve_columns(table)
-            visible = [*(["id"] if "id" in table.columns else []), *columns.values()]
+        visible = [*(["id"] if "id" in names else []), *columns.values()]
         predicted = predict_rows(table, columns)
         for (location, _), prediction in zip(chunk, predicted, strict=True):
             if source is None and "error" in prediction:

@@ -22,6 +22,7 @@ from llmkit.data.files.paths import (
     nearest,
     nul_bytes,
     of_split,
+    shown,
     splits_by_name,
 )
 from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows, text_of
@@ -54,6 +55,7 @@ __all__ = [
     "read_lines",
     "read_rows",
     "read_text",
+    "shown",
     "split_name",
     "splits_by_name",
     "suffix",

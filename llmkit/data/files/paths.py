@@ -11,7 +11,7 @@ import xxhash
 
 from llmkit.data.files.archives import is_compressed, reading, suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES
-from llmkit.data.files.lines import is_byte_wise
+from llmkit.data.files.lines import TEXT_SUFFIXES, is_byte_wise
 from llmkit.data.files.names import is_about, split_name
 from llmkit.data.files.options import ReadOptions
 from llmkit.data.files.rows import SNIFFED, SUFFIXES, format_of
@@ -92,9 +92,9 @@ def folder(
 ) -> tuple[list[Path], list[Path]]:
     """List the files of a folder that are data, with a format of `suffixes`, and those that are not.
 
-    A README, a licence and the like are no data, nor is Markdown where there are other files; hidden files are not
-    looked at. With data.format a file may have any suffix. Where `Dataset.save_to_disk` wrote, its state.json names
-    the files and gives their order.
+    A README, a licence and the like are no data where there are other files; hidden files are not looked at. With
+    data.format a file may have any suffix. Where `Dataset.save_to_disk` wrote, its state.json names the files and
+    gives their order.
     """
     visible = [f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts)]
     files = sorted(filter(_is_file, visible))
@@ -107,8 +107,8 @@ def folder(
             data.append(file)
     for order in filter(None, saved.values()):
         data += [file for file in order if ".arrow" in suffixes]
-    plain = [file for file in data if suffix(file) != ".md"]
-    data = plain or data
+    if not data:  # a README alone is what was meant
+        data = [file for file in files if suffix(file) in TEXT_SUFFIXES and suffix(file) in suffixes]
     return data, [file for file in files if file not in set(data)]
 
 
@@ -136,7 +136,7 @@ def splits_by_name(
 ) -> tuple[dict[str, list[str]], list[Path]]:
     """Sort the files of a folder into splits by their names, as paths in it; also list those that are not read.
 
-    There are no splits, {}, unless there are files of two: `train` and another. Where no file says `train`, and some
+    There are no splits, {}, unless there are files that say `train`, and others. Where no file says `train`, and some
     are called `test`, `dev` or the like and no more, the others are `train`. The folders in one that
     `DatasetDict.save_to_disk` wrote are its splits, whatever they are called.
     """
@@ -152,7 +152,7 @@ def splits_by_name(
     if "train" not in by_split and not saved:
         by_split = sure
     others = by_split.pop("", [])
-    if len(by_split) < 2 or ("train" not in by_split and not saved):
+    if ("train" not in by_split and not saved) or (len(by_split) < 2 and not others):
         return {}, left_out
     return {split: [str(file.relative_to(path)) for file in files] for split, files in by_split.items()}, sorted(
         [*left_out, *others]
@@ -168,15 +168,15 @@ def _saved_splits(path: Path) -> list[str]:
 
 
 def shown(paths: Sequence[Path | str]) -> str:
-    """Name up to three files, or say how many there are."""
-    return ", ".join(map(str, paths)) if len(paths) < 4 else f"{len(paths)} files"
+    """Name the first five files, and say how many more there are."""
+    return ", ".join(map(str, paths[:5])) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 def left_out_note(path: Path, left_out: Sequence[Path]) -> str:
     """Say which files of a folder are not read; those that are no data by their names are named first."""
     about = sorted((file for file in left_out), key=lambda file: not is_about(file.name))
     names = [str(file.relative_to(path)) for file in about]
-    return f"`{path}`: not read: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"`{path}`: not read: {shown(names)}"
 
 
 def _is_file(path: Path) -> bool:

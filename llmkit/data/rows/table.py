@@ -114,14 +114,10 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
     by_split, left_out = files.splits_by_name(root, files.ROW_SUFFIXES, options)
     if not by_split:
         return data, [files.left_out_note(root, left_out)] if left_out else []
-    listed = ", ".join(f"{split} ({_shown(names)})" for split, names in by_split.items())
+    listed = ", ".join(f"{split} ({files.shown(names)})" for split, names in by_split.items())
     others = [str(file.relative_to(root)) for file in left_out]
-    note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {_shown(others)}" if others else "")
+    note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {files.shown(others)}" if others else "")
     return data.model_copy(update={"data_files": ReadOnly(by_split)}), [note]
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{len(names)} files"
 
 
 def open_files(data: RowData, split: str) -> Rows:

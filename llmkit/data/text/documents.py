@@ -218,9 +218,9 @@ def splits_of_folder(data: TextData) -> tuple[TextData, tuple[str, ...]]:
                 f"`{data.path}` has no files of a split `{split}`",
                 f"by their names there are {', '.join(by_split)}; data.data_files says it in another way",
             )
-    unused = [f"{split} ({_shown(names)})" for split, names in by_split.items() if split not in used]
-    unused += [_shown(others)] if others else []
-    listed = ", ".join(f"{split} ({_shown(by_split[split])})" for split in used)
+    unused = [f"{split} ({files.shown(names)})" for split, names in by_split.items() if split not in used]
+    unused += [files.shown(others)] if others else []
+    listed = ", ".join(f"{split} ({files.shown(by_split[split])})" for split in used)
     note = f"`{data.path}`: splits by file name: {listed}" + (f"; not read: {', '.join(unused)}" if unused else "")
     return data, (note,)
 
@@ -235,13 +235,9 @@ def _also_trained_on(data: TextData, texts: list[Path]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"`{data.path}`: {_shown(names)} {'is' if len(names) == 1 else 'are'} trained on too, by name a split to "
+        f"`{data.path}`: {files.shown(names)} {'is' if len(names) == 1 else 'are'} trained on too, by name a split to "
         "evaluate on; data.data_files = { train = ..., validation = ... } tells them apart",
     )
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{len(names)} files"
 
 
 def _local(data: TextData) -> tuple[Documents, Documents | None]:

@@ -60,20 +60,20 @@ def listed(folder, suffixes=files.SUFFIXES, **options):
 def test_what_is_no_data_is_left_out_of_a_folder_and_listed(tmp_path):
     touch(tmp_path, "a.txt", "b/c.jsonl", "README.md", "notes.md", "LICENSE.txt", "dataset_infos.json", "x.png", ".hid")
     assert listed(tmp_path) == [
-        ["a.txt", "b/c.jsonl"],
-        ["LICENSE.txt", "README.md", "dataset_infos.json", "notes.md", "x.png"],
+        ["a.txt", "b/c.jsonl", "notes.md"],
+        ["LICENSE.txt", "README.md", "dataset_infos.json", "x.png"],
     ]
     assert files.left_out_note(tmp_path, files.folder(tmp_path)[1]) == (
-        f"`{tmp_path}`: not read: LICENSE.txt, README.md, dataset_infos.json, notes.md, x.png"
+        f"`{tmp_path}`: not read: LICENSE.txt, README.md, dataset_infos.json, x.png"
     )
     assert files.expand(str(tmp_path / "README.md")) == [tmp_path / "README.md"]  # it was named
 
 
-def test_a_folder_of_markdown_alone_is_a_corpus(tmp_path):
+def test_notes_in_markdown_are_texts_and_a_readme_beside_them_is_not(tmp_path):
     touch(tmp_path, "a.md", "b/c.md", "README.md")
     assert listed(tmp_path) == [["a.md", "b/c.md"], ["README.md"]]
     touch(tmp_path, "d.txt")
-    assert listed(tmp_path) == [["d.txt"], ["README.md", "a.md", "b/c.md"]]
+    assert listed(tmp_path) == [["a.md", "b/c.md", "d.txt"], ["README.md"]]
 
 
 def test_with_a_format_files_of_any_name_are_data(tmp_path):

@@ -185,7 +185,7 @@ def write_files(folder, *names):
             ["train.txt", "valid.txt", "test.txt", "README.md", "LICENSE.txt", "LICENCE", "dataset_infos.json"],
             ["train.txt"],
             ["valid.txt"],
-            "test (test.txt), LICENSE.txt, README.md, dataset_infos.json",
+            "test (test.txt), LICENCE, LICENSE.txt, README.md, dataset_infos.json",
         ),
         (
             ["Train-1.txt", "Train-2.txt", "dev.txt", "val.txt"],
@@ -220,12 +220,18 @@ def test_test_files_are_trained_on_by_nobody_who_does_not_ask(tmp_path):
     assert problem.hint.startswith("by their names there are test, train")
 
 
-@pytest.mark.parametrize("pattern", ["", "*.txt"])
-def test_a_test_file_beside_others_that_are_no_train_file_is_said(tmp_path, pattern):
+def test_a_test_file_beside_others_that_are_no_train_file_is_not_trained_on(tmp_path):
     write_files(tmp_path, "a.txt", "test.txt")
-    found = corpus(tmp_path / pattern)
+    found = corpus(tmp_path)
+    assert list(found.train) == ["a.txt"]
+    assert found.notes[0].endswith("splits by file name: train (a.txt); not read: test (test.txt)")
+
+
+def test_a_test_file_that_a_pattern_matches_beside_others_is_said(tmp_path):
+    write_files(tmp_path, "a.txt", "test.txt")
+    found = corpus(tmp_path / "*.txt")
     assert list(found.train) == ["a.txt", "test.txt"]
-    assert found.notes[0].startswith(f"`{tmp_path / pattern}`: test.txt is trained on too, by name a split to evaluate")
+    assert found.notes[0].startswith(f"`{tmp_path / '*.txt'}`: test.txt is trained on too, by name a split to evaluate")
     assert corpus(tmp_path / "test.txt").notes == corpus(tmp_path / "a.txt").notes  # a file named alone is meant
 
 
@@ -244,7 +250,7 @@ def test_files_of_unknown_suffixes_are_text_where_the_recipe_says_so(tmp_path):
     write_files(tmp_path, "wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens", "LICENSE")
     problem = mistake(tmp_path)
     assert problem.message == f"data.path `{tmp_path}`: no text files there"
-    assert problem.hint.endswith("; of others, such as `LICENSE`, data.format says what they are")
+    assert problem.hint.endswith("; for other names, set data.format")
     found = corpus(tmp_path, format="text")
     assert (list(found.train), list(found.validation)) == (["wiki.train.tokens"], ["wiki.valid.tokens"])
     assert found.notes[0].endswith("not read: test (wiki.test.tokens), LICENSE")
