@@ -215,7 +215,8 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
     def contradicts(number: int) -> bool:
         """Tell whether a mistake on the command line is that its override does not go with the recipe."""
         (_, override), _, message = draft.problems[number]
-        given = message.partition(":")[0] in map(dotted, draft.given)
+        key = message.partition(":")[0]
+        given = key in map(dotted, draft.given) and not key.startswith("tasks.")  # a task's table is read by itself
         if not given or number < draft.apart or override >= len(draft.overrides):
             return False
         one = restart([draft.overrides[override]])

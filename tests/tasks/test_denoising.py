@@ -538,7 +538,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(pretrain, monkeypatch):
     ("words", "said"),
     [
         (["data.corruption.permutation=0"], "give a weight"),
-        (["data.corruption.permutations=1"], "did you mean `permutation`"),
+        (["data.corruption.permutations=1"], "did you mean `data.corruption.permutation=1`"),
         (["data.corruption.infilling=-1"], "must be at least 0"),
         (["model.config=", 'model.config.model_type="gpt2"'], "GPT2 (gpt2) is a decoder"),
         (["data.block_size=2"], "leaves no room for text"),

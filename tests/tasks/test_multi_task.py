@@ -1,6 +1,7 @@
 """Several tasks at once: one encoder, a head and rows for each, batches of one task, a model of its own for each."""
 
 import json
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -174,7 +175,7 @@ def test_weights_are_shares_of_the_batches_and_rows_go_round():
 def problems(path, *overrides):
     with pytest.raises(UserError) as caught:
         load(str(path), list(overrides))
-    return list(caught.value.details)
+    return [re.sub("^(command line[^ ]*) +", r"\1  ", detail) for detail in caught.value.details]
 
 
 def test_every_mistake_is_named(place):

@@ -526,10 +526,10 @@ def problems(*overrides):
 
 def test_what_trains_a_part_or_needs_other_weights_is_refused(place):
     whole = "replaced-token-detection trains both of its models whole"
-    assert problems("model.name=run", "lora.r=4") == [f"command line  lora: {whole}"]
-    assert problems("model.name=run", "model.train=top-1") == [f"command line  model.train: {whole}"]
+    assert problems("model.name=run", "lora.r=4") == [f"lora: {whole}"]
+    assert problems("model.name=run", "model.train=top-1") == [f"command line with `electra.toml`  model.train: {whole}"]
     assert problems("model.generator.name=run/generator") == [
-        "command line  model.generator.name: the discriminator is from scratch, and both read with its embeddings"
+        "model.generator.name: the discriminator is from scratch, and both read with its embeddings"
     ]
 
 

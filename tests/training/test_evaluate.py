@@ -327,7 +327,7 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row(refused):
         (["home/masked", "home/causal.toml"], "is a model for masked-lm, and the recipe is for causal-lm"),
         (["home/classifier", "home/qa.toml", "--task", "sst2"], "are two recipes"),
         (["home/classifier", "--task", "sst3"], "did you mean `sst2`?"),
-        (["home/classifier", "data.pth=a.csv"], "did you mean `path`?"),
+        (["home/classifier", "data.pth=a.csv"], "did you mean `data.path=a.csv`?"),
         (["home/classifier", "data.path=none.csv"], "none.csv"),
         (["home/none", "home/qa.toml"], "the model `home/none`"),
         (["bare"], "`bare` is no run: which data is it to be evaluated on?"),
