@@ -525,11 +525,12 @@ def problems(*overrides):
 
 
 def test_what_trains_a_part_or_needs_other_weights_is_refused(place):
+    with_recipe = "command line with `electra.toml`  "
     whole = "replaced-token-detection trains both of its models whole"
     assert problems("model.name=run", "lora.r=4") == [f"lora: {whole}"]
-    assert problems("model.name=run", "model.train=top-1") == [f"command line with `electra.toml`  model.train: {whole}"]
+    assert problems("model.name=run", "model.train=top-1") == [f"{with_recipe}model.train: {whole}"]
     assert problems("model.generator.name=run/generator") == [
-        "model.generator.name: the discriminator is from scratch, and both read with its embeddings"
+        f"{with_recipe}model.generator.name: the discriminator is from scratch, and both read with its embeddings"
     ]
 
 

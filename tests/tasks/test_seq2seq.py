@@ -502,7 +502,7 @@ def test_the_metrics_are_those_of_the_texts_that_predict_writes(place, llmkit):
     (place / "held.csv").write_text("\n".join(["text,summary", *lines]) + "\n")
     (place / "data").mkdir()
     (place / "rows.jsonl").rename(place / "data" / "train.jsonl")
-    words = ("trainer.max_steps=30", "generation.num_beams=2", 'data.data_files={train="train.jsonl"}')
+    words = ("trainer.max_steps=20", "generation.num_beams=2", 'data.data_files={train="train.jsonl"}')
     finetune(llmkit, "bart.toml", "data.path=data", *words)
     done = llmkit("evaluate", "run", "run/recipe.toml", "data.path=held.csv")
     assert done.exit_code == 0, done.stderr
