@@ -273,8 +273,15 @@ class ClassificationData(RowData):
         default=None,
         description="The column with the second text of a pair; by default found by name, beside the first.",
     )
-    label_column: str | None = Field(
-        default=None, description="The column with the label; by default `label` or `labels`."
+    label_column: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="The column with the label, or several columns that say 0 or 1 of a label each; by default found "
+        "by name, such as `label`, or by what it holds.",
+    )
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description='What separates the labels in a cell that holds several, such as ";": the data is multi-label.',
     )
     label_names: tuple[str, ...] | None = Field(
         default=None,
@@ -290,9 +297,22 @@ class ClassificationData(RowData):
         description='The weight of each class in the loss: `"balanced"` (rows / classes / rows of the class), or a '
         "table from label to weight.",
     )
+    threshold: float | ReadOnly[float] | None = Field(
+        default=None,
+        description="Multi-label: the probability above which a class applies, 0 to 1, or a table from class to "
+        "probability; by default 0.5. It is kept in the model's config.",
+    )
     augment: Augment | None = Field(
         default=None, description="A table: train on altered copies of the training rows too."
     )
+
+    @field_validator("threshold")
+    @classmethod
+    def _probabilities(cls, value: Any) -> Any:
+        for each in value.values() if isinstance(value, Mapping) else (value,):
+            if each is not None and not (isinstance(each, float | int) and 0 <= each <= 1):
+                raise ValueError(f"{each} is no probability, a number from 0 to 1")
+        return value
 
 
 class AnsweringData(RowData):

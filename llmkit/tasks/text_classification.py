@@ -1,6 +1,7 @@
 """Text classification: one text or a pair, and a class, several classes at once, or a number (regression)."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from llmkit.data.files import text_of
 from llmkit.data.rows import augment, classification
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
-from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of
+from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of, thresholds_in
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
-from llmkit.data.rows.reader import RowReader
+from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tokenize import RowTokenizer
-from llmkit.errors import UserError
+from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import ClassificationData
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
                 done.empty.append(number + i)
         if label is not None:
             for place, row in chunk:
-                if label not in row:
-                    raise UserError(f"{place}: no `{label}`; the row has {', '.join(row)}", "every row needs a label")
-                value = row[label]
+                try:
+                    value = classification.target_in(row, columns, data)
+                except Unusable as fault:
+                    raise UserError(f"{place}: {fault}", fault.hint) from fault
                 done.targets.append(same.setdefault(value, value) if type(value) is str else value)
     if data.augment is not None:
         table, inputs = data.augment, {role: name for role, name in columns.items() if role != "label"}
@@ -76,7 +78,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
 def examples(encoded: Encoded, label_spec: LabelSpec, evaluation: bool) -> Examples:
     """Return the rows as the model's inputs and labels; for training, with their altered copies behind them."""
     if evaluation or encoded.copies is None:
-        return Examples(encoded, label_spec, by_length=evaluation)
+        return Examples(encoded, replace(label_spec, unknown=tuple(encoded.unknown)), by_length=evaluation)
     assert encoded.labels is not None
     copies = encoded.copies()
     rows = np.asarray(copies.row) % len(encoded.keys)
@@ -151,11 +153,13 @@ def preprocess_logits_for_metrics(
 
 
 def decide(logits: torch.Tensor, label_spec: LabelSpec) -> torch.Tensor:
-    """Logits [B, C] -> the class with the highest [B, 1], the classes above one half [B, C], or the value [B, 1]."""
+    """Logits [B, C] -> the class with the highest [B, 1], the classes above their threshold [B, C], or the value."""
     if label_spec.problem_type == REGRESSION:
         return logits
     if label_spec.problem_type == MULTI:
-        return (logits > 0).float()
+        if label_spec.thresholds is None:
+            return (logits > 0).float()
+        return (logits > torch.tensor(label_spec.thresholds, dtype=logits.dtype, device=logits.device).logit()).float()
     return logits.argmax(dim=-1, keepdim=True).float()
 
 
@@ -170,6 +174,12 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
             "mean_squared_error": measures.mean_squared_error(found, references),
         }
     if label_spec.problem_type == MULTI:
+        if len(found) and not found.any():
+            above = "0.5" if label_spec.thresholds is None else "its data.threshold"
+            say(
+                f"warning  no class is above {above} for any of {len(found):,} rows, so that none is predicted: train "
+                "longer, or lower data.threshold"
+            )
         return {
             "accuracy": measures.subset_accuracy(found, references),
             "f1": measures.multilabel_f1(found, references, "micro"),
@@ -187,14 +197,21 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides as a metric takes them: ints [N], bools [N, C], or floats [N]."""
+    """Both sides as a metric takes them: ints [N], bools [N, C], or floats [N].
+
+    Classes that the model does not have are one more class, which it never predicts: the number UNKNOWN, or a column.
+    """
     assert part.labels is not None
     references = part.labels[part.order]
     label_spec: LabelSpec = part.extra
     if label_spec.problem_type == REGRESSION:
         return kept[:, 0].astype(np.float64), references.astype(np.float64)
     if label_spec.problem_type == MULTI:
-        return kept > 0.5, references > 0.5
+        if not label_spec.unknown:
+            return kept > 0.5, references > 0.5
+        unknown = np.isin(part.row[part.order], label_spec.unknown)[:, None]
+        none = np.zeros_like(unknown)
+        return np.concatenate([kept > 0.5, none], axis=1), np.concatenate([references > 0.5, unknown], axis=1)
     return kept[:, 0].astype(np.int64), references
 
 
@@ -203,7 +220,8 @@ def label_spec_from_config(
 ) -> LabelSpec:
     """Return what the outputs of a finished model mean, from its config."""
     problem = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
-    return LabelSpec(problem, tuple(str(config.id2label[i]) for i in range(config.num_labels)))
+    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return LabelSpec(problem, names, thresholds=thresholds_in(config, names) if problem == MULTI else None)
 
 
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec) -> torch.Tensor:

@@ -92,4 +92,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
     for key in ("skipped", "mended"):
         if kinds := assembly.record["data"].get(key):
             said[f"{key}_rows"] = sum(sum(counts.values()) for counts in kinds.values())
+    unknown = [part.get("unknown_label_rows", 0) for part in assembly.record["data"].values() if isinstance(part, dict)]
+    if any(unknown):
+        said["unknown_label_rows"] = sum(unknown)
     print(json.dumps(said, indent=2))  # noqa: T201

@@ -3,9 +3,12 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmkit.data.rows.cells import ABSENT, value_at
+from llmkit.data.rows import label_column
+from llmkit.data.rows.cells import ABSENT, JOINED, find_column, value_at
+from llmkit.data.rows.content import Column, entries, look_at
+from llmkit.data.rows.labels import INTEGER, MULTI, REGRESSION, class_in, columns_of_labels, index_of, many, scalars
 from llmkit.data.rows.reader import Examined, Unusable, text_in
-from llmkit.data.rows.table import Rows, need
+from llmkit.data.rows.table import Rows, need, usual
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
@@ -19,65 +22,223 @@ if TYPE_CHECKING:
 texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
 reshape = None  # rows are read as they come
-LABELS = ("label", "labels")
+# Usual names of the column with the label: the first group of which there is exactly one column counts.
+LABELS = (
+    ("label", "labels"),
+    ("class", "category", "target", "sentiment", "intent", "emotion", "topic", "gold_label", "label_text", "y"),
+)
 # Pairs of columns that data sets of two texts use; the first that is there counts.
 PAIRS = (
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
     *(("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"), ("query", "passage")),
 )
-TEXTS = ("text", "sentence", "content", "review")
+TEXTS = (
+    ("text", "sentence", "content", "review"),
+    ("comment_text", "comment", "tweet", "body", "message", "post", "utterance", "document", "review_text", "question"),
+)
 NUMBERING = ("idx", "id", "index")  # columns that are no text
+BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+# ---- columns -------------------------------------------------------------------------------------------------------
 
 
 def resolve_columns(data: ClassificationData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Which column is the `text`, the `text_pair` (if any) and the `label`; UserError where that is not clear."""
-    columns = rows.columns
-    wanted = {"text": data.text_column, "text_pair": data.text_pair_column, "label": data.label_column}
-    for role, name in wanted.items():
-        if name is not None and (labelled or role != "label"):
-            need(rows, name, role)
-    found = {role: name for role, name in wanted.items() if name is not None}
-    if "label" not in found:
-        known = [c for c in LABELS if c in columns] or [c for c in rows.class_names if c in columns]
-        if labelled and len(known) != 1:
-            raise UserError(
-                f"{rows.source}: which column is the label?", f"set data.label_column to one of: {', '.join(columns)}"
-            )
-        found.update({"label": known[0]} if known else {})
+    """Choose which column is the `text`, the `text_pair` (if any) and the `label`; UserError where that is not clear.
+
+    Several columns of labels are joined by JOINED.
+    """
+    found: dict[str, str] = {}
+    for role, name in (("text", data.text_column), ("text_pair", data.text_pair_column)):
+        if name is not None:
+            found[role] = need(rows, name, role)
+    label = _named_label(data, rows) if labelled or data.label_column is None else _skipped_label(data, rows)
+    if label is not None:
+        found["label"] = label
     if "text" not in found:
-        others = [c for c in columns if c not in found.values() and c not in NUMBERING]
-        pairs = [pair for pair in PAIRS if set(pair) <= set(others)] if "text_pair" not in found else []
-        single = [c for c in TEXTS if c in others and not any(c in pair for pair in pairs)]
-        if len(pairs) + len(single) > 1 or (not pairs and not single and len(others) != 1):
-            raise UserError(
-                f"{rows.source}: which column is the text?",
-                f"set data.text_column (of two texts, data.text_pair_column too) to one of: {', '.join(others)}",
-            )
-        if pairs:
-            found["text"], found["text_pair"] = pairs[0]
-        else:
-            found["text"] = (single or others)[0]
+        found |= _texts(rows, found)
+    if labelled and "label" not in found:
+        found["label"] = _label_by_content(rows, found)
     if not labelled:
         found.pop("label", None)
-    return found
+    return {role: found[role] for role in ("text", "text_pair", "label") if role in found}
+
+
+def _named_label(data: ClassificationData, rows: Rows) -> str | None:
+    """Find the column of labels that the recipe or a usual name means; of several, their names joined."""
+    if data.label_column is not None:
+        names = (data.label_column,) if isinstance(data.label_column, str) else data.label_column
+        return JOINED.join(need(rows, name, "label") for name in names)
+    declared = [name for name in rows.class_names if name in rows.columns]
+    texts = (data.text_column, data.text_pair_column)
+    further = usual(rows, LABELS[1]) if len(rows.columns) > 1 else []
+    for known in (usual(rows, LABELS[0]), declared, further):
+        left = [name for name in known if name not in texts]
+        if left:
+            return left[0] if len(left) == 1 else None
+    return None
+
+
+def _skipped_label(data: ClassificationData, rows: Rows) -> str | None:
+    """Find the label's column in rows to predict, which need none: it is no text."""
+    assert data.label_column is not None
+    names = (data.label_column,) if isinstance(data.label_column, str) else data.label_column
+    known = [name for each in names if (name := find_column(rows.columns, each)) is not None]
+    return JOINED.join(known) or None
+
+
+def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
+    """Find the text, or the pair of texts: by name, else the only column left, else the only one that holds texts."""
+    taken = {name for names in found.values() for name in names.split(JOINED)}
+    others = [name for name in rows.columns if name not in taken and not _numbers(name)]
+    left = {name.strip().casefold(): name for name in others}
+    pairs = [pair for pair in PAIRS if set(pair) <= left.keys()] if "text_pair" not in found else []
+    single = [left[name] for name in TEXTS[0] if name in left and not any(name in pair for pair in pairs)]
+    if len(pairs) + len(single) == 1:
+        named = [left[name] for name in pairs[0]] if pairs else single
+        return dict(zip(("text", "text_pair"), named, strict=False))
+    described: tuple[str, ...] = ()
+    if not pairs and not single:
+        further = [left[name] for name in TEXTS[1] if name in left]
+        if len(further) == 1:
+            return {"text": further[0]}
+        if len(others) == 1 and not entries(rows, others):
+            return {"text": others[0]}
+        held = look_at(rows, others)
+        fitting = [column for column in held if column.is_text]
+        if len(fitting) == 1:
+            return {"text": fitting[0].name}
+        others, described = [column.name for column in held], tuple(map(str, fitting))
+    raise UserError(
+        f"{rows.source}: which column is the text?",
+        "set data.text_column (of two texts, data.text_pair_column too) to one of: "
+        + ", ".join(others or rows.columns),
+        described,
+    )
+
+
+def _label_by_content(rows: Rows, found: Mapping[str, str]) -> str:
+    """Find the label by what the columns hold: the only one with few values, or several that say 0 or 1 of a label."""
+    held = look_at(rows, [name for name in rows.columns if name not in found.values()])
+    rest = [column for column in held if column.values and not column.is_id and not _numbers(column.name)]
+    bits = [column for column in rest if column.values <= BITS.keys()]
+    if len(bits) > 1 and len(bits) == len(rest):
+        return JOINED.join(column.name for column in bits)
+    fitting = [column for column in rest if column.is_label]
+    if len(fitting) == 1:
+        return fitting[0].name
+    together = f"; if each of several says 0 or 1 of a label: data.label_column = {_list(bits)}" if bits[1:] else ""
+    raise UserError(
+        f"{rows.source}: which column is the label?",
+        f"set data.label_column to one of: {', '.join(rows.columns)}{together}",
+        tuple(map(str, fitting)),
+    )
+
+
+def _numbers(name: str) -> bool:
+    return name.strip().casefold() in NUMBERING
+
+
+def _list(columns: Sequence[Column]) -> str:
+    return "[" + ", ".join(f'"{column.name}"' for column in columns) + "]"
+
+
+def remarks(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) -> list[str]:
+    """Say which columns were chosen by what they hold, where neither the recipe nor a usual name says it."""
+    usual_names = {"label": LABELS, "text": TEXTS}
+    said = []
+    for role, groups in usual_names.items():
+        column, named = columns.get(role), getattr(data, f"{role}_column")
+        known = {name for group in groups for name in group} | {name for pair in PAIRS for name in pair}
+        if column is None or named is not None or column in rows.class_names or column.strip().casefold() in known:
+            continue
+        names = column.split(JOINED)
+        shown = ", ".join(f"`{name}`" for name in names)
+        said.append(
+            f"columns {shown} are taken for labels, as each holds 0 and 1 alone: data.label_column names others"
+            if len(names) > 1
+            else f"column {shown} is taken for the {role}: data.{role}_column names another"
+        )
+    return said
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def target_in(row: Mapping[str, Any], columns: Mapping[str, str], data: ClassificationData) -> Any:
+    """Read the label of a row as it stands, a list where several columns or a separator say so; Unusable for none."""
+    column = columns["label"]
+    target = value_at(row, column)
+    several = columns_of_labels(data, column)
+    if several is not None and isinstance(target, list):
+        return [name for name, value in zip(several, target, strict=True) if _bit(name, value)]
+    if target is ABSENT or target is None or target != target:
+        raise Unusable("no label", "no label", NO_LABEL)
+    if data.label_separator is not None and isinstance(target, str):
+        return [name.strip() for name in target.split(data.label_separator) if name.strip()]
+    return target
+
+
+def _bit(column: str, value: Any) -> bool:
+    bit = BITS.get(str(value).strip().casefold())
+    if bit is None:
+        raise Unusable(
+            "a label that is neither 0 nor 1",
+            f"column `{column}` holds {value!r}, where 0 or 1 is expected",
+            "data.label_column lists the columns that say 0 or 1 of a label",
+        )
+    return bit
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ClassificationData, evaluation: bool) -> Examined:
-    """Read the texts of a row and its label as it stands; what labels mean is seen in the whole column."""
+    """Read the texts of a row and its label as it stands; what labels mean is seen in the whole column.
+
+    A label that `data.label_names` lacks is unusable, but not in `evaluation`, where it is counted wrong.
+    """
     for role in ("text", "text_pair"):
         if role in columns:
             text_in(row, columns[role])
     if "label" not in columns:
         return Examined()
-    label = value_at(row, columns["label"])
-    if label is ABSENT or label is None:
-        raise Unusable("no label", "no label")
-    return Examined(label)
+    target = target_in(row, columns, data)
+    if data.label_names is not None and data.problem_type != REGRESSION:
+        _check_named(target, data, evaluation)
+    return Examined(target)
+
+
+def _check_named(target: Any, data: ClassificationData, evaluation: bool) -> None:
+    names = data.label_names or ()
+    index = index_of(names)
+    numbered = not any(INTEGER.fullmatch(name) for name in names)
+    for value in many(target) if data.problem_type == MULTI else scalars(target):
+        name = str(value).strip()
+        if name in index or value == "":
+            continue
+        name = class_in(value)
+        if name in index or name.casefold() in index:
+            continue
+        if INTEGER.fullmatch(name) and (numbered or value is not target) and int(name) >= 0:
+            continue  # a place in the names, or one of 0 and 1 for each: seen in the whole column
+        if name == "-1":
+            raise Unusable(label_column.MINUS_ONE, "label -1 is not in data.label_names", NO_LABEL)
+        if not evaluation:
+            raise Unusable(
+                "a label that is not in data.label_names",
+                f'label "{name}", which is not in data.label_names; there are {", ".join(names[:10])}',
+                "data.label_names lists every class",
+            )
 
 
 def strata(
     targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: ClassificationData
 ) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
-    """Draw each label in its share; values, of which most are different, all alike."""
-    labels = [str(target) for target in targets]
-    return labels if 2 * len(set(labels)) <= len(labels) else [None] * len(labels), {}
+    """Draw each class in its share, of several labels the rarest; values, of a regression, all alike.
+
+    Unusable are labels that are not of the column's kind, and -1 where it means "no label".
+    """
+    for remark in remarks(data, rows, columns):
+        rows.notes[remark] = remark
+    found, unusable, notes = label_column.read(targets, rows, columns["label"], data)
+    for note in notes:
+        rows.notes[note] = note
+    return found, unusable

@@ -28,7 +28,8 @@ class Encoded:
     By example: `inputs` of the model, and `row`, the number of the row that the example came from (a long row may give
     several). By row: `targets` as they were read; `lengths` in tokens before anything was cut off (of the `beginning`
     of a text, where no more is read); `cut`, the tokens that were cut off; and `keys`, which are equal for rows with
-    the same texts. Numbers of rows: `empty` have no text at all, `unlearned` a target that no example holds.
+    the same texts. Numbers of rows: `empty` have no text at all, `unlearned` a target that no example holds,
+    `unknown` a class that the model does not have.
 
     `labels` are the targets as the model's numbers, one entry each example, once they are resolved (labels of single
     tokens are in `inputs` instead). `tokenizer` is set where targets are text. `warnings` are what the user should
@@ -45,6 +46,7 @@ class Encoded:
     keys: Column = field(default_factory=lambda: Column("Q"))
     empty: list[int] = field(default_factory=list)
     unlearned: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
     labels: np.ndarray | None = None
     tokenizer: Any = None
     warnings: list[str] = field(default_factory=list)

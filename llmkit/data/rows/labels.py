@@ -1,23 +1,31 @@
 """Resolve what labels mean (one class, several classes, or a value) and check the whole column before training."""
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from llmkit.data.rows.examples import Encoded, refuse
+from llmkit.data.rows.cells import JOINED, parsed
+from llmkit.data.rows.examples import Encoded, places, refuse
+from llmkit.data.rows.reader import Unusable
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 SHOWN_NAMES = 10  # of the classes, in a message
 INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")  # "01" is a name
-FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|nan", re.IGNORECASE)
+WHOLE = re.compile(r"([+-]?\d{1,18})\.0*")  # a whole number as pandas writes it beside missing ones
+FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", re.IGNORECASE)
+UNKNOWN = -100  # the label of a row whose class the model does not have: Trainer takes no loss of it
+FRACTIONS = (
+    'are they values? data.problem_type = "regression"; if each number is a class, data.label_names lists them, such '
+    'as ["0.5", "1.0"]'
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class LabelSpec:
 
     `weights` are those of the classes in the loss. `positive` is the one of two classes that F1 is about: the second
     one in the data, wherever the model has it. `mean` is that of the training data's values, in a regression.
+    `thresholds` are the probabilities above which a multi-label model says that a class applies, one half by default.
+    `unknown` are the rows of a part to evaluate on with a class that the model does not have.
     """
 
     problem_type: str
@@ -33,6 +43,8 @@ class LabelSpec:
     weights: tuple[float, ...] | None = None
     positive: int = 1
     mean: float = 0.0
+    thresholds: tuple[float, ...] | None = None
+    unknown: tuple[int, ...] = ()
 
 
 def resolve_labels(
@@ -47,23 +59,26 @@ def resolve_labels(
 
     The names are the recipe's, else the data set's own, else those that occur, sorted. A model that was a classifier of
     the same names keeps their order. With `fixed` the model is not trained, and its outputs mean what its config says.
-    Raises UserError that names the rows whose label is missing, out of range or of the wrong kind.
+    A class that only the data to evaluate on has is counted wrong, with a warning. Raises UserError that names the rows
+    whose label is missing, out of range or of the wrong kind.
     """
     parts = [*([train] if train is not None else []), *validation.values()]
     first = parts[0]
-    problem = data.problem_type or (_problem_of(config) if fixed else None) or _problem_in(first.targets)
-    width = indicator_width(first.targets) if problem == MULTI else None
+    several = columns_of_labels(data, columns["label"])
+    problem = data.problem_type or (_problem_of(config) if fixed else None) or problem_in(data, first.targets)
+    width = indicator_width(first.targets) if problem == MULTI and not several else None
     number_names = [meanings(data, part, columns["label"]) for part in parts]
+    base = first_number(data, (target for part in parts for target in part.targets))
     if problem == REGRESSION:
         label_spec = LabelSpec(REGRESSION, ("value",))
         if fixed and config.num_labels != 1:
             raise UserError(f"the model has {config.num_labels} classes, and the recipe asks for a regression")
-        if data.label_names or data.class_weights:
-            key = "label_names" if data.label_names else "class_weights"
-            raise UserError(f"data.{key}: a regression has no classes", f"unset it: data.{key}=")
+        for key in ("label_names", "class_weights", "threshold"):
+            if getattr(data, key):
+                raise UserError(f"data.{key}: a regression has no classes", f"unset it: data.{key}=")
     else:
         model_names = names_in(config)
-        data_names = data.label_names or number_names[0]
+        data_names = data.label_names or number_names[0] or several
         if fixed:
             names = model_names or data_names or tuple(str(i) for i in range(config.num_labels))
             if len(names) != config.num_labels:
@@ -79,14 +94,16 @@ def resolve_labels(
             raise UserError(f"{first.source.source}: not one row has a label", "is it the right column?")
         label_spec = LabelSpec(problem, names)
         if data_names and len(data_names) == 2:
-            index = _index(names)
+            index = index_of(names)
             second = data_names[1]
             label_spec = replace(label_spec, positive=index.get(second, index.get(second.casefold(), 1)))
+        label_spec = replace(label_spec, thresholds=_thresholds(data, label_spec, config if fixed else None))
     unknown = "the model does not know" if fixed else "no row of the training data has"
     if data.label_names and not fixed:
         unknown = "is not in data.label_names"
     for part, names_of_part in zip(parts, number_names, strict=True):
-        part.labels = numbers(part, label_spec, names_of_part, width == len(label_spec.names), unknown)
+        meant = numbered(names_of_part, 0 if columns["label"] in part.source.class_names else base)
+        part.labels = numbers(part, label_spec, meant, width == len(label_spec.names), unknown, part is train)
     if train is not None:
         label_spec = replace(label_spec, weights=class_weights(data, label_spec, train))
         if problem == REGRESSION:
@@ -98,6 +115,10 @@ def resolve_labels(
     if problem != REGRESSION:
         config.id2label = dict(enumerate(label_spec.names))
         config.label2id = {name: number for number, name in enumerate(label_spec.names)}
+    if label_spec.thresholds is not None:
+        config.threshold = dict(zip(label_spec.names, label_spec.thresholds, strict=True))
+    elif hasattr(config, "threshold"):  # that of the classifier which this one was made from
+        del config.threshold
     return label_spec
 
 
@@ -106,10 +127,25 @@ def _problem_of(config: Any) -> str | None:
     return getattr(config, "problem_type", None) or (REGRESSION if config.num_labels == 1 else None)
 
 
-def _problem_in(targets: Sequence[Any]) -> str:
+def columns_of_labels(data: ClassificationData, column: str) -> tuple[str, ...] | None:
+    """List the columns that say 0 or 1 of one label each, which are its names; None where one column has the label."""
+    several = not isinstance(data.label_column, str) and JOINED in column
+    return tuple(column.split(JOINED)) if several else None
+
+
+def problem_in(data: ClassificationData, targets: Sequence[Any]) -> str:
     """Infer the problem: multi-label if most rows have a list of labels (in a CSV, in brackets), else single-label."""
-    lists = sum(isinstance(t, list | tuple) or (isinstance(t, str) and t.lstrip().startswith("[")) for t in targets)
-    return MULTI if 2 * lists > len(targets) else SINGLE
+    if data.label_separator is not None:
+        return MULTI
+    brackets = "[" if data.hold_out == "hash" else "[({"  # a run of an earlier version takes "(0, 1)" for a name
+
+    def is_list(target: Any) -> bool:
+        if not isinstance(target, str):
+            return isinstance(target, list | tuple)
+        first = target.lstrip()[:1]
+        return first == "[" or (first != "" and first in brackets and list_in(target) is not None)
+
+    return MULTI if 2 * sum(map(is_list, targets)) > len(targets) else SINGLE
 
 
 def meanings(data: ClassificationData, part: Encoded, label: str) -> tuple[str, ...] | None:
@@ -140,22 +176,46 @@ def names_in(config: Any) -> tuple[str, ...] | None:
 
 def in_the_order_of(model_names: Sequence[str] | None, names: tuple[str, ...]) -> tuple[str, ...]:
     """Sort the names as the model has them, if both are the same (but for upper and lower case)."""
-    index = _index(model_names or ())
+    index = index_of(model_names or ())
     numbers = [index.get(name, index.get(name.casefold(), -1)) for name in names]
     if sorted(numbers) != list(range(len(model_names or ()))):
         return names
     return tuple(name for _, name in sorted(zip(numbers, names, strict=True)))
 
 
-def _index(names: Sequence[str]) -> dict[str, int]:
+def index_of(names: Sequence[str]) -> dict[str, int]:
     """Map each name to its number, and its lower-case form too unless two names share it."""
     shared = Counter(name.casefold() for name in names)
     folded = {name.casefold(): number for number, name in enumerate(names) if shared[name.casefold()] == 1}
     return {**folded, **{name: number for number, name in enumerate(names)}}
 
 
+def first_number(data: ClassificationData, targets: Iterable[Any]) -> int:
+    """Return the number of the first of `data.label_names`: 1 where the labels are 1 to n and never 0, else 0."""
+    names = data.label_names
+    if names is None or any(INTEGER.fullmatch(name) for name in names):
+        return 0
+    found: set[int] = set()
+    for text in {str(value).strip() for target in targets for value in scalars(target)}:
+        whole = WHOLE.fullmatch(text)
+        if whole or INTEGER.fullmatch(text):
+            found.add(int(whole[1] if whole else text))
+    return int(bool(found) and min(found) == 1 and max(found) == len(names))
+
+
+def scalars(target: Any) -> list[Any]:
+    """List the labels of a row, be it one or a list, whatever the problem is."""
+    values = list_in(target) if isinstance(target, str) and target.lstrip()[:1] in tuple("[({") else target
+    return list(values) if isinstance(values, list | tuple) else [target]
+
+
+def numbered(names: Sequence[str] | None, base: int = 0) -> dict[int, str] | None:
+    """Map each number from `base` on to the name that it stands for; None where there are no names."""
+    return None if names is None else dict(enumerate(names, base))
+
+
 def infer_names(part: Encoded, problem: str, width: int | None = None) -> tuple[str, ...]:
-    """List the classes that occur, sorted; integers must be numbered without gaps, from 0 or 1.
+    """List the classes that occur, sorted, numbers by their value.
 
     Names that differ in upper and lower case alone are one class, spelled as most rows have it (two classes, where
     data.label_names has both). Indicators of `width` classes have the names 0, 1, ... Raises UserError that names the
@@ -171,95 +231,87 @@ def infer_names(part: Encoded, problem: str, width: int | None = None) -> tuple[
                 spellings.setdefault(name.casefold(), Counter())[name] += 1
         except ValueError as mistake:
             mistakes[row] = str(mistake)
-    refuse(part.source, mistakes, "whose label cannot be used", _remedy(mistakes))
-    _check_alike(part, problem)
+    refuse(part.source, mistakes, "whose label cannot be used", REMEDY)
     names = [max(counts, key=counts.__getitem__) for counts in spellings.values()]
-    if not names or not all(map(INTEGER.fullmatch, names)):
-        return tuple(sorted(names, key=str.casefold))
-    integers = sorted(map(int, names))
-    lowest = integers[0] if integers[0] in (0, 1) else 0
-    astray = {str(value) for value in integers if not lowest <= value < lowest + len(integers)}
-    for row, target in enumerate(part.targets if astray else ()):
-        for value in many(target) if problem == MULTI else [target]:
-            if class_in(value) in astray:
-                mistakes[row] = f"label {value} is out of range{_hint_for_minus_one(value)}"
-    listed = f", or say what is meant: data.label_names = {json.dumps([str(value) for value in integers])}"
-    refuse(
-        part.source,
-        mistakes,
-        "with a class out of range",
-        f"{len(integers)} classes are numbered from {lowest} without a gap; mend the rows"
-        + (listed if len(integers) <= SHOWN_NAMES else ""),
-    )
-    return tuple(map(str, integers))
-
-
-def _check_alike(part: Encoded, problem: str) -> None:
-    """Refuse numbers, and true and false, in a column whose other labels are names; in a CSV all are text."""
-    a_name: str | None = None
-    others: dict[int, str] = {}
-    for row, target in enumerate(part.targets):
-        for value in many(target) if problem == MULTI else [target]:
-            if not isinstance(value, str):
-                others[row] = f"label {json.dumps(value)} is a {type(value).__name__}"
-            elif a_name is None and not INTEGER.fullmatch(value.strip()):
-                a_name = value
-    if a_name is not None:
-        hint = f'such as "{a_name}"; mend the rows, or say what the numbers stand for: data.label_names'
-        refuse(part.source, others, "whose label is no name, as others are", hint)
+    if names and all(map(INTEGER.fullmatch, names)):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names, key=str.casefold))
 
 
 def numbers(
-    part: Encoded, label_spec: LabelSpec, number_names: Sequence[str] | None, indicators: bool, unknown: str
+    part: Encoded,
+    label_spec: LabelSpec,
+    meant: Mapping[int, str] | None,
+    indicators: bool,
+    unknown: str,
+    training: bool = False,
 ) -> np.ndarray:
     """Convert labels to the model's numbers: [N] int64, [N, C] float32 for multi-label, [N] float32 for regression.
 
-    `number_names` are what numbers in the data stand for (see `meanings`). With `indicators` every row says 0 or 1 for
-    each class. `unknown` says, for messages, what is wrong with a label that `label_spec` does not have. Raises
-    UserError that names the rows with a mistake.
+    Args:
+        part: the rows, with their targets as they were read.
+        label_spec: what the labels mean.
+        meant: what numbers in the data stand for (see `meanings`).
+        indicators: every row says 0 or 1 for each class.
+        unknown: says, for messages, what is wrong with a class that `label_spec` does not have.
+        training: refuse such a class. Else its rows are `part.unknown`, and of one class a row they have UNKNOWN.
+
+    Raises:
+        UserError: names the rows with a mistake; or no row has a class that `label_spec` has.
     """
     mistakes: dict[int, str] = {}
-    index = _index(label_spec.names)
+    strange: dict[int, str] = {}
+    index = index_of(label_spec.names)
 
-    def number(value: Any) -> int:
+    def number(value: Any) -> int | None:
         name = str(value).strip()
         if value is None or value == "" or name not in index:
             name = class_in(value)
-        if number_names is not None and INTEGER.fullmatch(name):
-            if not 0 <= int(name) < len(number_names):
-                raise ValueError(
-                    f"label {name} is out of range 0 to {len(number_names) - 1}{_hint_for_minus_one(name)}"
-                )
-            name = number_names[int(name)]
+        if meant is not None and INTEGER.fullmatch(name):
+            if int(name) not in meant:
+                raise ValueError(f"label {name} is out of range {min(meant)} to {max(meant)}{_test_split(name)}")
+            name = meant[int(name)]
         class_number = index.get(name, index.get(name.casefold()))
         if class_number is None:
-            raise ValueError(f'label "{name}", which {unknown}; there are {_listed(label_spec.names)}')
+            strange[row] = name
         return class_number
 
     converted: list[Any] = []
     for row, target in enumerate(part.targets):
         try:
             if label_spec.problem_type == REGRESSION:
-                converted.append(_value(target))
+                converted.append(value_in(target))
             elif label_spec.problem_type == MULTI:
                 vector = np.zeros(len(label_spec.names), np.float32)
-                classes, bits = many(target), _bits(target)
+                classes, bits = many(target), bits_in(target)
                 if indicators and (bits is None or len(bits) != len(vector)):
                     raise ValueError(f"labels {target}, where 0 or 1 for each of {len(vector)} classes is expected")
                 if indicators:
                     vector[:] = bits
                 else:
-                    vector[[number(value) for value in classes]] = 1
-                    if bits and vector.sum() < len(classes):
+                    found = [known for value in classes if (known := number(value)) is not None]
+                    vector[found] = 1
+                    if bits and vector.sum() < len(found):
                         raise ValueError(
                             f"labels {target} name a class twice, and are not 0 or 1 for each of {len(vector)} classes"
                         )
                 converted.append(vector)
             else:
-                converted.append(number(one(target)))
+                known = number(one(target))
+                converted.append(UNKNOWN if known is None else known)
         except ValueError as mistake:
             mistakes[row] = str(mistake)
-    refuse(part.source, mistakes, "whose label cannot be used", _remedy(mistakes))
+    there = f"there are {_listed(label_spec.names)}"
+    if strange and (training or len(strange) == len(part.targets)):
+        mistakes |= {row: f'label "{name}", which {unknown}; {there}' for row, name in strange.items()}
+    refuse(part.source, mistakes, "whose label cannot be used", NUMBERS if strange else REMEDY)
+    if strange:
+        part.unknown = sorted(strange)
+        named = _listed([f"{name} ({count:,})" for name, count in Counter(strange.values()).most_common()])
+        part.warnings.append(
+            f"{len(strange):,} row{'s have' if len(strange) > 1 else ' has'} a label that {unknown} ({named}) and "
+            f"count{'s' * (len(strange) == 1)} as wrong, such as {places(part.source, part.unknown[:1])[0]}; {there}"
+        )
     if label_spec.problem_type == SINGLE:
         return np.array(converted, np.int64)
     # -100 means "no label" to Trainer, which would not count the row: take the next number instead.
@@ -269,94 +321,137 @@ def numbers(
 
 
 def one(target: Any) -> Any:
-    """Return the label of a single-label row; raise ValueError where it is a list."""
+    """Return the label of a single-label row; raise Unusable where it is a list."""
     if isinstance(target, list | tuple):
-        raise ValueError(f"a list of labels, {target}, where one class is expected")
+        raise Unusable("a list of labels", f"a list of labels, {target}, where one class is expected", REMEDY)
     return target
 
 
 def many(target: Any) -> list[Any]:
-    """List the labels of a multi-label row: a list, or in a CSV a JSON list or names separated by `|` or a comma.
+    """List the labels of a multi-label row: a list, in a CSV as JSON or Python writes it, or names between `|` or `,`.
 
-    An empty list, or an empty cell of a CSV, means that no class applies. Raises ValueError where there is no list.
+    An empty list, or an empty cell of a CSV, means that no class applies. Raises Unusable where there is no list.
     """
     if isinstance(target, list | tuple):
         return list(target)
     if isinstance(target, str):
+        if (found := list_in(target)) is not None:
+            return list(found)
         if target.lstrip().startswith("["):
-            try:
-                return list(json.loads(target))
-            except (ValueError, TypeError):
-                raise ValueError(f"labels {target}: no JSON list") from None
+            raise Unusable("a list that cannot be read", f"labels {target}: no list in JSON or Python", REMEDY)
         return [name.strip() for name in re.split(r"[|,]", target) if name.strip()]
-    raise ValueError("no labels" if target is None else f"label {target!r}, where a list of labels is expected")
+    raise Unusable(
+        "no list of labels",
+        "no labels" if target is None else f"label {target!r}, where a list of labels is expected",
+        REMEDY,
+    )
 
 
-def indicator_width(targets: Sequence[Any]) -> int | None:
+@lru_cache(2**14)
+def list_in(text: str) -> tuple[Any, ...] | None:
+    """Read the list that a cell holds, as JSON, Python or NumPy writes it; None where it holds none."""
+    found = parsed(text)
+    return tuple(found) if isinstance(found, list) else None
+
+
+def indicator_width(targets: Sequence[Any], few: int = 0) -> int | None:
     """Count the classes, if every row says 0 or 1 for each ([0, 1, 1]); None where rows list the classes they have.
 
     One row does not show it: [0, 1] may be the classes 0 and 1, or the second of two. The column does. It holds
-    indicators if all rows have the same length, of at least two, and nothing but 0 and 1 (0.0 and 1.0, false and true).
-    As class numbers these would name a class twice, or give every row the same classes, and nothing could be learned.
+    indicators if all rows but `few` have the same length, of at least two, and nothing but 0 and 1 (0.0 and 1.0, false
+    and true). As class numbers these would name a class twice, or give every row the same classes, and nothing could be
+    learned.
     """
-    width: int | None = None
+    widths = Counter[int]()
+    odd = 0
     for target in targets:
         try:
-            bits = _bits(target)
+            bits = bits_in(target)
         except ValueError:  # reported when the labels are read
             continue
-        if bits is None or len(bits) < 2 or len(bits) != (width or len(bits)):
+        if bits is None:
+            odd += 1
+        else:
+            widths[len(bits)] += 1
+        if odd > few:
             return None
-        width = len(bits)
-    return width
+    width, rows = max(widths.items(), key=lambda item: item[1], default=(0, 0))
+    return width if width > 1 and odd + widths.total() - rows <= few else None
 
 
-def _bits(target: Any) -> list[float] | None:
+def bits_in(target: Any) -> list[float] | None:
     """Return the values of a multi-label row, if each is 0 or 1."""
     values = many(target)
     return [float(value) for value in values] if all(value in (0, 1, "0", "1") for value in values) else None
 
 
 def class_in(value: Any) -> str:
-    """Read the name of a class from a row, without spaces around it; raise ValueError where it is none."""
-    if value is None or not str(value).strip():
-        raise ValueError("no label")
-    if isinstance(value, float) or (isinstance(value, str) and FLOAT.fullmatch(value.strip())):
-        raise ValueError(f"label {value} is a float, where a class is expected")
-    if not isinstance(value, str | int):
-        raise ValueError(f"label {value} is a {type(value).__name__}, where a class is expected")
-    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+    """Read the name of a class, without blanks around it and 1.0 as 1; raise Unusable where it is none."""
+    name = "" if value is None or value != value else str(value).strip()
+    if name.casefold() in ("", "nan"):
+        raise Unusable("no label", "no label", NO_LABEL)
+    if not isinstance(value, str | int | float):
+        raise Unusable("no class", f"label {value} is a {type(value).__name__}, where a class is expected", REMEDY)
+    if isinstance(value, bool):
+        return name.lower()
+    if whole := WHOLE.fullmatch(name):
+        return str(int(whole[1]))
+    if isinstance(value, float) or FLOAT.fullmatch(name):
+        raise Unusable("a number with a fraction", f"label {value} is a float, where a class is expected", FRACTIONS)
+    return name
 
 
-def _hint_for_minus_one(value: Any) -> str:
-    return " (often a row without a label: is this a test split?)" if str(value) == "-1" else ""
-
-
-def _remedy(mistakes: Mapping[int, str]) -> str:
-    messages = " ".join(mistakes.values())
-    if "is a float" in messages:
-        return 'classes are names or whole numbers (0, not 0.0); for a regression set data.problem_type = "regression"'
-    if "the model does not know" in messages:
-        return "mend the rows; what numbers stand for, data.label_names says: the name of 0, of 1, ..."
-    if "no row of the training data has" in messages:
-        return "take them out, or train on such rows too"
-    return "mend the rows, or take them out"
-
-
-def _value(target: Any) -> float:
+def value_in(target: Any) -> float:
+    """Read the value of a regression; raise Unusable where there is none."""
     if target is None or target == "":
-        raise ValueError("no value")
+        raise Unusable("no value", "no value", NO_LABEL)
     try:
         value = math.nan if isinstance(target, bool) else float(target)
     except (TypeError, ValueError):
-        raise ValueError(f"label {target!r} is no number, where a value is expected") from None
+        raise Unusable("no number", f"label {target!r} is no number, where a value is expected") from None
     if not abs(value) <= float(np.finfo(np.float32).max):
-        raise ValueError(f"label {target} is no finite number, where a value is expected")
+        raise Unusable("no finite number", f"label {target} is no finite number, where a value is expected")
     return value
+
+
+def _test_split(name: str) -> str:
+    return " (often a row without a label: is this a test split?)" if name == "-1" else ""
+
+
+NO_LABEL = "is it the right column (data.label_column), and not a test split?"
+NUMBERS = 'what numbers stand for, data.label_names says, from 0 on, such as ["bad", "good"]'
+REMEDY = "write one class in each row, a name or a whole number; of several classes a list"
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+
+
+def _thresholds(data: ClassificationData, label_spec: LabelSpec, finished: Any) -> tuple[float, ...] | None:
+    """Return the threshold of each class, as `data.threshold` or the config of a `finished` model sets it."""
+    wanted = data.threshold
+    if wanted is not None and label_spec.problem_type != MULTI:
+        raise UserError(
+            "data.threshold: each row of this data has one class, the most probable one",
+            "unset it (data.threshold=); of rows with several classes, data.problem_type = "
+            '"multi_label_classification"',
+        )
+    if wanted is None:
+        return thresholds_in(finished, label_spec.names)
+    if isinstance(wanted, float | int):
+        return (float(wanted),) * len(label_spec.names)
+    unknown = [name for name in wanted if name not in label_spec.names]
+    if unknown:
+        raise UserError(
+            f"data.threshold: there is no class `{unknown[0]}`", f"the data has {_listed(label_spec.names)}"
+        )
+    return tuple(float(wanted.get(name, 0.5)) for name in label_spec.names)
+
+
+def thresholds_in(config: Any, names: Sequence[str]) -> tuple[float, ...] | None:
+    """Read the thresholds of a finished model from its config; None where it has none."""
+    saved = getattr(config, "threshold", None)
+    return tuple(float(saved.get(name, 0.5)) for name in names) if isinstance(saved, Mapping) else None
 
 
 def class_weights(data: ClassificationData, label_spec: LabelSpec, train: Encoded) -> tuple[float, ...] | None:
@@ -383,7 +478,9 @@ def class_weights(data: ClassificationData, label_spec: LabelSpec, train: Encode
 
 def counts_of(targets: Any, label_spec: LabelSpec) -> np.ndarray:
     """Count the rows in which each class occurs: [C]."""
-    return np.bincount(targets, minlength=len(label_spec.names)) if targets.ndim == 1 else targets.sum(axis=0)
+    if targets.ndim > 1:
+        return np.asarray(targets.sum(axis=0))
+    return np.bincount(targets[targets != UNKNOWN], minlength=len(label_spec.names))
 
 
 def _check_learnable(label_spec: LabelSpec, train: Encoded, validation: Mapping[str, Encoded]) -> None:
@@ -398,11 +495,10 @@ def _check_learnable(label_spec: LabelSpec, train: Encoded, validation: Mapping[
         absent = set(range(len(label_spec.names))) - set(train.labels.tolist())
         for part in validation.values():
             assert part.labels is not None
-            only = {
-                row: f'label "{label_spec.names[label]}" is in no row of the training data'
-                for row, label in enumerate(part.labels.tolist())
-                if label in absent
-            }
-            refuse(
-                part.source, only, "with a class that only validation has", "take them out, or train on such rows too"
-            )
+            only = [row for row, label in enumerate(part.labels.tolist()) if label in absent]
+            if only:
+                named = _listed([label_spec.names[label] for label in sorted(set(part.labels[only].tolist()))])
+                part.warnings.append(
+                    f"{len(only):,} row{'s have' if len(only) > 1 else ' has'} a label that is in no row of the "
+                    f"training data ({named}), such as {places(part.source, only[:1])[0]}"
+                )

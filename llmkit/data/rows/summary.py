@@ -47,6 +47,8 @@ def look(
             "unlearned_rows": len(part.unlearned),
             "balance": balances[name],
         }
+        if part.unknown:
+            record[name]["unknown_label_rows"] = len(part.unknown)
         warnings += _warnings(name, part, record[name])
     for name, part in held_out.items():
         shared = [] if train is None else np.flatnonzero(np.isin(part.keys, train.keys)).tolist()
