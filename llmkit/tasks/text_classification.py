@@ -174,7 +174,7 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
             "mean_squared_error": measures.mean_squared_error(found, references),
         }
     if label_spec.problem_type == MULTI:
-        if len(found) and not found.any():
+        if len(found) and not found.any() and _first_process():
             above = "0.5" if label_spec.thresholds is None else "its data.threshold"
             say(
                 f"warning  no class is above {above} for any of {len(found):,} rows, so that none is predicted: train "
@@ -194,6 +194,10 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
         "f1": f1,
         "matthews_correlation": measures.matthews_correlation(found, references),
     }
+
+
+def _first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,25 @@
 """Rows of classification: which column is which, and what can be wrong with a row."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.files import BadRow
 from llmkit.data.rows import label_column
 from llmkit.data.rows.cells import ABSENT, JOINED, find_column, value_at
-from llmkit.data.rows.content import Column, entries, look_at
-from llmkit.data.rows.labels import INTEGER, MULTI, REGRESSION, class_in, columns_of_labels, index_of, many, scalars
+from llmkit.data.rows.content import LOOKED_AT, Column, entries, look_at
+from llmkit.data.rows.labels import (
+    INTEGER,
+    MULTI,
+    NO_LABEL,
+    REGRESSION,
+    class_in,
+    columns_of_labels,
+    index_of,
+    many,
+    scalars,
+)
 from llmkit.data.rows.reader import Examined, Unusable, text_in
 from llmkit.data.rows.table import Rows, need, usual
 from llmkit.errors import UserError
@@ -22,7 +35,7 @@ if TYPE_CHECKING:
 texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
 reshape = None  # rows are read as they come
-# Usual names of the column with the label: the first group of which there is exactly one column counts.
+# Usual names of the column with the label; those of the first group count before the classes of the Hub.
 LABELS = (
     ("label", "labels"),
     ("class", "category", "target", "sentiment", "intent", "emotion", "topic", "gold_label", "label_text", "y"),
@@ -32,9 +45,9 @@ PAIRS = (
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
     *(("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"), ("query", "passage")),
 )
-TEXTS = (
+TEXTS = (  # those of the second group only where no other column holds texts
     ("text", "sentence", "content", "review"),
-    ("comment_text", "comment", "tweet", "body", "message", "post", "utterance", "document", "review_text", "question"),
+    ("comment_text", "comment", "tweet", "message", "post", "utterance", "document", "review_text"),
 )
 NUMBERING = ("idx", "id", "index")  # columns that are no text
 BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
@@ -99,15 +112,13 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
         return dict(zip(("text", "text_pair"), named, strict=False))
     described: tuple[str, ...] = ()
     if not pairs and not single:
-        further = [left[name] for name in TEXTS[1] if name in left]
-        if len(further) == 1:
-            return {"text": further[0]}
         if len(others) == 1 and not entries(rows, others):
             return {"text": others[0]}
-        held = look_at(rows, others)
+        held = look_at(rows, others, LOOKED_AT)
         fitting = [column for column in held if column.is_text]
-        if len(fitting) == 1:
-            return {"text": fitting[0].name}
+        further = [left[name] for name in TEXTS[1] if name in left]
+        if len(fitting) == 1 or (not fitting and len(further) == 1):
+            return {"text": fitting[0].name if fitting else further[0]}
         others, described = [column.name for column in held], tuple(map(str, fitting))
     raise UserError(
         f"{rows.source}: which column is the text?",
@@ -145,19 +156,17 @@ def _list(columns: Sequence[Column]) -> str:
 
 def remarks(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) -> list[str]:
     """Say which columns were chosen by what they hold, where neither the recipe nor a usual name says it."""
-    usual_names = {"label": LABELS, "text": TEXTS}
     said = []
-    for role, groups in usual_names.items():
-        column, named = columns.get(role), getattr(data, f"{role}_column")
-        known = {name for group in groups for name in group} | {name for pair in PAIRS for name in pair}
-        if column is None or named is not None or column in rows.class_names or column.strip().casefold() in known:
+    for role, groups in (("label", LABELS), ("text", TEXTS)):
+        column = columns[role]
+        known = {name for group in (*groups, *PAIRS) for name in group}
+        if getattr(data, f"{role}_column") or column in rows.class_names or column.strip().casefold() in known:
             continue
-        names = column.split(JOINED)
-        shown = ", ".join(f"`{name}`" for name in names)
+        names = [f"`{name}`" for name in column.split(JOINED)]
         said.append(
-            f"columns {shown} are taken for labels, as each holds 0 and 1 alone: data.label_column names others"
+            f"columns {', '.join(names)} hold 0 and 1 alone and are taken for labels; data.label_column names others"
             if len(names) > 1
-            else f"column {shown} is taken for the {role}: data.{role}_column names another"
+            else f"column {names[0]} is taken for the {role}; data.{role}_column names another"
         )
     return said
 
@@ -238,7 +247,16 @@ def strata(
     """
     for remark in remarks(data, rows, columns):
         rows.notes[remark] = remark
-    found, unusable, notes = label_column.read(targets, rows, columns["label"], data)
+
+    def accepted() -> Iterator[tuple[str, Any]]:
+        for place, row in rows.read():
+            with suppress(Unusable):
+                if not isinstance(row, BadRow):
+                    examine(row, columns, data, False)
+                    yield place, row
+
+    seen = replace(rows, read=accepted)  # the rows that the targets are of, for messages
+    found, unusable, notes = label_column.read(targets, seen, columns["label"], data)
     for note in notes:
         rows.notes[note] = note
     return found, unusable

@@ -94,12 +94,15 @@ class Column:
         return f"`{self.name}` holds {kind}" + (f", such as {_listed(sorted(self.seen)[:1])}" if self.seen else "")
 
 
-def look_at(rows: Rows, names: Sequence[str]) -> list[Column]:
-    """Look at columns in all rows, for as long as it can matter; of one that holds tables, at the entries `a.b`."""
+def look_at(rows: Rows, names: Sequence[str], limit: int | None = None) -> list[Column]:
+    """Look at columns in all rows (in the first `limit`), for as long as it can matter.
+
+    Of a column that holds tables, the entries `a.b` are looked at.
+    """
     nested = entries(rows, names)
     columns = [Column(name) for name in names if name not in nested]
     columns += [Column(f"{name}.{key}") for name, keys in nested.items() for key in keys]
-    for number, (_, row) in enumerate(rows.read()):
+    for number, (_, row) in enumerate(islice(rows.read(), limit)):
         left = [column for column in columns if number < LOOKED_AT or not (column.full or column.other)]
         if not left:
             break
