@@ -118,7 +118,7 @@ def test_the_hubs_only_column_of_classes_is_the_label():
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ("text sentiment", {}, "which column is the label?\nhint: set data.label_column to one of: text, sentiment"),
+        ("text mood", {}, "which column is the label?\nhint: set data.label_column to one of: text, mood"),
         ("text label labels", {}, "which column is the label?"),
         (
             "title body label id",
@@ -228,6 +228,11 @@ def test_many_rows_keep_their_order(words):
         (["01", "10", "02"], ("01", "02", "10"), [0, 2, 1]),
         (["NA", "null", "None"], ("NA", "None", "null"), [0, 2, 1]),
         (["1", "2", "other"], ("1", "2", "other"), [0, 1, 2]),
+        ([0.0, 1.0, 0.0], ("0", "1"), [0, 1, 0]),
+        (["0.0", "1.0", "1"], ("0", "1"), [0, 1, 1]),
+        ([200, 100, 1100], ("100", "200", "1100"), [1, 0, 2]),
+        (["0", "1", "3"], ("0", "1", "3"), [0, 1, 2]),
+        ([-1, 1, "-1.0"], ("-1", "1"), [0, 1, 0]),
     ],
 )
 def test_names_are_those_that_occur(targets, names, numbers):
@@ -319,6 +324,17 @@ def test_a_model_that_is_only_evaluated_means_what_its_config_says():
     assert known.problem_type == MULTI
 
 
+def test_the_first_of_the_names_is_0_or_where_the_labels_are_1_to_n_1():
+    names = ["a", "b", "c"]
+    assert settle([1, "2", 3.0], label_names=names)[1] == [[0, 1, 2]]
+    assert settle([1, 2], label_names=names)[1] == [[1, 2]]
+    assert settle([0, 1, 2], label_names=names)[1] == [[0, 1, 2]]
+    assert settle([3, 1, 2], [1], label_names=names)[1] == [[2, 0, 1], [0]]
+    assert settle([["1", "3"], ["2"]], label_names=names)[1] == [[[1, 0, 1], [0, 1, 0]]]
+    assert settle([1, 2, 3], label_names=["1", "2", "3"])[1] == [[0, 1, 2]]
+    assert "label 3 is out of range 0 to 2" in refused([0, 1, 3], label_names=names)
+
+
 def test_a_model_that_is_only_evaluated_does_not_know_every_label():
     said = refused(None, [1, 0], config=classifier("neg", "pos"), fixed=True)
     assert 'line 2: label "1", which the model does not know; there are neg, pos' in said
@@ -334,17 +350,12 @@ def test_a_model_that_is_only_evaluated_does_not_know_every_label():
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ([0, 1, 3], "line 4: label 3 is out of range"),
-        ([0, 1, 3], 'data.label_names = ["0", "1", "3"]'),
-        ([0, 1, -1], "line 4: label -1 is out of range (often a row without a label"),
-        ([5, 6, 5], "3 rows with a class out of range"),
         ([0, 1, None, 1], "line 4: no label"),
         (["a", "b", "", " "], "2 rows whose label cannot be used"),
         ([0, 1.5, 1], "line 3: label 1.5 is a float, where a class is expected"),
-        (["0.0", "1.0", "1"], "line 2: label 0.0 is a float"),
         (["1e3", "b", "a"], "label 1e3 is a float"),
-        (["nan", "b", "a"], "label nan is a float"),
-        ([0.0, 1.0], 'set data.problem_type = "regression"'),
+        (["nan", "b", "a"], "line 2: no label"),
+        ([0.5, 1.0], "line 2: label 0.5 is a float, where a class is expected"),
         ([0, 1, [1]], "line 4: a list of labels, [1], where one class is expected"),
         ([0, 1, {"a": 1}], "line 4: label {'a': 1} is a dict"),
         (["a", "a"], "every row has the label a: nothing can be learned"),
@@ -368,11 +379,41 @@ def test_labels_that_the_hubs_names_do_not_cover_are_refused(targets, said):
     assert said in refused(targets, hub=("neg", "pos"))
 
 
-def test_a_class_that_only_validation_has_is_refused():
-    assert 'line 3: label "c", which no row of the training data has; there are a, b' in refused(["a", "b"], ["a", "c"])
-    said = refused([0, 1, 0], [0, 2], hub=("a", "b", "c"))
-    assert 'line 3: label "c" is in no row of the training data' in said
-    assert "train on such rows too" in said
+def warned(train, validation, **keys):
+    """(the numbers of the validation labels, what is said of them, what they mean)"""
+    parts = [labelled(train, keys.pop("hub", None)), labelled(validation)]
+    data = ClassificationData(path="x.csv", **keys)
+    known = task.resolve_labels(data, {"label": "label"}, parts[0], {"validation": parts[1]}, BertConfig(), False)
+    return parts[1].labels.tolist(), parts[1].warnings, replace(known, unknown=tuple(parts[1].unknown))
+
+
+def test_a_class_that_only_validation_has_is_said_and_no_label_of_the_loss():
+    found, (said,), known = warned(["a", "b"], ["a", "c", "b", "C"])
+    assert (found, known.unknown) == ([0, -100, 1, -100], (1, 3))
+    assert said == (
+        "2 rows have a label that no row of the training data has (c (1), C (1)) and count as wrong, such as `x.csv`, "
+        "line 3; there are a, b"
+    )
+    found, (said,), known = warned([["a"], ["b"]], [["a", "c"], ["b"]])
+    assert (found, known.unknown) == ([[1, 0], [0, 1]], (0,))
+    assert said.startswith("1 row has a label that no row of the training data has (c (1)) and counts as wrong")
+    found, (said,), known = warned(["a", "b"], ["a", "c"], label_names=("a", "b"))
+    assert "1 row has a label that is not in data.label_names (c (1))" in said
+
+
+def test_a_class_of_the_hub_that_is_in_no_training_row_is_said():
+    parts = [labelled(targets, ("a", "b", "c")) for targets in ([0, 1, 0], [0, 2])]
+    data = ClassificationData(path="x")
+    task.resolve_labels(data, {"label": "label"}, parts[0], {"validation": parts[1]}, BertConfig(), False)
+    assert parts[1].labels.tolist() == [0, 2]
+    said = "1 row has a label that is in no row of the training data (c), such as `x.csv`, line 3"
+    assert parts[1].warnings == [said]
+
+
+def test_labels_none_of_which_the_model_has_are_refused():
+    said = refused(["a", "b"], ["0", "1"])
+    assert 'line 2: label "0", which no row of the training data has; there are a, b' in said
+    assert "data.label_names" in said
 
 
 def test_no_more_mistakes_are_listed_than_one_reads():
@@ -398,12 +439,16 @@ MANY = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]  # what all of these mean
         ["[0, 2]", "[]", "[1]"],
         ["[1, 0, 1]", "[0, 0, 0]", "[0, 1, 0]"],
         ["[1.0, 0.0, 1.0]", "[0.0, 0.0, 0.0]", "[0.0, 1.0, 0.0]"],
+        ["(1, 0, 1)", "(0, 0, 0)", "(0, 1, 0)"],
+        ["[1 0 1]", "[0 0 0]", "[0 1 0]"],
+        ["[1. 0. 1.]", "[0. 0. 0.]", "[0. 1. 0.]"],
+        ["[True, False, True]", "[False, False, False]", "[False, True, False]"],
         ["1|0|1", "0|0|0", "0|1|0"],
         ["0, 2", "", "1"],
     ],
 )
 def test_many_labels_in_every_form(targets):
-    in_brackets = isinstance(targets[0], list) or targets[0].startswith("[")
+    in_brackets = isinstance(targets[0], list) or targets[0].startswith(("[", "("))
     known, found, config = settle(targets, problem_type=None if in_brackets else MULTI)
     assert (known.problem_type, known.names) == (MULTI, ("0", "1", "2"))
     assert found == [MANY]
@@ -416,6 +461,9 @@ def test_many_labels_in_every_form(targets):
         ["joy|awe", "", "fear"],
         ["awe, joy", " ", "fear,"],
         ['["joy", "awe"]', "[]", '["fear"]'],
+        ["['joy', 'awe']", "[]", "['fear']"],
+        ["['joy' 'awe']", "[]", "['fear']"],
+        ["{'joy', 'awe'}", "()", "('fear',)"],
         [["joy", "awe"], [], ["fear"]],
         [["Joy", "awe", "joy"], [], ["fear", "Fear", "fear"]],
     ],
@@ -460,12 +508,11 @@ def test_named_classes_of_another_number_make_class_numbers():
             [[0, 1, 1], [0, 1], [1, 1, 1]],
             "line 2: labels [0, 1, 1] name a class twice, and are not 0 or 1 for each of 2",
         ),
-        ([[0.0, 1.0, 0.0], [0.0, 1.0]], "line 2: label 0.0 is a float"),
+        ([[0.0, 1.0, 0.0], [0.0, 1.0]], "line 2: labels [0.0, 1.0, 0.0] name a class twice"),
         ([[0, 1, 1], None, [1, 1, 1]], "line 3: no labels"),
         ([[0, 2], [1, None]], "line 3: no label"),
-        ([[0, 3], [1]], "line 2: label 3 is out of range"),
         ([[0, 1], [2], 3], "line 4: label 3, where a list of labels is expected"),
-        (["[0, 1", "[2]"], "line 2: labels [0, 1: no JSON list"),
+        (["[0, 1", "[2]"], "line 2: labels [0, 1: no list in JSON or Python"),
         ([[], []], "not one row has a label"),
         ([["a"], ["a"]], "every row has the label ['a']"),
         ([[1, 1, 0], [1, 1, 0]], "every row has the label [1, 1, 0]"),
@@ -609,6 +656,46 @@ def test_logits_become_decisions():
     assert decided([[0.25], [-3.0]], LabelSpec(REGRESSION, ("value",))) == [[0.25], [-3.0]]
 
 
+def test_a_class_applies_above_its_threshold():
+    known = LabelSpec(MULTI, ("a", "b"), thresholds=(0.3, 0.9))
+    assert decided([[-0.8, 2.1], [-0.9, 2.3]], known) == [[1, 0], [0, 1]]  # 0.31 and 0.89, 0.29 and 0.91
+    assert decided([[-50.0, 50.0]], replace(known, thresholds=(0.0, 1.0))) == [[1, 0]]
+
+
+def test_thresholds_are_kept_in_the_config_and_are_the_recipes_before_the_models():
+    targets = [["a"], ["b"], ["a", "b"]]
+    known, _, config = settle(targets, threshold=0.3)
+    assert (known.thresholds, config.threshold) == ((0.3, 0.3), {"a": 0.3, "b": 0.3})
+    known, _, config = settle(targets, threshold=ReadOnly({"b": 0.2}))
+    assert known.thresholds == (0.5, 0.2)
+    assert task.label_spec_from_config(config, {}, None, None).thresholds == (0.5, 0.2)
+    assert settle(None, targets, config=config, fixed=True)[0].thresholds == (0.5, 0.2)
+    assert settle(None, targets, config=config, fixed=True, threshold=0.7)[0].thresholds == (0.7, 0.7)
+    known, _, config = settle(targets, config=config)  # made from that model, by a recipe without a threshold
+    assert known.thresholds is None
+    assert not hasattr(config, "threshold")
+
+
+def test_thresholds_that_mean_nothing_are_refused():
+    assert "there is no class `c`\nhint: the data has a, b" in refused([["a"], ["b"]], threshold=ReadOnly({"c": 0.2}))
+    assert "the most probable one" in refused(["a", "b"], threshold=0.3)
+    assert "a regression has no classes" in refused([1.5, 2.5], problem_type=REGRESSION, threshold=0.3)
+    for value in (1.5, -0.1, ReadOnly({"a": 2}), ReadOnly({"a": "x"})):
+        with pytest.raises(ValueError, match="is no probability, a number from 0 to 1"):
+            ClassificationData(path="x", threshold=value)
+
+
+def test_it_is_said_that_nothing_is_predicted(capsys):
+    known = LabelSpec(MULTI, ("a", "b"))
+    labels, none = [[1.0, 0], [0, 1], [0, 0], [1, 1]], [[0, 0]] * 4
+    measured(none, labels, known)
+    assert "no class is above 0.5 for any of 4 rows" in capsys.readouterr().err
+    measured(none, labels, replace(known, thresholds=(0.2, 0.3)))
+    assert "no class is above its data.threshold for any of 4 rows" in capsys.readouterr().err
+    measured([[0, 1], *none[1:]], labels, known)
+    assert not capsys.readouterr().err
+
+
 def part_of(labels, known):
     """Examples for evaluation with these labels, whose lengths put them in another order."""
     encoded = Encoded(table([{"text": "a"}] * len(labels)))
@@ -632,6 +719,23 @@ def test_metrics_of_two_classes_are_about_the_second():
     assert found["f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert found["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
     assert measured(predictions, labels, LabelSpec(SINGLE, ("a", "b"), positive=0))["f1"] == pytest.approx(2 / (2 + 2))
+
+
+def test_a_class_that_the_model_does_not_have_is_one_that_it_never_predicts():
+    found = measured([[0], [1], [1], [0]], [0, 1, 1, -100], LabelSpec(SINGLE, ("a", "b", "c"), unknown=(3,)))
+    assert found["accuracy"] == 3 / 4
+    assert found["f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    known = LabelSpec(MULTI, ("a", "b"), unknown=(1,))
+    found = measured([[1, 0], [0, 1], [1, 1], [0, 0]], [[1, 0], [0, 1], [1, 1], [0, 0]], known)
+    assert found == pytest.approx({"accuracy": 3 / 4, "f1": 2 * 4 / (4 + 5), "f1_macro": 2 / 3})
+
+
+def test_an_unknown_class_has_no_loss():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    found = task.losses(
+        SimpleNamespace(logits=logits), {"labels": torch.tensor([0, -100])}, LabelSpec(SINGLE, ("a", "b"))
+    )
+    assert found.tolist() == [pytest.approx(-float(logits[0].log_softmax(0)[0])), 0.0]
 
 
 def test_f1_is_about_the_datas_second_class_wherever_the_checkpoint_has_it():
@@ -753,16 +857,27 @@ def test_a_recipe_that_does_not_fit_the_data_is_refused_before_training(words, s
     assert no_network == []
 
 
-def test_a_class_that_only_the_validation_file_has_is_refused(mini, llmkit):
-    write(mini / "dev.csv", [*tales(10), {"text": "a tale", "label": "odd"}])
-    done = llmkit("finetune", "mini.toml", "data.path=.", 'data.data_files={train="rows.csv", validation="dev.csv"}')
-    assert done.exit_code == 2, done.stderr
-    assert 'dev.csv`, line 12: label "odd", which no row of the training data has; there are happy, sad' in done.stderr
-    assert not (mini / "runs").exists()
+def test_a_class_that_only_the_validation_file_has_is_said_and_counted_wrong(mini, llmkit):
+    write(mini / "dev.csv", [*tales(9), {"text": "a tale", "label": "odd"}])
+    files = 'data.data_files={train="rows.csv", validation="dev.csv"}'
+    done = finetune(llmkit, "data.path=.", files)
+    said = "validation: 1 row has a label that no row of the training data has (odd (1)) and counts as wrong, such as "
+    assert said in done.stderr
+    assert metrics()["eval_accuracy"] == pytest.approx(0.9)
+    assert facts()["data"]["validation"]["unknown_label_rows"] == 1
+    assert facts()["data"]["validation"]["balance"] == {"happy": 4, "sad": 5}
+    alone = llmkit("evaluate", "runs/mini", "data.path=.", files)
+    assert json.loads(alone.stdout)["unknown_label_rows"] == 1
+    assert json.loads(alone.stdout)["eval_accuracy"] == pytest.approx(0.9)
+    write(mini / "dev.csv", tales(9))
+    known = llmkit("evaluate", "runs/mini", "data.path=.", files)
+    assert "unknown_label_rows" not in known.stdout
+    assert json.loads(alone.stdout)["eval_loss"] == pytest.approx(json.loads(known.stdout)["eval_loss"], rel=1e-5)
 
 
 def test_no_word_is_taken_for_a_gap_and_a_semicolon_is_seen(mini, llmkit):
-    rows = [f"{('NA', 'null')[i % 2]}; {('Fine', 'poor', 'fine', 'poor', 'Fine', 'POOR')[i % 6]}\n" for i in range(60)]
+    texts = ("NA", "null", "None", "nan", "N/A", "NULL")
+    rows = [f"{texts[i % 6]}; {('Fine', 'poor', 'fine', 'poor', 'Fine', 'POOR')[i % 6]}\n" for i in range(60)]
     (mini / "rows.csv").write_text("text;label\n" + "".join(rows))
     done = llmkit("finetune", "mini.toml", "trainer.max_steps=1")
     assert done.exit_code == 0, done.stderr
@@ -812,6 +927,17 @@ TASKS = {
         [],
         "eval_f1_macro",
     ),
+    "columns of 0 and 1": (
+        [
+            {
+                "comment": f"tale {i}:" + "".join(f" {w}" for w, yes in zip(GOOD, words_of(i), strict=False) if yes),
+                **dict(zip(("joy", "awe", "hope"), map(int, words_of(i)), strict=True)),
+            }
+            for i in range(200)
+        ],
+        [],
+        "eval_f1_macro",
+    ),
     "values": (
         [{"text": f"tale {i}:" + " warm" * (i % 6) + " cold" * (i // 6 % 3), "label": i % 6 / 2} for i in range(200)],
         ["data.problem_type=regression", "trainer.max_steps=100"],
@@ -831,6 +957,8 @@ def test_what_words_decide_is_learned(name, mini, llmkit):
     config = BertConfig.from_pretrained("runs/mini")
     if name == "many labels":
         assert (config.problem_type, config.id2label) == (MULTI, {0: "awe", 1: "hope", 2: "joy"})
+    if name == "columns of 0 and 1":
+        assert (config.problem_type, config.id2label) == (MULTI, {0: "joy", 1: "awe", 2: "hope"})
     if name == "values":
         assert (config.problem_type, config.num_labels) == (REGRESSION, 1)
 
@@ -919,6 +1047,18 @@ def test_two_validation_splits_are_measured_apart(mini, llmkit):
     assert found["eval_validation_mismatched_loss"] > 1 > found["eval_loss"]
     assert not [key for key in found if "f1" in key]
     assert [facts()["data"][part]["rows"] for part in ("validation_matched", "validation_mismatched")] == [40, 60]
+
+
+def test_a_threshold_goes_from_the_recipe_to_predict(mini, llmkit):
+    rows, _, _ = TASKS["many labels"]
+    write(mini / "rows.jsonl", rows)
+    done = finetune(llmkit, "data.path=rows.jsonl", "trainer.max_steps=1", "data.threshold=1")
+    assert "no class is above its data.threshold for any of " in done.stderr
+    assert metrics()["eval_f1"] == 0
+    assert json.loads(llmkit("predict", "runs/mini", "warm").stdout)["labels"] == []
+    done = llmkit("evaluate", "runs/mini", "data.threshold={joy=0.0}")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["eval_f1"] > 0
 
 
 def test_the_head_of_a_classifier_keeps_its_meaning(mini, llmkit):
