@@ -175,7 +175,7 @@ def test_weights_are_shares_of_the_batches_and_rows_go_round():
 def problems(path, *overrides):
     with pytest.raises(UserError) as caught:
         load(str(path), list(overrides))
-    return [re.sub("^command line(?: with `recipe.toml`)? +", "command line  ", line) for line in caught.value.details]
+    return [re.sub("^command line(?: with `recipe.toml`)?  +", "command line  ", line) for line in caught.value.details]
 
 
 def test_every_mistake_is_named(place):
@@ -202,7 +202,7 @@ def test_every_mistake_is_named(place):
         "multiple-choice is needed: they share an encoder",
     ]
     assert problems("recipe.toml", "tasks.fox.weight=") == [
-        "line 5  tasks.fox.weight: required: another task has a weight"
+        "command line with line 5  tasks.fox.weight: required: another task has a weight"
     ]
     (place / "one.toml").write_text(RECIPE.replace("animals", "fox").split("[tasks.fox]")[0] + "[tasks]\n")
     assert problems("one.toml") == ["line 5  tasks: several tasks are expected: [tasks.NAME], two at least"]
