@@ -12,11 +12,10 @@ from llmkit.errors import UserError
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.keys import key_type
 from llmkit.recipe.paths import SUFFIXES, at_home
+from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.synonyms import advised, assignment, generation_replacement, is_secret, replacement, without_secrets
 from llmkit.recipe.toml import split_key
 from llmkit.recipe.types import nearest
-
-SMALL, LARGER = "tiny/gpt2", "gpt2-small"  # the recipes to pretrain with
 
 _WHICH = "name one, or --task NAME such as --task sst2"
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+SMALL, LARGER = "tiny/gpt2", "gpt2-small"  # the recipes to pretrain with
+
 # Wang et al. 2018 (arXiv:1804.07461), table 1: the metric of each task of GLUE.
 _GLUE: dict[str, dict[str, Any]] = {
     "cola": {"evaluation.metrics": ["matthews_correlation"]},

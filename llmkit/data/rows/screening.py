@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
@@ -31,6 +31,7 @@ class Screened:
         keys: a hash of the inputs of each: uint64 [N].
         skipped: of each kind of fault, how many rows were left out for it.
         mended: of each kind of mend, how many rows needed it.
+        targets: what each is to teach, as `examine` read it.
         notes: the same in words, with the place of the first row of each kind.
     """
 
@@ -40,6 +41,7 @@ class Screened:
     skipped: Mapping[str, int]
     mended: Mapping[str, int]
     notes: tuple[str, ...]
+    targets: Sequence[Any] = ()
 
 
 def screen(
@@ -89,6 +91,7 @@ def screen(
         faults.counts,
         mends.counts,
         (*faults.notes("left out"), *mends.notes("mended")),
+        [target for index, target in enumerate(targets) if index not in unusable] if unusable else targets,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,12 +40,19 @@ class Tables:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> Tables:
+def tables(
+    data: RowData,
+    seed: int,
+    reader: RowReader,
+    train: bool = True,
+    from_hub: Callable[[RowData, str], Rows] = open_hub,
+) -> Tables:
     """Open `data`, leave out the rows that cannot be used, and choose those for training and those for evaluation.
 
     A validation split comes first. Else `validation_fraction` of the rows is held out, as `data.hold_out` says. Without
     `train` nothing is trained on: the training split is opened only where there is no validation split, to hold rows
-    out of it or, without `validation_fraction`, to evaluate on all of it. Raises UserError if there are no rows.
+    out of it or, without `validation_fraction`, to evaluate on all of it. `from_hub` opens a split of a Hub data set.
+    Raises UserError if there are no rows.
     """
     seed = seed if data.seed is None else data.seed
     notes: list[str] = []
@@ -53,20 +60,16 @@ def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> T
     if files.is_local(data):
         data, notes = splits_of_folder(data)
     else:
-        revision, open_split = hub.check(data.path, "dataset", data.revision), open_hub
+        revision, open_split = hub.check(data.path, "dataset", data.revision), from_hub
     splits = data.validation_split or default_validation(data)
     names = (splits,) if isinstance(splits, str) else splits or ()
     opened = {name: open_split(data, name) for name in names}
     if not opened or train:
         opened = {data.split: open_split(data, data.split), **opened}
     first = next(iter(opened.values()))
-    columns = reader.resolve_columns(data, first)
-    if reader.reshape is not None:
-        opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
-    screened = {
-        name: screen(rows, columns, reader, data, evaluation=name in names or not (train or data.validation_fraction))
-        for name, rows in opened.items()
-    }
+    columns, opened, screened = screened_by_split(
+        data, reader, opened, opened if not (train or data.validation_fraction) else names
+    )
     notes += dict.fromkeys(remark for rows in opened.values() for remark in (*rows.remarks, *rows.notes))
     notes += [note for one in screened.values() for note in one.notes]
     training = screened.get(data.split) if train or not names else None
@@ -106,6 +109,22 @@ def tables(data: RowData, seed: int, reader: RowReader, train: bool = True) -> T
             if (counts := {name: dict(kinds) for name, one in screened.items() if (kinds := getattr(one, key))})
         },
     )
+
+
+def screened_by_split(
+    data: RowData, reader: RowReader, opened: Mapping[str, Rows], evaluated: Collection[str]
+) -> tuple[dict[str, str], dict[str, Rows], dict[str, Screened]]:
+    """Choose the columns of opened splits, by the first of them; reshape and screen the rows of each.
+
+    `evaluated` names the splits that are for evaluation alone. Return the columns, the reshaped rows and the screened.
+    """
+    columns = reader.resolve_columns(data, next(iter(opened.values())))
+    if reader.reshape is not None:
+        opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
+    screened = {
+        name: screen(rows, columns, reader, data, evaluation=name in evaluated) for name, rows in opened.items()
+    }
+    return columns, dict(opened), screened
 
 
 def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tuple[Screened, Screened]:

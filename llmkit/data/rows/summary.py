@@ -1,10 +1,13 @@
 """Summarize the rows before training: their number, lengths, duplicates and balance, with warnings for the user."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from llmkit.data.display import printable, wrapped
+from llmkit.data.rows.cells import JOINED, find_column
 from llmkit.data.rows.examples import Encoded, places
 from llmkit.errors import UserError
 
@@ -12,6 +15,9 @@ from llmkit.errors import UserError
 DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
 HUGE = 100_000  # tokens of one row: seldom meant to be one
 RARE = 0.1  # a class is rare with fewer rows than this share of an equal part
+LISTED = 30  # columns that are not used, by name
+LINE = 71  # columns of a line behind "data     "
+BESIDE = {"answers": "answer_start"}  # columns that are read beside one of these roles
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -119,6 +125,29 @@ def lines(record: Mapping[str, Any]) -> list[str]:
             shown = [f"{label} {count / summary['rows']:.1%}" for label, count in summary["balance"].items()]
             written.append("  " + ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else ""))
     return written
+
+
+def column_lines(columns: Mapping[str, str], names: Sequence[str], width: int = LINE) -> list[str]:
+    """Say which column is taken for what, and which of `names` are not used."""
+    by_role: dict[str, list[str]] = {}
+    for role, name in columns.items():
+        role = "choices" if re.fullmatch(r"choice\d+", role) else role
+        by_role.setdefault(role, []).extend(name.split(JOINED))
+    parts = [f"{role}: {', '.join(f'`{printable(name)}`' for name in listed)}" for role, listed in by_role.items()]
+    line = ", ".join(parts)
+    if unused := [f"`{printable(name)}`" for name in unused_columns(columns, names)]:
+        more = f" and {len(unused) - LISTED:,} more" if len(unused) > LISTED else ""
+        line += f"; not used: {', '.join(unused[:LISTED])}{more}"
+    return wrapped(line, width, "  ")
+
+
+def unused_columns(columns: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """List the columns that are taken for nothing."""
+    read = [each for name in columns.values() for each in (name, *name.split(JOINED))]
+    read += [name.partition(".")[0] for name in read if name not in names]
+    read += [BESIDE[role] for role in columns if role in BESIDE]
+    used = {find_column(names, name) for name in read}
+    return [name for name in names if name not in used]
 
 
 def _is_range(balance: Mapping[str, Any]) -> bool:

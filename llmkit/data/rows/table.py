@@ -120,12 +120,12 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
     return data.model_copy(update={"data_files": ReadOnly(by_split)}), [note]
 
 
-def open_files(data: RowData, split: str) -> Rows:
-    """Open the rows of a split of local files."""
+def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
+    """Open the local files of a split; unless `hashed` they have no fingerprint, and NUL bytes are not looked for."""
     options, root = files.ReadOptions.of(data), Path(data.path)
     classes = files.class_folders(root) if root.is_dir() else {}
     if classes and (data.data_files is None or set(data.data_files) == set(classes)):
-        return _open_class_folders(data, split, classes)
+        return _open_class_folders(data, split, classes, hashed)
     paths = files.of_split(data, split, files.ROW_SUFFIXES)
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
     options_of = {
@@ -158,7 +158,7 @@ def open_files(data: RowData, split: str) -> Rows:
     nuls = Counter[Path]()
     members = [options.member for options in options_of.values() if options.member]
     content = digest(
-        files.content_hash(paths, nuls),
+        files.content_hash(paths, nuls) if hashed else "",
         [files.suffix(file) for file in paths],
         data.encoding,
         *options.beyond_encoding(),
@@ -167,7 +167,9 @@ def open_files(data: RowData, split: str) -> Rows:
     return Rows(read, tuple(columns), class_names, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
 
 
-def _open_class_folders(data: RowData, split: str, classes: Mapping[str, Mapping[str, list[Path]]]) -> Rows:
+def _open_class_folders(
+    data: RowData, split: str, classes: Mapping[str, Mapping[str, list[Path]]], hashed: bool
+) -> Rows:
     """Open texts that stand in one folder a class as rows of `text` and `label`."""
     if split not in classes:
         raise UserError(f"data.path `{data.path}` has no split `{split}`", f"its folders are {', '.join(classes)}")
@@ -182,7 +184,7 @@ def _open_class_folders(data: RowData, split: str, classes: Mapping[str, Mapping
 
     paths = [file for named in classes[split].values() for file in named]
     labels = [(label, len(named)) for label, named in classes[split].items()]
-    content = digest(files.content_hash(paths), labels, *options.beyond_encoding(), data.encoding)
+    content = digest(files.content_hash(paths) if hashed else "", labels, *options.beyond_encoding(), data.encoding)
     return Rows(read, ("text", "label"), {}, content, f"`{data.path}`", notes=notes)
 
 

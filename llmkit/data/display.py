@@ -1,0 +1,48 @@
+"""Write text into a terminal: cut or wrapped at its width, with control characters escaped."""
+
+import re
+import shutil
+
+# Control characters, marks that turn the direction of text, separators that a terminal takes for line ends, halves of
+# characters.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+LEAST, USUAL = 40, 80  # columns of a terminal
+
+
+def terminal_width() -> int:
+    """Return how many columns the terminal has, 80 where there is none."""
+    return max(LEAST, shutil.get_terminal_size((USUAL, 24)).columns)
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey, and line ends with it."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def cut(text: str, width: int) -> str:
+    """Cut a text to `width` columns, escaped; a wide character takes two."""
+    from rich.cells import cell_len, set_cell_size
+
+    shown = printable(text[: 4 * width])
+    if len(text) <= 4 * width and cell_len(shown) <= width:
+        return shown
+    return set_cell_size(shown, width - 3).rstrip() + "..."
+
+
+def columns_of(text: str) -> int:
+    """Count the columns that a printable text takes."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a printable text between words into lines of `width` columns, those after the first behind `indent`."""
+    lines, line = list[str](), ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if line.strip() and columns_of(longer) > width:
+            lines.append(line)
+            longer = indent + word
+        line = longer
+    return [*lines, line]
