@@ -397,6 +397,31 @@ def merge(
     _do(act)
 
 
+@app.command("data", cls=Command)
+def describe_data(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a glob on this machine.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as a run takes them.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The task to read it for.  [default: what its columns suggest]")
+    ] = None,
+) -> None:
+    """Show what local data holds, what each column is taken for, and the command to train on it.
+
+    Example: llmkit data reviews.csv data.text_column=review
+    """
+
+    def act() -> int:
+        from llmkit.data.describe import describe
+
+        print("\n".join(describe(path, task, overrides or [])))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
 @app.command(cls=Command)
 def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Check whether a run directory is whole, and what it can resume from."""

@@ -25,6 +25,7 @@ OPTIONS = {
     "predict": ["model", "texts", "--input", "--output", "--offline"],
     "evaluate": ["model", "recipe", "overrides", "--task", "--offline"],
     "merge": ["run", "--output", "--offline"],
+    "data": ["path", "overrides", "--task"],
     "check": ["run"],
     "recipes": [],
     "recipes list": [],

@@ -78,7 +78,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         else None,
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
-        lines=[*summary.column_lines(columns, first.columns), *summary.lines(record)],
+        lines=[*summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES), *summary.lines(record)],
         notes=[*recipe.notes, *splits.notes, *notes, *added],
         subtokens=subtokens,
         warnings=warnings,

@@ -1,7 +1,7 @@
 """Summarize the rows before training: their number, lengths, duplicates and balance, with warnings for the user."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,10 +127,12 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     return written
 
 
-def column_lines(columns: Mapping[str, str], names: Sequence[str], width: int = LINE) -> list[str]:
-    """Say which column is taken for what, and which of `names` are not used."""
+def column_lines(
+    columns: Mapping[str, str], names: Sequence[str], label_roles: Collection[str], width: int = LINE
+) -> list[str]:
+    """Say in lines of `width` which column is taken for what, and which of `names` are not used."""
     by_role: dict[str, list[str]] = {}
-    for role, name in columns.items():
+    for role, name in inputs_first(columns, label_roles).items():
         role = "choices" if re.fullmatch(r"choice\d+", role) else role
         by_role.setdefault(role, []).extend(name.split(JOINED))
     parts = [f"{role}: {', '.join(f'`{printable(name)}`' for name in listed)}" for role, listed in by_role.items()]
@@ -139,6 +141,11 @@ def column_lines(columns: Mapping[str, str], names: Sequence[str], width: int = 
         more = f" and {len(unused) - LISTED:,} more" if len(unused) > LISTED else ""
         line += f"; not used: {', '.join(unused[:LISTED])}{more}"
     return wrapped(line, width, "  ")
+
+
+def inputs_first(columns: Mapping[str, str], label_roles: Collection[str]) -> dict[str, str]:
+    """Order the roles: inputs, then labels."""
+    return dict(sorted(columns.items(), key=lambda item: item[0] in label_roles))
 
 
 def unused_columns(columns: Mapping[str, str], names: Sequence[str]) -> list[str]:
