@@ -74,7 +74,9 @@ AllowChange = Annotated[
     typer.Option("--allow-change", metavar="KEY", help="With --resume: a key that may differ from the run's."),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the arithmetic; train nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read the data, print the resolved recipe and the arithmetic; train nothing.")
+]
 
 
 MaybeRecipe = Annotated[

@@ -63,6 +63,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
     if recipe.task == "multi-task":
         raise UserError(f"--task {task}: each of its tasks has data of its own", "name one of them")
+    assert recipe.data is not None
     wide = Wide(terminal_width(), recipe.data.path, path)
     if recipe.task in TEXT_TASKS:
         _texts(wide, recipe, found, settings, given=task is not None)
@@ -196,7 +197,7 @@ def _rows(wide: Wide, recipe: Recipe, found: Suggestion, settings: list[str], gi
         columns, screened = screened_by_split(data, reader, opened, validation)
     except UserError as refused:
         fault = refused
-    _task(wide, recipe, found, first, given)
+    _task(wide, recipe.task, data, found, first, given)
     if columns:
         for number, line in enumerate(column_lines(columns, first.columns, reader.LABEL_ROLES, wide.width - BEFORE)):
             wide.lines.append(f"{'' if number else 'columns':<{BEFORE}}{line}")
@@ -205,7 +206,7 @@ def _rows(wide: Wide, recipe: Recipe, found: Suggestion, settings: list[str], gi
         use = "" if split == data.split or split in validation else ", not read in training"
         wide.add("" if split != data.split else "splits", f"{split}: {one.counted}{use}")
     if fault is None:
-        fault = _screened(wide, recipe, samples, columns, screened)
+        fault = _screened(wide, recipe.task, data, samples, columns, screened)
     if screened:
         _examples(wide, screened[data.split].rows, inputs_first(columns, reader.LABEL_ROLES))
     if fault is not None:
@@ -226,11 +227,11 @@ def _read_notes(rows: Rows) -> list[str]:
     return [*rows.remarks, *rows.notes]
 
 
-def _task(wide: Wide, recipe: Recipe, found: Suggestion, rows: Rows, given: bool) -> None:
+def _task(wide: Wide, task: str, data: RowData, found: Suggestion, rows: Rows, given: bool) -> None:
     if given:
-        wide.add("task", recipe.task)
+        wide.add("task", task)
         return
-    others = [name for name in _fitting(rows, recipe.data.path) if name != recipe.task]
+    others = [name for name in _fitting(rows, data.path) if name != task]
     because = f", for it has {found.because}" if found.because else ", as no column speaks for another task"
     wide.add("task", f"{found.task}{because}" + (f"; --task {' or '.join(others)} would fit too" if others else ""))
 
@@ -275,27 +276,28 @@ def _written(value: Any) -> str:
 
 def _screened(
     wide: Wide,
-    recipe: Recipe,
+    task: str,
+    data: RowData,
     samples: Mapping[str, Sample],
     columns: Mapping[str, str],
     screened: Mapping[str, Screened],
 ) -> UserError | None:
     """Say what screening showed; return what a run would refuse."""
-    data, fault = recipe.data, None
+    fault: UserError | None = None
     several = len(screened) > 1
     train = screened[data.split]
     for split, one in screened.items():
         for note in one.notes:
             wide.add("left out" if "left out" in note else "mended", f"{split}: {note}" if several else note)
-    for split in screened if recipe.task != "text-classification" else [data.split]:
+    for split in screened if task != "text-classification" else [data.split]:
         try:
-            counts = _label_counts(recipe, columns, screened[split])
+            counts = _label_counts(data, columns, screened[split])
         except UserError as refused:
             fault = refused
             counts = ""
         if counts:
             wide.add("labels", f"{split}: {counts}" if several else counts)
-    inputs = [name for role, name in columns.items() if role not in reader_of(recipe.task).LABEL_ROLES]
+    inputs = [name for role, name in columns.items() if role not in reader_of(task).LABEL_ROLES]
     if lengths := _lengths(_strings([row.get(name) for name in inputs]) for _, row in train.rows):
         wide.add("lengths", lengths)
     for split, one in screened.items():
@@ -312,9 +314,9 @@ def _screened(
     return fault
 
 
-def _label_counts(recipe: Recipe, columns: Mapping[str, str], screened: Screened) -> str:
+def _label_counts(data: RowData, columns: Mapping[str, str], screened: Screened) -> str:
     """Count the labels, as a run names them; raise UserError as it would for a label that cannot be used."""
-    data, targets, rows = recipe.data, screened.targets, len(screened.targets)
+    targets, rows = screened.targets, len(screened.targets)
     if isinstance(data, ClassificationData):
         encoded = Encoded(screened.rows, targets=list(targets))
         spec = labels.resolve_labels(data, columns, encoded, {}, SimpleNamespace(id2label=None, num_labels=2), False)

@@ -21,26 +21,31 @@ from llmkit.tasks.task import RowTask
 from llmkit.training.assemble_text import assemble_text
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
 
+Opener = Callable[[RowData, str], table.Rows]
 
-def assemble(recipe: Recipe, seed: int, config: Any = None) -> Assembly:
+
+def assemble(recipe: Recipe, seed: int, config: Any = None, from_hub: Opener = table.open_hub) -> Assembly:
     """Read and tokenize the data of `recipe`; raises UserError where its parts do not fit together.
 
     With `config`, that of a model which is to be evaluated and not trained, the training data is left unread.
+    `from_hub` opens the rows of a split on the Hub.
     """
     if recipe.task == "multi-task":
-        return _several(recipe, seed)
-    return (assemble_text if recipe.task in PRETRAINING else _rows)(recipe, seed, config)
+        return _several(recipe, seed, from_hub)
+    if recipe.task in PRETRAINING:
+        return assemble_text(recipe, seed, config)
+    return _rows(recipe, seed, config, from_hub)
 
 
 # ---- rows: the tasks of fine-tuning --------------------------------------------------------------------------------
 
 
-def _rows(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
+def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
     task = tasks.row_task(recipe.task)
     data = recipe.data
     assert isinstance(data, RowData)
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
-    splits = tables(data, seed, task.reader, train=fixed is None)
+    splits = tables(data, seed, task.reader, train=fixed is None, from_hub=from_hub)
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
     columns = splits.columns
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
@@ -106,9 +111,9 @@ def _texts(task: RowTask, rows: table.Rows, columns: Mapping[str, str]) -> Any:
 # ---- several tasks at once -----------------------------------------------------------------------------------------
 
 
-def _several(recipe: Recipe, seed: int) -> Assembly:
+def _several(recipe: Recipe, seed: int, from_hub: Opener) -> Assembly:
     """Each task's own assembly, and what training is given of all of them."""
-    made = {name: _rows(part.recipe(recipe), seed, None) for name, part in recipe.tasks.items()}
+    made = {name: _rows(part.recipe(recipe), seed, None, from_hub) for name, part in recipe.tasks.items()}
     parts = [
         multi_task.Part(
             name,

@@ -56,7 +56,8 @@ def tables(
     """
     seed = seed if data.seed is None else data.seed
     notes: list[str] = []
-    revision, open_split = None, open_files
+    revision: str | None = None
+    open_split: Callable[[RowData, str], Rows] = open_files
     if files.is_local(data):
         data, notes = splits_of_folder(data)
     else:

@@ -247,10 +247,10 @@ def open_hub(data: RowData, split: str) -> Rows:
         for number, values in enumerate(rows, 1):
             yield f"{source}, row {number}", dict(zip(columns, values, strict=True))
 
-    return Rows(read, columns, _class_names(dataset.features), digest(dataset._fingerprint, columns), source)
+    return Rows(read, columns, class_names(dataset.features), digest(dataset._fingerprint, columns), source)
 
 
-def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     import datasets
 
     kinds = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
