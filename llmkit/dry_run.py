@@ -10,14 +10,17 @@ from llmkit import tasks
 from llmkit.data import files
 from llmkit.data.display import columns_of, cut, printable, terminal_width, wrapped
 from llmkit.data.rows import head
+from llmkit.data.rows.reader import reader_of
 from llmkit.data.rows.samples import tagged
+from llmkit.data.rows.splits import tables
+from llmkit.data.rows.table import Rows
 from llmkit.data.text import sources
 from llmkit.data.text.documents import Documents
-from llmkit.errors import say
+from llmkit.errors import UserError, say
 from llmkit.models import architectures
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
-from llmkit.recipe.data_tables import Data, TextData
+from llmkit.recipe.data_tables import RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.training.assemble import assemble
@@ -72,10 +75,11 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     if max_time is not None:
         lines.append(f"steps          as many as there is time for in {max_time}")
     elif steps > 0:
-        seen = "" if an_epoch is None else f", {about}{steps / an_epoch:.3g} epochs of the data"
+        seen = "" if an_epoch is None else f", {about}{_short(steps / an_epoch)} epochs of the data"
         lines.append(f"steps          {steps:,}, {steps * total:,} {examples_or_tokens} in all{seen}")
     elif an_epoch is not None:
-        lines.append(f"steps          {about}{math.ceil(epochs * an_epoch):,}: {epochs:g} epochs of {an_epoch:,}")
+        each = f"{epochs:g} epoch{'s' * (epochs != 1)} of {an_epoch:,}"
+        lines.append(f"steps          {about}{math.ceil(epochs * an_epoch):,}: {each}")
     else:
         lines.append(f"steps          as many as {epochs:g} epochs of the data have")
     warmup = settings.get("warmup_steps", 0)
@@ -86,6 +90,10 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     say("\n".join(lines))
 
 
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -94,8 +102,27 @@ def _rows(recipe: Recipe, seed: int) -> tuple[int | None, bool, list[str]]:
 
     Return how many examples there are, None where that is not known, whether that is exact, and notes.
     """
-    assembly = assemble(recipe, seed, from_hub=head.open_head)
-    parts = [part.data for part in recipe.tasks.values()] if recipe.task == "multi-task" else [recipe.data]
+    parts = list(recipe.tasks.values()) if recipe.task == "multi-task" else [recipe]
+    local = all(part.data is not None and files.is_local(part.data) for part in parts)
+    opened: dict[tuple[str, str | None, str], Rows] = {}
+
+    def open_head(data: RowData, split: str) -> Rows:
+        """Open the first rows of a split, once."""
+        key = (data.path, data.name, split)
+        if key not in opened:
+            opened[key] = head.open_head(data, split)
+        return opened[key]
+
+    try:
+        assembly = assemble(recipe, seed, from_hub=open_head)
+    except UserError as fault:
+        if local:
+            raise
+        for part in parts:
+            assert isinstance(part.data, RowData)
+            tables(part.data, seed, reader_of(part.task), from_hub=open_head)
+        # The columns are right, and the first rows of a sorted file may lack a label.
+        return None, False, [*recipe.notes, f"of the first rows alone a run would say: {fault.message}"]
     for line in assembly.lines:
         say(f"{'' if line.startswith('  ') else 'data':14} {line}")
     for name, counts in _label_counts(assembly.record):
@@ -104,7 +131,6 @@ def _rows(recipe: Recipe, seed: int) -> tuple[int | None, bool, list[str]]:
     for warning in assembly.warnings:
         say(f"warning        {warning}")
     _examples(recipe, assembly)
-    local = all(files.is_local(data) for data in parts if isinstance(data, Data))
     assert assembly.train is not None
     return (len(assembly.train) if local else None), local, assembly.notes
 
@@ -150,6 +176,7 @@ def _folded(text: str, width: int) -> list[str]:
         line = printable(line)
         while columns_of(line) > width:
             size = next(i for i in range(width, 0, -1) if columns_of(line[:i]) <= width)
+            size = line.rfind(" ", 0, size) + 1 or size
             lines.append(line[:size])
             line = line[size:]
         lines.append(line)
@@ -188,7 +215,10 @@ def _choices(train: Any, number: int, assembly: Assembly, width: int) -> list[st
     example, lines, begin = train[number], list[str](), 0
     for choice, size in enumerate(int(size) for size in example["choices"] if size > 0):
         text = assembly.tokenizer.decode(example["input_ids"][begin : begin + size])
-        lines.append(cut(f"[[{text}]]" if choice == int(example["labels"]) else text, width))
+        shown = printable(f"[[{text}]]" if choice == int(example["labels"]) else text)
+        while columns_of(shown) > width:  # choices differ at their end
+            shown = f"...{shown[3 + max(1, columns_of(shown) - width) :]}"
+        lines.append(shown)
         begin += size
     return lines
 

@@ -62,15 +62,19 @@ def open_head(data: RowData, split: str) -> Rows:
 
     if datasets.config.HF_HUB_OFFLINE:
         whole = table.open_hub(data, split)
-        return _held(whole, list(itertools.islice(whole, ROWS)))
+        held = list(itertools.islice(whole, ROWS + 1))
+        return _held(whole, held[:ROWS], len(held) > ROWS)
     source = f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"
     stream = table.load(data, whole_split(split), streaming=True)
-    rows = list[Any]()
+    rows, partial = list[Any](), False
     with bounded():
         try:
-            for row in itertools.islice(stream, ROWS):
+            for row in stream:
+                if partial := len(rows) == ROWS:
+                    break
                 rows.append(row)
         except TooMuchError as problem:
+            partial = True
             if not rows:
                 raise too_large(data, split) from problem
     if not rows:
@@ -78,15 +82,15 @@ def open_head(data: RowData, split: str) -> Rows:
     columns = tuple(stream.column_names or rows[0])
     names = table.class_names(stream.features or {})
     placed = [(f"{source}, row {number}", row) for number, row in enumerate(rows, 1)]
-    return _held(Rows(lambda: iter(placed), columns, names, digest(data.path, split), source), placed)
+    return _held(Rows(lambda: iter(placed), columns, names, digest(data.path, split), source), placed, partial)
 
 
-def _held(rows: Rows, placed: list[tuple[str, Any]]) -> Rows:
+def _held(rows: Rows, placed: list[tuple[str, Any]], partial: bool) -> Rows:
     return Rows(
         lambda: iter(placed),
         rows.columns,
         rows.class_names,
         rows.fingerprint,
         rows.source,
-        (f"{rows.source}: a dry run reads the first {len(placed):,} rows",),
+        (f"{rows.source}: a dry run reads the first {len(placed):,} rows",) if partial else (),
     )
