@@ -194,7 +194,7 @@ def _rows(wide: Wide, recipe: Recipe, found: Suggestion, settings: list[str], gi
     try:
         columns = reader.resolve_columns(data, first)
         opened = {split: samples[split].rows for split in (data.split, *validation)}
-        columns, screened = screened_by_split(data, reader, opened, validation)
+        columns, _, screened = screened_by_split(data, reader, opened, validation)
     except UserError as refused:
         fault = refused
     _task(wide, recipe.task, data, found, first, given)
