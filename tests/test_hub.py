@@ -23,7 +23,8 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from llmkit import hub, launch
-from llmkit.data.rows import table
+from llmkit.data.rows import splits
+from llmkit.data.rows.reader import reader_of
 from llmkit.errors import UserError
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import load_config
@@ -34,7 +35,7 @@ from llmkit.recipe.schema import Tokenizer as TokenizerTable
 
 COMMIT, PUSHED = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 FILES = {"config.json": b'{"model_type": "gpt2"}'}
-ROWS = {"README.md": b"---\nlicense: mit\n---\n", "train.csv": b"text,label\n" + b"a,0\nb,1\n" * 10}
+ROWS = {"README.md": b"---\nlicense: mit\n---\n", "train.csv": b"text,label\n" + b"".join(b"a%d,%d\n" % (n, n % 2) for n in range(20))}
 
 
 class Server(ThreadingHTTPServer):
@@ -390,15 +391,17 @@ def test_a_data_set_is_read_at_one_commit_and_again_without_the_hub(
 ) -> None:
     server.files = ROWS
     data = ClassificationData(path="org/good", validation_fraction=0.5)
-    found = table.tables(data, 0)
+    found = splits.tables(data, 0, reader_of("text-classification"))
     assert found.revision == COMMIT
     assert all(f"/resolve/{COMMIT}/" in path for path in server.asked if "/resolve/" in path)
     monkeypatch.setenv(hub.COMMITS, "{}")
     attempts = request.getfixturevalue("no_network")
     hub.go_offline("is not asked")
-    again = table.tables(data, 0)
+    again = splits.tables(data, 0, reader_of("text-classification"))
     assert (again.revision, list(again.train)) == (COMMIT, list(found.train))
-    said = mistake(lambda: table.tables(data.model_copy(update={"revision": PUSHED}), 0))
+    said = mistake(
+        lambda: splits.tables(data.model_copy(update={"revision": PUSHED}), 0, reader_of("text-classification"))
+    )
     assert f"the cache holds `org/good` at {COMMIT}, and {PUSHED} is asked for" in said
     assert attempts == []
 
@@ -407,8 +410,10 @@ def test_a_file_that_a_cached_data_set_has_not_is_said_to_be_missing(server: Ser
     """Upstream looks into its cache last, and tells of nothing else."""
     server.files = ROWS
     data = ClassificationData(path="org/good", validation_fraction=0.5)
-    table.tables(data, 0)
-    said = mistake(lambda: table.tables(data.model_copy(update={"data_files": "nope.csv"}), 0))
+    splits.tables(data, 0, reader_of("text-classification"))
+    said = mistake(
+        lambda: splits.tables(data.model_copy(update={"data_files": "nope.csv"}), 0, reader_of("text-classification"))
+    )
     assert f": it has no such data_files ({server.url}/datasets/org/good/tree/main lists them)" in said
     assert "data.data_files its files" in said
 

@@ -85,7 +85,7 @@ def test_two_seeds_and_going_on_after_the_first(llmkit, place, forked):
 
 def test_the_exit_code_of_a_run_that_fails_comes_through_and_leaves_nothing(llmkit, place, forked, capfd):
     rows = Path("rows.csv").read_text().splitlines()
-    Path("rows.csv").write_text("\n".join([*rows[:2], "a text without a label,", *rows[2:]]) + "\n")
+    Path("rows.csv").write_text("\n".join([*rows[:2], *["a text without a label,"] * 9, *rows[2:]]) + "\n")
     done = llmkit("finetune", "rows.toml", "--seeds", "3")
     assert done.exit_code == 2
     assert capfd.readouterr().err.count("line 3: no label") == 1  # the other seeds are not tried

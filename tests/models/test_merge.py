@@ -307,7 +307,7 @@ def test_an_adapter_goes_on_from_the_start_that_it_was_saved_with(kind, home, tm
     ],
 )
 def test_an_adapter_that_would_not_be_what_it_says_is_refused_before_anything_is_read(options, said, train):
-    assert f"command line  {said}" in train("text-classification", "model.name=nowhere", *options, code=2)
+    assert f"on the command line\n  {said}" in train("text-classification", "model.name=nowhere", *options, code=2)
     assert not Path("run").exists()
 
 

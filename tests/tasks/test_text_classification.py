@@ -702,7 +702,7 @@ def part_of(labels, known):
     for row in range(len(labels)):
         encoded.add("input_ids", [1] * (5 + 3 * row % 7))
         encoded.row.append(row)
-    encoded.labels = np.array(labels)
+    encoded.labels, encoded.unknown = np.array(labels), list(known.unknown)
     return task.examples(encoded.finish(), known, evaluation=True)
 
 

@@ -313,11 +313,14 @@ def test_another_recipe_names_the_data(measured):
     assert by_task == pytest.approx(by_recipe, abs=1e-6)
 
 
-def test_a_label_that_the_model_does_not_know_is_named_with_its_row(refused):
-    Path("other.csv").write_text("text,label\nthe fox,fox\nthe hen,hen\n")
-    said = refused("home/classifier", "data.path=other.csv")
-    assert "line 3" in said
-    assert 'label "hen", which the model does not know; there are fox, other' in said
+def test_a_label_that_the_model_does_not_know_is_named_with_its_row_and_counts_as_wrong(llmkit, place):
+    Path("other.csv").write_text("text,label\nthe fox,fox\nthe hen,hen\nthe fox,fox\n")
+    done = llmkit("evaluate", "home/classifier", "data.path=other.csv")
+    assert done.exit_code == 0, done.stderr
+    assert "1 row has a label that the model does not know (hen (1)) and counts as wrong, such as" in done.stderr
+    assert "line 3; there are fox, other" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["eval_accuracy"] <= 2 / 3
 
 
 @pytest.mark.parametrize(

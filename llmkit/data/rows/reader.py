@@ -88,7 +88,11 @@ def text_in(row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Unusable(f"no text in `{column}`", f"column `{column}` holds {type(value).__name__}, not text")
+        raise Unusable(
+            f"no text in `{column}`",
+            f"column `{column}` holds {type(value).__name__}, not text",
+            "is it the right column? keys such as data.text_column name another",
+        )
     if not value.isascii():
         try:
             value.encode()

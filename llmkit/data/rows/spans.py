@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import regex
 
@@ -41,7 +41,8 @@ MOST = 0.5  # the same where the spans' own texts show it; and the share below w
 ACCEPTED, NOT_ACCEPTED = "accept", ("reject", "ignore")  # what Prodigy's column `answer` says
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """A part of a text, text[start:end], with its label, and what it says there if the data tells."""
 
     start: int
@@ -186,8 +187,8 @@ def _shifted(row: Any, column: str, shift: tuple[int, int]) -> Any:
         spans = None
     if spans is None:
         return row
-    moved = [span._replace(start=span.start + shift[0], end=span.end + shift[1]) for span in spans]
-    return {**row, column: [span._asdict() for span in moved]}
+    moved = [replace(span, start=span.start + shift[0], end=span.end + shift[1]) for span in spans]
+    return {**row, column: [asdict(span) for span in moved]}
 
 
 def _look_through(rows: Rows, text: str, column: str) -> tuple[tuple[int, int], bool]:
