@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from llmkit.data.describe import describe
+
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 MODULES = {}
 for file in (ROOT / "llmkit").rglob("*.py"):
@@ -36,3 +38,28 @@ def test_a_page_keeps_to_the_lines_of_the_project(page):
 def test_a_link_of_a_page_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+# The rows on docs/data.md: the task that each is read for, found without being told, and what it holds.
+SHAPES = (
+    ("text-classification", "labels"),
+    ("token-classification", "labels"),
+    ("token-classification", "labels"),
+    ("question-answering", "answered"),
+    ("multiple-choice", "labels"),
+    ("seq2seq", "lengths"),
+    ("chat", "lengths"),
+)
+
+
+def test_the_rows_of_the_data_page_are_read_as_it_says(tmp_path):
+    blocks = re.findall(r"```(csv|jsonl)\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    assert len(blocks) == len(SHAPES)
+    for (suffix, rows), (task, told) in zip(blocks, SHAPES, strict=True):
+        file = tmp_path / f"rows.{suffix}"
+        file.write_text(rows)
+        lines = "\n".join(describe(str(file), None, []))
+        assert f"task       {task}" in lines
+        assert told in lines
+        assert "left out" not in lines
+        assert "refused" not in lines

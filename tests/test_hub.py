@@ -35,7 +35,10 @@ from llmkit.recipe.schema import Tokenizer as TokenizerTable
 
 COMMIT, PUSHED = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 FILES = {"config.json": b'{"model_type": "gpt2"}'}
-ROWS = {"README.md": b"---\nlicense: mit\n---\n", "train.csv": b"text,label\n" + b"".join(b"a%d,%d\n" % (n, n % 2) for n in range(20))}
+ROWS = {
+    "README.md": b"---\nlicense: mit\n---\n",
+    "train.csv": b"text,label\n" + b"".join(b"a%d,%d\n" % (n, n % 2) for n in range(20)),
+}
 
 
 class Server(ThreadingHTTPServer):
