@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ from conftest import MASKED, REST, corpus
 from forks import Fork
 
 from llmkit import seeds
+from llmkit.data.rows import classification, splits
 from llmkit.errors import UserError
 from llmkit.recipe import load
 
@@ -147,22 +147,59 @@ def test_the_deviation_is_that_of_a_sample():
     assert seeds.deviation([0.5, float("nan")]) != seeds.deviation([0.5, float("nan")])
 
 
-def test_every_seed_evaluates_on_the_same_rows(llmkit, place, forked):
-    assert llmkit("finetune", "rows.toml", "--seeds", "2").exit_code == 0
-    held_out = [record(f"runs/rows/seed-{seed}")["data"]["validation"] for seed in (42, 43)]
-    assert held_out[0] == held_out[1]
-    assert "seed = 42  # command line" in Path("runs/rows/seed-43/recipe.toml").read_text()
-    assert llmkit("finetune", "rows.toml", "--seeds", "2", "data.seed=5", "--output-dir", "five").exit_code == 0
-    assert "seed = 5  # command line" in Path("five/seed-43/recipe.toml").read_text()
+@pytest.fixture
+def held_out(monkeypatch) -> dict[str, list]:
+    """The rows that each run of `--seeds` would hold out, by its directory; nothing is trained."""
+    found: dict[str, list] = {}
+
+    def run(argv) -> int:
+        words = list(argv)
+        directory = Path(words[words.index("--output-dir") + 1])
+        recipe = load(words[0], [word for word in words if "=" in word])
+        read = splits.tables(recipe.data, recipe.trainer["seed"], classification)
+        found[directory.name] = list(read.validation["validation"].read())
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "run.json").write_text(json.dumps({"metrics": {"eval_loss": 1.0}}))
+        return 0
+
+    monkeypatch.setattr(seeds, "_run", run)
+    return found
 
 
-def test_runs_of_seeds_that_held_out_rows_of_their_own_go_on_so(llmkit, place, forked):
-    line = ("finetune", "rows.toml", "--seeds", "2")
-    assert llmkit(*line).exit_code == 0
-    recipe = Path("runs/rows/seed-43/recipe.toml")
-    recipe.write_text(re.sub(r"(?m)^seed = 42  # command line\n", "", recipe.read_text()))
-    run = json.loads(Path("runs/rows/seed-43/run.json").read_text())
-    Path("runs/rows/seed-43/run.json").write_text(json.dumps({**run, "status": "stopped"}))
-    done = llmkit(*line, "--resume")
-    assert done.exit_code in (0, 2)
-    assert "data.seed" not in done.stderr
+@pytest.mark.parametrize("setting", [(), ("data.seed=5",), ("trainer.seed=7",)])
+def test_every_seed_holds_out_the_same_rows(setting, place, held_out):
+    recipe = load("rows.toml", list(setting))
+    assert seeds.repeat(recipe, 3, ["rows.toml", *setting], "runs", resume=False) == 0
+    first, *others = held_out.values()
+    assert len(first) == 36
+    assert [first, first] == others
+    assert len(held_out) == 3
+
+
+def test_runs_that_held_out_rows_of_their_own_go_on_with_these(place, held_out):
+    """A run of an earlier version has no data.seed in its recipe."""
+    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=False) == 0
+    (same, _) = held_out.values()
+    Path("runs/seed-42/recipe.toml").write_text(load("rows.toml", ["data.seed=42"]).to_toml())
+    Path("runs/seed-43/recipe.toml").write_text(load("rows.toml", ["trainer.seed=43"]).to_toml())
+    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=True) == 0
+    assert held_out["seed-42"] == same
+    own = splits.tables(load("rows.toml").data, 43, classification).validation["validation"]
+    assert held_out["seed-43"] == list(own.read()) != same
+
+
+@pytest.mark.parametrize(
+    ("recipe", "own"),
+    [
+        ('[data]\npath = "a"\n', True),
+        ('[data]\npath = "a"\nseed = 42\n', False),
+        ('[tasks.a.data]\npath = "a"\nseed = 42\n[tasks.b.data]\npath = "b"\nseed = 42\n', False),
+        ('[tasks.a.data]\npath = "a"\nseed = 42\n[tasks.b.data]\npath = "b"\n', True),
+        ("[trainer]\nseed = 42\n", False),
+        (None, False),
+    ],
+)
+def test_by_its_recipe_a_run_splits_by_its_own_seed_or_by_the_first(recipe, own, tmp_path):
+    if recipe is not None:
+        (tmp_path / "recipe.toml").write_text(recipe)
+    assert seeds._splits_by_own_seed(tmp_path) is own

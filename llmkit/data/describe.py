@@ -26,8 +26,9 @@ from llmkit.data.rows.reader import reader_of
 from llmkit.data.rows.samples import row_lines
 from llmkit.data.rows.screening import Screened
 from llmkit.data.rows.splits import screened_by_split
-from llmkit.data.rows.summary import column_lines, inputs_first, unused_columns
+from llmkit.data.rows.summary import column_lines, inputs_first
 from llmkit.data.rows.table import Rows, default_validation, open_files, splits_of_folder
+from llmkit.data.rows.unused import unused_columns
 from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
 from llmkit.data.text.documents import Documents, read_corpus
 from llmkit.data.words import without_blanks, words
@@ -288,7 +289,8 @@ def _screened(
     train = screened[data.split]
     for split, one in screened.items():
         for note in one.notes:
-            wide.add("left out" if "left out" in note else "mended", f"{split}: {note}" if several else note)
+            name = next((word for word in ("left out", "mended") if f" {word}: " in note), "note")
+            wide.add(name, f"{split}: {note}" if several else note)
     for split in screened if task != "text-classification" else [data.split]:
         try:
             counts = _label_counts(data, columns, screened[split])

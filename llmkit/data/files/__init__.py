@@ -7,7 +7,7 @@ name the file and line of a byte that is not UTF-8, and miss a change that is ma
 from llmkit.data.files.archives import suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES, class_names
 from llmkit.data.files.arrow import column_names as parquet_columns
-from llmkit.data.files.class_folders import class_folders, is_class_folders, read_class_folders
+from llmkit.data.files.class_folders import beside_classes, class_folders, is_class_folders, read_class_folders
 from llmkit.data.files.json import json_splits
 from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text
 from llmkit.data.files.names import VALIDATION_NAMES, split_name
@@ -36,6 +36,7 @@ __all__ = [
     "BadRow",
     "Note",
     "ReadOptions",
+    "beside_classes",
     "class_folders",
     "class_names",
     "content_hash",

@@ -1,6 +1,6 @@
 """Read texts that stand in one folder a class, as 20 Newsgroups and IMDB come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmkit.data.files.archives import suffix
@@ -32,6 +32,18 @@ def class_folders(path: Path) -> dict[str, dict[str, list[Path]]]:
         return found if all(len(classes) > 1 for classes in found.values()) else {}
     classes = _classes(path)
     return {"train": classes} if len(classes) > 1 else {}
+
+
+def beside_classes(path: Path, classes: Mapping[str, Mapping[str, list[Path]]]) -> list[Path]:
+    """List the files of such a folder that are no texts of a class; not those in folders of texts without one."""
+    texts = {file for named in classes.values() for files in named.values() for file in files}
+    found = []
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path).parts
+        hidden = any(part.startswith(".") or part.lower() in UNLABELLED for part in inside)
+        if file.is_file() and file not in texts and not hidden:
+            found.append(file)
+    return found
 
 
 def read_class_folders(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.files.fields import Tally
 from llmkit.data.files.lines import read_lines
 from llmkit.data.files.options import BadRow, Note, ReadOptions
 
@@ -30,8 +31,11 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
     sentence: list[list[str]] = []  # the fields of each word
     bad: tuple[str, BadRow] | None = None
     first_line = 0
+    unread = Tally()
     for number, line in itertools.chain(read_lines(file, options.encoding), [(0, "")]):
         if not line.strip() or line.startswith("-DOCSTART-"):
+            if line.strip():
+                unread.add("of -DOCSTART-", f"line {number}")
             if bad:
                 yield bad
             elif sentence:
@@ -41,6 +45,7 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
         fields = _fields(line, tabs)
         # "# sent_id = 1" may have as many columns as a word.
         if line.startswith("#") and not sentence and (len(fields) != width or fields[2:3] == ["="]):
+            unread.add("of comments", f"line {number}")
             continue
         if len(fields) != width and not bad:
             bad = (
@@ -54,6 +59,8 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
             )
         first_line = first_line if sentence else number
         sentence.append(fields)
+    for kind, count in unread.counts.items():
+        note(f"`{file}`: not read: {count:,} line{'s' * (count > 1)} {kind}, such as {unread.first[kind]}")
 
 
 def _fields(line: str, tabs: bool) -> list[str]:

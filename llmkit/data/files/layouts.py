@@ -1,6 +1,6 @@
 """Find the rows in a JSON value: a list of objects, pandas' orientations, columns, splits, and nested questions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -102,16 +102,19 @@ def _mixed(items: list[Any]) -> Iterator[Row]:
 def _object(content: dict[str, Any], file: Path, note: Note, one_line: bool) -> Iterator[Row] | None:
     data = content.get("data")
     if isinstance(data, list) and any(isinstance(item, dict) and "paragraphs" in item for item in data):
+        _name_others(content, ["data"], file, note)
         return questions.squad(data, file)
     if questions.is_race(content):
         return questions.race(content, "")
     names = content.get("columns")
     if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
         note(f"`{file}`: rows of `data` with the names in `columns`")
+        _name_others(content, ["columns", "data", "index"], file, note)
         return _split(names, data)
     if isinstance(content.get("schema"), dict) and _is_rows(data):
         return _list(*_without_index(content, file, note))
     if isinstance(data, list) and not (_is_columns(content) and len(content) > 1):
+        _name_others(content, ["data"], file, note)
         return _list(data, file)
     if _is_columns(content):
         note(f"`{file}`: an object of lists of one length: each is a column ({', '.join(content)})")
@@ -139,6 +142,11 @@ def _wrapped(content: dict[str, Any], file: Path, note: Note, one_line: bool) ->
             "write the rows into a file of their own, one object a line",
         )
     raise _no_table(file)
+
+
+def _name_others(content: Mapping[str, Any], read: Sequence[str], file: Path, note: Note) -> None:
+    if others := ", ".join(f"`{name}`" for name in content if name not in read):
+        note(f"`{file}`: not read: {others}")
 
 
 def _is_rows(value: Any) -> bool:

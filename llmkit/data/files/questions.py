@@ -1,6 +1,6 @@
 """Expand nested files into one row a question: SQuAD, CMRC and DRCD, C3 and RACE."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ SQUAD_HINT = "SQuAD's format is data > paragraphs > context, qas > id, question,
 # CMRC 2018 (Cui et al. 2019, arXiv:1810.07366) has other names than SQuAD.
 CONTEXT, QUESTION = ("context", "context_text"), ("question", "query_text", "query")
 IDS = ("id", "query_id", "qid")
+# The keys that are read of an article, of a paragraph and of a question.
+ARTICLE, PARAGRAPH = ("title", "paragraphs"), ("title", "qas", *CONTEXT)
+ANSWERED = ("answers", "answer", "answer_text", "answer_start")
+QUESTIONED = (*IDS, *QUESTION, *CONTEXT, *ANSWERED, "title", "is_impossible")
+RACE = ("article", "questions", "options", "answers", "question", "answer", "id")
 
 
 class _MalformedError(ValueError):
@@ -40,7 +45,7 @@ def squad(articles: list[Any], file: Path) -> Iterator[Row]:
             continue
         for paragraph_number, paragraph in enumerate(inside, 1):
             here = f"{place}, paragraph {paragraph_number}"
-            for row in _paragraph(paragraph, here, number, article.get("title", "")):
+            for row in _paragraph(paragraph, here, number, article.get("title", ""), _others(article, ARTICLE)):
                 number += 1
                 yield row
 
@@ -50,19 +55,23 @@ def paragraphs(items: list[Any]) -> Iterator[Row]:
     number = 0
     for index, paragraph in enumerate(items, 1):
         title = paragraph.get("title") if isinstance(paragraph, dict) else None
-        for row in _paragraph(paragraph, f"item {index}", number, title):
+        for row in _paragraph(paragraph, f"item {index}", number, title, {}):
             number += 1
             yield row
 
 
-def _paragraph(paragraph: Any, place: str, number: int, title: Any) -> Iterator[Row]:
-    """Yield the questions on a paragraph; `number` of questions stand before it."""
+def _paragraph(paragraph: Any, place: str, number: int, title: Any, about: dict[str, Any]) -> Iterator[Row]:
+    """Yield the questions on a paragraph; `number` of questions stand before it.
+
+    What else an article (`about`), a paragraph or a question has is a column too.
+    """
     try:
         context = _member(paragraph, CONTEXT, str, "text")
         entries = _member(paragraph, ("qas",), list, "a list")
     except _MalformedError as problem:
         yield place, _bad(problem)
         return
+    about = {**about, **_others(paragraph, PARAGRAPH)}
     for entry in entries:
         number += 1
         ids = (entry.get(key) for key in IDS) if isinstance(entry, dict) else iter(())
@@ -70,9 +79,18 @@ def _paragraph(paragraph: Any, place: str, number: int, title: Any) -> Iterator[
         try:
             question = _member(entry, QUESTION, str, "text")
             row = {"id": name, **({} if title is None else {"title": title}), "context": context, "question": question}
-            yield f"question {name}", row | _answers(entry)
+            row |= _answers(entry)
+            yield (
+                f"question {name}",
+                {**row, **{key: v for key, v in about.items() if key not in row}, **_others(entry, QUESTIONED)},
+            )
         except _MalformedError as problem:
             yield f"{place}, question {name}", _bad(problem)
+
+
+def _others(value: dict[str, Any], read: Collection[str]) -> dict[str, Any]:
+    """Return what a table has beside the keys that are `read`."""
+    return {key: each for key, each in value.items() if key not in read}
 
 
 def _answers(entry: dict[str, Any]) -> dict[str, Any]:
@@ -143,5 +161,5 @@ def race(content: dict[str, Any], place: str) -> Iterator[Row]:
         return
     for number, (question, choices, *answer) in enumerate(zip(*lists, strict=True), 1):
         row = {"id": f"{content.get('id', '')}-{number}".lstrip("-"), "article": content["article"]}
-        row |= {"question": question, "options": choices}
+        row |= {"question": question, "options": choices, **_others(content, RACE)}
         yield f"{before}question {number}", row | ({"answer": answer[0]} if answer else {})

@@ -128,13 +128,16 @@ def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: PairData, 
     texts_in(row, columns["source"])
     if "target" not in columns:
         return Examined()
-    learned = references_in(row, columns["target"])[0]
-    first = texts_in(row, columns["target"])[0]
-    return Examined(mended=None if learned == first else "the first target is empty: the next one is learned")
+    references = references_in(row, columns["target"])
+    learned, first = references[0], texts_in(row, columns["target"])[0]
+    return Examined(len(references), None if learned == first else "the first target is empty: the next one is learned")
 
 
 def strata(
     targets: Sequence[Any], rows: Rows, columns: Mapping[str, str], data: PairData
 ) -> tuple[Sequence[Hashable], Mapping[int, Unusable]]:
     """Draw from all rows alike."""
+    if count := sum(number > 1 for number in targets):
+        note = f"{count:,} row{'s' * (count > 1)} with several targets: the first is learned, and all are scored"
+        rows.notes[note] = ""
     return [None] * len(targets), {}

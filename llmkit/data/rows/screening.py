@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
@@ -17,6 +17,7 @@ from llmkit.data.rows.cells import ABSENT, value_at
 from llmkit.data.rows.faults import Tally, check_share
 from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
+from llmkit.data.rows.unused import OtherColumns
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
 
@@ -45,15 +46,24 @@ class Screened:
 
 
 def screen(
-    rows: Rows, columns: Mapping[str, str], reader: RowReader, data: RowData, *, evaluation: bool = False
+    rows: Rows,
+    columns: Mapping[str, str],
+    reader: RowReader,
+    data: RowData,
+    *,
+    evaluation: bool = False,
+    known: Collection[str] | None = None,
 ) -> Screened:
     """Examine every row of a file or split as it was read; leave out those that cannot be used.
+
+    A note names the columns beside those that are `known`, by default those of `rows`, which no reader reads.
 
     Raises UserError where more rows than `data.max_skipped_fraction` allows cannot be used, or none can.
     """
     _check_files(rows, columns)
     keep, keys, targets = bytearray(), array("Q"), []
     faults, mends = Tally(), Tally()
+    others = OtherColumns(rows.columns if known is None else known, columns.values())
     inputs = [name for role, name in columns.items() if role not in reader.LABEL_ROLES]
     viewed = view(rows, columns)
     for place, row in viewed.read():
@@ -61,6 +71,7 @@ def screen(
         if isinstance(row, BadRow):
             faults.add(row.kind, place, row.message, row.hint)
             continue
+        others.look(row, place)
         try:
             examined = reader.examine(row, columns, data, evaluation)
         except Unusable as fault:
@@ -71,8 +82,8 @@ def screen(
         keep[-1] = 1
         keys.append(_key(row, inputs))
         targets.append(examined.target)
-    if rows.notes:  # the same bytes, read in another way than earlier versions did
-        viewed = replace(viewed, fingerprint=digest(rows.fingerprint, sorted(rows.notes.values())))
+    if how := sorted(filter(None, rows.notes.values())):  # the same bytes, read otherwise than by earlier versions
+        viewed = replace(viewed, fingerprint=digest(rows.fingerprint, how))
     strata, unusable = reader.strata(targets, viewed, columns, data)
     if unusable:
         number_of = np.flatnonzero(np.frombuffer(keep, np.uint8)).tolist()  # by examined row
@@ -90,7 +101,7 @@ def screen(
         np.frombuffer(keys, np.uint64)[used] if keys else np.empty(0, np.uint64),
         faults.counts,
         mends.counts,
-        (*faults.notes("left out"), *mends.notes("mended")),
+        (*others.notes(), *faults.notes("left out"), *mends.notes("mended")),
         [target for index, target in enumerate(targets) if index not in unusable] if unusable else targets,
     )
 

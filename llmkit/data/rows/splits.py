@@ -119,11 +119,13 @@ def screened_by_split(
 
     `evaluated` names the splits that are for evaluation alone. Return the columns, the reshaped rows and the screened.
     """
-    columns = reader.resolve_columns(data, next(iter(opened.values())))
+    first = next(iter(opened.values()))
+    columns = reader.resolve_columns(data, first)
     if reader.reshape is not None:
         opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
     screened = {
-        name: screen(rows, columns, reader, data, evaluation=name in evaluated) for name, rows in opened.items()
+        name: screen(rows, columns, reader, data, evaluation=name in evaluated, known=first.columns)
+        for name, rows in opened.items()
     }
     return columns, dict(opened), screened
 

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 
 from llmkit.data.display import printable, wrapped
-from llmkit.data.rows.cells import JOINED, find_column
+from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.examples import Encoded, places
+from llmkit.data.rows.unused import listed, unused_columns
 from llmkit.errors import UserError
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.
 DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
 HUGE = 100_000  # tokens of one row: seldom meant to be one
 RARE = 0.1  # a class is rare with fewer rows than this share of an equal part
-LISTED = 30  # columns that are not used, by name
 LINE = 71  # columns of a line behind "data     "
-BESIDE = {"answers": "answer_start"}  # columns that are read beside one of these roles
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -114,8 +113,10 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         lengths = summary["lengths"]
         windows = f" in {summary['examples']:,} windows" if summary["examples"] != summary["rows"] else ""
         written.append(f"{name}: {summary['rows']:,} rows{windows}, {summary['tokens']:,} tokens")
+        cut = summary["truncated_rows"]
         written.append(
             f"  {lengths['min']} to {lengths['max']} tokens, half up to {lengths['50%']}, 95% up to {lengths['95%']}"
+            + (f", {cut:,} row{'s' * (cut > 1)} cut off" if cut else "")
         )
         if _is_range(summary["balance"]):
             written.append(
@@ -135,26 +136,16 @@ def column_lines(
     for role, name in inputs_first(columns, label_roles).items():
         role = "choices" if re.fullmatch(r"choice\d+", role) else role
         by_role.setdefault(role, []).extend(name.split(JOINED))
-    parts = [f"{role}: {', '.join(f'`{printable(name)}`' for name in listed)}" for role, listed in by_role.items()]
+    parts = [f"{role}: {', '.join(f'`{printable(name)}`' for name in named)}" for role, named in by_role.items()]
     line = ", ".join(parts)
-    if unused := [f"`{printable(name)}`" for name in unused_columns(columns, names)]:
-        more = f" and {len(unused) - LISTED:,} more" if len(unused) > LISTED else ""
-        line += f"; not used: {', '.join(unused[:LISTED])}{more}"
+    if unused := unused_columns(columns, names):
+        line += f"; not used: {listed(unused)}"
     return wrapped(line, width, "  ")
 
 
 def inputs_first(columns: Mapping[str, str], label_roles: Collection[str]) -> dict[str, str]:
     """Order the roles: inputs, then labels."""
     return dict(sorted(columns.items(), key=lambda item: item[0] in label_roles))
-
-
-def unused_columns(columns: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    """List the columns that are taken for nothing."""
-    read = [each for name in columns.values() for each in (name, *name.split(JOINED))]
-    read += [name.partition(".")[0] for name in read if name not in names]
-    read += [BESIDE[role] for role in columns if role in BESIDE]
-    used = {find_column(names, name) for name in read}
-    return [name for name in names if name not in used]
 
 
 def _is_range(balance: Mapping[str, Any]) -> bool:

@@ -27,8 +27,8 @@ class Rows:
     `read` yields each row with its place, for messages: "`reviews.csv`, line 3" or "`nyu-mll/glue` (sst2, split train),
     row 3". `fingerprint` changes when the content or the choice of rows changes. `source` is for messages. `remarks`
     are remarks on the files, for the user; `notes` those on how they were read, which a whole reading completes, each
-    with the same text without the path. `heads` has, for each file, a value of each of its columns. A row that
-    cannot be read is a BadRow.
+    with the same text without the path, or "" where it names what is not read. `heads` has, for each file, a value of
+    each of its columns. A row that cannot be read is a BadRow.
     """
 
     read: Callable[[], Iterator[tuple[str, Any]]]
@@ -108,9 +108,11 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
         return data, []
     if classes := files.class_folders(root):
         listed = "; ".join(f"{split}: {', '.join(list(names)[:10])}" for split, names in classes.items())
-        note = f"`{data.path}`: texts in one folder a class ({listed})"
+        notes = [f"`{data.path}`: texts in one folder a class ({listed})"]
+        if left_out := files.beside_classes(root, classes):
+            notes.append(files.left_out_note(root, left_out))
         splits = ReadOnly(dict.fromkeys(classes, "*")) if len(classes) > 1 else None
-        return data.model_copy(update={"data_files": splits}), [note]
+        return data.model_copy(update={"data_files": splits}), notes
     by_split, left_out = files.splits_by_name(root, files.ROW_SUFFIXES, options)
     if not by_split:
         return data, [files.left_out_note(root, left_out)] if left_out else []
@@ -150,7 +152,7 @@ def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
         for file in paths:
 
             def note(text: str, file: Path = file) -> None:
-                notes[text] = text.replace(str(file), "")
+                notes[text] = "" if text.startswith(f"`{file}`: not read: ") else text.replace(str(file), "")
 
             for place, row in files.read_rows(file, options_of[file], note=note, strict=False):
                 yield f"`{file}`, {place}", row

@@ -18,6 +18,7 @@ from llmkit.data.rows.cells import ABSENT, find_column, value_at
 from llmkit.data.rows.faults import Tally, check_share
 from llmkit.data.rows.reader import Unusable, text_in
 from llmkit.data.rows.table import default_validation, held_out, load, plain_files
+from llmkit.data.rows.unused import OtherColumns
 from llmkit.data.text.findings import Findings
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TextData
@@ -332,8 +333,13 @@ def _cells(file: Path, data: TextData, screen: _Screen) -> Iterator[str]:
             break
     if problem is not None:
         raise problem
+    others = OtherColumns(columns, [column])
     for place, row in itertools.chain(head, rows):
+        if not isinstance(row, BadRow):
+            others.look(row, f"`{file}`, {place}")
         yield screen.text(row, column, f"`{file}`, {place}")
+    for note in others.notes():
+        screen.findings.note(note)
 
 
 def _text_column(columns: Sequence[str], row: Mapping[str, Any], wanted: str | None, source: str) -> str:

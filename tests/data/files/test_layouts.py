@@ -162,6 +162,7 @@ def test_drcd_and_cmrc(tmp_path):
             "context": "在于台北",
             "question": "哪里?",
             "answers": ["台北", "台北"],
+            "context_id": "TRIAL_0",
         }
     ]
 

@@ -262,6 +262,11 @@ def test_minus_1_beside_three_classes_is_no_label(written):
     assert any(note.startswith("10 rows left out: no label (-1), such as ") for note in notes)
 
 
+def test_one_row_of_minus_1_more_than_the_share_is_asked_about(written):
+    rows = [(text(i), i % 3) for i in range(189)] + [(text(i), -1) for i in range(189, 200)]
+    assert "11 of 200 rows have the label -1: is it a class, or no label?" in refused(written(rows))
+
+
 @pytest.mark.parametrize("values", [[-1, 0, 1], [-1, 0], [-1, 0, 1, 2], [-1, 0, 2, 3]])
 def test_minus_1_is_asked_about_and_both_answers_work(values, written):
     file = written([(text(i), values[i % len(values)]) for i in range(60)])

@@ -461,7 +461,11 @@ def said(path, **keys):
 
 def test_a_row_without_the_column_is_left_out_and_said(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [{"text": "one"}, {"id": 1, "txt": "two"}, {"text": "three"}])
-    assert said(file) == (["one", "three"], [f"1 row left out: no `text`, such as `{file}`, line 2"])
+    left_out = [
+        f"not used: `id`, `txt`, such as in `{file}`, line 2",
+        f"1 row left out: no `text`, such as `{file}`, line 2",
+    ]
+    assert said(file) == (["one", "three"], left_out)
 
 
 def test_half_a_character_is_left_out_and_said(tmp_path):
