@@ -290,7 +290,8 @@ class _Screen:
                 raise Unusable(row.kind, row.message, row.hint)
             text = text_in(row, column)
         except Unusable as fault:
-            hint = fault.hint or "set data.text_column to the column with the text"
+            mistaken = fault.kind.startswith(("no text", f"no `{column}`"))
+            hint = "set data.text_column to the column with the text" if mistaken else fault.hint
             self.faults.add(fault.kind, place, str(fault), hint)
             if self.faults.total == self.num_rows == WRONG_COLUMN:
                 self.close()
