@@ -8,6 +8,7 @@ from llmkit.data.files.archives import suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES, class_names
 from llmkit.data.files.arrow import column_names as parquet_columns
 from llmkit.data.files.class_folders import beside_classes, class_folders, is_class_folders, read_class_folders
+from llmkit.data.files.header import HEADER_KEY
 from llmkit.data.files.json import json_splits
 from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text
 from llmkit.data.files.names import VALIDATION_NAMES, split_name
@@ -29,6 +30,7 @@ from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows,
 
 __all__ = [
     "COLUMNAR_SUFFIXES",
+    "HEADER_KEY",
     "ROW_SUFFIXES",
     "SUFFIXES",
     "TEXT_SUFFIXES",

@@ -87,7 +87,7 @@ def _open_zip(file: Path) -> IO[bytes]:
         listed = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         raise UserError(
             f"`{file}`: {f'{len(names)} files in it: {listed}' if names else 'no file in it that can be read'}",
-            "unpack it: a ZIP archive is read where it holds one file",
+            "unpack all of it into a folder and name that: a ZIP archive is read where it holds one file",
         )
     with zipfile.ZipFile(file) as archive:
         try:

@@ -1,7 +1,7 @@
 """Read rows from text tables whose fields are separated by commas, semicolons, tabs, bars or what a recipe says."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,11 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
             first = usual or first
         if isinstance(first, BadRow):
             raise UserError(f"`{file}`, line {number}: {first.message}", first.hint, first.details)
+        if headed and options.column_names is None:
+            first = _named(first, sample)
         header = name_columns(f"line {number}", first, sample, file, options, note)
-        names, width = header.names[header.index :], len(first)
+        names, width, folded = header.names[header.index :], len(first), _folded(first)
+        longest = len(first[-1]) + 2  # with a blank on each side; a look at one field saves the time for all
         expected = f"where {'the header has' if headed else 'most rows have'} {width}"
         for number, row in rows:
             if isinstance(row, BadRow):
@@ -50,11 +53,27 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
                     continue
                 tally.add("trailing", f"line {number}")
                 row = row[:width]
-            if headed and row == first:
+            if headed and len(row[-1]) <= longest and (row == first or _folded(row) == folded):
                 tally.add("repeated", f"line {number}")
                 continue
             yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
     _report(file, tally, note)
+
+
+def _named(first: list[str], sample: Sequence[list[str]]) -> list[str]:
+    """Take the fields without a name off the end of a header, as a spreadsheet writes them, if their columns are empty.
+
+    A row with anything there has too many fields.
+    """
+    width = len(first)
+    while width > 1 and not first[width - 1].strip():
+        width -= 1
+    return first if any("".join(row[width:]).strip() for row in sample) else first[:width]
+
+
+def _folded(row: list[str]) -> list[str]:
+    """Return the names of columns as they are compared: without case and the blanks around them."""
+    return [field.strip().casefold() for field in row]
 
 
 def _ragged(row: list[str], expected: str, dialect: Dialect, sight: Sight) -> BadRow:

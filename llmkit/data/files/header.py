@@ -9,7 +9,9 @@ from pathlib import Path
 from llmkit.data.files.options import Note, ReadOptions
 from llmkit.errors import UserError
 
+HEADER_KEY = "data.header = false"
 _LONG = 60  # characters that no name has
+_NAME_ALL = "name it in the file, or name all columns with data.column_names"
 _NUMBER_OR_DATE = re.compile(r"[-+]?\.?\d[\d.,:/ -]*([eE][-+]?\d+)?")
 
 
@@ -39,27 +41,27 @@ def name_columns(
         if options.header is None:
             note(
                 f"`{file}`: data.column_names replaces its first line, `{_shown(header)}`; "
-                "if that is data, set data.header = false"
+                f"if that is data, set {HEADER_KEY}"
             )
         index = index and len(options.column_names) == len(first) - 1
         names = ["", *options.column_names] if index else list(options.column_names)
         return Header(_distinct(_as_many(names, first, where), where, "data.column_names"), index)
     reason = "" if options.header else looks_like_data(header, [row for row in sample if row != first])
-    hint = f"if it is data ({reason}), set data.header = false; else " if reason else ""
+    hint = f"if it is data ({reason}), set {HEADER_KEY}; else " if reason else ""
     for number, name in enumerate(header, 1):
         if not name and not (index and number == 1):
-            raise UserError(f"{where}: column {number} has no name", f"{hint}name it or take it out")
+            raise UserError(f"{where}: column {number} has no name", f"{hint}{_NAME_ALL}")
     _distinct(header, where, hint=hint)
     if index:
         note(f"`{file}`: the first column has no name and is left out, as the index that pandas writes")
     if _counted(header[index:]) and not options.header:
         note(
             f"`{file}`: its columns are called {_shown(header[index:])}, as pandas calls those without names; if that "
-            "line is data, set data.header = false"
+            f"line is data, set {HEADER_KEY}"
         )
     elif reason:
         note(
-            f"the first line of `{file}` looks like data ({reason}): if it is, set data.header = false "
+            f"the first line of `{file}` looks like data ({reason}): if it is, set {HEADER_KEY} "
             "(columns are then called 1, 2, ...)"
         )
     return Header(header, index)

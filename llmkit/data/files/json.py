@@ -1,12 +1,13 @@
 """Read rows from JSON: one object a line, or one value that is a table (see layouts.py)."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.files import layouts
+from llmkit.data.files import layouts, questions
 from llmkit.data.files.archives import suffix
 from llmkit.data.files.lines import UTF_16_HINT, read_lines, read_text
 from llmkit.data.files.options import BadRow, Note, ReadOptions
@@ -18,7 +19,24 @@ Row = tuple[str, dict[str, Any] | BadRow]
 
 
 def read_json_lines(file: Path, options: ReadOptions, note: Note) -> Iterator[Row]:
-    """Yield the object on each line that is not blank; raise UserError where no line can be read."""
+    """Yield the object on each line that is not blank; raise UserError where no line can be read.
+
+    Of lines that hold an article or a paragraph with its questions, yield one row a question.
+    """
+    rows = _lines(file, options)
+    first = list(itertools.islice(rows, 2))  # MRQA's files begin with a line on the file
+    rows = itertools.chain(first, rows)
+    if not any(questions.is_nested(row) for _, row in first):
+        yield from rows
+        return
+    number = 0
+    for place, row in rows:
+        for question in questions.nested(row, place, number) if isinstance(row, dict) else [(place, row)]:
+            number += not isinstance(question[1], BadRow)
+            yield question
+
+
+def _lines(file: Path, options: ReadOptions) -> Iterator[Row]:
     first = ""
     held: list[Row] | None = []  # bad lines before the first good one
     for number, line in read_lines(file, options.encoding):

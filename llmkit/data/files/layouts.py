@@ -104,6 +104,8 @@ def _object(content: dict[str, Any], file: Path, note: Note, one_line: bool) -> 
     if isinstance(data, list) and any(isinstance(item, dict) and "paragraphs" in item for item in data):
         _name_others(content, ["data"], file, note)
         return questions.squad(data, file)
+    if questions.is_nested(content):
+        return questions.nested(content, "item 1", 0)
     if questions.is_race(content):
         return questions.race(content, "")
     names = content.get("columns")

@@ -1,8 +1,9 @@
 """Read the text of a file, line by line or whole, compressed or not, and say where a byte is not text."""
 
 import io
+import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -76,9 +77,20 @@ def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
         raise UserError(
             f"`{file}`, line {line}: byte 0x{raw[problem.start]:02x} is not {encoding}",
             _hint_from_first_bytes(file)
+            or ("" if encoding.lower() not in ("utf-8", "utf-8-sig") else _hint_from_other_lines(file))
             or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
         ) from problem
     return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
+
+
+def _hint_from_other_lines(file: Path) -> str:
+    """Say so where other lines show that a file is UTF-8 in spite of a bad byte; "" where none does."""
+    with reading(file), open_bytes(file) as stream:
+        for raw in itertools.islice(stream, 1_000_000):
+            with suppress(UnicodeDecodeError):
+                if not raw.isascii() and raw.decode():
+                    return "mend that line: others show that the file is UTF-8, and another data.encoding changes them"
+    return ""
 
 
 def _hint_from_first_bytes(file: Path) -> str:

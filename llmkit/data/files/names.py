@@ -7,6 +7,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is th
 # CoNLL 2003 calls its splits eng.train, eng.testa and eng.testb.
 _NAMES = {"train": "train", **{name: name for name in VALIDATION_NAMES}, "test": "test"}
 _NAMES |= {"testa": "validation", "testb": "test"}
+_NAMES |= {"training": "train", "testing": "test", "eval": "test", "evaluation": "test"}  # as `datasets` reads them
 _ANY = "|".join(sorted(_NAMES, key=len, reverse=True))
 _SHARD = r"([-_.]?\d+([-_]of[-_]\d+)?)?"  # train-00000-of-00001
 _WHOLE = re.compile(rf"({_ANY}){_SHARD}", re.IGNORECASE)
@@ -32,7 +33,7 @@ def split_name(inside: PurePath) -> tuple[str, bool] | None:
     """Find the split that a file belongs to by its path in a folder, and whether a name says that and no more.
 
     `train.csv`, `test-00000-of-00001.parquet` and what stands in a folder `dev` do; `dev-v2.0.json`, `name_train.csv`,
-    `eng.testa` and `emerging.dev.conll` are of a split too; `training.csv`, `contest.csv` and `latest.txt` are of none.
+    `eng.testa` and `emerging.dev.conll` are of a split too; `trainer.csv`, `contest.csv` and `latest.txt` are of none.
     """
     *folders, name = inside.parts
     parts = name.split(".")

@@ -30,6 +30,25 @@ def _member(value: Any, keys: tuple[str, ...], kind: type, expected: str) -> Any
     return value[key]
 
 
+def is_nested(row: Any) -> bool:
+    """Tell whether an object is an article of SQuAD, or a paragraph of one, which stands for rows of its own."""
+    if not isinstance(row, dict):
+        return False
+    inside = row.get("paragraphs")
+    if isinstance(inside, list) and inside:
+        return is_nested(inside[0])
+    return isinstance(row.get("qas"), list) and any(key in row for key in CONTEXT)
+
+
+def nested(row: dict[str, Any], place: str, number: int) -> Iterator[Row]:
+    """Yield one row a question of an article or a paragraph, before which `number` questions stand."""
+    for index, paragraph in enumerate(row.get("paragraphs", [row]), 1):
+        here = f"{place}, paragraph {index}" if "paragraphs" in row else place
+        for each in _paragraph(paragraph, here, number, row.get("title")):
+            number += 1
+            yield each
+
+
 def squad(articles: list[Any], file: Path) -> Iterator[Row]:
     """Yield one row a question, with the columns that SQuAD has on the Hub; without `answers` its row has none either.
 
@@ -75,7 +94,7 @@ def _paragraph(paragraph: Any, place: str, number: int, title: Any, about: dict[
     for entry in entries:
         number += 1
         ids = (entry.get(key) for key in IDS) if isinstance(entry, dict) else iter(())
-        name = str(next(filter(None, ids), number))
+        name = str(next((each for each in ids if each not in (None, "")), number))
         try:
             question = _member(entry, QUESTION, str, "text")
             row = {"id": name, **({} if title is None else {"title": title}), "context": context, "question": question}
@@ -105,8 +124,16 @@ def _answers(entry: dict[str, Any]) -> dict[str, Any]:
     texts = [_member(answer, ("text",), str, "text") for answer in answers]
     if answers and not any("answer_start" in answer for answer in answers):
         return {"answers": texts}
-    starts = [_member(answer, ("answer_start",), int, "a whole number") for answer in answers]
+    starts = [_start(answer) for answer in answers]
     return {"answers": {"text": texts, "answer_start": starts}}
+
+
+def _start(answer: dict[str, Any]) -> int:
+    """Read where an answer begins, a number that may stand in quotes."""
+    start = answer.get("answer_start")
+    if isinstance(start, str) and start.strip().isdecimal():
+        return int(start)
+    return int(_member(answer, ("answer_start",), int, "a whole number"))
 
 
 def _bad(problem: _MalformedError) -> BadRow:

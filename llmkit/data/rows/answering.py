@@ -52,6 +52,8 @@ def resolve_columns(data: AnsweringData, rows: Rows, labelled: bool = True) -> d
         known = [name for name in usual(rows, USUAL[role]) if name not in found.values()]
         if len(known) > 1 and known[0] not in usual(rows, USUAL[role][:1]) and role != "answers":
             known = []
+        if role == "answers" and not known and usual(rows, STARTS):
+            known = usual(rows, ("text",))  # as `answers` is cut into columns
         known = known or _fitting(rows, role, found)
         if not known:
             raise UserError(

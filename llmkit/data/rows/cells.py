@@ -62,7 +62,11 @@ def parsed(value: Any) -> Any:
 
     Any other value is returned as it is.
     """
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{", "("):
+    if not isinstance(value, str):
+        return value
+    if value.strip() == "set()":
+        return []
+    if value.lstrip()[:1] not in ("[", "{", "("):
         return value
     try:
         return json.loads(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.data.files import BadRow
 from llmkit.data.rows import label_column
-from llmkit.data.rows.cells import ABSENT, JOINED, find_column, value_at
+from llmkit.data.rows.cells import ABSENT, JOINED, find_column, parsed, value_at
 from llmkit.data.rows.content import LOOKED_AT, Column, entries, look_at
 from llmkit.data.rows.labels import (
     INTEGER,
@@ -104,7 +104,7 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
     """Find the text, or the pair of texts: by name, else the only column left, else the only one that holds texts."""
     taken = {name for names in found.values() for name in names.split(JOINED)}
     others = [name for name in rows.columns if name not in taken and not _numbers(name)]
-    left = {name.strip().casefold(): name for name in others}
+    left = {name.strip().casefold(): name for name in others} | {name: name for name in others}  # as it stands wins
     pairs = [pair for pair in PAIRS if set(pair) <= left.keys()] if "text_pair" not in found else []
     single = [left[name] for name in TEXTS[0] if name in left and not any(name in pair for pair in pairs)]
     if len(pairs) + len(single) == 1:
@@ -136,14 +136,21 @@ def _label_by_content(rows: Rows, found: Mapping[str, str]) -> str:
     if len(bits) > 1 and len(bits) == len(rest):
         return JOINED.join(column.name for column in bits)
     fitting = [column for column in rest if column.is_label]
-    if len(fitting) == 1:
-        return fitting[0].name
+    named = [column for column in fitting if column.name.rpartition(".")[2].strip().casefold() in LABELS[0]]
+    if len(fitting) == 1 or len(named) == 1:
+        return (named or fitting)[0].name
     together = f"; if each of several says 0 or 1 of a label: data.label_column = {_list(bits)}" if bits[1:] else ""
     raise UserError(
         f"{rows.source}: which column is the label?",
-        f"set data.label_column to one of: {', '.join(rows.columns)}{together}",
+        f"set data.label_column to one of: {', '.join(_and_entries(rows))}{together}",
         tuple(map(str, fitting)),
     )
+
+
+def _and_entries(rows: Rows) -> list[str]:
+    """List the columns; of those that hold tables, the entries `a.b`."""
+    nested = entries(rows, rows.columns)
+    return [each for name in rows.columns for each in ([f"{name}.{key}" for key in nested.get(name, ())] or [name])]
 
 
 def _numbers(name: str) -> bool:
@@ -183,9 +190,24 @@ def target_in(row: Mapping[str, Any], columns: Mapping[str, str], data: Classifi
         return [name for name, value in zip(several, target, strict=True) if _bit(name, value)]
     if target is ABSENT or target is None or target != target:
         raise Unusable("no label", "no label", NO_LABEL)
+    if isinstance(entries_of := parsed(target), Mapping) and data.hold_out != "hash":  # an earlier version: a name
+        return _applying(entries_of, column)
     if data.label_separator is not None and isinstance(target, str):
         return [name.strip() for name in target.split(data.label_separator) if name.strip()]
     return target
+
+
+def _applying(table: Mapping[str, Any], column: str) -> list[str]:
+    """List the labels to which a table says 1 or true, such as {"toxic": 1, "insult": 0}."""
+    bits = {name: BITS.get(str(value).strip().casefold()) for name, value in table.items()}
+    if not bits or None in bits.values():
+        names = ", ".join(f'"{column}.{name}"' for name in table)
+        raise Unusable(
+            "a table as label",
+            f"label {table} is a table, where a class is expected",
+            f"data.label_column names an entry of it: {names}",
+        )
+    return [str(name) for name, bit in bits.items() if bit]
 
 
 def _bit(column: str, value: Any) -> bool:

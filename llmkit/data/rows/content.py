@@ -1,7 +1,7 @@
 """Look at what the columns of rows hold, where their names do not tell which one is meant."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -112,13 +112,21 @@ def look_at(rows: Rows, names: Sequence[str], limit: int | None = None) -> list[
 
 
 def entries(rows: Rows, names: Sequence[str]) -> dict[str, list[str]]:
-    """List, of each column that holds tables, the keys of those in the first rows."""
+    """List, of each column that holds tables, the keys of those in the first rows; `a.b` of a table in a table."""
     nested: dict[str, dict[str, None]] = {}
     for _, row in islice(rows.read(), HEAD):
         for name in names if not isinstance(row, BadRow) else ():
             if isinstance(table := row.get(name), Mapping):
-                nested.setdefault(name, {}).update(dict.fromkeys(table))
+                nested.setdefault(name, {}).update(dict.fromkeys(_keys(table)))
     return {name: list(keys) for name, keys in nested.items()}
+
+
+def _keys(table: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _keys(value))
+        else:
+            yield str(key)
 
 
 def _listed(values: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ def read(
         _check_fractions(unusable, len(targets), rows, data)
         unusable |= _mixed(targets, names, rows, data, problem)
         unusable |= _minus_ones(names, counts, rows, data)
+        unusable |= _dashes(names, counts, data)
         _check_codes(counts, len(targets), rows, data)
     notes = _notes(targets, names, data, problem)
     if problem == SINGLE:
@@ -174,6 +175,19 @@ def _minus_ones(
     )
 
 
+def _dashes(names: Sequence[tuple[str, ...]], counts: Counter[str], data: ClassificationData) -> dict[int, Unusable]:
+    """Find the rows whose label "-" means "no label", as in SNLI: beside two names at least, in a small share of rows.
+
+    Beside another label without a letter or digit, such as "+", it is a class.
+    """
+    if "-" not in counts or len(counts) < 3 or not all(name == "-" or any(map(str.isalnum, name)) for name in counts):
+        return {}
+    without = [row for row, of_row in enumerate(names) if "-" in of_row]
+    if len(without) > most_odd(len(names), data):
+        return {}
+    return {row: Unusable('no label ("-")', 'label "-"') for row in without}
+
+
 def _check_codes(counts: Counter[str], total: int, rows: Rows, data: ClassificationData) -> None:
     """Ask where a column of whole numbers has so many different ones that they may be values, or numbers of rows."""
     if data.problem_type is not None or len(counts) <= MOST_CODES or not all(map(INTEGER.fullmatch, counts)):
@@ -201,12 +215,14 @@ def _notes(
 
 
 def _separators(counts: Counter[str]) -> list[str]:
-    """Suggest a separator that most labels hold, between parts that come back in other labels."""
+    """Suggest a separator between parts that come back: in most labels, or between labels that stand alone too."""
     for separator in SEPARATORS:
         parts = Counter(part.strip() for name in counts for part in set(name.split(separator)))
         joined = {name: count for name, count in counts.items() if separator in name}
         repeat = all(parts[part.strip()] > 1 for name in joined for part in name.split(separator))
-        if 2 * sum(joined.values()) > counts.total() and len(joined) > 1 and repeat:
+        most = 2 * sum(joined.values()) > counts.total() and len(joined) > 1
+        alone = any(all(part.strip() in counts for part in name.split(separator)) for name in joined)
+        if repeat and joined and (most or alone):
             return [
                 f"labels such as `{next(iter(joined))}` are taken for one class each; if `{separator}` separates "
                 f'several labels: data.label_separator = "{separator}"'

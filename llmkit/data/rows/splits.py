@@ -11,7 +11,7 @@ import numpy as np
 
 from llmkit import hub
 from llmkit.data import files
-from llmkit.data.files import digest
+from llmkit.data.files import HEADER_KEY, digest
 from llmkit.data.rows.draw import hold_out, sample
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.screening import Screened, part, screen
@@ -120,7 +120,7 @@ def screened_by_split(
     `evaluated` names the splits that are for evaluation alone. Return the columns, the reshaped rows and the screened.
     """
     first = next(iter(opened.values()))
-    columns = reader.resolve_columns(data, first)
+    columns = _columns(data, reader, first)
     if reader.reshape is not None:
         opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
     screened = {
@@ -128,6 +128,17 @@ def screened_by_split(
         for name, rows in opened.items()
     }
     return columns, dict(opened), screened
+
+
+def _columns(data: RowData, reader: RowReader, rows: Rows) -> dict[str, str]:
+    """Choose the columns; where that is not clear, also say how the files were read, which may be the reason."""
+    try:
+        return reader.resolve_columns(data, rows)
+    except UserError as mistake:
+        first = [note for note in rows.notes if HEADER_KEY in note]  # followed, the hint alone would lose a row
+        others = [note for note in rows.notes if note not in first]
+        hint = "; if not, ".join([*first[:1], mistake.hint])
+        raise UserError(mistake.message, hint, (*mistake.details, *others)) from mistake
 
 
 def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tuple[Screened, Screened]:

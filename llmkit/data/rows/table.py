@@ -136,26 +136,33 @@ def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
     notes: dict[str, str] = {}
     heads: dict[str, dict[str, Any]] = {}
     class_names: dict[str, tuple[str, ...]] = {}
+    bad: list[tuple[str, BadRow]] = []  # the first row that cannot be read
+
+    def read_file(file: Path) -> Iterator[tuple[str, Any]]:
+        def note(text: str) -> None:
+            notes[text] = "" if text.startswith(f"`{file}`: not read: ") else text.replace(str(file), "")
+
+        for place, row in files.read_rows(file, options_of[file], note=note, strict=False):
+            yield f"`{file}`, {place}", row
+
     for file in paths:
         values: dict[str, Any] = {}
-        for _, row in itertools.islice(files.read_rows(file, options_of[file], strict=False), HEAD):
+        for place, row in itertools.islice(read_file(file), HEAD):
             if not isinstance(row, BadRow):
                 values |= {name: value for name, value in row.items() if value is not None or name not in values}
+            elif not bad:
+                bad.append((place, row))
         if values:
             heads[str(file)] = values
         class_names = {**files.class_names(file, options), **class_names}
     columns = dict.fromkeys(name for values in heads.values() for name in values)
+    for place, row in bad if not columns else ():
+        raise UserError(f"{place}: {row.message}; none of the first {HEAD} rows can be read", row.hint, row.details)
     if not columns:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
 
     def read() -> Iterator[tuple[str, Any]]:
-        for file in paths:
-
-            def note(text: str, file: Path = file) -> None:
-                notes[text] = "" if text.startswith(f"`{file}`: not read: ") else text.replace(str(file), "")
-
-            for place, row in files.read_rows(file, options_of[file], note=note, strict=False):
-                yield f"`{file}`, {place}", row
+        return itertools.chain.from_iterable(map(read_file, paths))
 
     nuls = Counter[Path]()
     members = [options.member for options in options_of.values() if options.member]

@@ -191,10 +191,11 @@ def reshape(rows: Rows, columns: Mapping[str, str], data: TaggingData) -> Rows:
         by = _find_sentence_column(rows, columns)
     if not by and "tags" not in columns:  # to predict for words that may stand alone
         return rows
+    others = [name for name in rows.columns if name not in names]
     if not by and not has_gaps(rows):
         raise UserError(
             f"{rows.source}: column `{columns['tokens']}` holds one word a row, and no column tells sentences apart",
-            f"{KEY}, one of: {', '.join(name for name in rows.columns if name not in names) or 'there is none'}; "
+            f"{KEY}{', one of: ' if others else '; there is no other column'}{', '.join(others)}; "
             'if every row is a sentence of its own, write its words as a list: ["word"]',
         )
     return group(rows, by, names)

@@ -94,7 +94,7 @@ def test_an_archive_with_several_files_is_to_be_unpacked(tmp_path):
     file = pack(tmp_path / "a.zip", **{"a.csv": "text\none\n", "b.csv": "text\ntwo\n"})
     error = mistake(file)
     assert error.message == f"`{file}`: 2 files in it: `a.csv`, `b.csv`"
-    assert error.hint.startswith("unpack it")
+    assert error.hint.startswith("unpack all of it into a folder and name that")
     assert files.folder(tmp_path, files.ROW_SUFFIXES) == ([], [file])
     error = mistake(pack(file, **{"README.md": "x"}))
     assert error.message == f"`{file}`: no file in it that can be read"

@@ -322,6 +322,25 @@ def test_a_header_in_the_middle_is_left_out(tmp_path):
     assert notes == ["F: 2 lines left out: the header again (such as line 3)"]
 
 
+def test_a_header_in_the_middle_is_known_in_other_letters(tmp_path):
+    file = write(tmp_path / "a.csv", "text,label\na,1\nText, LABEL \nlabel,text\n")
+    good, bad, notes = read(file)
+    assert (good, bad) == ([("a", "1"), ("label", "text")], [])
+    assert notes == ["F: 1 line left out: the header again (line 3)"]
+
+
+def test_fields_without_a_name_at_the_end_of_a_header_are_no_columns_if_they_are_empty(tmp_path):
+    file = write(tmp_path / "a.csv", "text,label,,\na,1,,\nb,2,,\n")
+    good, bad, notes = read(file)
+    assert (good, bad) == ([("a", "1"), ("b", "2")], [])
+    assert notes == ["F: 2 rows with empty fields beyond the header's, which are left out (such as line 2)"]
+    assert mistake(write(file, "text,label,\na,1,x\nb,2,y\n")).message == f"`{file}`, line 1: column 3 has no name"
+    late = "text,label,\n" + "a,1,\n" * 300 + "b,2,late\n"
+    good, bad, _ = read(write(file, late))
+    assert len(good) == 300
+    assert [(place, row.message) for place, row in bad] == [("line 302", "3 fields where the header has 2")]
+
+
 def test_a_wide_table_is_read_in_linear_time(tmp_path):
     def seconds(width):
         file = write_csv(tmp_path / "a.csv", [[f"c{n}" for n in range(width)], *[list(range(width))] * 3])

@@ -135,7 +135,7 @@ def test_squad(tmp_path, indent, suffix):
             "article 1, paragraph 1, question 56ddde6b: `text` is missing",
         ),
         (
-            lambda d: d[0]["paragraphs"][0]["qas"][0]["answers"][1].update(answer_start="3"),
+            lambda d: d[0]["paragraphs"][0]["qas"][0]["answers"][1].update(answer_start="three"),
             "article 1, paragraph 1, question 56ddde6b: `answer_start` is not a whole number",
         ),
     ],

@@ -117,7 +117,7 @@ def test_splits_in_one_file(tmp_path, member, indent):
 
 
 def test_what_holds_no_splits(tmp_path):
-    for content in (ROWS, COLUMNS, {"data": ROWS}, {"train": ROWS, "other": ROWS}, {"training": ROWS}):
+    for content in (ROWS, COLUMNS, {"data": ROWS}, {"train": ROWS, "other": ROWS}, {"trainer": ROWS}):
         assert files.json_splits(write(tmp_path / "a.json", json.dumps(content))) == ()
     assert files.json_splits(write(tmp_path / "a.json", '{"train": [{}]}\n{"train": [{}]}')) == ()
     assert files.json_splits(write(tmp_path / "a.jsonl", json.dumps({"train": ROWS}))) == ()
@@ -129,6 +129,37 @@ def test_what_holds_no_splits(tmp_path):
 
 QUESTION = {"id": "q1", "question": "Where?", "answers": [{"text": "here", "answer_start": 3}]}
 ANSWERS = {"text": ["here"], "answer_start": [3]}
+
+
+@pytest.mark.parametrize("article", [False, True])
+def test_json_lines_of_paragraphs_or_articles_are_one_row_a_question(tmp_path, article):
+    lines = [{"context": f"{n} is here", "qas": [QUESTION, {"question": "Why?"}]} for n in range(2)]
+    lines = [{"title": "t", "paragraphs": [line]} for line in lines] if article else lines
+    title = {"title": "t"} if article else {}
+    wanted = [
+        row
+        for n in range(2)
+        for row in (
+            {"id": "q1", **title, "context": f"{n} is here", "question": "Where?", "answers": ANSWERS},
+            {"id": str(2 * n + 2), **title, "context": f"{n} is here", "question": "Why?"},
+        )
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    for name, content in (("a.jsonl", text), ("b.json", text), ("c.json", json.dumps(lines))):
+        assert [row for _, row in files.read_rows(write(tmp_path / name, content))] == wanted
+    header = write(tmp_path / "mrqa.jsonl", '{"header": {"dataset": "d"}}\n' + text)
+    assert [row for _, row in files.read_rows(header, strict=False)][1:] == wanted
+
+
+def test_an_article_alone(tmp_path):
+    found, _ = noted(tmp_path, {"paragraphs": [{"context": "is here", "qas": [QUESTION]}]}, 1)
+    assert found == [{"id": "q1", "context": "is here", "question": "Where?", "answers": ANSWERS}]
+
+
+def test_a_place_that_stands_in_quotes(tmp_path):
+    quoted = {**QUESTION, "answers": [{"text": "here", "answer_start": "3"}]}
+    found, _ = noted(tmp_path, [{"context": "is here", "qas": [quoted]}])
+    assert found[0]["answers"] == ANSWERS
 
 
 def test_paragraphs_without_articles(tmp_path):

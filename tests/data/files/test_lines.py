@@ -5,6 +5,9 @@ import gzip
 import pytest
 from files_read import mistake
 
+from llmkit.data import files
+from llmkit.errors import UserError
+
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.csv.gz"])
 def test_files_that_are_not_utf8(tmp_path, name):
@@ -25,3 +28,15 @@ def test_a_broken_gzip_file(tmp_path):
     assert mistake(file).message.startswith(f"`{file}` cannot be read: Not a gzipped file")
     assert mistake(tmp_path / "b.csv").message == f"`{tmp_path / 'b.csv'}` cannot be read: No such file or directory"
     assert mistake(tmp_path / "b.csv").hint == "is it there, whole, and yours to read?"
+
+
+def test_a_bad_byte_in_a_file_of_utf_8_is_to_be_mended_there(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("café\n".encode() + b"caf\xe9\n")
+    with pytest.raises(UserError, match="line 2: byte 0xe9 is not utf-8") as caught:
+        list(files.read_lines(file, "utf-8"))
+    assert caught.value.hint.startswith("mend that line: others show that the file is UTF-8")
+    file.write_bytes(b"plain\ncaf\xe9\n")
+    with pytest.raises(UserError) as caught:
+        list(files.read_lines(file, "utf-8"))
+    assert "cp1252" in caught.value.hint

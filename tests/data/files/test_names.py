@@ -22,8 +22,10 @@ NER = "EU B-ORG\nrejects O\n\nPeter B-PER\nBlackburn I-PER\n"
         ("valid", "valid.txt x.valid.jsonl valid/x.txt"),
         ("validation", "validation_matched.csv validation-00000-of-00002.parquet eng.testa"),
         ("test", "test_2.csv data_test.json eng.testb wnut16.test emerging.test.annotated test/pos/1.txt"),
+        ("train", "training.csv Training_Data.csv training/a.txt sentiment-training.jsonl"),
+        ("test", "testing.txt eval.csv evaluation/a.csv testing-00000-of-00001.parquet"),
         ("test", "msr_paraphrase_test.txt test.txt.gz test.jsonl.zst"),
-        (None, "training.csv contest.csv latest.txt a-test-of-time.txt developer.txt values.csv trainer/a.csv a"),
+        (None, "trainer.csv contest.csv latest.txt a-test-of-time.txt developer.txt values.csv trainer/a.csv a"),
     ],
 )
 def test_the_split_of_a_file(split, names):

@@ -170,6 +170,12 @@ def test_columns_are_found_by_name(row, expected):
     assert tuple(unlabelled.values()) == expected[:2]
 
 
+def test_answers_that_are_cut_into_columns_are_found():
+    row = {"context": CONTEXT, "question": "who?", "text": "be", "answer_start": 16}
+    found = reader.resolve_columns(settings(), table(row))
+    assert found == {"question": "question", "context": "context", "answers": "text", "starts": "answer_start"}
+
+
 def test_columns_are_found_by_what_they_hold():
     rows = [{"ask": "who barked?", "article": f"the fox and hen {n} barked", "answer": f"hen {n}"} for n in range(4)]
     assert reader.resolve_columns(settings(), table(*rows)) == {

@@ -2,10 +2,13 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from llmkit.data.rows import classification, content
+from llmkit.data.rows.examples import Encoded
+from llmkit.data.rows.labels import resolve_labels
 from llmkit.data.rows.splits import tables
 from llmkit.data.rows.table import open_files
 from llmkit.errors import UserError
@@ -178,6 +181,62 @@ def test_a_separator_is_suggested_and_never_guessed(written):
     assert not notes
 
 
+def test_a_separator_is_suggested_between_labels_that_stand_alone_in_most_rows(written):
+    labels, _, notes = opened(written([(text(i), ("a", "b", "a;b")[i % 3]) for i in range(60)]))
+    assert "a;b" in labels
+    assert any('data.label_separator = ";"' in note for note in notes)
+
+
+def test_a_table_that_says_0_or_1_of_each_label_lists_those_that_apply(written):
+    rows = [(text(i), str({"a": i % 2, "b": 1 - i % 2, "c": True})) for i in range(20)]
+    labels, _, _ = opened(written(rows))
+    assert labels.count(["a", "c"]) == labels.count(["b", "c"]) == 10
+    error = refused(written(labels_of([{"name": ("x", "y")[i % 2], "id": i % 2} for i in range(20)])))
+    assert 'data.label_column names an entry of it: "label.name", "label.id"' in error
+    labels, _, _ = opened(written(labels_of([{"name": "xy"[i % 2]} for i in range(20)])), label_column="label.name")
+    assert labels.count("x") == 10
+
+
+def test_a_set_of_python_may_be_empty(written):
+    rows = [(text(i), ("{'a', 'b'}", "set()", "{'b'}")[i % 3]) for i in range(30)]
+    file = written(rows)
+    data = ClassificationData(path=str(file))
+    read = tables(data, 42, classification)
+    encoded = Encoded(read.train, targets=[classification.target_in(row, read.columns, data) for _, row in read.train])
+    config = SimpleNamespace(id2label=None, num_labels=2)
+    assert resolve_labels(data, read.columns, encoded, {}, config, False).names == ("a", "b")
+
+
+def test_a_dash_beside_names_is_no_label(written):
+    names = ("entailment", "neutral", "contradiction")
+    values = ["-" if i in (5, 9) else names[i % 3] for i in range(60)]
+    labels, skipped, _ = opened(written(labels_of(values)))
+    assert (len(labels), skipped) == (58, {'no label ("-")': 2})
+    labels, skipped, _ = opened(written(labels_of(["-" if i == 5 else "+?"[i % 2] for i in range(60)])))
+    assert (len(labels), skipped) == (60, {})
+
+
+def test_of_two_columns_that_differ_in_case_the_one_called_exactly_so_is_read(written):
+    rows = [(text(i), text(i + 100), i % 2) for i in range(20)]
+    assert columns(written(rows, "text,Text,label"))["text"] == "text"
+    assert columns(written(rows, "TEXT,text,label"))["text"] == "text"
+
+
+def test_entries_of_tables_inside_of_tables_are_found_and_named(written):
+    rows = [{"of": {"body": {"text": text(i)}}, "meta": {"label": i % 2, "by": "xyz"[i % 3]}} for i in range(20)]
+    assert columns(written(rows)) == {"text": "of.body.text", "label": "meta.label"}
+    rows = [{"text": text(i), "meta": {"mood": MOODS[i % 2], "by": "xyz"[i % 3]}} for i in range(20)]
+    assert "set data.label_column to one of: text, meta.mood, meta.by" in refused(written(rows))
+
+
+def test_an_error_on_columns_says_that_the_first_row_looks_like_data(written):
+    rows = [(1 + i % 4, text(i), text(i + 1)) for i in range(20)]
+    file = written(rows[1:], ",".join(map(str, rows[0])))
+    assert "looks like data (`1` is a number): if it is, set data.header = false" in refused(file)
+    keys = {"header": False, "text_column": "2", "text_pair_column": "3"}
+    assert len(opened(file, **keys)[0]) == 20
+
+
 def test_an_empty_cell_has_no_label_of_several(written):
     labels, skipped, _ = opened(written([(text(i), ("a;b", "b", "")[i % 3]) for i in range(60)]), label_separator=";")
     assert (labels.count([]), skipped) == (20, {})
@@ -202,7 +261,8 @@ def test_one_list_of_another_kind_among_many_is_left_out(written):
         (" ", "no label"),
         (float("nan"), "no label"),
         (["a"], "a list of labels"),
-        ({"a": 1}, "no class"),
+        ({"a": 1}, "a list of labels"),
+        ({"a": "b"}, "a table as label"),
         (5, "a number among names"),
         (0.5, "a number with a fraction"),
     ],

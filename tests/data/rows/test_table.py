@@ -135,6 +135,16 @@ def test_a_table_without_rows(tmp_path, name, content):
     assert mistake(tmp_path, data_files=files).message == f"`{file}`: there are no rows in it"
 
 
+def test_a_table_of_which_no_row_can_be_read_says_why(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("a title\ntext,label\nx,1\ny,2\n")
+    error = mistake(file)
+    assert error.message == (
+        f"`{file}`, line 2: 2 fields where the header has 1; none of the first 100 rows can be read"
+    )
+    assert error.hint.startswith("the delimiter is ','")
+
+
 def test_where_there_is_no_table(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     assert mistake(tmp_path).message == f"data.path `{tmp_path}`: no data files there"
@@ -191,14 +201,14 @@ def test_the_files_of_a_folder_are_splits_by_name(tmp_path, dev):
     write(tmp_path / "train.csv", [{"text": "t"}])
     write(tmp_path / dev, [{"text": "v"}])
     write(tmp_path / "test.jsonl", [{"text": "x", "id": 1}])
-    write(tmp_path / "training.csv", [{"other": "columns"}])
+    write(tmp_path / "trainer.csv", [{"other": "columns"}])
     split = opened(tmp_path, validation_fraction=0.5)
     name = re.split(r"[-./]", dev.lower())[0]
     assert plain(split.train) == [{"text": "t"}]
     assert {name: plain(rows) for name, rows in split.validation.items()} == {name: [{"text": "v"}]}
     assert len(split.notes) == 2
     assert split.notes[0].startswith(f"`{tmp_path}`: splits by file name: ")
-    for part in ("train (train.csv)", f"{name} ({dev})", "test (test.jsonl)", "; not read: training.csv"):
+    for part in ("train (train.csv)", f"{name} ({dev})", "test (test.jsonl)", "; not read: trainer.csv"):
         assert part in split.notes[0]
     assert split.notes[1] == "validation_fraction is ignored: the data has a validation split"
     wanted = opened(tmp_path, split="test", train=False, validation_split="test")
