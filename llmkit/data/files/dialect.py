@@ -195,7 +195,7 @@ def _tab_separated(
     if contradicts:
         note(
             f"`{file}`: quotes are read as characters, as the one that begins a field on line {contradicts} does not "
-            'enclose it; if quotes enclose fields, set data.quoting = "minimal"'
+            'enclose it; if fields span lines between quotes, set data.quoting = "minimal", which joins such lines'
         )
     literal = replace(dialect, quoted=False)
     return literal, _sample(sight, literal)
