@@ -42,9 +42,11 @@ def is_nested(row: Any) -> bool:
 
 def nested(row: dict[str, Any], place: str, number: int) -> Iterator[Row]:
     """Yield one row a question of an article or a paragraph, before which `number` questions stand."""
-    for index, paragraph in enumerate(row.get("paragraphs", [row]), 1):
-        here = f"{place}, paragraph {index}" if "paragraphs" in row else place
-        for each in _paragraph(paragraph, here, number, row.get("title")):
+    article = "paragraphs" in row
+    about = _others(row, ARTICLE) if article else {}
+    for index, paragraph in enumerate(row["paragraphs"] if article else [row], 1):
+        here = f"{place}, paragraph {index}" if article else place
+        for each in _paragraph(paragraph, here, number, row.get("title"), about):
             number += 1
             yield each
 
