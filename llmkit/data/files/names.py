@@ -6,13 +6,14 @@ from pathlib import PurePath
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
 # CoNLL 2003 calls its splits eng.train, eng.testa and eng.testb.
 _NAMES = {"train": "train", **{name: name for name in VALIDATION_NAMES}, "test": "test"}
-_NAMES |= {"testa": "validation", "testb": "test"}
+_NAMES |= {"testa": "validation", "testb": "test", "devel": "dev"}
 _NAMES |= {"training": "train", "testing": "test", "eval": "test", "evaluation": "test"}  # as `datasets` reads them
 _ANY = "|".join(sorted(_NAMES, key=len, reverse=True))
 _SHARD = r"([-_.]?\d+([-_]of[-_]\d+)?)?"  # train-00000-of-00001
 _WHOLE = re.compile(rf"({_ANY}){_SHARD}", re.IGNORECASE)
 _BEGIN = re.compile(rf"({_ANY})(?![a-z])", re.IGNORECASE)
 _END = re.compile(rf"(?<![a-z])({_ANY}){_SHARD}", re.IGNORECASE)
+_VERSIONED = re.compile(rf"(?<=\d[-_.])({_ANY})(?![a-z])", re.IGNORECASE)  # name_1.0_dev_matched
 
 # Files that stand beside data and say something about it.
 _ABOUT = re.compile(
@@ -33,7 +34,8 @@ def split_name(inside: PurePath) -> tuple[str, bool] | None:
     """Find the split that a file belongs to by its path in a folder, and whether a name says that and no more.
 
     `train.csv`, `test-00000-of-00001.parquet` and what stands in a folder `dev` do; `dev-v2.0.json`, `name_train.csv`,
-    `eng.testa` and `emerging.dev.conll` are of a split too; `trainer.csv`, `contest.csv` and `latest.txt` are of none.
+    `eng.testa`, `emerging.dev.conll` and `name_1.0_dev_matched.jsonl` are of a split too; `trainer.csv`, `contest.csv`
+    and `latest.txt` are of none.
     """
     *folders, name = inside.parts
     parts = name.split(".")
@@ -46,6 +48,8 @@ def split_name(inside: PurePath) -> tuple[str, bool] | None:
         match = (_BEGIN.match(part) or _end(part)) if part == parts[0] else _WHOLE.fullmatch(part)
         if match:
             return _NAMES[match[1].lower()], False
+    if match := _VERSIONED.search(name):
+        return _NAMES[match[1].lower()], False
     for folder in reversed(folders):
         if match := _BEGIN.match(folder) or _end(folder):
             return _NAMES[match[1].lower()], False

@@ -1,5 +1,6 @@
 """Read a whole column of labels: of what kind it is, which of its labels are odd, and of what class each row is."""
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
 MINUS_ONE = "no label (-1)"
+DASH = re.compile(r"-+|\u2013|\u2014|\?+")
 SEPARATORS = (";", "|", ",", "/")
 MOST_CODES = 50  # numbers with gaps: more of them may be values
 
@@ -34,7 +36,7 @@ def read(
         _check_fractions(unusable, len(targets), rows, data)
         unusable |= _mixed(targets, names, rows, data, problem)
         unusable |= _minus_ones(names, counts, rows, data)
-        unusable |= _dashes(names, counts, data)
+        unusable |= _dashes(names, counts, rows, data) if problem == SINGLE else {}
         _check_codes(counts, len(targets), rows, data)
     notes = _notes(targets, names, data, problem)
     if problem == SINGLE:
@@ -159,33 +161,48 @@ def _minus_ones(
     others = sorted(int(name) for name in counts if name != "-1")
     if not others or others[0] != 0:
         return {}
-    without = [row for row, of_row in enumerate(names) if "-1" in of_row]
+    sure = len(others) > 2 and others[-1] == len(others) - 1
+    return _without_label("-1", [str(number) for number in others], sure, names, rows, data)
+
+
+def _dashes(
+    names: Sequence[tuple[str, ...]], counts: Counter[str], rows: Rows, data: ClassificationData
+) -> dict[int, Unusable]:
+    """Find the rows whose label is a dash or a question mark, which mean "no label" beside two classes with names.
+
+    SNLI has "-" where its annotators did not agree.
+    """
+    found: dict[int, Unusable] = {}
+    marks = [name for name in counts if DASH.fullmatch(name)]
+    others = sorted(name for name in counts if name not in marks)
+    if len(others) > 1 and all(any(map(str.isalpha, name)) for name in others):
+        for mark in marks:
+            found |= _without_label(mark, others, True, names, rows, data)
+    return found
+
+
+def _without_label(
+    mark: str,
+    classes: Sequence[str],
+    sure: bool,
+    names: Sequence[tuple[str, ...]],
+    rows: Rows,
+    data: ClassificationData,
+) -> dict[int, Unusable]:
+    """Leave out the rows with a label that stands for none; ask unless it is `sure`, and if too many have it."""
+    without = [row for row, of_row in enumerate(names) if mark in of_row]
     share = MAX_SKIPPED_FRACTION if data.max_skipped_fraction is None else data.max_skipped_fraction
     allowed = len(without) <= max(ALWAYS_ALLOWED, share * len(names))
-    if len(others) > 2 and others[-1] == len(others) - 1 and allowed:
-        return {row: Unusable(MINUS_ONE, "label -1") for row in without}
-    classes = [str(number) for number in others]
+    if sure and allowed:
+        return {row: Unusable(f"no label ({mark})", f"label {mark}", NO_LABEL) for row in without}
     leave = f"data.label_names = {_list(classes)}"
     if not allowed:
         leave += f" and data.max_skipped_fraction = {_share(len(without), len(names))}"
     raise UserError(
-        f"{rows.source}: {len(without):,} of {len(names):,} rows have the label -1: is it a class, or no label?",
-        f"a class: data.label_names = {_list(['-1', *classes])}; no label, so that these rows are left out: {leave}",
-        tuple(f"{place}: label -1" for place in places(rows, without[:1])),
+        f"{rows.source}: {len(without):,} of {len(names):,} rows have the label {mark}: is it a class, or no label?",
+        f"a class: data.label_names = {_list([mark, *classes])}; no label, so that these rows are left out: {leave}",
+        tuple(f"{place}: label {mark}" for place in places(rows, without[:1])),
     )
-
-
-def _dashes(names: Sequence[tuple[str, ...]], counts: Counter[str], data: ClassificationData) -> dict[int, Unusable]:
-    """Find the rows whose label "-" means "no label", as in SNLI: beside two names at least, in a small share of rows.
-
-    Beside another label without a letter or digit, such as "+", it is a class.
-    """
-    if "-" not in counts or len(counts) < 3 or not all(name == "-" or any(map(str.isalnum, name)) for name in counts):
-        return {}
-    without = [row for row, of_row in enumerate(names) if "-" in of_row]
-    if len(without) > most_odd(len(names), data):
-        return {}
-    return {row: Unusable('no label ("-")', 'label "-"') for row in without}
 
 
 def _check_codes(counts: Counter[str], total: int, rows: Rows, data: ClassificationData) -> None:

@@ -19,13 +19,20 @@ NER = "EU B-ORG\nrejects O\n\nPeter B-PER\nBlackburn I-PER\n"
         ("train", "name_train.csv train/a.csv a/train/b.txt wiki.train.tokens 20news-bydate-train/sci/1 train.en.gz"),
         ("train", "train/test_of_time.txt train/notes-dev.txt dev/train.csv train_2.csv TinyStories-train.txt"),
         ("dev", "dev-v2.0.json name-dev.csv emerging.dev.conll dev_matched.tsv dev/a.csv dev-v1.1.json"),
+        ("train", "snli_1.0_train.jsonl multinli_1.0_train.txt"),
+        ("dev", "snli_1.0_dev.jsonl multinli_1.0_dev_matched.txt devel.tsv"),
+        ("test", "snli_1.0_test.jsonl"),
         ("valid", "valid.txt x.valid.jsonl valid/x.txt"),
         ("validation", "validation_matched.csv validation-00000-of-00002.parquet eng.testa"),
         ("test", "test_2.csv data_test.json eng.testb wnut16.test emerging.test.annotated test/pos/1.txt"),
         ("train", "training.csv Training_Data.csv training/a.txt sentiment-training.jsonl"),
         ("test", "testing.txt eval.csv evaluation/a.csv testing-00000-of-00001.parquet"),
         ("test", "msr_paraphrase_test.txt test.txt.gz test.jsonl.zst"),
-        (None, "trainer.csv contest.csv latest.txt a-test-of-time.txt developer.txt values.csv trainer/a.csv a"),
+        (
+            None,
+            "trainer.csv contest.csv latest.txt a-test-of-time.txt latest_1.0_contest.csv developer.txt values.csv "
+            "trainer/a.csv a",
+        ),
     ],
 )
 def test_the_split_of_a_file(split, names):

@@ -367,6 +367,29 @@ def test_minus_1_is_no_label_where_the_source_declares_its_classes():
     assert found.skipped == {"a label out of range": 1, "no label (-1)": 1}
 
 
+@pytest.mark.parametrize("mark", ["-", "--", "?"])
+def test_a_dash_or_a_question_mark_among_names_is_no_label(mark, written):
+    names = ["Entailment", "neutral", "contradiction"]
+    file = written([(text(i), mark if i % 25 == 3 else names[i % 3]) for i in range(200)])
+    labels, skipped, _ = opened(file)
+    assert (len(labels), skipped) == (192, {f"no label ({mark})": 8})
+    assert len(opened(file, label_names=(mark, *names))[0]) == 200
+
+
+def test_many_dashes_are_asked_about(written):
+    file = written([(text(i), "-" if i % 5 == 3 else ("yes", "no")[i % 2]) for i in range(200)])
+    assert "40 of 200 rows have the label -: is it a class, or no label?" in refused(file)
+    assert opened(file, label_names=("no", "yes"), max_skipped_fraction=0.2)[1] == {
+        "a label that is not in data.label_names": 40
+    }
+
+
+@pytest.mark.parametrize("values", [["-", "+"], ["-", "+", "0"], ["-", "yes"]])
+def test_a_dash_is_a_class_among_signs_or_beside_one_name(values, written):
+    labels, skipped, _ = opened(written([(text(i), values[i % len(values)]) for i in range(60)]))
+    assert (len(labels), skipped) == (60, {})
+
+
 # ---- names of the recipe ---------------------------------------------------------------------------------------------
 
 
