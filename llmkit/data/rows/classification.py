@@ -35,15 +35,18 @@ if TYPE_CHECKING:
 texts = None  # a tokenizer of the run's own is trained on the inputs
 LABEL_ROLES = ("label",)  # the roles of columns that only training and evaluation read
 reshape = None  # rows are read as they come
-# Usual names of the column with the label; those of the first group count before the classes of the Hub.
+# Usual names of the column with the label; those of the first group count before the classes of the Hub,
+# and those of the last only where there is none of the others.
 LABELS = (
     ("label", "labels"),
     ("class", "category", "target", "sentiment", "intent", "emotion", "topic", "gold_label", "label_text", "y"),
+    ("rating", "stars", "overall"),  # of a review
 )
 # Pairs of columns that data sets of two texts use; the first that is there counts.
 PAIRS = (
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis")),
     *(("question", "sentence"), ("text1", "text2"), ("text_a", "text_b"), ("query", "passage")),
+    *(("question", "passage"), ("context", "hypothesis")),
 )
 TEXTS = (  # those of the second group only where no other column holds texts
     ("text", "sentence", "content", "review"),
@@ -71,7 +74,7 @@ def resolve_columns(data: ClassificationData, rows: Rows, labelled: bool = True)
     if "text" not in found:
         found |= _texts(rows, found)
     if labelled and "label" not in found:
-        found["label"] = _label_by_content(rows, found)
+        found["label"] = _label_by_content(data, rows, found)
     if not labelled:
         found.pop("label", None)
     return {role: found[role] for role in ("text", "text_pair", "label") if role in found}
@@ -84,8 +87,8 @@ def _named_label(data: ClassificationData, rows: Rows) -> str | None:
         return JOINED.join(need(rows, name, "label") for name in names)
     declared = [name for name in rows.class_names if name in rows.columns]
     texts = (data.text_column, data.text_pair_column)
-    further = usual(rows, LABELS[1]) if len(rows.columns) > 1 else []
-    for known in (usual(rows, LABELS[0]), declared, further):
+    further = [usual(rows, names) if len(rows.columns) > 1 else [] for names in LABELS[1:]]
+    for known in (usual(rows, LABELS[0]), declared, *further):
         left = [name for name in known if name not in texts]
         if left:
             return left[0] if len(left) == 1 else None
@@ -116,6 +119,8 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
             return {"text": others[0]}
         held = look_at(rows, others, LOOKED_AT)
         fitting = [column for column in held if column.is_text]
+        if "text_pair" not in found and len(fitting) == 2 and _counted(fitting[0].name, fitting[1].name):
+            return {"text": fitting[0].name, "text_pair": fitting[1].name}
         further = [left[name] for name in TEXTS[1] if name in left]
         if len(fitting) == 1 or (not fitting and len(further) == 1):
             return {"text": fitting[0].name if fitting else further[0]}
@@ -128,22 +133,33 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
     )
 
 
-def _label_by_content(rows: Rows, found: Mapping[str, str]) -> str:
-    """Find the label by what the columns hold: the only one with few values, or several that say 0 or 1 of a label."""
+def _counted(first: str, second: str) -> bool:
+    """Tell whether two names are one but for a number or letter: `#1 String` and `#2 String`, `text_A` and `text_B`."""
+    differ = [pair for pair in zip(first.casefold(), second.casefold(), strict=False) if pair[0] != pair[1]]
+    return len(first) == len(second) and differ in ([("1", "2")], [("0", "1")], [("a", "b")])
+
+
+def _label_by_content(data: ClassificationData, rows: Rows, found: Mapping[str, str]) -> str:
+    """Find the label by what the columns hold: the only one with few values, or several that say 0 or 1 of a label.
+
+    Of a regression, it is the only one with numbers that have fractions.
+    """
     held = look_at(rows, [name for name in rows.columns if name not in found.values()])
     rest = [column for column in held if column.values and not column.is_id and not _numbers(column.name)]
     bits = [column for column in rest if column.values <= BITS.keys()]
     if len(bits) > 1 and len(bits) == len(rest):
         return JOINED.join(column.name for column in bits)
-    fitting = [column for column in rest if column.is_label]
+    values = [column for column in held if column.is_value]
+    fitting = values if data.problem_type == REGRESSION else [column for column in rest if column.is_label]
     named = [column for column in fitting if column.name.rpartition(".")[2].strip().casefold() in LABELS[0]]
     if len(fitting) == 1 or len(named) == 1:
         return (named or fitting)[0].name
     together = f"; if each of several says 0 or 1 of a label: data.label_column = {_list(bits)}" if bits[1:] else ""
     raise UserError(
         f"{rows.source}: which column is the label?",
-        f"set data.label_column to one of: {', '.join(_and_entries(rows))}{together}",
-        tuple(map(str, fitting)),
+        f"set data.label_column to one of: {', '.join(_and_entries(rows))}{together}"
+        + ('; to learn values, data.problem_type = "regression" too' if values and data.problem_type is None else ""),
+        tuple(dict.fromkeys(map(str, [*fitting, *values]))),
     )
 
 
@@ -164,8 +180,10 @@ def _list(columns: Sequence[Column]) -> str:
 def remarks(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) -> list[str]:
     """Say which columns were chosen by what they hold, where neither the recipe nor a usual name says it."""
     said = []
-    for role, groups in (("label", LABELS), ("text", TEXTS)):
-        column = columns[role]
+    roles = (("label", LABELS, "the label"), ("text", TEXTS, "the text"), ("text_pair", (), "the second text"))
+    for role, groups, called in roles:
+        if (column := columns.get(role)) is None:
+            continue
         known = {name for group in (*groups, *PAIRS) for name in group}
         if getattr(data, f"{role}_column") or column in rows.class_names or column.strip().casefold() in known:
             continue
@@ -173,7 +191,7 @@ def remarks(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) ->
         said.append(
             f"columns {', '.join(names)} hold 0 and 1 alone and are taken for labels; data.label_column names others"
             if len(names) > 1
-            else f"column {names[0]} is taken for the {role}; data.{role}_column names another"
+            else f"column {names[0]} is taken for {called}; data.{role}_column names another"
         )
     return said
 

@@ -22,6 +22,7 @@ NO_TEXT = re.compile(
     r"|\w+\.(jpe?g|png|gif|wav|mp3|txt|pdf|html?)",  # a file
     re.IGNORECASE,
 )
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?")
 
 
@@ -35,6 +36,7 @@ class Column:
         seen: the different values in the first rows, of which `looked_at` have one.
         readable: how many of those are texts of several words.
         odd: how many are what no label is, such as a date, an address or a fraction.
+        numbers: how many are numbers, and `fractions` how many of those are no whole ones.
         other: whether there are lists or tables.
     """
 
@@ -45,6 +47,8 @@ class Column:
     looked_at: int = 0
     readable: int = 0
     odd: int = 0
+    numbers: int = 0
+    fractions: int = 0
     other: bool = False
 
     def add(self, value: Any) -> None:
@@ -64,7 +68,10 @@ class Column:
             no_text = NO_TEXT.fullmatch(text) is not None
             words = any(map(str.isspace, text)) or len(text) > LONG or not text.isascii()
             self.readable += isinstance(value, str) and words and not no_text
-            self.odd += no_text or FRACTION.fullmatch(text) is not None or len(text) > LONGEST_LABEL
+            fraction = FRACTION.fullmatch(text) is not None
+            self.fractions += fraction
+            self.numbers += fraction or NUMBER.fullmatch(text) is not None
+            self.odd += no_text or fraction or len(text) > LONGEST_LABEL
 
     @property
     def full(self) -> bool:
@@ -83,6 +90,11 @@ class Column:
         return few and not self.other and not self.odd
 
     @property
+    def is_value(self) -> bool:
+        """Whether it holds numbers alone, and not only whole ones."""
+        return not self.other and self.fractions > 0 and self.numbers == self.looked_at
+
+    @property
     def is_id(self) -> bool:
         """Whether each of the first rows has a value of its own that is no text."""
         return not self.other and len(self.seen) == self.looked_at > 2 and not self.is_text
@@ -90,6 +102,8 @@ class Column:
     def __str__(self) -> str:
         if self.is_label:
             return f"`{self.name}` has {len(self.values)} values: {_listed(sorted(self.values))}"
+        if self.is_value:
+            return f"`{self.name}` holds numbers from {min(self.seen, key=float)} to {max(self.seen, key=float)}"
         kind = "texts" if self.is_text else "no texts"
         return f"`{self.name}` holds {kind}" + (f", such as {_listed(sorted(self.seen)[:1])}" if self.seen else "")
 

@@ -134,6 +134,35 @@ def test_the_text_is_asked_for_where_two_columns_hold_texts(written):
     )
 
 
+@pytest.mark.parametrize("header", ["#1 String,#2 String,Quality", "sentence_A,sentence_B,judgment", "s1,s2,same"])
+def test_two_texts_whose_names_are_counted_are_a_pair(header, written):
+    file = written([(text(i), text(i + 50), i % 2) for i in range(40)], header)
+    first, second, label = header.split(",")
+    assert columns(file) == {"text": first, "text_pair": second, "label": label}
+    assert f"column `{second}` is taken for the second text; data.text_pair_column names another" in opened(file)[2]
+
+
+def test_two_texts_with_other_names_are_asked_about(written):
+    with pytest.raises(UserError, match="which column is the text"):
+        columns(written([(text(i), text(i + 50), i % 2) for i in range(40)], "title,body,mood"))
+
+
+@pytest.mark.parametrize("name", ["rating", "Stars", "overall"])
+def test_the_rating_of_a_review_is_its_label_where_no_column_is_called_so(name, written):
+    rows = [(text(i), i % 5 + 1, i % 3, MOODS[i % 2]) for i in range(60)]
+    assert columns(written(rows, f"phrase,{name},useful,mood"))["label"] == name
+    assert columns(written(rows, f"phrase,{name},useful,sentiment"))["label"] == "sentiment"
+
+
+def test_the_values_of_a_regression_are_the_numbers_with_fractions(written):
+    file = written([(text(i), f"{i % 21 / 4:.3f}", f"g{i % 3}", i % 4, i) for i in range(80)], "phrase,score,genre,n,m")
+    assert columns(file, problem_type="regression") == {"text": "phrase", "label": "score"}
+    with pytest.raises(UserError) as caught:
+        columns(file)
+    assert "`score` holds numbers from 0.000 to 5.000" in str(caught.value)
+    assert 'to learn values, data.problem_type = "regression" too' in str(caught.value)
+
+
 def test_columns_that_were_chosen_by_what_they_hold_are_named(written):
     _, _, notes = opened(written([(text(i), MOODS[i % 2]) for i in range(40)], "phrase,mood"))
     assert "column `mood` is taken for the label; data.label_column names another" in notes
