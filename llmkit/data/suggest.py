@@ -2,12 +2,23 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.files import ROW_SUFFIXES, TEXT_SUFFIXES, expand, read_rows, suffix
+from llmkit.data.files import (
+    ROW_SUFFIXES,
+    ReadOptions,
+    beside,
+    class_folders,
+    expand,
+    format_of,
+    read_rows,
+    settings_by_lines,
+    split_name,
+    suffix,
+)
 from llmkit.errors import UserError
 
 LOOKED_AT = 20  # rows
@@ -17,6 +28,8 @@ PRETRAINING = "pretraining"
 _TOKENS = {"tokens", "words", "token", "word"}
 _TAGS = {"tags", "ner_tags", "pos_tags", "labels", "label", "ner", "tag", "pos", "upos", "chunk_tags"}
 _SPANS = {"spans", "entities"}
+_ANSWERS = {"answers", "answer", "answer_text"}
+_CONTEXTS = {"context", "passage", "paragraph", "plot"}
 _CHOICES = {"choices", "options", "endings", "choice"}
 _NUMBERED_CHOICE = re.compile(r"(ending|choice|option|answer|sol)_?([0-9]|[a-d])|[a-d]")
 _CONVERSATIONS = {"messages", "conversations", "conversation"}
@@ -38,10 +51,12 @@ class Suggestion:
 def suggest(path: str) -> Suggestion:
     """Suggest a task for a file, a folder or a glob; text-classification where nothing speaks for another."""
     try:
+        if Path(path).is_dir() and class_folders(Path(path)):
+            return Suggestion("text-classification", "folders of text files")
         files = expand(path)
-        row_files = [file for file in files if suffix(file) in ROW_SUFFIXES]
-        if files and not row_files:
-            return _of_texts(Path(path))
+        row_files = [file for file in files if format_of(file) in ROW_SUFFIXES]
+        if not row_files:
+            return _of_texts(Path(path), files)
         for file in row_files[:1]:
             if suffix(file) != ".json" or file.stat().st_size <= LARGEST_JSON:
                 return _of_rows([row for _, row in itertools.islice(read_rows(file), LOOKED_AT)])
@@ -50,14 +65,26 @@ def suggest(path: str) -> Suggestion:
     return Suggestion("text-classification")
 
 
-def _of_texts(path: Path) -> Suggestion:
-    """Take a folder whose subfolders hold text files for classes, and any other text for running text."""
-    folders = [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
-    in_folders = [folder for folder in folders if any(suffix(file) in TEXT_SUFFIXES for file in folder.iterdir())]
-    splits = {"train", "valid", "validation", "val", "dev", "test"}
-    if len(in_folders) > 1 and not all(folder.name.lower() in splits for folder in in_folders):
-        return Suggestion("text-classification", "folders of text files")
-    return Suggestion(PRETRAINING, "running text")
+def _of_texts(path: Path, texts: Sequence[Path]) -> Suggestion:
+    """Take lines that show rows for what they hold, and any other text for running text.
+
+    Of files whose lines belong together, and are not read as they are, the task that is told so is suggested.
+    """
+    inside = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    if together := beside(inside, ReadOptions().encoding):
+        return Suggestion("seq2seq", " beside ".join(f"`{file.name}`" for file in together))
+    split_of = {
+        file: split_name(file.relative_to(path) if path.is_dir() else file) or ("",) for file in texts or inside
+    }
+    first = sorted(split_of, key=lambda file: split_of[file][0] != "train")
+    if first and (settings := settings_by_lines(first[0], ReadOptions().encoding)):
+        options = dict(setting.removeprefix("data.").split("=", 1) for setting in settings)
+        read = ReadOptions(**{**options, **({"header": False} if "header" in options else {})})  # type: ignore[arg-type]
+        found = _of_rows([row for _, row in itertools.islice(read_rows(first[0], read), LOOKED_AT)])
+        if found.task == PRETRAINING:
+            found = Suggestion("text-classification")
+        return Suggestion(found.task, found.because or f"rows, by its lines ({' '.join(settings)})", settings)
+    return Suggestion(PRETRAINING, "running text") if texts else Suggestion("text-classification")
 
 
 def _of_rows(rows: list[dict[str, Any]]) -> Suggestion:
@@ -88,28 +115,35 @@ def _of_columns(row: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         return "token-classification", [*tokens[:1], *tags[:1]]
     if "text" in row and (spans := [name for name in lists if name in _SPANS | _TAGS and _are_spans(row[name])]):
         return "token-classification", ["text", spans[0]]
-    if {"question", "context"} <= row.keys() and not among(_CHOICES):
-        return "question-answering", ["question", "context", *among({"answers", "answer", "answer_text"})[:1]]
+    asked, answers, contexts = among({"question", "query"}), among(_ANSWERS), among(_CONTEXTS)
+    numbered = [name for name in row if _NUMBERED_CHOICE.fullmatch(name)]
+    choices = among(_CHOICES) or (numbered if len(numbered) > 1 else [])
+    choices = choices or [name for name in asked if isinstance(row[name], Mapping) and "choices" in row[name]]
+    if asked and contexts and answers and isinstance(row[answers[0]], bool):
+        return "text-classification", [*asked[:1], *contexts[:1], *answers[:1]]
+    if asked and not choices and ("context" in row or (contexts and answers)):
+        return "question-answering", [*asked[:1], *contexts[:1], *answers[:1]]
     if qas := among({"qas", "paragraphs"}):
         return "question-answering", qas[:1]
-    if choices := among(_CHOICES):
-        return "multiple-choice", choices[:1]
-    numbered = [name for name in row if _NUMBERED_CHOICE.fullmatch(name)]
-    if len(numbered) > 1:
-        return "multiple-choice", numbered
+    if choices:
+        return "multiple-choice", choices if choices == numbered else choices[:1]
     if talks := among(_CONVERSATIONS):
         return "chat", talks[:1]
     if among(_PROMPTS) and among(_COMPLETIONS):
         return "chat", [*among(_PROMPTS)[:1], *among(_COMPLETIONS)[:1]]
-    if targets := among(_TARGETS):
+    if targets := [name for name in among(_TARGETS) if not _is_number(row[name])]:
         return "seq2seq", [*[name for name in row if isinstance(row[name], str) and name not in targets][:1], *targets]
     if len(row) == 2 and all(re.fullmatch(r"[a-z]{2}", name) and isinstance(row[name], str) for name in row):
         return "seq2seq", list(row)
-    if {"question", "answer"} <= row.keys():
+    if {"question", "answer"} <= row.keys() and isinstance(row["answer"], str):
         return "chat", ["question", "answer"]
     if len(row) == 1 and among(_TEXTS):
         return PRETRAINING, list(row)
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return re.fullmatch(r"[-+]?[\d.]+", str(value).strip()) is not None
 
 
 def _are_spans(value: list[Any]) -> bool:

@@ -23,7 +23,7 @@ class Origin(Table):
     )
     split: str = Field(default="train", min_length=1, description="The split to train on, such as `train[:4000]`.")
     encoding: str = Field(default="utf-8", description="The encoding of text files.")
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "text"] | None = Field(
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "conll", "fasttext", "text"] | None = Field(
         default=None, description="The format of files whose names do not end in a known suffix."
     )
     delimiter: str | None = Field(

@@ -11,7 +11,7 @@ from llmkit.recipe.toml import Key, dotted
 # With one of these suffixes or prefixes a string is a path and not a Hub id.
 DATA_SUFFIXES = (
     *(".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather"),
-    *(".conll", ".bio", ".iob", ".iob2", ".bmes"),
+    *(".fasttext", ".conll", ".bio", ".iob", ".iob2", ".bmes"),
 )
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SUFFIXES = (*DATA_SUFFIXES, *COMPRESSED)

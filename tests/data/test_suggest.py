@@ -28,6 +28,11 @@ from llmkit.data.suggest import PRETRAINING, suggest
         ({"question": "a", "context": "c", "choices": ["x", "y"], "answer": 0}, "multiple-choice"),
         ({"sent1": "a", "ending0": "x", "ending1": "y", "label": 0}, "multiple-choice"),
         ({"question": "a", "A": "x", "B": "y", "answer": "A"}, "multiple-choice"),
+        ({"question": {"stem": "a", "choices": [{"text": "x", "label": "A"}]}, "answerKey": "A"}, "multiple-choice"),
+        ({"question": "is it?", "passage": "a", "answer": True}, "text-classification"),
+        ({"query": "who?", "passage": "Ann", "answer": "Ann", "start": 0}, "question-answering"),
+        ({"plot": "Ann", "question": "who?", "answers": ["Ann"]}, "question-answering"),
+        ({"id": 1, "text": "a", "target": 0}, "text-classification"),
         ({"document": "a", "summary": "b"}, "seq2seq"),
         ({"source": "a", "target": "b"}, "seq2seq"),
         ({"translation": {"en": "a", "de": "b"}}, "seq2seq"),
@@ -64,6 +69,31 @@ def test_text_files_are_for_pretraining_and_a_folder_a_class_for_classification(
 def test_a_file_of_tags_is_for_tagging(tmp_path):
     (tmp_path / "a.conll").write_text("Ann B-PER\nsleeps O\n\n")
     assert suggest(str(tmp_path / "a.conll")).task == "token-classification"
+
+
+def test_a_folder_with_a_split_and_a_class_for_each_text_is_for_classification(tmp_path):
+    for folder in ("train/pos", "train/neg", "test/pos", "test/neg"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.txt").write_text("a")
+    assert suggest(str(tmp_path)).task == "text-classification"
+
+
+@pytest.mark.parametrize(
+    ("line", "task", "settings"),
+    [
+        ("a fox {i}\t{mood}\n", "text-classification", ("data.format=tsv", "data.header=false")),
+        ("__label__{mood} a fox {i}\n", "text-classification", ("data.format=fasttext",)),
+        ("fox O\nAnn B-{mood}\n\n", "token-classification", ("data.format=conll",)),
+        ('{{"question": "a?", "choices": ["{mood}", "b"], "answer": 0}}\n', "multiple-choice", ("data.format=jsonl",)),
+        ("a fox {i}, {mood}\n", PRETRAINING, ()),
+    ],
+)
+@pytest.mark.parametrize("name", ["train.txt", "train.label"])
+def test_a_file_is_known_by_its_lines_where_its_name_does_not_tell(name, line, task, settings, tmp_path):
+    (tmp_path / name).write_text("".join(line.format(i=i, mood=("sad", "glad")[i % 2]) for i in range(30)))
+    if name.endswith(".txt") or settings:
+        assert (suggest(str(tmp_path)).task, suggest(str(tmp_path)).settings) == (task, settings)
+        assert suggest(str(tmp_path / name)).settings == settings
 
 
 @pytest.mark.parametrize("content", [b"", b"text,label\n", b"\xff\xfe\x00", b'text,label\n"a'])

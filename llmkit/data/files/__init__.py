@@ -7,6 +7,7 @@ name the file and line of a byte that is not UTF-8, and miss a change that is ma
 from llmkit.data.files.archives import suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES, class_names
 from llmkit.data.files.arrow import column_names as parquet_columns
+from llmkit.data.files.by_lines import beside, settings_by_lines
 from llmkit.data.files.class_folders import beside_classes, class_folders, is_class_folders, read_class_folders
 from llmkit.data.files.header import HEADER_KEY
 from llmkit.data.files.json import json_splits
@@ -38,6 +39,7 @@ __all__ = [
     "BadRow",
     "Note",
     "ReadOptions",
+    "beside",
     "beside_classes",
     "class_folders",
     "class_names",
@@ -58,6 +60,7 @@ __all__ = [
     "read_lines",
     "read_rows",
     "read_text",
+    "settings_by_lines",
     "shown",
     "split_name",
     "splits_by_name",

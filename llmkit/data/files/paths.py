@@ -11,6 +11,7 @@ import xxhash
 
 from llmkit.data.files.archives import is_compressed, reading, suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES
+from llmkit.data.files.by_lines import advice_beside, advice_by_lines, beside
 from llmkit.data.files.lines import TEXT_SUFFIXES, is_byte_wise
 from llmkit.data.files.names import is_about, split_name
 from llmkit.data.files.options import ReadOptions
@@ -65,10 +66,20 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
     if not paths:
         raise UserError(
             f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
-            f"files that can be read end in {' '.join(suffixes)} (or the same with {' '.join(COMPRESSED)}); for other "
-            "names, set data.format",
+            _advice(base, data.encoding)
+            or f"files that can be read end in {' '.join(suffixes)} (or the same with {' '.join(COMPRESSED)}); for "
+            "other names, set data.format",
         )
     return paths
+
+
+def _advice(root: Path, encoding: str) -> str:
+    """Say how to read a folder in which no name tells that a file holds rows; "" where its lines do not tell either."""
+    inside = sorted(file for file in root.rglob("*") if _is_file(file) and not is_about(file.name))
+    if together := beside(inside, encoding):
+        return advice_beside(together)
+    first = sorted(inside, key=lambda file: (split_name(file.relative_to(root)) or ("",))[0] != "train")[:1]
+    return f"`{first[0].name}`, {advice}" if first and (advice := advice_by_lines(first[0], encoding)) else ""
 
 
 def expand(

@@ -6,9 +6,11 @@ from typing import Any
 
 from llmkit.data.files.archives import open_bytes, suffix
 from llmkit.data.files.arrow import ARROW_SUFFIXES, COLUMNAR_SUFFIXES, read_arrow, read_parquet
+from llmkit.data.files.by_lines import advice_by_lines
 from llmkit.data.files.conll import looks_like_conll, read_conll
 from llmkit.data.files.csv import read_csv
 from llmkit.data.files.json import read_json, read_json_lines
+from llmkit.data.files.labelled_lines import read_labelled_lines
 from llmkit.data.files.lines import TEXT_SUFFIXES
 from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
 from llmkit.errors import UserError
@@ -26,6 +28,7 @@ READERS: dict[str, Reader] = {
     ".tsv": read_csv,
     ".parquet": read_parquet,
     **dict.fromkeys(ARROW_SUFFIXES, read_arrow),
+    ".fasttext": read_labelled_lines,
     **dict.fromkeys((".conll", ".bio", ".iob", ".iob2", ".bmes"), read_conll),
 }
 ROW_SUFFIXES = tuple(READERS)
@@ -65,13 +68,15 @@ def _reader(
     if kind in TEXT_SUFFIXES:
         raise UserError(
             f"`{file}`: a text file has no columns",
-            f"rows come from files that end in {' '.join(ROW_SUFFIXES)}; data.format says which of them it is else",
+            advice_by_lines(file, options.encoding)
+            or f"rows come from files that end in {' '.join(ROW_SUFFIXES)}; data.format says which of them it is else",
         )
     if kind in COMPRESSED:
         open_bytes(file).close()  # it raises where an archive holds many files
     raise UserError(
         f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
-        f"it reads files that end in {' '.join(SUFFIXES)} (or the same with {' '.join(COMPRESSED)}); for another "
+        advice_by_lines(file, options.encoding)
+        or f"it reads files that end in {' '.join(SUFFIXES)} (or the same with {' '.join(COMPRESSED)}); for another "
         "name, data.format says which of them it is",
     )
 

@@ -52,8 +52,8 @@ def test_files_without_rows(tmp_path):
     error = mistake(tmp_path / "a.txt")
     assert error.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
     assert error.hint == (
-        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .conll .bio .iob "
-        ".iob2 .bmes; data.format says which of them it is else"
+        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .fasttext .conll "
+        ".bio .iob .iob2 .bmes; data.format says which of them it is else"
     )
     for name, message in (
         ("a.xlsx", "llmkit does not read `.xlsx` files"),
