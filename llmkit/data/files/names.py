@@ -1,6 +1,7 @@
 """Tell from its name what a file is: a split of the data, or a remark on it such as a README."""
 
 import re
+from collections.abc import Collection
 from pathlib import PurePath
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # the first that is there counts; `datasets` has the same
@@ -13,6 +14,7 @@ _SHARD = r"([-_.]?\d+([-_]of[-_]\d+)?)?"  # train-00000-of-00001
 _WHOLE = re.compile(rf"({_ANY}){_SHARD}", re.IGNORECASE)
 _BEGIN = re.compile(rf"({_ANY})(?![a-z])", re.IGNORECASE)
 _END = re.compile(rf"(?<![a-z])({_ANY}){_SHARD}", re.IGNORECASE)
+_INSIDE = re.compile(rf"(?<![a-z])({_ANY})(?![a-z])", re.IGNORECASE)
 _VERSIONED = re.compile(rf"(?<=\d[-_.])({_ANY})(?![a-z])", re.IGNORECASE)  # name_1.0_dev_matched
 
 # Files that stand beside data and say something about it.
@@ -52,6 +54,21 @@ def split_name(inside: PurePath) -> tuple[str, bool] | None:
         return _NAMES[match[1].lower()], False
     for folder in reversed(folders):
         if match := _BEGIN.match(folder) or _end(folder):
+            return _NAMES[match[1].lower()], False
+    return None
+
+
+def split_among(inside: PurePath, others: Collection[PurePath]) -> tuple[str, bool] | None:
+    """Find the split of a file as `split_name` does, or by others whose paths say another split in the same place.
+
+    `msra_train_bio.txt` and `msra_test_bio.txt` are splits beside each other.
+    """
+    if (found := split_name(inside)) is not None:
+        return found
+    for match in _INSIDE.finditer(inside.name):
+        before, after = inside.name[: match.start()], inside.name[match.end() :]
+        siblings = {before + name + after for name in _NAMES} - {inside.name}
+        if any(inside.with_name(name) in others for name in siblings):
             return _NAMES[match[1].lower()], False
     return None
 

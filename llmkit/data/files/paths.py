@@ -13,7 +13,7 @@ from llmkit.data.files.archives import is_compressed, reading, suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES
 from llmkit.data.files.by_lines import advice_beside, advice_by_lines, beside
 from llmkit.data.files.lines import TEXT_SUFFIXES, is_byte_wise
-from llmkit.data.files.names import is_about, split_name
+from llmkit.data.files.names import is_about, split_among, split_name
 from llmkit.data.files.options import ReadOptions
 from llmkit.data.files.rows import SNIFFED, SUFFIXES, format_of
 from llmkit.errors import UserError
@@ -155,9 +155,11 @@ def splits_by_name(
     saved = _saved_splits(path)
     by_split: dict[str, list[Path]] = {}
     sure: dict[str, list[Path]] = {}
-    for file in data:
-        inside = file.relative_to(path)
-        split, whole = (inside.parts[0], True) if inside.parts[0] in saved else split_name(inside) or ("", False)
+    inside_of = {file: file.relative_to(path) for file in data}
+    everything = set(inside_of.values())
+    for file, inside in inside_of.items():
+        named = (inside.parts[0], True) if inside.parts[0] in saved else split_among(inside, everything)
+        split, whole = named or ("", False)
         by_split.setdefault(split, []).append(file)
         sure.setdefault(split if whole else "train", []).append(file)
     if "train" not in by_split and not saved:

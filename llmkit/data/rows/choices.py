@@ -144,7 +144,7 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from _strings(value.get("text"))
+        yield from _strings(value["text"] if "text" in value else list(value.values()))
     elif isinstance(value, list):
         yield from chain.from_iterable(map(_strings, value))
 
@@ -164,15 +164,18 @@ def read_beginnings(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple
 def read_choices(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
     """Read the choices of a row, and what the data calls them ("A", "1"), if it does; raise Unusable for no choices.
 
-    They are a list of texts, a list of tables with `text` and `label`, a table of two such lists, or one column for
-    each, of which the last may be empty.
+    They are a list of texts, a list of tables with `text` and `label`, a table of two such lists or from label to
+    text, or one column for each, of which the last may be empty.
     """
     names: Any = None
     if "choices" in columns:
         column = columns["choices"]
         value = parsed(value_at(row, column))
-        if isinstance(value, Mapping):
-            names, value = value.get("label"), value.get("text")
+        if isinstance(value, Mapping) and "text" in value:
+            names, value = value.get("label"), value["text"]
+        elif isinstance(value, Mapping):  # {"A": "...", "B": "..."}; null where a row has fewer
+            names = [name for name, each in value.items() if each is not None]
+            value = [value[name] for name in names]
         elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
             names = [each["label"] for each in value if "label" in each] or None
             value = [each.get("text") for each in value]

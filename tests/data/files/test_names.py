@@ -37,6 +37,13 @@ def test_the_split_of_a_file(split, names):
         assert (files.split_name(PurePath(name)) or (None,))[0] == split, name
 
 
+def test_files_that_differ_in_a_split_inside_of_their_names_are_splits(tmp_path):
+    touch(tmp_path, "msra_train_bio.csv", "msra_test_bio.csv", "a-test-of-time.csv")
+    by_split, left_out = files.splits_by_name(tmp_path, files.ROW_SUFFIXES)
+    assert by_split == {"train": ["msra_train_bio.csv"], "test": ["msra_test_bio.csv"]}
+    assert [file.name for file in left_out] == ["a-test-of-time.csv"]
+
+
 def test_what_stands_beside_data():
     about = (
         "README README.md readme_zh.md README.txt LICENSE LICENCE.txt license.md LICENSE-MIT COPYING CITATION.cff "

@@ -92,6 +92,17 @@ def test_a_row_that_cannot_be_learned(row, kind, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("answer", ["B", "e"])
+def test_choices_may_be_a_table_from_label_to_text(answer):
+    row = {"question": "a", "options": {"A": "d", "B": "e", "C": None}, "answer": answer}
+    columns = reader.resolve_columns(DATA, table(row))
+    choices, names = reader.read_choices(row, columns)
+    assert (choices, names) == (["d", "e"], ["A", "B"])
+    assert 1 in reader.readings(choices, names, answer).values()
+    assert list(reader.texts(row, columns)) == ["a", "d", "e"]
+    assert screened(*[row] * 9).skipped == {}
+
+
 def test_minus_one_may_be_a_choice():
     found = reader.examine(asked("-1", ["-1", "1"]), {"choices": "choices", "answer": "answer"}, DATA, False)
     assert found.target == (("text",), "-1", 2)
