@@ -259,11 +259,11 @@ def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
 
 
 def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
-    """Print the resolved recipe to stdout and the arithmetic to stderr."""
-    print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
+    """Print the data and the arithmetic to stderr, then the resolved recipe to stdout."""
     from llmkit.dry_run import explain
 
     explain(recipe, processes, max_time)
+    print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
     return 0
 
 

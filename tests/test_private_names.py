@@ -324,7 +324,10 @@ TABLE = (
         for name in ("lora_A", "lora_B", "scaling")
     ),
     # -- datasets
-    *(Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool)) for where in ("hub.py", "data/rows/table.py")),
+    *(
+        Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool))
+        for where in ("hub.py", "data/rows/table.py", "data/rows/head.py", "dry_run/texts.py")
+    ),
     Row("datasets.Dataset._fingerprint", "data/rows/table.py", assigned),
     Row("datasets.Dataset._fingerprint", "data/text/documents.py", assigned),
     Row("datasets.Dataset.cache_files", "data/rows/table.py", is_a(property)),
@@ -339,6 +342,8 @@ TABLE = (
             "HF_HUB_OFFLINE": bool,
         }.items()
     ),
+    Row("huggingface_hub.hf_file_system.HfFileSystemFile", "data/rows/head.py", gives(inspect.isclass)),
+    Row("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", "data/rows/head.py", takes("start", "end")),
     Row("huggingface_hub.constants.HF_HOME", "data/text/token_cache.py", is_a(str)),
     Row("huggingface_hub.file_download.repo_folder_name", "hub.py", takes("repo_id", "repo_type")),
     Row(

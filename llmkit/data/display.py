@@ -2,11 +2,13 @@
 
 import re
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 
 # Control characters, marks that turn the direction of text, separators that a terminal takes for line ends, halves of
 # characters.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 LEAST, USUAL = 40, 80  # columns of a terminal
+CLASSES = 12  # labels that are listed with their counts
 
 
 def terminal_width() -> int:
@@ -46,3 +48,43 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
             longer = indent + word
         line = longer
     return [*lines, line]
+
+
+class Report:
+    """Lines of a report behind their names, written as they come; each is wrapped or cut at the terminal's width.
+
+    Attributes:
+        left: columns of the names.
+        width: columns beside them.
+        as_given: paths as the user wrote them, by their resolved form.
+    """
+
+    def __init__(self, left: int, write: Callable[[str], object], as_given: Mapping[str, str] | None = None) -> None:
+        self.left, self.write, self.as_given = left, write, as_given or {}
+        self.width = terminal_width() - left
+
+    def add(self, name: str, text: str) -> None:
+        """Write a text behind its name, wrapped at words."""
+        text = printable(text)
+        for resolved, given in self.as_given.items():
+            text = text.replace(resolved, given)
+        self.lines(name, wrapped(text, self.width, "  "))
+
+    def fit(self, name: str, text: str) -> None:
+        """Write a text behind its name, cut at the width."""
+        self.lines(name, [cut(text, self.width)])
+
+    def lines(self, name: str, lines: Iterable[str]) -> None:
+        """Write lines that fit, the first behind the name."""
+        for line in lines:
+            self.write(f"{name:<{self.left}}{line}".rstrip())
+            name = ""
+
+
+def counted(counts: Mapping[str, int], rows: int) -> str:
+    """List labels with their counts and shares of `rows`, the frequent first; of many the middle is left out."""
+    listed = sorted(counts.items(), key=lambda item: -item[1])
+    parts = [f"{printable(str(label))} {number:,} ({number / max(rows, 1):.1%})" for label, number in listed]
+    if len(parts) > CLASSES:
+        parts[CLASSES - 3 : -2] = [f"... {len(parts) - CLASSES + 1:,} more ..."]
+    return ", ".join(parts)

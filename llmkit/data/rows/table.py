@@ -243,10 +243,15 @@ def plain_files(data: Data) -> Any:
     return dict(data.data_files) if isinstance(data.data_files, Mapping) else list(data.data_files)
 
 
+def source_of(data: Data, split: str) -> str:
+    """Name a split of a Hub data set, for messages."""
+    return f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"
+
+
 def open_hub(data: RowData, split: str) -> Rows:
     dataset = load(data, split)
     columns = tuple(dataset.column_names)
-    source = f"`{data.path}` ({f'{data.name}, ' if data.name else ''}split {split})"
+    source = source_of(data, split)
     if not len(dataset):
         raise UserError(f"{source}: there are no rows in it", "data.split and data.validation_split choose others")
 

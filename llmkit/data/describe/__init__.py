@@ -1,0 +1,88 @@
+"""Describe a local file or folder without a recipe: what is in it, as a task reads it, and the command to train on it.
+
+It needs neither torch nor a network, and reads no more of a large file than a sample.
+"""
+
+import glob
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmkit.data import files
+from llmkit.data.describe.rows import describe_rows
+from llmkit.data.describe.texts import describe_texts
+from llmkit.data.display import Report
+from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
+from llmkit.errors import UserError
+from llmkit.recipe import load
+from llmkit.recipe.paths import at_home
+from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
+from llmkit.recipe.shortcuts import LARGER, SMALL
+
+LEFT = 11  # columns of what stands before a line
+_ASKED = re.compile(r"data\.(\w+_column|source_lang|target_lang)\b")  # keys that a hint asks for
+
+
+def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]:
+    """Describe what a local path holds, as `task` reads it, or else the task that its columns suggest.
+
+    `overrides` are settings of [data], which the command to train with repeats. Raises UserError where there is nothing
+    to describe.
+    """
+    _check_path(path)
+    found = Suggestion(task) if task is not None else suggest(path)
+    given = {setting.partition("=")[0] for setting in overrides}
+    settings = [f"data.path={path}", *overrides]
+    settings += [setting for setting in found.settings if setting.partition("=")[0] not in given]
+    recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
+    if recipe.task == "multi-task":
+        raise UserError(f"--task {task}: each of its tasks has data of its own", "name one of them")
+    assert recipe.data is not None
+    lines = list[str]()
+    report = Report(LEFT, lines.append, {recipe.data.path: path})
+    if recipe.task in TEXT_TASKS:
+        describe_texts(report, recipe, found, path, suggested=task is None)
+        name = found.task if found.task not in (PRETRAINING, "causal-lm", "masked-lm") else SMALL
+        lines += _command(["pretrain", name], settings, None)
+        if name == SMALL:
+            report.add("", f"a larger model: {LARGER} in place of {SMALL}")
+        return lines
+    validated, fault = describe_rows(report, recipe, found, path, suggested=task is None)
+    if not validated and "data.validation_fraction" not in given:
+        settings.append("data.validation_fraction=0.1")
+    if fault is not None:
+        report.add("refused", fault.message)
+        for detail in fault.details:
+            report.add("", detail)
+        if fault.hint:
+            report.add("hint", fault.hint)
+    return lines + _command(["finetune", "--task", found.task], settings, fault)
+
+
+def _check_path(path: str) -> None:
+    local = at_home(path)
+    if local.suffix == ".toml" and local.is_file():
+        raise UserError(f"`{path}` is a recipe", f"llmkit finetune {shlex.quote(path)} --dry-run shows its data")
+    if local.exists() or (glob.has_magic(path) and glob.glob(str(local))):  # noqa: PTH207
+        return
+    near = files.nearest(local.name, _names_beside(local))
+    if path.count("/") == 1 and not local.parent.exists():
+        near = "of a data set on the Hub, `--dry-run` of a recipe shows the first rows"
+    raise UserError(f"there is no file or folder `{path}`", near.strip())
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [file.name for file in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
+def _command(words: list[str], settings: list[str], fault: UserError | None) -> list[str]:
+    """Write the command to train with; in it stands COLUMN for each key that the hint of `fault` asks for."""
+    asked = dict.fromkeys(_ASKED.findall(fault.hint) if fault is not None else [])
+    set_already = {setting.partition("=")[0] for setting in settings}
+    unset = [f"data.{key}=COLUMN" for key in asked if f"data.{key}" not in set_already]
+    then = ", with the name of a column in place of COLUMN" if unset else ", once that is mended" if fault else ""
+    return [f"train with{then}", f"  {shlex.join(['llmkit', *words, *settings, *unset])}"]

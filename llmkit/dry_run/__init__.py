@@ -1,0 +1,74 @@
+"""Read a recipe's data and calculate its size before training: rows, parameters, tokens a step, steps, warm-up."""
+
+import math
+
+from llmkit import tasks
+from llmkit.data.display import Report
+from llmkit.dry_run.rows import read_rows
+from llmkit.dry_run.texts import read_texts
+from llmkit.errors import say
+from llmkit.launch import default_processes
+from llmkit.models.config import choose_block_size, load_config
+from llmkit.models.weights import num_parameters
+from llmkit.recipe.data_tables import TextData
+from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.recipe.tasks import TASKS
+
+LEFT = 16  # columns of what stands before a line
+
+
+def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) -> None:
+    """Print the data and the arithmetic of `recipe` to stderr, without allocating the model.
+
+    `processes` and `max_time` are the command line's. Raises UserError as the run would.
+    """
+    report = Report(LEFT, say)
+    rows = recipe.task not in PRETRAINING
+    settings = recipe.trainer
+    world = processes if processes is not None else default_processes()
+    batch = settings.get("per_device_train_batch_size", 8)
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    seed = settings.get("seed", 42)
+    config, notes = load_config(recipe.model, finetuning=rows)
+    trains_tokenizer = recipe.tokenizer.type is not None
+    if trains_tokenizer and "vocab_size" not in recipe.model.config:
+        config.vocab_size = recipe.tokenizer.vocab_size
+    length = choose_block_size(recipe.data.block_size, config) if isinstance(recipe.data, TextData) else 1
+    size = read_rows(report, recipe, seed, batch * world) if rows else read_texts(report, recipe, seed, config, length)
+    for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
+        report.add("note", note)
+    count = num_parameters(recipe.model, config, tasks.model_class(recipe.task))
+    at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trains_tokenizer else ""
+    uncounted = TASKS[recipe.task].uncounted if recipe.task in TASKS else ", without the heads"
+    report.add("parameters", f"{count:,}{at_most}{uncounted}")
+    unit, examples_or_tokens = ("examples", "examples") if rows else ("blocks", "tokens")
+    total = batch * accumulated * world * length
+    each = "" if rows else f" x {length}"
+    report.add(
+        f"{examples_or_tokens} a step",
+        f"{batch} {unit} x {accumulated} accumulated x {world} process{'es' * (world != 1)}{each} = {total:,}",
+    )
+    an_epoch = None
+    if size.number is not None:
+        whole = math.floor if settings.get("dataloader_drop_last") else math.ceil
+        an_epoch = max(1, math.ceil(whole(size.number / (batch * world)) / accumulated))
+    steps, epochs = settings.get("max_steps", -1), settings.get("num_train_epochs", 3)
+    about = "" if size.exact else "about "
+    of_epochs = f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    if max_time is not None:
+        report.add("steps", f"as many as there is time for in {max_time}")
+    elif steps > 0:
+        seen = "" if an_epoch is None else f", {about}{_short(steps / an_epoch)} epochs of the data"
+        report.add("steps", f"{steps:,}, {steps * total:,} {examples_or_tokens} in all{seen}")
+    elif an_epoch is not None:
+        report.add("steps", f"{about}{math.ceil(epochs * an_epoch):,}: {of_epochs} of {an_epoch:,}")
+    else:
+        report.add("steps", f"as many as there are in {of_epochs} of the data")
+    warmup = settings.get("warmup_steps", 0)
+    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else f"{warmup:,} steps"
+    peak = settings.get("learning_rate", 5e-5)
+    report.add("learning rate", f"up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
