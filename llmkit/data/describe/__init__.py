@@ -36,8 +36,6 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     settings = [f"data.path={path}", *overrides]
     settings += [setting for setting in found.settings if setting.partition("=")[0] not in given]
     recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
-    if recipe.task == "multi-task":
-        raise UserError(f"--task {task}: each of its tasks has data of its own", "name one of them")
     assert recipe.data is not None
     lines = list[str]()
     report = Report(LEFT, lines.append, {recipe.data.path: path})

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 
 HASHED = 50_000_000  # bytes: in larger files NUL bytes are not looked for
-EXAMPLES = 3  # rows that are shown, and values of a column
+EXAMPLES = 3  # rows that are shown
+VALUES = 12  # of a column, at most
 NAMED = 12  # columns whose values are shown
 
 
@@ -37,7 +39,7 @@ def describe_rows(
     assert isinstance(recipe.data, RowData)
     data, notes = splits_of_folder(recipe.data)
     named = list(dict.fromkeys([data.split, *(data.data_files if isinstance(data.data_files, Mapping) else ())]))
-    paths = {split: files.of_split(data, split, files.ROW_SUFFIXES) for split in named}
+    paths = {split: _paths(data, split) for split in named}
     listed = [file for one in paths.values() for file in one]
     hashed = sum(file.stat().st_size for file in listed) <= HASHED
     samples = {split: take(open_files(data, split, hashed), paths[split]) for split in named}
@@ -72,6 +74,15 @@ def describe_rows(
     return bool(validation), fault
 
 
+def _paths(data: RowData, split: str) -> list[Path]:
+    """List the files of a split; in class folders, the texts."""
+    root = Path(data.path)
+    classes = files.class_folders(root) if root.is_dir() else {}
+    if split in classes:
+        return [file for texts in classes[split].values() for file in texts]
+    return files.of_split(data, split, files.ROW_SUFFIXES)
+
+
 def _why(found: Suggestion, rows: Rows, path: str) -> str:
     """Say why a task is suggested, and which others the rows would fit."""
     others = [name for name in _fitting(rows, path) if name != found.task]
@@ -104,10 +115,9 @@ def _values(report: Report, rows: Rows, columns: Mapping[str, str]) -> None:
     shown = used + [name for name in names if name not in used][: max(5, NAMED - len(used))]
     held = [row for _, row in rows if isinstance(row, Mapping)]
     for name in shown:
-        cells = [_written(row.get(name)) for row in held]
-        distinct = len(set(cells))
-        values = ", ".join(dict.fromkeys(cut(cell, 30) for cell in cells[: 4 * EXAMPLES]))
-        kinds = "all different" if distinct == len(cells) > 1 else f"{distinct:,} value{'s' * (distinct != 1)}"
+        cells = dict.fromkeys(_written(row.get(name)) for row in held)
+        values = ", ".join(cut(cell, 30) for cell in itertools.islice(cells, VALUES))
+        kinds = "all different" if len(cells) == len(held) > 1 else f"{len(cells):,} value{'s' * (len(cells) != 1)}"
         report.fit("", f"`{name}` ({kinds}): {values}")
     if len(shown) < len(names):
         report.fit("", f"and {len(names) - len(shown):,} more columns")
