@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from llmkit import hub, launch
-from llmkit.data.rows import splits
+from llmkit.data.rows import head, splits
 from llmkit.data.rows.reader import reader_of
 from llmkit.errors import UserError
 from llmkit.models import tokenizer as tokenizers
@@ -592,3 +593,46 @@ def _load(name: str) -> None:
 
     with hub.loading(name, "model"):
         AutoConfig.from_pretrained(name)
+
+
+# ---- the first rows, for a dry run -----------------------------------------------------------------------------------
+
+
+def test_of_a_data_set_the_first_rows_are_read(server: Server) -> None:
+    server.files = {**ROWS, "train.csv": b"text,label\n" + b"a,0\nb,1\n" * 1000}
+    first = head.open_head(ClassificationData(path="org/good"), "train")
+    assert first.number == len(list(first.rows)) == head.ROWS
+    assert first.rows.columns == ("text", "label")
+    assert "a dry run reads the first 1,000 rows" in first.rows.remarks[0]
+
+
+def test_no_more_is_downloaded_than_a_dry_run_may(server: Server) -> None:
+    server.files = {**ROWS, "train.csv": b"text,label\n" + b"a,0\nb,1\n" * 1000}
+    with pytest.raises(head.UnreadError, match=r"`org/good` \(split train\): its first rows do not fit into"):
+        head.open_head(ClassificationData(path="org/good"), "train", limit=100)
+
+
+def test_a_small_split_is_read_to_its_end_and_said_so_by_saying_nothing(server: Server) -> None:
+    server.files = ROWS
+    first = head.open_head(ClassificationData(path="org/good"), "train")
+    assert (first.number, first.total, first.rows.remarks) == (20, 20, ())
+
+
+@pytest.mark.parametrize(("split", "total"), [("train", 900), ("train[:40]", 40), ("train[50%:]", 450), ("dev", None)])
+def test_the_number_of_all_rows_is_what_the_hub_says(split: str, total: int | None) -> None:
+    assert head._total({"train": SimpleNamespace(num_examples=900)}, split) == total
+
+
+def test_a_dry_run_of_a_data_set_reads_its_first_rows(
+    server: Server, base: Path, monkeypatch: pytest.MonkeyPatch, llmkit: Callable[..., Any], tmp_path: Path
+) -> None:
+    server.files = {**ROWS, "train.csv": b"text,label\n" + b"the fox,0\nthe hen,1\n" * 1000}
+    monkeypatch.chdir(tmp_path)
+    words = ["data.path=org/good", "data.name=", "data.validation_split=", "data.max_length=16", f"model.name={base}"]
+    done = llmkit("finetune", "--task", "text-classification", *words, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "[CLS] the fox [SEP]" in done.stderr
+    assert "train: 1,000 rows" in done.stderr
+    assert "1 500 (50.0%)" in done.stderr
+    assert "a dry run reads the first 1,000 rows" in " ".join(done.stderr.split())
+    assert "steps           as many as there are in" in done.stderr

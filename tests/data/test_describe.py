@@ -43,7 +43,10 @@ QUESTIONS = [
     {"question": "who?", "context": f"Ann {i} sleeps", "answers": {"text": ["Ann"], "answer_start": [0]}}
     for i in range(20)
 ]
-TALK = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
+TALKS = [
+    {"messages": [{"role": "user", "content": f"hello {i}"}, {"role": "assistant", "content": "good day"}]}
+    for i in range(20)
+]
 # path -> what writes it, the task, and what must be shown
 KINDS = {
     "a.csv": (table, "text-classification", "yes 20 (50.0%)"),
@@ -80,7 +83,7 @@ KINDS = {
         "seq2seq",
         "target: `summary`",
     ),
-    "chat.jsonl": (lambda file: json_lines(file, [{"messages": TALK}] * 20), "chat", "assistant: good day"),
+    "chat.jsonl": (lambda file: json_lines(file, TALKS), "chat", "assistant: good day"),
     "a.txt": (lambda file: file.write_text("".join(f"word {i}\n" for i in range(50))), "pretraining", "word 0"),
 }
 APART = """
@@ -129,7 +132,7 @@ OWN_MODEL = ("model.name=", "tokenizer.vocab_size=300")
 ENCODER = ('model.config.model_type="bert"', "tokenizer.type=wordpiece")
 OF_TASK = {
     "seq2seq": ('model.config.model_type="t5"', "tokenizer.type=byte-bpe"),
-    "chat": ('model.config.model_type="gpt2"', "tokenizer.type=byte-bpe"),
+    "chat": ('model.config.model_type="gpt2"', "tokenizer.type=byte-bpe", "lora="),
 }
 
 
@@ -200,6 +203,15 @@ def test_what_cannot_be_described_is_refused_politely(words, said, here, llmkit)
     assert done.exit_code == 2
     assert done.stdout == ""
     assert [word for word in said if word not in done.stderr] == []
+
+
+def test_a_column_that_is_asked_for_stands_in_the_command_as_such(here, llmkit):
+    json_lines(
+        here / "a.jsonl", [{"a": f"text {i}", "b": f"words {i}", "c": f"more {i}", "label": i % 2} for i in range(40)]
+    )
+    said = described(llmkit, "a.jsonl")
+    assert "data.text_column=COLUMN" in said
+    assert "text_pair_column=" not in said
 
 
 def test_a_task_and_settings_of_data_are_taken_as_a_run_takes_them(here, llmkit):

@@ -21,7 +21,8 @@ from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
 
 LEFT = 11  # columns of what stands before a line
-_ASKED = re.compile(r"data\.(\w+_column|source_lang|target_lang)\b")  # keys that a hint asks for
+# Keys that a hint asks for; a second text is never needed.
+_ASKED = re.compile(r"data\.((?!text_pair)\w+_column|source_lang|target_lang)\b")
 
 
 def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]:
@@ -44,7 +45,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
         name = found.task if found.task not in (PRETRAINING, "causal-lm", "masked-lm") else SMALL
         lines += _command(["pretrain", name], settings, None)
         if name == SMALL:
-            report.add("", f"a larger model: {LARGER} in place of {SMALL}")
+            lines.append(f"or a larger model, with {LARGER} in place of {SMALL}")
         return lines
     validated, fault = describe_rows(report, recipe, found, path, suggested=task is None)
     if not validated and "data.validation_fraction" not in given:

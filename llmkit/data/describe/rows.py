@@ -124,7 +124,7 @@ def _values(report: Report, rows: Rows, columns: Mapping[str, str]) -> None:
 
 
 def _written(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
+    return (value or "(empty)") if isinstance(value, str) else repr(value)
 
 
 def _screened(
