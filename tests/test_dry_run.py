@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import corpus, losses
 
+from llmkit.dry_run import examples
+
 RECIPE = """
 task = "{task}"
 [model]
@@ -148,6 +150,12 @@ def test_several_tasks_are_shown_each_with_its_examples(place, llmkit):
     assert "labels          kind train: none" in said
     assert llmkit("finetune", "two.toml", "--output-dir", "run").exit_code == 0
     assert f"steps           {len(losses(place / 'run'))}: 1 epoch of" in said
+
+
+def test_of_a_long_example_the_beginning_of_what_is_learned_stays():
+    text = "\n".join([*(f"asked {n}" for n in range(20)), "[[answer", *(f"more {n}" for n in range(20)), "end]]"])
+    shown = examples._folded(text, 60)
+    assert shown == [*("asked 0", "asked 1", "asked 2", "...", "[[answer", "more 0", "...", "more 19", "end]]")]
 
 
 # ---- running text ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Show training examples as the model reads them, with what is learned of them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,10 @@ def show_examples(report: Report, task: str, assembly: Assembly, name: str = "ex
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """Break a text into LINES lines of `width` at most, at its own line ends too; the middle of more is left out."""
+    """Break a text into lines of `width` at most, at its own line ends too; of more than LINES some are left out.
+
+    Those that stay are the first, the last, and those where what is learned begins.
+    """
     lines = list[str]()
     for line in text.split("\n"):
         line = printable(line)
@@ -37,7 +41,10 @@ def _folded(text: str, width: int) -> list[str]:
             line = line[size:]
         lines.append(line)
     if len(lines) > LINES:
-        lines = [*lines[: LINES - 3], "...", *lines[-2:]]
+        begin = next((number for number, line in enumerate(lines) if "[[" in line), 0)
+        kept = sorted({0, 1, 2, begin, min(begin + 1, len(lines) - 1), len(lines) - 2, len(lines) - 1})
+        gaps = [later - earlier > 1 for earlier, later in itertools.pairwise([-1, *kept])]
+        lines = [line for number, gap in zip(kept, gaps, strict=True) for line in ["..."] * gap + [lines[number]]]
     return lines
 
 

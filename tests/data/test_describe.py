@@ -207,7 +207,8 @@ def test_what_cannot_be_described_is_refused_politely(words, said, here, llmkit)
 
 def test_a_column_that_is_asked_for_stands_in_the_command_as_such(here, llmkit):
     json_lines(
-        here / "a.jsonl", [{"a": f"text {i}", "b": f"words {i}", "c": f"more {i}", "label": i % 2} for i in range(40)]
+        here / "a.jsonl",
+        [{"one": f"text {i}", "two": f"words {i}", "three": f"more {i}", "label": i % 2} for i in range(40)],
     )
     said = described(llmkit, "a.jsonl")
     assert "data.text_column=COLUMN" in said
