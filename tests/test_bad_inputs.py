@@ -148,7 +148,7 @@ EVERYWHERE = {
     "same_names.csv": ([], ", line 1: 2 columns are called `text`", "give every column a name of its own"),
     "number.parquet": ([], ", row 1: column `text` holds int, not text", "data.text_column"),
     "bytes.parquet": ([], ", row 2: 'utf-8' codec can't decode byte 0xe9", "mend the row"),
-    "array.jsonl": ([], ", line 1: an object is expected, this is a list", "a file that ends in .json"),
+    "array.jsonl": ([], ", line 1: an object is expected, this is a list", "write a row as an object with its columns"),
     "same_keys.json": ([], ": the key `text` stands in one object twice", "one object a line"),
     "half_a_list.json": ([], ": not JSON (Expecting ',' delimiter: line 2 column 16", "mend it there"),
     "truncated.csv.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),

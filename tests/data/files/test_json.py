@@ -190,7 +190,7 @@ def test_a_bad_line_is_one_bad_row(tmp_path):
     assert kinds == ["not JSON", {"a": 1}, "not JSON", "a key twice in one object", "not an object", {"a": 2}]
 
 
-@pytest.mark.parametrize("content", ["nonsense\n" * 3, "x\n" * 500 + '{"a": 1}\n', '[\n{"a": 1},\n{"a": 2}\n]'])
+@pytest.mark.parametrize("content", ["nonsense\n" * 3, "x\n" * 500 + '{"a": 1}\n'])
 def test_a_file_that_is_no_json_lines_is_refused(tmp_path, content):
     from llmkit.errors import UserError
 
@@ -227,3 +227,30 @@ def test_colons_in_texts_are_no_keys(tmp_path, row):
         rows(write(tmp_path / "a.jsonl", json.dumps(row) + "\n" + json.dumps(row, separators=(" ,", " :"))))
         == [row] * 2
     )
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[\n{"a": 1},\n{"a": [{"b": 2}]}\n]\n',
+        '[{"a": 1},\n {"a": [{"b": 2}]}]',
+        '[{"a": 1}, {"a": [{"b": 2}]}]',
+        '{\n  "a": 1\n}\n{\n  "a": [\n    {"b": 2}\n  ]\n}\n',
+        '{\n  "a": 1\n},\n{\n  "a": [{"b": 2}]\n},\n',
+        '{"a": 1},\n{"a": [{"b": 2}]},\n',
+    ],
+)
+def test_a_list_and_objects_over_many_lines_are_rows_whatever_the_name(tmp_path, name, content):
+    assert rows(write(tmp_path / name, content)) == [{"a": 1}, {"a": [{"b": 2}]}]
+
+
+def test_a_line_break_inside_a_string_spoils_one_row_of_json_lines(tmp_path):
+    file = write(tmp_path / "a.jsonl", '{"a": "one\ntwo"}\n{"a": 1}\n')
+    found = [row for _, row in files.read_rows(file, strict=False)]
+    assert [row if isinstance(row, dict) else row.kind for row in found] == ["not JSON", "not JSON", {"a": 1}]
+
+
+def test_a_list_that_is_cut_off_is_refused_where_it_ends(tmp_path):
+    error = mistake(write(tmp_path / "a.jsonl", '[\n{"a": 1},\n{"a": 2}\n'))
+    assert error.message.startswith(f"`{tmp_path / 'a.jsonl'}`: not JSON (Expecting ',' delimiter: line 4 column 1")
