@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.files.dialect import Sight, find_dialect, look, table_lines
-from llmkit.data.files.fields import SHOWN, Dialect, Tally, read_fields
+from llmkit.data.files.fields import SHOWN, Dialect, Fields, Tally, read_fields
 from llmkit.data.files.header import name_columns
 from llmkit.data.files.lines import UTF_16_HINT
 from llmkit.data.files.options import BadRow, Note, ReadOptions
@@ -29,6 +29,7 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     usual = sample[0] if sample and not headed else []
     with table_lines(file, options.encoding, sight) as lines:
         rows = read_fields(lines, sight.before, dialect, sample, tally, len(usual))
+        rows = _without_blank_end(rows, tally)
         number, first = next(rows)
         if not headed:
             rows = itertools.chain([(number, first)], rows)
@@ -58,6 +59,23 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
                 continue
             yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
     _report(file, tally, note)
+
+
+def _without_blank_end(rows: Iterator[tuple[int, Fields]], tally: Tally) -> Iterator[tuple[int, Fields]]:
+    """Leave out the rows at the end of a table in which every field is empty, as spreadsheets write them."""
+    held: list[tuple[int, Fields]] = []
+    for numbered in rows:
+        row = numbered[1]
+        if isinstance(row, list) and len(row) != 1 and not any(row):
+            held.append(numbered)
+            continue
+        if held:
+            yield from held
+            held.clear()
+        yield numbered
+    for number, row in held:
+        if row:
+            tally.add("blank", f"line {number}")
 
 
 def _named(first: list[str], sample: Sequence[list[str]]) -> list[str]:
@@ -98,6 +116,7 @@ def _report(file: Path, tally: Tally, note: Note) -> None:
         ("spanning", "row", "with line breaks in a field", '; if no field has any, set data.quoting = "none"'),
         ("trailing", "row", "with empty fields beyond the header's, which are left out", ""),
         ("repeated", "line", "left out: the header again", ""),
+        ("blank", "row", "at the end left out: every field is empty", ""),
     ):
         if count := tally.counts[kind]:
             counted, place = (f"{count:,} {noun}s", "such as ") if count > 1 else (f"1 {noun}", "")

@@ -48,9 +48,12 @@ def name_columns(
         return Header(_distinct(_as_many(names, first, where), where, "data.column_names"), index)
     reason = "" if options.header else looks_like_data(header, [row for row in sample if row != first])
     hint = f"if it is data ({reason}), set {HEADER_KEY}; else " if reason else ""
-    for number, name in enumerate(header, 1):
-        if not name and not (index and number == 1):
-            raise UserError(f"{where}: column {number} has no name", f"{hint}{_NAME_ALL}")
+    unnamed = [str(number) for number, name in enumerate(header[index:], index + 1) if not name]
+    if unnamed and (reason or len(header) < len(unnamed) + 2):  # a line with one name may be a title
+        raise UserError(f"{where}: column {unnamed[0]} has no name", f"{hint}{_NAME_ALL}")
+    if unnamed:
+        note(f"`{file}`: columns without a name are called by their number: {_shown(unnamed)}")
+        header = [name or str(number) for number, name in enumerate(header, 1)]
     _distinct(header, where, hint=hint)
     if index:
         note(f"`{file}`: the first column has no name and is left out, as the index that pandas writes")

@@ -237,7 +237,12 @@ def test_a_byte_that_is_no_text_stays_an_error(tmp_path):
 
 def test_a_column_without_a_name(tmp_path):
     file = tmp_path / "a.csv"
-    assert mistake(write(file, "a; ;c\n0;1;2\n")).message == f"`{file}`, line 1: column 2 has no name"
+    good, _, notes = read(write(file, "a; ;c\n0;1;2\n"))
+    assert (good, notes) == ([("0", "1", "2")], ["F: columns without a name are called by their number: 2"])
+    assert rows(file) == [{"a": "0", "2": "1", "c": "2"}]
+    assert (
+        mistake(write(file, "My table,,\ntext,label,id\na,b,1\n")).message == f"`{file}`, line 1: column 2 has no name"
+    )
     assert mistake(write(file, "gj04\t1\t\tOur friends\ngj04\t0\t*\tThey\n")).hint.startswith(
         "if it is data (`1` is a number), set data.header = false; else "
     )
@@ -334,11 +339,22 @@ def test_fields_without_a_name_at_the_end_of_a_header_are_no_columns_if_they_are
     good, bad, notes = read(file)
     assert (good, bad) == ([("a", "1"), ("b", "2")], [])
     assert notes == ["F: 2 rows with empty fields beyond the header's, which are left out (such as line 2)"]
-    assert mistake(write(file, "text,label,\na,1,x\nb,2,y\n")).message == f"`{file}`, line 1: column 3 has no name"
+    assert rows(write(file, "text,label,,\na,1,,\nb,2,more,\n")) == [
+        {"text": "a", "label": "1", "3": "", "4": ""},
+        {"text": "b", "label": "2", "3": "more", "4": ""},
+    ]
     late = "text,label,\n" + "a,1,\n" * 300 + "b,2,late\n"
     good, bad, _ = read(write(file, late))
     assert len(good) == 300
     assert [(place, row.message) for place, row in bad] == [("line 302", "3 fields where the header has 2")]
+
+
+def test_rows_without_anything_are_left_out_at_the_end_alone(tmp_path):
+    file = write(tmp_path / "a.csv", "text,label\n,\na,1\n,\n\nb,2\n,\n\n,\n")
+    good, bad, notes = read(file)
+    assert (good, bad) == ([("", ""), ("a", "1"), ("", ""), ("b", "2")], [])
+    assert notes == ["F: 2 rows at the end left out: every field is empty (such as line 7)"]
+    assert rows(write(file, 'text\na\n""\n')) == [{"text": "a"}, {"text": ""}]
 
 
 def test_a_wide_table_is_read_in_linear_time(tmp_path):
