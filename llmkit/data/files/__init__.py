@@ -67,5 +67,4 @@ __all__ = [
     "suffix",
     "text_of",
     "unheard",
-    "without_descriptions",
 ]

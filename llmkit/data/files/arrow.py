@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,9 @@ def _read(file: Path, arrow: bool, columns: Sequence[str] | None) -> Iterator[tu
     import pyarrow
 
     with _opened(file, arrow) as (schema, batches):
+        name, count = max(Counter(schema.names).items(), key=lambda item: item[1], default=("", 0))
+        if count > 1:
+            raise UserError(f"`{file}`: {count} columns are called `{name}`", "give every column a name of its own")
         wanted = None if columns is None else [name for name in schema.names if name in columns]
         rows = itertools.chain.from_iterable(map(_rows, batches(wanted)))
         number = 0

@@ -33,6 +33,9 @@ READERS: dict[str, Reader] = {
 }
 ROW_SUFFIXES = tuple(READERS)
 SUFFIXES = TEXT_SUFFIXES + ROW_SUFFIXES
+# Formats that data.format does not help to read, and what does.
+REMEDIES = dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar"), "unpack it")
+REMEDIES |= dict.fromkeys((".xls", ".xlsx", ".ods", ".numbers"), "save the sheet as CSV")
 # With these names CoNLL's own files come (eng.testa, wnut16.test, emerging.test.annotated): their lines decide.
 SNIFFED = (".train", ".dev", ".valid", ".test", ".testa", ".testb", ".annotated")
 
@@ -73,6 +76,8 @@ def _reader(
         )
     if kind in COMPRESSED:
         open_bytes(file).close()  # it raises where an archive holds many files
+    if kind in REMEDIES:
+        raise UserError(f"`{file}`: llmkit does not read `{kind}` files", REMEDIES[kind])
     raise UserError(
         f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
         advice_by_lines(file, options.encoding)

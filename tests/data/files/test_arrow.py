@@ -112,3 +112,13 @@ def test_the_names_of_classes(tmp_path):
 def test_categories_are_read_as_their_values(tmp_path):
     file = write_parquet(tmp_path / "a.parquet", label=pyarrow.array(["x", "y", "x"]).dictionary_encode())
     assert rows(file) == [{"label": "x"}, {"label": "y"}, {"label": "x"}]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table([["one"], ["two"]], names=["text", "text"]), file)
+    error = mistake(file)
+    assert (error.message, error.hint) == (
+        f"`{file}`: 2 columns are called `text`",
+        "give every column a name of its own",
+    )

@@ -56,7 +56,7 @@ def test_files_without_rows(tmp_path):
         ".bio .iob .iob2 .bmes; data.format says which of them it is else"
     )
     for name, message in (
-        ("a.xlsx", "llmkit does not read `.xlsx` files"),
+        ("a.dat", "llmkit does not read `.dat` files"),
         ("a", "its name does not say what it is"),
     ):
         error = mistake(tmp_path / name)
@@ -111,3 +111,14 @@ def test_a_recipe_takes_every_file_that_can_be_read_for_a_path():
     from llmkit.recipe import paths
 
     assert set(SUFFIXES) <= set(paths.SUFFIXES)
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("a.tar.gz", "unpack it"), ("a.XLSX", "save the sheet as CSV")])
+def test_a_format_that_no_key_helps_to_read_is_told_from_an_unknown_name(tmp_path, name, remedy):
+    error = mistake(write(tmp_path / name, ""))
+    assert "llmkit does not read" in error.message
+    assert error.hint == remedy
+
+
+def test_every_name_that_the_package_gives_is_there():
+    assert not [name for name in files.__all__ if not hasattr(files, name)]
