@@ -22,7 +22,8 @@ _ABOUT = re.compile(
     r"readme.*\.(md|txt|rst|text|html|pdf)|readme[^.]*"
     r"|(licen[sc]e|copying|citation|changelog|contributing)(-[\w.-]+)?(\.(md|txt|rst|cff|bib|html))?"
     r"|((sha|md5)\w*sums?|checksums?)([-_.]\w+)*|manifest(\.(txt|json))?|requirements[\w-]*\.txt|.*\.(lock|md5|sha256|sha1)"
-    r"|(dataset_infos?|dataset_dict|state|croissant|metadata|dataset-metadata|datapackage)\.json",
+    r"|(dataset_infos?|dataset_dict|state|croissant|datapackage)\.json"
+    r"|(.*[-_.])?(meta|metadata|config|schema|vocab|label_?map|label2id|id2label)\.json",
     re.IGNORECASE,
 )
 

@@ -48,7 +48,8 @@ def test_what_stands_beside_data():
     about = (
         "README README.md readme_zh.md README.txt LICENSE LICENCE.txt license.md LICENSE-MIT COPYING CITATION.cff "
         "CITATION.bib dataset_infos.json dataset_info.json dataset_dict.json state.json croissant.json a.csv.lock "
-        "checksums.txt SHA256SUMS md5sum.txt requirements.txt"
+        "checksums.txt SHA256SUMS md5sum.txt requirements.txt metadata.json train_meta.json config.json vocab.json "
+        "label_map.json id2label.json"
     )
     data = "readme.csv license_plates.txt metadata.jsonl state.csv info.json a.json notes.md checks.txt citations.csv"
     for name in about.split():
@@ -152,3 +153,9 @@ def test_another_file_with_such_a_suffix_is_no_conll(tmp_path, text):
     assert files.format_of(tmp_path / "a.train") == ".train"
     assert files.format_of(tmp_path / "a.train", files.ReadOptions(format="jsonl")) == ".jsonl"
     assert listed(tmp_path, files.ROW_SUFFIXES) == [[], ["a.train"]]
+
+
+def test_a_table_of_labels_beside_the_data_is_not_read(tmp_path):
+    touch(tmp_path, "a.csv")
+    write(tmp_path / "label_map.json", '{\n"neg": 0,\n"pos": 1\n}')
+    assert listed(tmp_path) == [["a.csv"], ["label_map.json"]]
