@@ -11,6 +11,7 @@ from llmkit.data.files.lines import read_lines
 from llmkit.data.files.options import BadRow, Note, ReadOptions
 
 _NO_WORD = ("#", "-DOCSTART-")  # a line that begins so does not show how many columns there are
+COUNTED_WORDS = 50  # of them that show whether the first column counts
 SNIFFED_LINES = 1000
 SNIFFED_SHARE = 0.95  # of the words among them that have the same number of columns
 
@@ -20,14 +21,17 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
 
     Each line holds one word. Tabs separate its columns if the first word has any, else blanks. A blank line or
     `-DOCSTART-` ends a sentence. At its head, a line that begins with `#` is a comment unless it has all the columns.
-    A sentence with a line of another number of columns is a BadRow.
+    A sentence with a line of another number of columns is a BadRow. Where the first column counts the words, it is
+    `number`, and the second is `tokens`.
     """
-    first_word = next(
-        (line for _, line in read_lines(file, options.encoding) if line.strip() and not line.startswith(_NO_WORD)), ""
-    )
-    tabs = "\t" in first_word
-    width = len(_fields(first_word, tabs))
+    words = (line for _, line in read_lines(file, options.encoding) if line.strip() and not line.startswith(_NO_WORD))
+    first_words = list(itertools.islice(words, COUNTED_WORDS)) or [""]
+    tabs = "\t" in first_words[0]
+    width = len(_fields(first_words[0], tabs))
     names = ["tokens", *(f"column_{number}" for number in range(2, width)), "tags"][:width]
+    if width > 2 and _count([_fields(line, tabs)[0] for line in first_words]):
+        names[:2] = ["number", "tokens"]
+        note(f"`{file}`: the first column counts the words, and the second is taken for them")
     sentence: list[list[str]] = []  # the fields of each word
     bad: tuple[str, BadRow] | None = None
     first_line = 0
@@ -67,6 +71,15 @@ def _fields(line: str, tabs: bool) -> list[str]:
     """Split a line at tabs or blanks alone: a word may hold another space, one that does not break."""
     line = line.rstrip("\r\n")
     return line.split("\t") if tabs else [field for field in line.split(" ") if field]
+
+
+def _count(column: list[str]) -> bool:
+    """Tell whether a column counts the words of each sentence from 1."""
+    if not {"1", "2"} <= set(column) or not all(number.isdecimal() for number in column):
+        return False
+    return column[0] == "1" and all(
+        number in ("1", str(int(before) + 1)) for before, number in itertools.pairwise(column)
+    )
 
 
 def looks_like_conll(file: Path, encoding: str) -> bool:

@@ -104,3 +104,22 @@ def test_a_sentence_with_a_line_of_other_columns_is_one_bad_row(tmp_path):
     (_, first), (place, bad), (_, last) = files.read_rows(tmp_path / "a.conll", strict=False)
     assert (first["tokens"], place, last["tokens"]) == (["a"], "line 4", ["e"])
     assert bad.message == "1 columns where the first word has 2"
+
+
+def test_a_first_column_that_counts_the_words_is_not_taken_for_them(tmp_path):
+    file = tmp_path / "a.conll"
+    file.write_text("# id = 1\n1 Rain VB O\n\n1 Peter NNP B-PER\n2 sleeps VB O\n", encoding="utf-8")
+    notes: list[str] = []
+    found = [row for _, row in files.read_rows(file, note=notes.append)]
+    assert found[1] == {
+        "number": ["1", "2"],
+        "tokens": ["Peter", "sleeps"],
+        "column_3": ["NNP", "VB"],
+        "tags": ["B-PER", "O"],
+    }
+    assert notes[0] == f"`{file}`: the first column counts the words, and the second is taken for them"
+    for text in ("1 CD O\n2 CD O\n4 CD O\n", "1 O\n2 O\n", "2 CD O\n1 CD O\n", "1 CD O\n"):
+        file.write_text(text, encoding="utf-8")
+        assert next(iter(row for _, row in files.read_rows(file)))["tokens"] == [
+            line.split()[0] for line in text.splitlines()
+        ]
