@@ -65,7 +65,7 @@ TASKS = {
 }
 COLUMNS = "set data.text_column to one of: txt, label"
 EMPTY = "is it empty, or a header with no rows?"
-WINDOWS = "set data.encoding (Windows files are often cp1252)"
+WINDOWS = "set data.encoding (Windows files are often cp1252, Chinese ones gb18030)"
 DAMAGED = "copy or download it again"
 WHOLE = "is it there, whole, and yours to read?"
 

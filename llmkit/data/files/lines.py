@@ -78,7 +78,7 @@ def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
             f"`{file}`, line {line}: byte 0x{raw[problem.start]:02x} is not {encoding}",
             _hint_from_first_bytes(file)
             or ("" if encoding.lower() not in ("utf-8", "utf-8-sig") else _hint_from_other_lines(file))
-            or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252)",
+            or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252, Chinese ones gb18030)",
         ) from problem
     return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
 
