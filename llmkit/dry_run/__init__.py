@@ -37,9 +37,11 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     size = read_rows(report, recipe, seed, batch * world) if rows else read_texts(report, recipe, seed, config, length)
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
         report.add("note", note)
-    count = num_parameters(recipe.model, config, tasks.model_class(recipe.task))
+    count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
     at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trains_tokenizer else ""
     uncounted = TASKS[recipe.task].uncounted if recipe.task in TASKS else ", without the heads"
+    if recipe.task in ("text-classification", "token-classification") and size.config is None:
+        uncounted = ", with a head of two outputs"
     report.add("parameters", f"{count:,}{at_most}{uncounted}")
     unit, examples_or_tokens = ("examples", "examples") if rows else ("blocks", "tokens")
     total = batch * accumulated * world * length

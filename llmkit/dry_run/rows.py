@@ -50,7 +50,10 @@ def read_rows(report: Report, recipe: Recipe, seed: int, batch: int) -> Size:
     train: Any = assembly.train
     number = len(MixedBatches(train, batch, seed, False)) if isinstance(train, Mixture) else len(train)
     return Size(
-        number if local else None if several else from_hub.estimate(data[0], number), local, tuple(assembly.notes)
+        number if local else None if several else from_hub.estimate(data[0], number),
+        local,
+        tuple(assembly.notes),
+        None if several else assembly.config,
     )
 
 

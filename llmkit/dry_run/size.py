@@ -1,11 +1,15 @@
 """How much data there is to train on, as far as a dry run knows."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Size(NamedTuple):
-    """The number of examples or blocks, None where that is not known; whether it is exact; notes for the user."""
+    """The number of examples or blocks, None where that is not known; whether it is exact; notes for the user.
+
+    `config` is the model's, fitted to the data, where that is known.
+    """
 
     number: int | None
     exact: bool
     notes: tuple[str, ...] = ()
+    config: Any = None

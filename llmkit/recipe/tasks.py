@@ -121,7 +121,6 @@ TASKS: dict[str, TaskRecord] = {
         head_suffixes=("ForSequenceClassification",),
         pipeline="text-classification",
         on_encoder=True,
-        uncounted=", with a head of two outputs",
     ),
     "question-answering": TaskRecord(
         data=AnsweringData,
@@ -132,7 +131,6 @@ TASKS: dict[str, TaskRecord] = {
         head_suffixes=("ForQuestionAnswering",),
         pipeline="question-answering",
         on_encoder=True,
-        uncounted=", with a head of two outputs",
     ),
     "token-classification": TaskRecord(
         data=TaggingData,
@@ -143,7 +141,6 @@ TASKS: dict[str, TaskRecord] = {
         head_suffixes=("ForTokenClassification",),
         pipeline="token-classification",
         on_encoder=True,
-        uncounted=", with a head of two outputs",
     ),
     "multiple-choice": TaskRecord(
         data=ChoiceData,

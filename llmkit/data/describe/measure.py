@@ -69,5 +69,5 @@ def word_counts(texts_of_rows: Iterator[Iterator[str]]) -> str:
     least, half, most, longest = np.quantile(numbers, [0, 0.5, 0.95, 1]).round().astype(int).tolist()
     unit = "characters" if 2 * alone > len(numbers) else "words"
     if least == longest:
-        return f"{longest:,} {unit} each"
+        return f"{longest:,} {unit if longest != 1 else unit[:-1]} each"
     return f"{least:,} to {longest:,} {unit}, half up to {half:,}, 95% up to {most:,}"

@@ -45,9 +45,6 @@ def describe_rows(
     samples = {split: take(open_files(data, split, hashed), paths[split]) for split in named}
     first = samples[data.split].rows
     report.add("data", kinds_and_size(path, listed))
-    read_notes = (note for one in samples.values() for note in (*one.rows.remarks, *one.rows.notes))
-    for note in dict.fromkeys([*notes, *read_notes]):
-        report.add("note", note)
     reader = reader_of(recipe.task)
     columns: dict[str, str] = {}
     screened: dict[str, Screened] = {}
@@ -60,6 +57,9 @@ def describe_rows(
         columns, _, screened = screened_by_split(data, reader, opened, validation)
     except UserError as refused:
         fault = refused
+    read_notes = (note for one in samples.values() for note in (*one.rows.remarks, *one.rows.notes))
+    for note in dict.fromkeys([*notes, *read_notes]):
+        report.add("note", note)
     report.add("task", _why(found, first, data.path) if suggested else recipe.task)
     if columns:
         report.lines("columns", column_lines(columns, first.columns, reader.LABEL_ROLES, report.width))

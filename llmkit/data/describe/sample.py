@@ -25,7 +25,7 @@ class Sample:
     @property
     def counted(self) -> str:
         if not self.partial:
-            return f"{self.number:,} rows"
+            return f"{self.number:,} row{'s' * (self.number != 1)}"
         return (f"about {self.about:,} rows" if self.about else "more rows") + f"; the first {self.number:,} are read"
 
 
