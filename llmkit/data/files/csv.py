@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.files.dialect import Sight, find_dialect, look, table_lines
-from llmkit.data.files.fields import SHOWN, Dialect, Fields, Tally, read_fields
+from llmkit.data.files.fields import SHOWN, Dialect, Tally, read_fields
 from llmkit.data.files.header import name_columns
 from llmkit.data.files.lines import UTF_16_HINT
 from llmkit.data.files.options import BadRow, Note, ReadOptions
@@ -29,7 +29,6 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     usual = sample[0] if sample and not headed else []
     with table_lines(file, options.encoding, sight) as lines:
         rows = read_fields(lines, sight.before, dialect, sample, tally, len(usual))
-        rows = _without_blank_end(rows, tally)
         number, first = next(rows)
         if not headed:
             rows = itertools.chain([(number, first)], rows)
@@ -40,42 +39,42 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
             first = _named(first, sample)
         header = name_columns(f"line {number}", first, sample, file, options, note)
         names, width, folded = header.names[header.index :], len(first), _folded(first)
-        longest = len(first[-1]) + 2  # with a blank on each side; a look at one field saves the time for all
+        last, longest = folded[-1], len(first[-1]) + 2  # a look at one field saves the time for all
         expected = f"where {'the header has' if headed else 'most rows have'} {width}"
+        blank: list[tuple[int, list[str]]] = []  # lines without anything; spreadsheets write such at the end
+
+        def fitted(number: int, row: list[str]) -> dict[str, str] | BadRow | None:
+            """Return a row by its columns; None for a blank line."""
+            if len(row) < 2 and not "".join(row).strip():
+                return None
+            if len(row) < width or any(row[width:]):
+                return _ragged(row, expected, dialect, sight)
+            if len(row) > width:
+                tally.add("trailing", f"line {number}")
+            return dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - may be longer
+
         for number, row in rows:
+            if isinstance(row, list) and len(row) != 1 and not any(row):
+                blank.append((number, row))
+                continue
+            for before, empty in blank:
+                if (one := fitted(before, empty)) is not None:
+                    yield f"line {before}", one
+            if blank:
+                blank.clear()
             if isinstance(row, BadRow):
                 yield f"line {number}", row
-                continue
-            if len(row) != width:
-                if len(row) < 2 and not "".join(row).strip():
-                    continue
-                if len(row) < width or any(row[width:]):
-                    yield f"line {number}", _ragged(row, expected, dialect, sight)
-                    continue
-                tally.add("trailing", f"line {number}")
-                row = row[:width]
-            if headed and len(row[-1]) <= longest and (row == first or _folded(row) == folded):
+            elif len(row) != width:
+                if (one := fitted(number, row)) is not None:
+                    yield f"line {number}", one
+            elif headed and len(row[-1]) <= longest and row[-1].strip().casefold() == last and _folded(row) == folded:
                 tally.add("repeated", f"line {number}")
-                continue
-            yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
+            else:
+                yield f"line {number}", dict(zip(names, row[1:] if header.index else row))  # noqa: B905 - it takes time
+        for number, row in blank:
+            if row:
+                tally.add("blank", f"line {number}")
     _report(file, tally, note)
-
-
-def _without_blank_end(rows: Iterator[tuple[int, Fields]], tally: Tally) -> Iterator[tuple[int, Fields]]:
-    """Leave out the rows at the end of a table in which every field is empty, as spreadsheets write them."""
-    held: list[tuple[int, Fields]] = []
-    for numbered in rows:
-        row = numbered[1]
-        if isinstance(row, list) and len(row) != 1 and not any(row):
-            held.append(numbered)
-            continue
-        if held:
-            yield from held
-            held.clear()
-        yield numbered
-    for number, row in held:
-        if row:
-            tally.add("blank", f"line {number}")
 
 
 def _named(first: list[str], sample: Sequence[list[str]]) -> list[str]:
