@@ -1,5 +1,6 @@
 """Rows of question answering: which column is which, where the answers stand, and what can be wrong with a row."""
 
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -179,11 +180,19 @@ def _place(start: Any, text: str, context: str) -> tuple[int, str, str | None]:
         said = None if said is None else said + len(text) - len(text.lstrip())
         text, mended = bare, "blanks around an answer are taken off"
     at = context.find(text)
+    if at < 0 and bare:
+        spelled = r"(?<!\w)" + r"\s+".join(map(re.escape, bare.split())) + r"(?!\w)"
+        alike = list(re.finditer(spelled, context, re.IGNORECASE))
+        alike = [match for match in alike if match.start() == said] or alike
+        if len(alike) == 1:
+            return alike[0].start(), alike[0][0], "its context spells an answer with other capitals or blanks"
     if at < 0:
         raise Unusable("answer not in its context", f'the answer "{shown}" is not in its context', HINT)
     once = context.find(text, at + 1) < 0
-    if said is None:
-        return at, text, mended if once else "an answer stands more than once, and none says where: the first is taken"
+    if said is None and once:
+        return at, text, mended
+    if said is None or (said < 0 and not once):  # -1 says that nobody looked for it
+        return at, text, "an answer stands more than once, and none says where: the first is taken"
     if said >= 0 and context.startswith(text, said):
         return said, text, mended
     meant = [(at, unit) for at, unit in _otherwise(said, context) if said >= 0 and context.startswith(text, at)]

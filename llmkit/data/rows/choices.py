@@ -30,6 +30,7 @@ QUESTIONS = ("question", "question_stem", "query", "goal")
 LISTS = ("choices", "options", "endings", "choice")
 NUMBERED = re.compile(r"(?P<stem>(?:ending|choice|option|answer|sol)_?)(?P<key>\d+|[A-Za-z])|(?P<letter>[A-Z])", re.I)
 ANSWERS = ("label", "labels", "answer", "answerKey", "answer_key")
+MARK = re.compile(r"\(?(\w)[).:]*")  # "(A)", "A."
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = 40  # characters of an answer in a message
 # What an answer may be, in the order in which it is taken for it: "counted" is a number that counts from 1.
@@ -210,17 +211,20 @@ def readings(
     """
     text = str(answer).strip()
     found = {}
-    if names is not None and text in names:
-        found["name"] = names.index(text)
+    mark = None if text in choices else MARK.fullmatch(text)
+    bare = mark[1] if mark else text
+    if names is not None and (text in names or bare in names):
+        found["name"] = names.index(text if text in names else bare)
     number = number_in(answer)
     if names is None and number is not None:
         for kind, first in (("number", base or 0), *([("counted", 1)] if base is None else [])):
             if 0 <= number - first < len(choices):
                 found[kind] = number - first
-    if names is None and len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
-        found["letter"] = LETTERS.index(text.upper())
-    if answer is not None and text and text in choices:
-        found["text"] = choices.index(text)
+    if names is None and len(bare) == 1 and bare.upper() in LETTERS[: len(choices)]:
+        found["letter"] = LETTERS.index(bare.upper())
+    alike = [place for place, choice in enumerate(choices) if choice.casefold() == text.casefold()]
+    if answer is not None and text and (text in choices or len(alike) == 1):
+        found["text"] = choices.index(text) if text in choices else alike[0]
     return found
 
 

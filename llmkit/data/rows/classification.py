@@ -14,6 +14,7 @@ from llmkit.data.rows.labels import (
     MULTI,
     NO_LABEL,
     REGRESSION,
+    SINGLE,
     class_in,
     columns_of_labels,
     index_of,
@@ -200,7 +201,10 @@ def remarks(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) ->
 
 
 def target_in(row: Mapping[str, Any], columns: Mapping[str, str], data: ClassificationData) -> Any:
-    """Read the label of a row as it stands, a list where several columns or a separator say so; Unusable for none."""
+    """Read the label of a row as it stands; Unusable for none.
+
+    It is a list where several columns, a separator, or a table of 0 and 1 for each label say so.
+    """
     column = columns["label"]
     target = value_at(row, column)
     several = columns_of_labels(data, column)
@@ -212,6 +216,10 @@ def target_in(row: Mapping[str, Any], columns: Mapping[str, str], data: Classifi
         return _applying(entries_of, column)
     if data.label_separator is not None and isinstance(target, str):
         return [name.strip() for name in target.split(data.label_separator) if name.strip()]
+    if data.label_separator is not None and isinstance(target, int | float):
+        return [target]
+    if data.problem_type == SINGLE and isinstance(target, list) and len(target) == 1:
+        return target[0]
     return target
 
 

@@ -103,6 +103,8 @@ def _holds_text(head: Sequence[Mapping[str, Any]], name: str) -> bool:
 def texts_in(row: Mapping[str, Any], column: str) -> list[str]:
     """Read the text in a column of a row, or the texts where it holds a list or is several columns."""
     value = value_at(row, column)
+    if value is ABSENT and JOINED in column:  # one of several targets may be missing
+        value = [text for name in column.split(JOINED) if (text := value_at(row, name)) is not ABSENT] or ABSENT
     if not isinstance(value, list):
         return [text_in(row, column)]
     flat = [text for each in value for text in (each if isinstance(each, list) else [each])]

@@ -151,6 +151,11 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
     for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):
         if not (out == wanted).any():
             alike = wanted and rule == "stratified"  # one row is always drawn where the classes allow it
+            if alike and 2 < total == len(np.unique(screened.strata)):
+                raise UserError(
+                    f"{rows.source}: each of {total:,} rows is of a class of its own: nothing can be held out",
+                    'is it the right column? of values, data.problem_type = "regression"',
+                )
             raise UserError(
                 f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
                 "rows that hold the same stand on one side, and the only row of a class is learned from; name a "

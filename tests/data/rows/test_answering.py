@@ -246,3 +246,32 @@ def test_a_file_with_too_many_of_them_is_refused_with_the_key(tmp_path):
         opened(file)
     assert "an answer is a piece of its context" in caught.value.hint
     assert caught.value.hint.endswith("to leave them out: data.max_skipped_fraction = 0.25")
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "context", "at", "there"),
+    [
+        ("paris", 7, "he saw Paris", 7, "Paris"),
+        ("PARIS", 0, "Paris or paris", 0, "Paris"),
+        ("new  york", 3, "in New York", 3, "New York"),
+        ("New York", 3, "in New\u00a0York", 3, "New\u00a0York"),
+    ],
+)
+def test_an_answer_is_found_in_the_spelling_of_its_context(text, start, context, at, there):
+    assert placed(text, start, context) == (
+        at,
+        there,
+        "its context spells an answer with other capitals or blanks",
+    )
+
+
+@pytest.mark.parametrize(("text", "context"), [("AI", "he said so"), ("paris", "Paris or PARIS")])
+def test_an_answer_in_another_spelling_is_not_guessed(text, context):
+    found = read({"text": [text], "answer_start": [3]}, context)
+    assert found.fault.kind == "answer not in its context"
+
+
+def test_a_start_of_minus_one_says_of_no_place():
+    at, text, mended = placed("be", -1, CONTEXT)
+    assert (at, text) == (3, "be")
+    assert "the first is taken" in mended

@@ -131,3 +131,24 @@ def test_answers_that_count_from_1_are_kept_and_said(tmp_path):
     assert kept.skipped == {"the answer is none of the choices": 1}
     with pytest.raises(UserError, match="10 of 30 rows cannot be used"):
         screened(*[asked(1 + n % 3) for n in range(30)], answer_base=0)
+
+
+def test_choices_in_a_table_from_label_to_text_are_read():
+    rows = [asked("AB"[i % 2]) | {"choices": {"A": "d", "B": "e", "C": None}} for i in range(4)]
+    assert reader.read_choices(rows[0], {"choices": "choices"}) == (["d", "e"], ["A", "B"])
+    assert not screened(*rows).skipped
+
+
+@pytest.mark.parametrize(
+    ("choices", "names", "answer", "place"),
+    [
+        (["d", "e"], None, "(B)", {"letter": 1}),
+        (["d", "e"], None, "B.", {"letter": 1}),
+        (["d", "e"], ["A", "B"], "(B)", {"name": 1}),
+        (["A Fox", "a dog"], None, "a fox", {"text": 0}),
+        (["a", "A", "b."], None, "b.", {"text": 2}),
+        (["Fox", "FOX"], None, "fox", {}),
+    ],
+)
+def test_an_answer_may_be_written_otherwise_than_its_choice(choices, names, answer, place):
+    assert reader.readings(choices, names, answer) == place

@@ -198,6 +198,22 @@ def test_a_row_with_another_value_in_a_column_of_0_and_1_is_left_out(written):
     assert (len(labels), skipped) == (59, {"a label that is neither 0 nor 1": 1})
 
 
+def test_the_only_label_in_a_list_is_a_class_where_the_recipe_says_so(written):
+    labels, _, _ = opened(written(labels_of([["a"], ["b"]] * 10)), problem_type="single_label_classification")
+    assert sorted(labels) == ["a"] * 10 + ["b"] * 10
+
+
+def test_a_column_of_labels_that_never_repeat_is_asked_about(written):
+    message = refused(written(labels_of(range(60))))
+    assert "each of 60 rows is of a class of its own" in message
+    assert "regression" in message
+
+
+def test_a_separator_leaves_numbers_alone(written):
+    labels, skipped, _ = opened(written(labels_of(["1;2", 1, 2] * 10)), label_separator=";")
+    assert (skipped, [1] in labels, ["1", "2"] in labels) == ({}, True, True)
+
+
 def test_a_separator_is_suggested_and_never_guessed(written):
     file = written([(text(i), ("a;b", "b;c", "c;a", "a")[i % 4]) for i in range(60)])
     labels, _, notes = opened(file)

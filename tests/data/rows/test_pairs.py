@@ -100,3 +100,9 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
     assert found.record == {"skipped": {"train": {"empty target": 2}}}
     assert f"2 rows left out: empty target, such as `{file}`, line 5" in found.notes
     assert len(list(found.train.read())) == 48
+
+
+def test_one_of_several_targets_may_be_missing_in_a_row():
+    assert reader.references_in({"s1": "a"}, "s1 + s2") == ["a"]
+    with pytest.raises(Unusable):
+        reader.references_in({"source": "a"}, "s1 + s2")
