@@ -304,7 +304,8 @@ def numbers(
     there = f"there are {_listed(label_spec.names)}"
     if strange and (training or len(strange) == len(part.targets)):
         mistakes |= {row: f'label "{name}", which {unknown}; {there}' for row, name in strange.items()}
-    refuse(part.source, mistakes, "whose label cannot be used", NUMBERS if strange else REMEDY)
+    hint = NUMBERS if any(map(INTEGER.fullmatch, strange.values())) else OTHER_NAMES if strange else REMEDY
+    refuse(part.source, mistakes, "whose label cannot be used", hint)
     if strange:
         part.unknown = sorted(strange)
         named = _listed([f"{name} ({count:,})" for name, count in Counter(strange.values()).most_common()])
@@ -420,6 +421,7 @@ def _test_split(name: str) -> str:
 
 NO_LABEL = "is it the right column (data.label_column), and not a test split?"
 NUMBERS = 'what numbers stand for, data.label_names says, from 0 on, such as ["bad", "good"]'
+OTHER_NAMES = "is it the right column (data.label_column), and data of the same classes?"
 REMEDY = "write one class in each row, a name or a whole number; of several classes a list"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmkit.data.rows import classification, content
 from llmkit.data.rows.examples import Encoded
-from llmkit.data.rows.labels import resolve_labels
+from llmkit.data.rows.labels import SINGLE, LabelSpec, numbers, resolve_labels
 from llmkit.data.rows.splits import tables
 from llmkit.data.rows.table import open_files
 from llmkit.errors import UserError
@@ -483,3 +483,12 @@ def test_a_class_with_one_row_stays_in_training(written):
         read = tables(data, seed, classification)
         assert {row["label"] for _, row in read.validation["validation"].read()} <= set(MOODS)
         assert len(list(read.validation["validation"].read())) == 12
+
+
+@pytest.mark.parametrize(("label", "hint"), [("odd", "the same classes"), ("7", "what numbers stand for")])
+def test_the_hint_on_numbers_is_given_for_numbers_alone(label, hint, written):
+    file = written([(text(0), label)])
+    data = ClassificationData(path=str(file))
+    part = Encoded(open_files(data, "train"), targets=[label])
+    with pytest.raises(UserError, match=hint):
+        numbers(part, LabelSpec(SINGLE, ("sad", "glad")), None, False, "the model does not know")
