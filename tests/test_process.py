@@ -29,7 +29,7 @@ LOADING = {
     "evaluate": ["evaluate masked", "evaluate adapted"],
     "merge": ["merge adapted --output out"],
 }
-NOT_LOADING = ("check", "recipes")
+NOT_LOADING = ("check", "data", "recipes")
 
 
 @pytest.fixture(scope="module")
