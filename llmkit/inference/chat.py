@@ -1,6 +1,5 @@
 """Converse with a chat model: on the terminal, from a pipe, or over the rows of a file."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,14 +10,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from llmkit.errors import UserError, say
-from llmkit.inference import batch, generate
+from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
-COLUMNS = ("messages", "prompt", "text")  # of a file: the columns that may hold a row's conversation or question
 RESERVED = 4  # an answer has room for max_new_tokens, or for 1/4 of the positions if that is less
 
 Message = dict[str, Any]
@@ -81,23 +79,23 @@ def chat_rows(
 ) -> None:
     """Answer the conversation in each row of the file `source`, as JSON lines on stdout or in the file `output`.
 
-    A row holds `messages`, of which the last is the user's, or a `prompt`; in a text file each line is a question. The
-    other arguments are those of `chat`.
+    Rows are read as those to train on, up to the answer that is to be written; in a text file each line is a question.
+    The other arguments are those of `chat`.
     """
     batch.check_rows(source, output)
     session, system_prompt = load(name, options, system_prompt, seed, quantize)
+    reader = rows_to_answer.RowsToAnswer(session, system_prompt)
 
     def read(location: str, row: batch.Row) -> tuple[batch.Row, list[int]]:
-        column, messages = read_messages(location, row)
-        visible = {"prompt" if column == "text" else column: row[column]}
-        if system_prompt and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system_prompt}, *messages]
-        return visible, render(messages, session, f"{location}: ")
+        visible, fitted = reader.read(location, row)
+        return visible, render(fitted.messages, session, f"{location}: ", fitted.tools)
 
     def decode(prompt: list[int], new: list[int]) -> str:
         return str(session.tokenizer.decode(new, skip_special_tokens=True))
 
     batch.write_rows(source, output, read, decode, session, chat=True, system_prompt=system_prompt)
+    for note in reader.notes():
+        say(f"note: {note}")
 
 
 def settings(arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
@@ -292,55 +290,25 @@ def answer(conversation: Conversation, tokens: list[int], stop: Event) -> None:
         say(f"note: cut off after {len(new):,} tokens; max_new_tokens={2 * len(new)} lets it say more")
 
 
-def render(messages: list[Message], session: generate.GenerationSession, where: str = "") -> list[int]:
+def render(
+    messages: list[Message],
+    session: generate.GenerationSession,
+    where: str = "",
+    tools: list[dict[str, Any]] | None = None,
+) -> list[int]:
     """Tokenize the conversation with the chat template, up to where the answer begins.
 
-    `where` begins the message of the UserError for a conversation that the template refuses.
+    `tools` are those that the model may call; `where` begins the message of the UserError for a conversation that the
+    template refuses.
     """
     from jinja2 import TemplateError
 
     try:
-        return list(session.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        return list(
+            session.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=False)
+        )
     except TemplateError as problem:
         raise UserError(
             f"{where}the chat template of `{session.name}` refuses the conversation: {problem}",
             "it decides which roles there are and in which order; some know no system prompt",
         ) from problem
-
-
-# ---- the rows of a file --------------------------------------------------------------------------------------------
-
-
-def read_messages(location: str, row: batch.Row) -> tuple[str, list[Message]]:
-    """Find which of COLUMNS holds a row's conversation; return the column and the messages.
-
-    Raises UserError, beginning with `location`, for messages that are malformed or do not end with the user's.
-    """
-    from llmkit.data.files import text_of
-    from llmkit.data.rows.conversations import ROLES
-
-    column = next((name for name in COLUMNS if name in row), None)
-    if column is None:
-        raise UserError(
-            f"{location}: neither `messages` nor `prompt`; the row has {', '.join(row)}", "call one of them so"
-        )
-    messages = row[column]
-    if column == "messages" and isinstance(messages, str):  # of a CSV file
-        with suppress(ValueError):
-            messages = json.loads(messages)
-    if not isinstance(messages, list):
-        if column == "messages":
-            raise UserError(f"{location}: `messages` is no list", 'such as [{"role": "user", "content": "Hello!"}]')
-        messages = [{"role": "user", "content": text_of(row, column, location)}]
-    for number, message in enumerate(messages, 1):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ROLES or not isinstance(content, str) or not content.strip():
-            reason = f"its role is {role!r}" if role not in ROLES else "its content is empty or no text"
-            raise UserError(
-                f"{location}: message {number} of {len(messages)}: {reason}",
-                f'each is {{"role": ..., "content": "..."}}, the roles are {", ".join(ROLES)}',
-            )
-        text_of(message, "content", f"{location}: message {number}")  # half a character
-    if not messages or messages[-1]["role"] not in ("user", "tool"):
-        raise UserError(f"{location}: the last message is not the user's", "there is nothing to answer")
-    return column, messages

@@ -249,7 +249,7 @@ def _as_begun(draft: Draft) -> None:
     tables = [draft.get("data"), *(part.get("data") for part in (parts.values() if isinstance(parts, dict) else ()))]
     for table in tables if draft.task not in schema.PRETRAINING else ():
         if isinstance(table, dict):
-            for key, then in schema.BEFORE.items():
+            for key, then in schema.before(draft.task).items():
                 table.setdefault(key, then)
 
 

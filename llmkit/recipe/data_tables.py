@@ -426,6 +426,10 @@ class PairData(RowData):
     max_target_length: int = Field(default=128, ge=2, description="The maximum number of tokens in a target.")
 
 
+# A function call is the assistant's turn, an observation the tool's.
+CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function_call", "observation")
+
+
 class ChatData(RowData):
     """The data of a language model that learns to answer: conversations."""
 
@@ -437,19 +441,49 @@ class ChatData(RowData):
     )
     messages_column: str | None = Field(
         default=None,
-        description="The column with a conversation, a list of `role` and `content`; by default `messages` or "
-        "`conversations`.",
+        description="The column with a conversation, a list of `role` and `content` (or `from` and `value`); by "
+        "default found by name, such as `messages` or `conversations`.",
     )
     prompt_column: str | None = Field(
         default=None,
-        description="Without a column of conversations: the column with the prompt; by default `prompt` or "
-        "`instruction`.",
+        description="Without a column of conversations: the column with the prompt; by default found by name, such as "
+        "`prompt`, `instruction` or `question`.",
     )
     input_column: str | None = Field(
-        default=None, description="The column with the input that an `instruction` is about; by default `input`."
+        default=None,
+        description="The column with what a prompt is about, read behind it; by default `input` or `context`.",
     )
     completion_column: str | None = Field(
-        default=None, description="The column with the answer; by default `completion`, `response` or `output`."
+        default=None,
+        description="The column with the answer; by default found by name, such as `completion`, `response`, `output` "
+        "or `answer`.",
+    )
+    system_column: str | None = Field(
+        default=None, description="The column with a system message; by default `system` or `system_prompt`."
+    )
+    history_column: str | None = Field(
+        default=None,
+        description="The column with the turns before the prompt, pairs of a question and an answer; by default "
+        "`history`.",
+    )
+    tools_column: str | None = Field(
+        default=None,
+        description="The column with the list of tools, for the chat template; by default `tools` or `functions`.",
+    )
+    weight_column: str | None = Field(
+        default=None,
+        description="The column that says whether the answers of a row are learned: a row with 0 or false is left out.",
+    )
+    role_map: ReadOnly[str] | None = Field(
+        default=None,
+        description='A table: what other roles are, such as `{ patient = "user" }`. There are system, developer, '
+        "user, assistant, tool, function_call and observation.",
+    )
+    companions: bool = Field(
+        default=True,
+        description="Read what stands beside a conversation: its system message, history and tools, and the `weight`, "
+        "`train` or `loss` of a message (0 or false: not learned). False, as in runs of earlier versions, reads the "
+        "messages, or the prompt, its `input` and the answer, alone.",
     )
     system_prompt: str | None = Field(
         default=None, description="The system message for every conversation that has none."
@@ -458,3 +492,11 @@ class ChatData(RowData):
         default=False,
         description="Fill inputs up to max_length with several conversations, none of which sees another.",
     )
+
+    @field_validator("role_map")
+    @classmethod
+    def _roles(cls, value: Any) -> Any:
+        for role in (value or {}).values():
+            if role not in CHAT_ROLES:
+                raise ValueError(f"{role!r} is no role; there are {', '.join(CHAT_ROLES)}")
+        return value

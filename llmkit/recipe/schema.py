@@ -291,7 +291,13 @@ class Recipe(Table):
 
 
 # What the code did before there was a key of [data]: what it means that the recipe of an earlier run lacks the key.
-BEFORE = {"hold_out": "hash"}
+BEFORE: dict[str, dict[str, Any]] = {"": {"hold_out": "hash"}, "chat": {"companions": False}}
+
+
+def before(task: object) -> dict[str, Any]:
+    """Return what the recipe of an earlier run means where it lacks a key of [data]."""
+    return {**BEFORE[""], **(BEFORE.get(task, {}) if isinstance(task, str) else {})}
+
 
 UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "generation": "GenerationConfig"}
 

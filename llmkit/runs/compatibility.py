@@ -42,7 +42,7 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
     """
     _, lacking = _begun_with(directory)
     for part, key in lacking:
-        then = {key: schema.BEFORE[key]}
+        then = {key: schema.before(recipe.task)[key]}
         if not part and recipe.data is not None:
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=then)})
         elif part in recipe.tasks:
@@ -65,7 +65,7 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Read the recipe of a run, and fill in the keys of [data] that it lacks, by `schema.BEFORE`.
+    """Read the recipe of a run, and fill in the keys of [data] that it lacks, by `schema.before`.
 
     Returns the tables, none without a recipe, and (name of the task of several, key) of each key that was filled in.
     """
@@ -79,7 +79,7 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
     parts = {"": tables} if tables.get("task") not in schema.PRETRAINING else {}
     lacking = []
     for name, part in {**parts, **tables.get("tasks", {})}.items():
-        for key, then in schema.BEFORE.items() if "data" in part else ():
+        for key, then in schema.before(tables.get("task")).items() if "data" in part else ():
             if key not in part["data"]:
                 part["data"][key] = then
                 lacking.append((name, key))

@@ -8,21 +8,23 @@ writes when it is asked, the one that ends its turn included.
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 
 from llmkit import metrics as measures
-from llmkit.data.rows import batches, conversations
+from llmkit.data.rows import batches, conversations, screening
 from llmkit.data.rows.batches import Examples
-from llmkit.data.rows.conversations import HINT, conversation
-from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of, refuse
-from llmkit.data.rows.reader import RowReader
+from llmkit.data.rows.conversations import conversation
+from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
+from llmkit.data.rows.faults import Tally, check_share
+from llmkit.data.rows.messages import HINT
+from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
+from llmkit.models.chat_template import PROBE, ChatTemplate, Fitted
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import ChatData
 from llmkit.tasks.causal_lm import keeps_apart
@@ -40,7 +42,6 @@ losses = preprocess_logits_for_metrics = label_spec_from_config = forward_for_pr
 
 METRICS = ("perplexity",)
 LONGEST_INPUT = 1024
-PROBE = "qVzW"  # stands for a text where only the template around it matters
 
 # What a tokenizer without a chat template gets: no new tokens, and its end-of-text token at the end of every answer.
 PLAIN_TEMPLATE = """\
@@ -69,9 +70,6 @@ class ChatSettings:
     room: int | None = None
 
 
-# ---- rows -> conversations -----------------------------------------------------------------------------------------
-
-
 # ---- conversations -> tokens ---------------------------------------------------------------------------------------
 
 
@@ -92,41 +90,85 @@ def fit_template(tokenizer: Any) -> None:
     tokenizer.chat_template = ("{{- bos_token -}}\n" if begins else "") + PLAIN_TEMPLATE
 
 
-def written(messages: list[dict[str, Any]], tokenizer: Any, asking: bool = False) -> str:
-    """Return the text that the template makes of messages; `asking`: with the generation prompt behind it."""
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking))
-    except (TemplateError, TypeError) as problem:
-        raise ValueError(f"the chat template refuses it: {' '.join(str(problem).split())}") from problem
-
-
-def spans(messages: list[dict[str, Any]], given: int, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+def spans(fitted: Fitted, template: ChatTemplate) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of a conversation, and which characters of it the model is to write: [begin, end) of each answer.
 
     An answer begins where the prompt for it ends, and ends where the conversation up to it does. Where a template
     rewrites what came before (Qwen3 takes the thoughts out of earlier answers) this holds for the last answer alone,
     which is then the only one; it begins where it parts from its prompt. ValueError where it does not hold at all.
     """
-    text = written(messages, tokenizer)
+    messages, tools = fitted.messages, fitted.tools
+    text = template.write(messages, tools)
     for i, message in enumerate(messages):
-        if message["role"] in ("system", "tool") and (message.get("content") or "").strip() not in text:
+        if message["role"] in ("system", "developer", "tool") and message["content"].strip() not in text:
             marked = [*messages[:i], {**message, "content": PROBE}, *messages[i + 1 :]]  # it may be there as JSON
-            if PROBE not in written(marked, tokenizer):
+            if PROBE not in template.write(marked, tools):
                 raise ValueError(f"the chat template leaves out the {message['role']} message")
     found = []
-    answers = [i for i in range(given, len(messages)) if messages[i]["role"] == "assistant"]
+    answers = [i for i, learned in enumerate(fitted.learned) if learned]
     for i in answers:
-        begin = written(messages[:i], tokenizer, asking=True)
-        end = text if i == len(messages) - 1 else written(messages[: i + 1], tokenizer)
+        begin = template.write(messages[:i], tools, asking=True)
+        end = text if i == len(messages) - 1 else template.write(messages[: i + 1], tools)
         if text.startswith(begin) and text.startswith(end):
             found.append((len(begin), len(end)))
     if len(found) == len(answers):
         return text, found
-    if not text.startswith(written(messages[:-1], tokenizer)):
-        raise ValueError(f"the chat template of `{tokenizer.name_or_path}` rewrites the prompt of the last answer")
-    prompt = written(messages[:-1], tokenizer, asking=True)
+    if not fitted.learned[-1]:
+        raise ValueError("the chat template rewrites all but the last answer, which is not to be learned")
+    if not text.startswith(template.write(messages[:-1], tools)):
+        name = template.tokenizer.name_or_path
+        raise ValueError(f"the chat template of `{name}` rewrites the prompt of the last answer")
+    prompt = template.write(messages[:-1], tools, asking=True)
     parting = (i for i, (asked, said) in enumerate(zip(prompt, text, strict=False)) if asked != said)
     return text, [(next(parting, len(prompt)), len(text))]
+
+
+@dataclass
+class Rendered:
+    """What the template makes of rows: counts of what it left out, mended or has no place for, and the rows kept."""
+
+    data: ChatData
+    columns: Mapping[str, str]
+    template: ChatTemplate
+    keep: bytearray = field(default_factory=bytearray)
+    faults: Tally = field(default_factory=Tally)
+    mends: Tally = field(default_factory=Tally)
+    unused: Tally = field(default_factory=Tally)
+
+    def render(self, place: str, row: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]], int] | None:
+        """Return the text of a row, the characters to learn and the number of answers; None where it is left out."""
+        self.keep.append(0)
+        try:
+            found = conversation(row, self.columns, self.data)
+            if self.data.companions:
+                fitted = self.template.fit(found)
+            else:
+                fitted = Fitted(found.messages, found.learned, None, None, ())
+            text, places = spans(fitted, self.template)
+        except Unusable as fault:
+            self.faults.add(fault.kind, place, str(fault), fault.hint)
+            return None
+        except ValueError as fault:
+            self.faults.add("the chat template cannot write them", place, str(fault), HINT)
+            return None
+        self.keep[-1] = 1
+        if fitted.mended is not None:
+            self.mends.add(fitted.mended, place)
+        for part in fitted.unused:
+            self.unused.add(f"{part}, for which the chat template has no place", place)
+        return text, places, sum(fitted.learned)
+
+    def finish(self, done: Encoded, rows: Rows) -> None:
+        """Let the encoded rows say what was left out; raise UserError where that is too much."""
+        check_share(rows.source, self.faults, len(self.keep), self.data.max_skipped_fraction)
+        if self.faults.total:
+            done.source = screening.part(rows, self.keep)
+        done.skipped, done.mended = self.faults.counts, self.mends.counts
+        done.notes = [
+            *self.faults.notes("left out"),
+            *self.mends.notes("mended"),
+            *self.unused.notes("read without"),
+        ]
 
 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatData, length: int) -> Encoded:
@@ -134,7 +176,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
 
     Inputs are `input_ids`, all tokens but the last, and `labels`, all but the first, -100 where the assistant does not
     speak: labels stand where they are predicted. Targets are how many answers a row has and how many of them carry
-    labels. A row whose labels are all cut off is `unlearned`.
+    labels. A row whose labels are all cut off is `unlearned`; one that the chat template cannot write is left out.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -142,22 +184,19 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
         )
     fit_template(tokenizer)
     done = Encoded(rows, tokenizer=tokenizer)
-    mistakes: dict[int, str] = {}
+    rendered = Rendered(data, columns, ChatTemplate(tokenizer))
     for chunk in chunks(rows.read()):
         whole, learned = [], []
-        for _, row in chunk:
-            text, answers = "", 0
-            places: list[tuple[int, int]] = []
-            try:
-                messages, given = conversation(row, columns, data.system_prompt)
-                text, places = spans(messages, given, tokenizer)
-                answers = sum(message["role"] == "assistant" for message in messages[given:])
-            except ValueError as mistake:
-                mistakes[len(done.keys)] = str(mistake)
+        for place, row in chunk:
+            if (found := rendered.render(place, row)) is None:
+                continue
+            text, places, answers = found
             done.keys.append(key_of(text))
             done.targets.append((answers, len(places)))
             whole.append(beginning(text, length))
             learned.append(places)
+        if not whole:
+            continue
         read = tokenizer(
             whole, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
@@ -178,12 +217,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
             done.cut.append(max(0, len(ids) - length))
             if not (labels != -100).any():
                 done.unlearned.append(number)
-    refuse(
-        rows,
-        mistakes,
-        "that cannot be learned from",
-        HINT,
-    )
+    rendered.finish(done, rows)
     return done.finish()
 
 
@@ -212,7 +246,7 @@ def turn_ends(tokenizer: Any) -> tuple[int, ...]:
     """Find the special tokens that the template writes behind an answer."""
     asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     try:
-        behind = written(asked, tokenizer).rpartition(PROBE)[2]
+        behind = ChatTemplate(tokenizer).write(asked).rpartition(PROBE)[2]
     except ValueError:  # it wants more than a question and an answer
         return ()
     special = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}

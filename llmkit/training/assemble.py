@@ -68,7 +68,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
-    about |= splits.record
+    about |= _counts(splits.record, parts)
     return Assembly(
         config=config,
         tokenizer=tokenizer,
@@ -84,11 +84,21 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
         lines=[*summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES), *summary.lines(record)],
-        notes=[*recipe.notes, *splits.notes, *notes, *added],
+        notes=[*recipe.notes, *splits.notes, *(note for part in parts.values() for note in part.notes), *notes, *added],
         subtokens=subtokens,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
     )
+
+
+def _counts(record: Mapping[str, Any], parts: Mapping[str, Encoded]) -> dict[str, Any]:
+    """Add the rows that encoding left out or mended to the record of those that screening did."""
+    counts = {key: {name: dict(kinds) for name, kinds in record.get(key, {}).items()} for key in ("skipped", "mended")}
+    for name, part in parts.items():
+        for key in counts:
+            if kinds := getattr(part, key):
+                counts[key][name] = {**counts[key].get(name, {}), **kinds}
+    return {**record, **{key: by_split for key, by_split in counts.items() if by_split}}
 
 
 def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:

@@ -1,13 +1,31 @@
-"""Rows of conversations: which column is which, whose turn it is, and what can be wrong with a row."""
+"""Rows of conversations: which column is which, the messages in a row, and what can be wrong with it.
 
-import json
-import re
+`finetune` and `generate --chat --input` read with `conversation` alone.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.files import BadRow, digest
+from llmkit.data.rows import preferences, written_out
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
+from llmkit.data.rows.messages import (
+    Turn,
+    check_text,
+    history_of,
+    is_learned,
+    roles,
+    text_turn,
+    tools_of,
+    turns_of,
+    unusable,
+)
 from llmkit.data.rows.reader import Examined, Unusable
 from llmkit.data.rows.table import Rows, need, usual
+from llmkit.data.rows.turns import mend
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChatData
 
@@ -18,161 +36,211 @@ if TYPE_CHECKING:
     reader: RowReader = conversations
 
 
-LABEL_ROLES = ("completion",)  # the roles of columns that only training and evaluation read
-reshape = None  # rows are read as they come
-MESSAGES, PROMPTS, COMPLETIONS = (
-    ("messages", "conversations"),
-    ("prompt", "instruction"),
-    ("completion", "response", "output"),
-)
-ROLES = ("system", "user", "assistant", "tool")
-HINT = (
-    "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
-    "the last is the assistant's, and none is empty"
-)
-SHAREGPT = {"human": "user", "gpt": "assistant"}
-# Each role by its first letter: the user and the assistant take turns, who may use tools before it answers.
-IN_TURNS = re.compile("s?(ua(t+a)*)+")
+LABEL_ROLES = ("completion", "weight")  # the roles of columns that only training and evaluation read
+MESSAGES = ("messages", "conversations", "conversation")
+PROMPTS = ("prompt", "instruction", "question", "query", "input")
+COMPLETIONS = ("completion", "response", "output", "answer")
+INPUTS = ("input", "context")
+BESIDE = {
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of a row, as `apply_chat_template` takes them.
+
+    `learned` tells of each message whether it is an answer to learn. `tools` are the tools that there are; `mended`
+    says what was mended, if anything.
+    """
+
+    messages: list[dict[str, Any]]
+    learned: list[bool]
+    tools: list[dict[str, Any]]
+    mended: str | None = None
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
 
 
 def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[str, str]:
-    """Choose which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`."""
-    columns = rows.columns
+    """Choose which column holds the `messages`, or which the `prompt`, perhaps its `input`, and the `completion`.
+
+    Beside them, what holds the `system` message, the `history`, the `tools` and the `weight`.
+    """
     wanted = {
-        "messages": data.messages_column,
-        "prompt": data.prompt_column,
-        "input": data.input_column,
-        "completion": data.completion_column,
+        role: getattr(data, f"{role}_column")
+        for role in ("messages", "prompt", "input", "completion", *BESIDE, "weight")
+        if labelled or role not in LABEL_ROLES
     }
-    needed = {"prompt", "completion"} if labelled else {"prompt"}
-    found = {role: name for role, name in wanted.items() if name is not None and (labelled or role != "completion")}
-    found = {role: need(rows, name, role) for role, name in found.items()}
-    if "messages" in found and len(found) > 1:
-        others = " and ".join(f"data.{role}_column" for role in found if role != "messages")
+    found = {role: need(rows, name, role) for role, name in wanted.items() if name is not None}
+    parts = [role for role in ("prompt", "input", "completion") if role in found]
+    if "messages" in found and parts:
+        others = " and ".join(f"data.{role}_column" for role in parts)
         raise UserError(
             f"data.messages_column holds whole conversations, and {others} a part of one",
             f"take out {others}, or data.messages_column",
         )
+    if labelled and not found.keys() & {"messages", "completion", "weight"}:
+        preferences.refuse(rows)
     conversations = usual(rows, MESSAGES)
-    if not found and conversations:
-        found["messages"] = conversations[0]
-    if "messages" in found:
-        return found
-    for role, names in (("prompt", PROMPTS), ("completion", COMPLETIONS)):
-        if role not in needed:
-            continue
+    if conversations and not parts:
+        found.setdefault("messages", conversations[0])
+    if "messages" not in found:
+        _find_pair(found, rows, data, labelled)
+    elif found["messages"] in rows.columns:
+        written_out.refuse(rows, [found["messages"]])
+    for role, names in BESIDE.items() if data.companions else ():
         known = [name for name in usual(rows, names) if name not in found.values()]
-        if role not in found and known:
-            found[role] = known[0]
-    about = find_column(columns, "input")
-    if about is not None and found.get("prompt") == find_column(columns, "instruction"):
-        found.setdefault("input", about)
-    if not needed <= found.keys():
-        raise UserError(
-            f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
-            f"set data.messages_column, or data.prompt_column and data.completion_column, to: {', '.join(columns)}",
-        )
+        if known:
+            found.setdefault(role, known[0])
     return found
 
 
-def conversation(
-    row: Mapping[str, Any], columns: Mapping[str, str], system_prompt: str | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """Read the messages of a row, and how many of them are the prompt, whose answers are not learned.
+def _find_pair(found: dict[str, str], rows: Rows, data: ChatData, labelled: bool) -> None:
+    """Find the columns of the prompt, of what it is about, and of the answer."""
+    needed = {"prompt": PROMPTS, "completion": COMPLETIONS} if labelled else {"prompt": PROMPTS}
+    for role, names in needed.items():
+        known = [name for name in usual(rows, names) if name not in found.values()]
+        if role not in found and known:
+            plain = [name for name in known if not written_out.mark_of(rows, name)] if len(known) > 1 else []
+            found[role] = (plain or known)[0]
+    if not needed.keys() <= found.keys():
+        written_out.refuse(rows, rows.columns)
+        raise UserError(
+            f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
+            f"set data.messages_column, or data.prompt_column and data.completion_column, to: "
+            f"{', '.join(rows.columns)}",
+        )
+    if not data.companions and found["prompt"] != find_column(rows.columns, "instruction"):
+        return
+    about = [name for name in usual(rows, INPUTS if data.companions else INPUTS[:1]) if name not in found.values()]
+    if about:
+        found.setdefault("input", about[0])
 
-    Raises Unusable for what is no conversation: it is empty, a message is, or the roles are not in turn.
+
+def reshape(rows: Rows, columns: Mapping[str, str], data: ChatData) -> Rows:
+    """Leave out the rows that `data.weight_column` says are not learned.
+
+    What stands beside a conversation may be missing in a file of several.
     """
+    if not data.companions:
+        return rows
+    beside = {name: None for role, name in columns.items() if role in BESIDE or role == "input"}
+    heads = {file: {**beside, **head} for file, head in rows.heads.items()}
+    how = sorted((data.role_map or {}).items())
+    rows = replace(rows, heads=heads, fingerprint=digest(rows.fingerprint, "conversations", how))
+    column = columns.get("weight")
+    if column is None:
+        return rows
+    read_all, notes = rows.read, rows.notes
+
+    def read() -> Iterator[tuple[str, Any]]:
+        left_out = 0
+        for place, row in read_all():
+            if not isinstance(row, BadRow) and is_learned(value_at(row, column)) is False:
+                left_out += 1
+                continue
+            yield place, row
+        if left_out:
+            text = f"{left_out:,} rows have `{column}` 0 or false and are left out (data.weight_column)"
+            notes[f"{rows.source}: {text}"] = text
+
+    return replace(rows, read=read)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def conversation(
+    row: Mapping[str, Any], columns: Mapping[str, str], data: ChatData, answered: bool = True
+) -> Conversation:
+    """Read the messages of a row, and which of them are learned.
+
+    The answers in a prompt are given, and not learned. A conversation that is not `answered` ends before the answer
+    that is to be written. Raises Unusable for what is no conversation: it is empty, a message is, or the roles are out
+    of turn in a way that takes a guess.
+    """
+    names = roles(data.role_map)
+    turns, tools = _read(row, columns, data, names, answered)
+    if not turns:
+        raise unusable("empty conversation", "the conversation is empty")
+    parts = [turn.mended for turn in turns if turn.mended]
+    turns, mended = mend(turns, answered)
+    for number, turn in enumerate(turns, 1):
+        check_text(turn, f"message {number}")
+    if data.system_prompt is not None and turns[0].role not in ("system", "developer"):
+        turns.insert(0, text_turn("system", data.system_prompt))
+    kinds = dict.fromkeys([*parts, *mended])
+    return Conversation(
+        [turn.message for turn in turns], [turn.learned for turn in turns], tools, " and ".join(kinds) or None
+    )
+
+
+def _read(
+    row: Mapping[str, Any], columns: Mapping[str, str], data: ChatData, names: Mapping[str, str] | None, answered: bool
+) -> tuple[list[Turn], list[dict[str, Any]]]:
+    """Read the turns of a row as they come, and its tools."""
+    columns = dict(columns)
+    if data.companions:  # the first rows may not have them all
+        usual_names = {role: next((name for name in names if name in row), None) for role, names in BESIDE.items()}
+        columns = {**{role: name for role, name in usual_names.items() if name is not None}, **columns}
     values = {role: value_at(row, name) for role, name in columns.items()}
-    missing = [columns[role] for role, value in values.items() if value is ABSENT and role != "input"]
+    values = {role: None if value is ABSENT and role in (*BESIDE, "input") else value for role, value in values.items()}
+    missing = [columns[role] for role, value in values.items() if value is ABSENT]
     if missing:
-        raise _unusable(f"no `{missing[0]}`", f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
+        raise unusable(f"no `{missing[0]}`", f"no `{missing[0]}`; the row has {', '.join(row) or 'nothing'}")
+    weights = data.companions
+    found: list[Turn] = []
+    if (system := values.get("system")) is not None and system != "":
+        found.append(text_turn("system", system))
+    found += history_of(values.get("history"), columns.get("history", ""), names, weights)
     if "messages" in columns:
-        value = values["messages"]
-        try:
-            found = _messages(json.loads(value) if isinstance(value, str) else value)
-        except json.JSONDecodeError:
-            raise _unusable("not JSON", f"`{columns['messages']}` holds text that is not JSON") from None
-        given = 0
+        found += turns_of(values["messages"], columns["messages"], names, weights)
+        if len(found) > 1 and found[0].message == found[1].message and found[0].role == "system":
+            del found[0]  # the column repeats the message
     else:
         prompt, about = values["prompt"], values.get("input")
         if isinstance(about, str) and about.strip():
             if not isinstance(prompt, str):
                 fault = f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added"
-                raise _unusable("no text", fault)
+                raise unusable("no text", fault)
             prompt = f"{prompt}\n\n{about}"
-        found = _messages(prompt, "user")
-        given = len(found)
-        found += _messages(values["completion"], "assistant")
-        if len(found) == given:
-            raise _unusable("empty answer", "the answer is empty")
-    if not found:
-        raise _unusable("empty conversation", "the conversation is empty")
-    for number, message in enumerate(found, 1):
-        _check(message, f"message {number}")
-    roles = [message["role"] for message in found]
-    if not IN_TURNS.fullmatch("".join(role[0] for role in roles)):
-        shown = ", ".join(roles[:6]) + (f" and {len(roles) - 6} more" if len(roles) > 6 else "")
-        raise _unusable("roles out of turn", f"the roles are not in turn: {shown}")
-    if system_prompt is not None and roles[0] != "system":
-        found.insert(0, {"role": "system", "content": system_prompt})
-        given += given > 0
-    return found, given
+        asked = _part(prompt, "user", columns["prompt"], names, weights)
+        found += [replace(turn, learned=False) for turn in asked]
+        if answered:
+            answer = _part(values["completion"], "assistant", columns["completion"], names, weights)
+            if not answer:
+                raise unusable("empty answer", "the answer is empty")
+            found += answer
+    return found, tools_of(values.get("tools"))
 
 
-def _messages(value: Any, role: str = "") -> list[dict[str, Any]]:
-    """A list of messages, or the one that a text in a column of this role is; ShareGPT's names become the usual ones.
-
-    Whatever else a message has (`tool_calls`, `name`) is the template's to use.
-    """
-    if role and not isinstance(value, list):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        message = "a conversation is a list of messages, each with `role` and `content`"
-        raise _unusable("no list of messages", message)
-    found = []
-    for each in value:
-        if "from" in each:
-            who = each["from"]
-            found.append({"role": SHAREGPT.get(str(who), who), "content": each.get("value")})
-        else:
-            found.append({key: part for key, part in each.items() if part is not None})
-    return found
-
-
-def _check(message: Mapping[str, Any], place: str) -> None:
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise _unusable("unknown role", f"{place} has the role {role!r}; there are {', '.join(ROLES)}")
-    if content is None and message.get("tool_calls"):
-        return
-    if content is not None and not isinstance(content, str):
-        raise _unusable("a message is no text", f"{place}, the {role}'s, holds {type(content).__name__}, not text")
-    if not (content or "").strip() and not message.get("tool_calls"):
-        raise _unusable("empty answer" if role == "assistant" else "empty message", f"{place}, the {role}'s, is empty")
-    try:
-        (content or "").encode()
-    except UnicodeEncodeError:
-        fault = f"{place}, the {role}'s, holds half a character (a lone surrogate)"
-        raise _unusable("half a character", fault) from None
-
-
-def _unusable(kind: str, message: str) -> Unusable:
-    return Unusable(kind, message, HINT)
+def _part(value: Any, role: str, column: str, names: Mapping[str, str] | None, weights: bool) -> list[Turn]:
+    """Read a column that holds messages, or a text that is one of this role."""
+    if isinstance(value, list | Mapping):
+        return turns_of(value, column, names, weights)
+    return [text_turn(role, value)]
 
 
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
     """Yield what a tokenizer of one's own is trained on: the messages. What is no conversation is refused later."""
     try:
-        found, _ = conversation(row, columns)
+        found, _ = _read(row, columns, ChatData(path="-", companions=False), None, "completion" in columns)
     except Unusable:
         return
-    yield from (message.get("content") or "" for message in found)
+    yield from (turn.message["content"] for turn in found)
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ChatData, evaluation: bool) -> Examined:
     """Read the messages of a row."""
-    conversation(row, columns)
-    return Examined()
+    found = conversation(row, columns, data)
+    if not any(found.learned):
+        message = "none of its answers is learned: each has weight 0, or `train` or `loss` false"
+        raise unusable("nothing to learn, by its weights", message, "")
+    return Examined(mended=found.mended)
 
 
 def strata(

@@ -31,6 +31,9 @@ class Encoded:
     the same texts. Numbers of rows: `empty` have no text at all, `unlearned` a target that no example holds,
     `unknown` a class that the model does not have.
 
+    `skipped` and `mended` count the rows that the tokenizer's chat template left out or changed, by kind, and `notes`
+    say so.
+
     `labels` are the targets as the model's numbers, one entry each example, once they are resolved (labels of single
     tokens are in `inputs` instead). `tokenizer` is set where targets are text. `warnings` are what the user should
     know of the labels. `copies` makes the altered copies of all
@@ -50,6 +53,9 @@ class Encoded:
     labels: np.ndarray | None = None
     tokenizer: Any = None
     warnings: list[str] = field(default_factory=list)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    mended: Mapping[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     copies: "Callable[[], Encoded] | None" = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:

@@ -66,6 +66,12 @@ def has_column(rows: Rows, column: str) -> bool:
     return find_column(rows.columns, column) is not None or any(value_at(row, column) is not ABSENT for row in head)
 
 
+def first_values(rows: Rows, column: str) -> list[Any]:
+    """List the values that the first rows have in a column."""
+    head = (row for _, row in itertools.islice(rows, HEAD) if not isinstance(row, BadRow))
+    return [value for row in head if (value := value_at(row, column)) is not ABSENT]
+
+
 def usual(rows: Rows, names: Iterable[str]) -> list[str]:
     """List the columns of the rows that have one of the usual names, in the order of `names`."""
     found = (find_column(rows.columns, name) for name in names)

@@ -1,0 +1,249 @@
+"""Read messages in the shapes that they come in: OpenAI's and ShareGPT's, pairs, parts of text, calls of tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmkit.data.rows.cells import parsed
+from llmkit.data.rows.reader import Unusable
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+CALL = "function_call"
+USUAL_ROLES = {role: role for role in (*ROLES, CALL)} | {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "tool_call": CALL,
+}
+HINT = (
+    "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
+    "the last is the assistant's, and none is empty"
+)
+_WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
+_WEIGHTS = ("weight", "train", "loss")
+_LEARNED = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+PARTS_JOINED = "the parts of a message joined, a line break between"
+
+
+@dataclass
+class Turn:
+    """A message as the chat template takes it, whether it is to be learned, and what was mended to read it."""
+
+    message: dict[str, Any]
+    learned: bool = False
+    mended: str | None = None
+
+    @property
+    def role(self) -> str:
+        return str(self.message["role"])
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing; an empty system message is one that says so."""
+        return not self.message.get("tool_calls") and not self.message["content"].strip() and self.role != "system"
+
+
+def unusable(kind: str, message: str, hint: str = HINT) -> Unusable:
+    return Unusable(kind, message, hint)
+
+
+def roles(role_map: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the role that each name stands for, the usual names and those of `role_map`."""
+    return USUAL_ROLES | {_folded(name): USUAL_ROLES.get(role, role) for name, role in (role_map or {}).items()}
+
+
+def turns_of(value: Any, column: str, names: Mapping[str, str] | None, weights: bool = True) -> list[Turn]:
+    """Read a list of messages, also as JSON or Python write it; a single message is a list of one.
+
+    `column` is the one that holds it. `names` has the role of each name; with None, anyone is a user. With `weights`, a
+    message with `weight`, `train` or `loss` 0 is not learned; else these are left to the chat template. Raises Unusable
+    for what is no list of messages.
+    """
+    value = parsed(value)
+    if isinstance(value, str):
+        raise unusable("not JSON", f"`{column}` holds text that is not JSON")
+    if isinstance(value, Mapping):
+        value = _listed(value)
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        message = "a conversation is a list of messages, each with `role` and `content`"
+        raise unusable("no list of messages", message)
+    return [turn for number, each in enumerate(value, 1) for turn in _turns(each, f"message {number}", names, weights)]
+
+
+def text_turn(role: str, value: Any) -> Turn:
+    """Read what stands in a column of this role as one message."""
+    return _turn({"role": role, "content": value}, f"the {role}'s message", USUAL_ROLES, weights=False)
+
+
+def history_of(value: Any, column: str, names: Mapping[str, str] | None, weights: bool) -> list[Turn]:
+    """Read the turns before a prompt: pairs of a question and its answer, or messages."""
+    value = parsed(value)
+    if not value:
+        return []
+    if isinstance(value, list) and all(isinstance(pair, list | tuple) for pair in value):
+        if any(len(pair) != 2 for pair in value):
+            raise unusable("no pairs in its history", "its history has no pairs of a question and an answer")
+        found = [
+            text_turn(role, text) for pair in value for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        for turn in found:
+            turn.learned = turn.role == "assistant"
+        return found
+    return turns_of(value, column, names, weights)
+
+
+def tools_of(value: Any) -> list[dict[str, Any]]:
+    """Read a list of tools, or JSON of it, as `apply_chat_template` takes them: each with its `type` and `function`."""
+    value = parsed(value)
+    if value is None or value == "" or value == []:
+        return []
+    listed = [parsed(tool) for tool in value] if isinstance(value, list) else [value]
+    if not all(isinstance(tool, Mapping) for tool in listed):
+        raise unusable("no list of tools", "its tools are no list of tables, or JSON of one", "each tool is a table")
+    return [
+        _without_none(tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool})
+        for tool in listed
+    ]
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out what is None: Parquet gives each table the keys of all others."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(each) for key, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value
+
+
+def _listed(value: Mapping[str, Any]) -> list[Any]:
+    """Turn a table of lists, as which Parquet may hold messages, into a list of tables."""
+    columns = [each for each in value.values() if each is not None]
+    if columns and all(isinstance(each, list) for each in columns) and any(key in value for key in _WHO):
+        number = max(map(len, columns))
+        if any(len(each) != number for each in columns):
+            raise unusable("no list of messages", "its messages have roles and contents of different number")
+        return [{key: each[i] for key, each in value.items() if each is not None} for i in range(number)]
+    return [value]
+
+
+def _turns(each: Mapping[str, Any], place: str, names: Mapping[str, str] | None, weights: bool) -> Iterator[Turn]:
+    """Read a message, or several that stand in one table under the names of their roles."""
+    fields = {key: value for key, value in each.items() if value is not None}
+    if any(key in fields for key in _WHO):
+        yield _turn(fields, place, names, weights)
+    elif fields and names is not None and all(_folded(key) in names for key in fields):
+        for who, content in fields.items():
+            yield _turn({"role": who, "content": content}, place, names, weights)
+    else:
+        shown = ", ".join(fields) or "nothing"
+        raise unusable("unknown role", f"{place} has no role; it has {shown}")
+
+
+def _turn(fields: Mapping[str, Any], place: str, names: Mapping[str, str] | None, weights: bool) -> Turn:
+    rest = dict(fields)
+    who = rest.pop(next(key for key in _WHO if key in rest))
+    content = rest.pop(next((key for key in _WHAT if key in rest), "content"), None)
+    role = "user" if names is None else names.get(_folded(who))
+    if role is None:
+        raise unusable(
+            "unknown role",
+            f"{place} has the role {who!r}; there are {', '.join(ROLES)}",
+            f'data.role_map={{"{who}" = "user"}} says what another role is: user, assistant, tool, ...',
+        )
+    learned = _learned(rest, place) if weights else True
+    calls = [*_calls(rest.pop("function_call", None), place), *_calls(rest.pop("tool_calls", None), place)]
+    if role == CALL:
+        role, calls, content = "assistant", _calls(content, place) or _no_call(place), ""
+    mended = None
+    if isinstance(content, list):
+        content, mended = _joined(content, f"{place}, the {role}'s,")
+    elif isinstance(content, Mapping) and role == "tool":
+        content = json.dumps(content, ensure_ascii=False)
+    elif content is not None and not isinstance(content, str):
+        fault = f"{place}, the {role}'s, holds {type(content).__name__}, not text"
+        raise unusable("a message is no text", fault)
+    message = {"role": role, "content": content or "", **rest}
+    if calls:
+        message["tool_calls"] = calls
+    return Turn(message, role == "assistant" and learned, mended)
+
+
+def _folded(name: Any) -> str:
+    return str(name).strip().casefold()
+
+
+def _learned(fields: dict[str, Any], place: str) -> bool:
+    """Take the weight of a message out of it; tell whether it is learned."""
+    found = {key: fields.pop(key) for key in _WEIGHTS if key in fields}
+    for key, value in found.items():
+        if is_learned(value) is None:
+            raise unusable(
+                "a weight that is neither 0 nor 1", f"{place} has the {key} {value!r}; there are 0 and 1", ""
+            )
+    return all(is_learned(value) for value in found.values())
+
+
+def is_learned(value: Any) -> bool | None:
+    """Tell what a weight says: 1 or true is learned, 0 or false not; None for any other value."""
+    return _LEARNED.get(_folded(value))
+
+
+def _joined(parts: Sequence[Any], place: str) -> tuple[str, str | None]:
+    """Join the parts of a message; return the text, and what was mended where there are several."""
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif (
+            isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS and isinstance(part.get("text"), str)
+        ):
+            texts.append(part["text"])
+        else:
+            kind = str(part.get("type", "?") if isinstance(part, Mapping) else type(part).__name__)
+            kind = "image" if "image" in kind else kind
+            raise unusable(
+                f"a message holds more than text: {kind}",
+                f"{place} holds a part of type {kind}",
+                "a language model reads text alone: no images, audio or files",
+            )
+    return "\n".join(texts), PARTS_JOINED if len(texts) > 1 else None
+
+
+def _calls(value: Any, place: str) -> list[dict[str, Any]]:
+    """Read calls of tools: one or a list, in JSON or as tables, as `apply_chat_template` takes them."""
+    value = parsed(value)
+    if not value:
+        return []
+    found = []
+    for call in [parsed(each) for each in value] if isinstance(value, list) else [value]:
+        call = {key: each for key, each in call.items() if each is not None} if isinstance(call, Mapping) else {}
+        call = call if "function" in call else {"type": "function", "function": call}
+        function = call["function"]
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            _no_call(place)
+        arguments = parsed(function.get("arguments", function.get("parameters", {})))
+        function = {"name": function["name"], "arguments": {} if arguments in (None, "") else arguments}
+        found.append({"type": "function", **call, "function": function})
+    return found
+
+
+def _no_call(place: str) -> list[dict[str, Any]]:
+    message = f"{place} calls a tool, but not by JSON with its `name` and `arguments`"
+    raise unusable("a call of a tool that cannot be read", message, 'a call is {"name": ..., "arguments": {...}}')
+
+
+def check_text(turn: Turn, place: str) -> None:
+    """Raise Unusable for a message that says nothing, or that no tokenizer can read."""
+    if turn.empty:
+        kind = "empty answer" if turn.role == "assistant" else "empty message"
+        raise unusable(kind, f"{place}, the {turn.role}'s, is empty")
+    try:
+        turn.message["content"].encode()
+    except UnicodeEncodeError:
+        fault = f"{place}, the {turn.role}'s, holds half a character (a lone surrogate)"
+        raise unusable("half a character", fault) from None
