@@ -11,7 +11,7 @@ from llmkit.data.rows.samples import tagged
 from llmkit.training.assembly import Assembly
 
 EXAMPLES = 3
-LINES = 8  # of an example
+LINES, TURN_LINES = 8, 30  # of an example, of a conversation
 
 
 def show_examples(report: Report, task: str, assembly: Assembly, name: str = "examples") -> None:
@@ -26,8 +26,8 @@ def show_examples(report: Report, task: str, assembly: Assembly, name: str = "ex
         report.lines(f"  {number + 1}", show(train, number, assembly, report.width))
 
 
-def _folded(text: str, width: int) -> list[str]:
-    """Break a text into lines of `width` at most, at its own line ends too; of more than LINES some are left out.
+def _folded(text: str, width: int, limit: int = LINES) -> list[str]:
+    """Break a text into lines of `width` at most, at its own line ends too; of more than `limit` some are left out.
 
     Those that stay are the first, the last, and those where what is learned begins.
     """
@@ -40,7 +40,7 @@ def _folded(text: str, width: int) -> list[str]:
             lines.append(line[:size])
             line = line[size:]
         lines.append(line)
-    if len(lines) > LINES:
+    if len(lines) > limit:
         begin = next((number for number, line in enumerate(lines) if "[[" in line), 0)
         kept = sorted({0, 1, 2, begin, min(begin + 1, len(lines) - 1), len(lines) - 2, len(lines) - 1})
         gaps = [later - earlier > 1 for earlier, later in itertools.pairwise([-1, *kept])]
@@ -94,7 +94,7 @@ def _pair(train: Any, number: int, assembly: Assembly, width: int) -> list[str]:
 def _conversation(train: Any, number: int, assembly: Assembly, width: int) -> list[str]:
     from llmkit.tasks import chat
 
-    return _folded(chat.shown(train, int(train.order[number]), assembly.tokenizer), width)
+    return _folded(chat.shown(train, int(train.order[number]), assembly.tokenizer), width, TURN_LINES)
 
 
 SHOW: dict[str, Callable[[Any, int, Assembly, int], list[str]]] = {

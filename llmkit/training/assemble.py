@@ -84,11 +84,16 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
         lines=[*summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES), *summary.lines(record)],
-        notes=[*recipe.notes, *splits.notes, *(note for part in parts.values() for note in part.notes), *notes, *added],
+        notes=[*recipe.notes, *splits.notes, *_notes(parts), *notes, *added],
         subtokens=subtokens,
         warnings=warnings,
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
     )
+
+
+def _notes(parts: Mapping[str, Encoded]) -> list[str]:
+    """List what encoding says of the rows, of which part where there are several."""
+    return [f"{name}: {note}" if len(parts) > 1 else note for name, part in parts.items() for note in part.notes]
 
 
 def _counts(record: Mapping[str, Any], parts: Mapping[str, Encoded]) -> dict[str, Any]:

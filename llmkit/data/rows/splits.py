@@ -147,7 +147,10 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
     if rule == "hash":
         out = np.fromiter((held_out(index, fraction, seed) for index in range(total)), bool, total)
     else:
-        out = hold_out(screened.strata, screened.keys, fraction, seed)
+        keys = screened.keys
+        if len(np.unique(keys)) == 1:  # all rows hold the same, as training then warns of its validation rows
+            keys = np.arange(total, dtype=np.uint64)
+        out = hold_out(screened.strata, keys, fraction, seed)
     for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):
         if not (out == wanted).any():
             alike = wanted and rule == "stratified"  # one row is always drawn where the classes allow it
