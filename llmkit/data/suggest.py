@@ -129,6 +129,10 @@ def _of_columns(row: Mapping[str, Any]) -> tuple[str, list[str]] | None:
         return "multiple-choice", choices if choices == numbered else choices[:1]
     if talks := among(_CONVERSATIONS):
         return "chat", talks[:1]
+    if {"chosen", "rejected"} <= row.keys():
+        return "chat", ["chosen", "rejected"]
+    if "question" in row and among(_COMPLETIONS):
+        return "chat", ["question", *among(_COMPLETIONS)[:1]]
     if among(_PROMPTS) and among(_COMPLETIONS):
         return "chat", [*among(_PROMPTS)[:1], *among(_COMPLETIONS)[:1]]
     if targets := [name for name in among(_TARGETS) if not _is_number(row[name])]:

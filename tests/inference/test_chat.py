@@ -350,16 +350,16 @@ def test_the_system_prompt_stands_before_rows_without_one(place: Path, llmkit: C
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('{"question": "a"}', "neither `messages` nor `prompt`; the row has question"),
-        ('{"prompt": ""}', "message 1 of 1: its content is empty"),
+        ('{"topic": "a"}', "which column holds the conversations, or which the prompts"),
+        ('{"prompt": ""}', "message 1, the user's, is empty"),
         ('{"prompt": 3}', "holds int, not text"),
         ('{"prompt": "\\ud83d"}', "half a character"),
-        ('{"messages": []}', "the last message is not the user's"),
-        ('{"messages": "Hi"}', "`messages` is no list"),
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}', "not the user's"),
-        ('{"messages": [{"role": "human", "content": "a"}]}', "message 1 of 1: its role is 'human'"),
-        ('{"messages": [{"role": "user", "content": ["a"]}]}', "its content is empty or no text"),
-        ('{"messages": ["a"]}', "its role is None"),
+        ('{"messages": []}', "the conversation is empty"),
+        ('{"messages": "Hi"}', "`messages` holds text that is not JSON"),
+        ('{"messages": [{"role": "assistant", "content": "b"}]}', "the roles are not in turn: assistant"),
+        ('{"messages": [{"role": "nurse", "content": "a"}]}', "message 1 has the role 'nurse'"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "holds a part of type image"),
+        ('{"messages": ["a"]}', "a conversation is a list of messages"),
         ('{"prompt": "' + "x" * POSITIONS + '"}', f"{POSITIONS + 3} tokens and the model {POSITIONS} positions"),
         ("{", "not JSON"),
     ],
@@ -368,7 +368,7 @@ def test_a_bad_row_is_named(place: Path, llmkit: Callable[..., Result], row: str
     Path("rows.jsonl").write_text(f'{{"prompt": "fine"}}\n{row}\n')
     argv = ("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.jsonl", "--output", "said.jsonl")
     message = refused(llmkit(*argv))
-    assert "`rows.jsonl`, line 2: " in message and said in message
+    assert "`rows.jsonl`, line 2" in message and said in message
     assert not list(place.glob("*said.jsonl*"))
 
 

@@ -109,7 +109,12 @@ def settle(done, **keys):
             {"prompt": "instruction", "completion": "output", "input": "input"},
         ),
         ("instruction response", {}, {"prompt": "instruction", "completion": "response"}),
-        ("prompt input output", {}, {"prompt": "prompt", "completion": "output"}),
+        ("prompt input output", {}, {"prompt": "prompt", "input": "input", "completion": "output"}),
+        (
+            "prompt input output",
+            {"companions": False, "hold_out": "hash"},  # as in runs of earlier versions
+            {"prompt": "prompt", "completion": "output"},
+        ),
         (
             "messages ask say",
             {"prompt_column": "ask", "completion_column": "say"},
@@ -162,28 +167,30 @@ ALPACA = {"prompt": "p", "input": "i", "completion": "c"}
     ],
 )
 def test_every_form_of_a_row_is_a_conversation(row, columns, expected, given):
-    assert reader.conversation(row, columns) == (expected, given)
+    found = reader.conversation(row, columns, ChatData(path="x"))
+    assert found.messages == expected
+    assert found.learned == [i >= given and message["role"] == "assistant" for i, message in enumerate(expected)]
+    assert (found.tools, found.mended) == ([], None)
 
 
 def test_the_system_prompt_stands_where_there_is_none():
-    columns = {"messages": "m"}
-    assert reader.conversation({"m": [USER, SAYS]}, columns, "be brief")[0] == [BRIEF, USER, SAYS]
-    assert reader.conversation({"m": [BRIEF, USER, SAYS]}, columns, "be long")[0] == [BRIEF, USER, SAYS]
-    assert reader.conversation({"p": "a", "c": "b"}, PAIR, "be brief")[1] == 2
+    columns, data = {"messages": "m"}, ChatData(path="x", system_prompt="be brief")
+    assert reader.conversation({"m": [USER, SAYS]}, columns, data).messages == [BRIEF, USER, SAYS]
+    long = {"role": "system", "content": "be long"}
+    assert reader.conversation({"m": [long, USER, SAYS]}, columns, data).messages == [long, USER, SAYS]
+    assert reader.conversation({"p": "a", "c": "b"}, PAIR, data).learned == [False, False, True]
 
 
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
         ([USER], "the roles are not in turn: user"),
-        ([SAYS, USER, SAYS], "not in turn: assistant, user, assistant"),
-        ([USER, USER, SAYS], "not in turn"),
-        ([USER, SAYS, SAYS], "not in turn"),
+        ([SAYS], "the roles are not in turn: assistant"),
+        ([SAYS, USER], "the roles are not in turn: assistant, user"),
         ([USER, BRIEF, SAYS], "not in turn"),
         ([USER, {"role": "tool", "content": "4"}, SAYS], "not in turn"),
         ([BRIEF], "not in turn: system"),
-        ([USER, SAYS, MORE], "not in turn"),
-        ([USER, {"role": "bot", "content": "a"}], "message 2 has the role 'bot'; there are system, user"),
+        ([USER, {"role": "bot", "content": "a"}], "message 2 has the role 'bot'; there are system, developer, user"),
         ([USER, {"role": "assistant", "content": " \n"}], "message 2, the assistant's, is empty"),
         ([USER, {"role": "assistant"}], "message 2, the assistant's, is empty"),
         ([{"role": "user", "content": None}, SAYS], "message 1, the user's, is empty"),
@@ -198,9 +205,9 @@ def test_the_system_prompt_stands_where_there_is_none():
 )
 def test_what_is_no_conversation_is_refused_with_its_row(messages, said, words):
     with pytest.raises(UserError) as caught:
-        encode(words, [USER, SAYS], messages)
-    assert "`x.jsonl`: 1 row that cannot be learned from" in str(caught.value)
-    assert "`x.jsonl`, line 2: " in str(caught.value)
+        encode(words, messages)
+    assert "`x.jsonl`: 1 of 1 rows cannot be used: " in str(caught.value)
+    assert "`x.jsonl`, line 1: " in str(caught.value)
     assert said in str(caught.value)
 
 
@@ -214,10 +221,10 @@ def test_what_is_no_conversation_is_refused_with_its_row(messages, said, words):
     ],
 )
 def test_an_empty_answer_is_refused(row, said, words):
-    rows = table({"p": "a", "c": "b"}, row)
+    rows = table(row)
     with pytest.raises(UserError, match=said) as caught:
         chat.encode(rows, {"prompt": "p", "completion": "c"}, words, ChatData(path="x"), 99)
-    assert "`x.jsonl`, line 2: " in str(caught.value)
+    assert "`x.jsonl`, line 1: " in str(caught.value)
 
 
 def test_a_tokenizer_of_ones_own_learns_from_every_message():

@@ -22,6 +22,7 @@ from llmkit.recipe.shortcuts import LARGER, SMALL
 
 LEFT = 11  # columns of what stands before a line
 # Keys that a hint asks for; a second text is never needed.
+_CHOSEN = re.compile(r"data\.(\w+_column)=([\w.-]+)")  # keys that a hint sets
 _ASKED = re.compile(r"data\.((?!text_pair)\w+_column|source_lang|target_lang)\b")
 
 
@@ -79,9 +80,16 @@ def _names_beside(path: Path) -> list[str]:
 
 
 def _command(words: list[str], settings: list[str], fault: UserError | None) -> list[str]:
-    """Write the command to train with; in it stands COLUMN for each key that the hint of `fault` asks for."""
-    asked = dict.fromkeys(_ASKED.findall(fault.hint) if fault is not None else [])
+    """Write the command to train with, and the keys that the hint of `fault` asks for, COLUMN where it has no value."""
+    hint = fault.hint if fault is not None else ""
+    asked = list(dict.fromkeys(_ASKED.findall(hint)))
+    if words[-1] in TASKS:  # a hint may name another command with keys of its own
+        asked = [key for key in asked if key in TASKS[words[-1]].data.model_fields]
+    chosen = dict(_CHOSEN.findall(hint))
     set_already = {setting.partition("=")[0] for setting in settings}
-    unset = [f"data.{key}=COLUMN" for key in asked if f"data.{key}" not in set_already]
-    then = ", with the name of a column in place of COLUMN" if unset else ", once that is mended" if fault else ""
+    unset = [f"data.{key}={chosen.get(key, 'COLUMN')}" for key in asked if f"data.{key}" not in set_already]
+    if any(each.endswith("=COLUMN") for each in unset):
+        then = ", with the name of a column in place of COLUMN"
+    else:
+        then = ", once that is mended" if fault and not unset else ""
     return [f"train with{then}", f"  {shlex.join(['llmkit', *words, *settings, *unset])}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.data.files import BadRow, digest
 from llmkit.data.rows import preferences, written_out
-from llmkit.data.rows.cells import ABSENT, find_column, value_at
+from llmkit.data.rows.cells import ABSENT, find_column, parsed, value_at
 from llmkit.data.rows.messages import (
     Turn,
     check_text,
@@ -24,7 +24,7 @@ from llmkit.data.rows.messages import (
     unusable,
 )
 from llmkit.data.rows.reader import Examined, Unusable
-from llmkit.data.rows.table import Rows, need, usual
+from llmkit.data.rows.table import Rows, first_values, need, usual
 from llmkit.data.rows.turns import mend
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChatData
@@ -93,10 +93,21 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
     elif found["messages"] in rows.columns:
         written_out.refuse(rows, [found["messages"]])
     for role, names in BESIDE.items() if data.companions else ():
-        known = [name for name in usual(rows, names) if name not in found.values()]
+        known = [name for name in usual(rows, names) if name not in found.values() and _fits(role, rows, name)]
         if known:
             found.setdefault(role, known[0])
     return found
+
+
+def _fits(role: str, rows: Rows, name: str) -> bool:
+    """Tell whether a column with the usual name of a companion holds one, by its first rows."""
+    return all(_is_companion(role, value) for value in first_values(rows, name))
+
+
+def _is_companion(role: str, value: Any) -> bool:
+    if value is None or value == "":
+        return True
+    return isinstance(value, str | list) if role == "system" else isinstance(parsed(value), list | Mapping)
 
 
 def _find_pair(found: dict[str, str], rows: Rows, data: ChatData, labelled: bool) -> None:
@@ -116,7 +127,8 @@ def _find_pair(found: dict[str, str], rows: Rows, data: ChatData, labelled: bool
         )
     if not data.companions and found["prompt"] != find_column(rows.columns, "instruction"):
         return
-    about = [name for name in usual(rows, INPUTS if data.companions else INPUTS[:1]) if name not in found.values()]
+    taken = {part for name in found.values() for part in (name, name.partition(".")[0])}
+    about = [name for name in usual(rows, INPUTS if data.companions else INPUTS[:1]) if name not in taken]
     if about:
         found.setdefault("input", about[0])
 
@@ -185,8 +197,10 @@ def _read(
     """Read the turns of a row as they come, and its tools."""
     columns = dict(columns)
     if data.companions:  # the first rows may not have them all
-        usual_names = {role: next((name for name in names if name in row), None) for role, names in BESIDE.items()}
-        columns = {**{role: name for role, name in usual_names.items() if name is not None}, **columns}
+        for role, usual_names in BESIDE.items():
+            name = None if role in columns else next((name for name in usual_names if name in row), None)
+            if name is not None and name not in columns.values() and _is_companion(role, row[name]):
+                columns[role] = name
     values = {role: value_at(row, name) for role, name in columns.items()}
     values = {role: None if value is ABSENT and role in (*BESIDE, "input") else value for role, value in values.items()}
     missing = [columns[role] for role, value in values.items() if value is ABSENT]

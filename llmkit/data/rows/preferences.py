@@ -44,8 +44,7 @@ def refuse(rows: Rows) -> None:
         listed = " and ".join(f"`{name}`" for name in compared)
         raise UserError(
             f"{rows.source} holds preferences: {listed} are answers of one row to compare, and a chat model learns one",
-            "write the better answer of each row into a column of its own, and name it: data.completion_column=...; "
-            f"or learn the same one of all rows: data.completion_column={compared[0]}",
+            "write the better answer of each row into a column of its own, and name it: data.completion_column=COLUMN",
         )
 
 

@@ -45,7 +45,7 @@ def refuse(rows: Rows, columns: Sequence[str]) -> None:
 def way(column: str, mark: str) -> str:
     """Say how texts that are written out can be learned."""
     return (
-        "to learn the whole texts, questions too: llmkit pretrain causal-lm model.name=MODEL data.path=... "
-        f"data.text_column={column}; to learn the answers alone, split each text at its marks (`{mark}`) into a list "
-        "of messages, each with `role` and `content`"
+        "to learn the whole texts, questions too: llmkit pretrain tiny/gpt2 model.name=MODEL data.path=FILE "
+        f"data.text_column={column} trainer.learning_rate=5e-5; to learn the answers alone, split each text at its "
+        f"marks (`{mark}`) into a list of messages, each with `role` and `content`"
     )
