@@ -372,6 +372,59 @@ def test_a_bad_row_is_named(place: Path, llmkit: Callable[..., Result], row: str
     assert not list(place.glob("*said.jsonl*"))
 
 
+def test_what_finetune_reads_is_answered(place: Path, llmkit: Callable[..., Result]) -> None:
+    told = {"role": "assistant", "content": "Hi."}
+    brief = {"role": "system", "content": "Be brief."}
+    shapes: list[tuple[dict[str, Any], list[dict[str, str]]]] = [
+        ({"conversations": [{"from": "human", "value": "Hello"}], "system": "Be brief."}, [brief, user("Hello")]),
+        (
+            {"instruction": "Add", "input": "1, 2", "history": [["Hello", "Hi."]]},
+            [user("Hello"), told, user("Add\n\n1, 2")],
+        ),
+        ({"instruction": "Add", "context": "1, 2", "response": "3"}, [user("Add\n\n1, 2")]),
+        ({"question": "Why?", "answer": "So."}, [user("Why?")]),
+        ({"messages": [user("Hello"), told]}, [user("Hello")]),
+        ({"messages": [told, user("Hello"), user("You?")]}, [user("Hello\n\nYou?")]),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]}, [user("Hello")]),
+        ({"prompt": [user("Hello")], "chosen": [told], "rejected": [told]}, [user("Hello")]),
+        ({"prompt": "Hello", "tools": [{"name": "add"}]}, [user("Hello")]),
+    ]
+    Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row, _ in shapes))
+    done = llmkit("generate", *GREEDY, "--chat", "--model", "model", "--input", "rows.jsonl")
+    assert done.exit_code == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["completion"] for row in said] == [expected(messages) for _, messages in shapes]
+    assert said[1].keys() == {"instruction", "input", "history", "completion"}
+    for note in (
+        "1 row mended: the last answer left out: it is what is written, such as `rows.jsonl`, line 5",
+        "1 row mended: two turns of one speaker joined, a blank line between and a first turn of the assistant left",
+        "1 row read without: `tools`, for which the chat template has no place, such as `rows.jsonl`, line 9",
+    ):
+        assert f"note: {note}" in done.stderr, done.stderr
+
+
+def test_calls_of_tools_are_refused_where_the_template_has_none(place: Path, llmkit: Callable[..., Result]) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    Path("rows.jsonl").write_text(json.dumps({"messages": [user("Add"), call, {"role": "tool", "content": "3"}]}))
+    message = refused(llmkit("generate", "--chat", "--model", "model", "--input", "rows.jsonl"))
+    assert "`rows.jsonl`, line 1: the assistant calls a tool" in message and "a chat template with tools" in message
+
+
+def test_rows_are_read_with_the_roles_and_columns_of_the_run(place: Path, llmkit: Callable[..., Result]) -> None:
+    shutil.copytree("model", "runs/mine")
+    Path("runs/mine/recipe.toml").write_text(
+        'task = "chat"\n[model]\nname = "gone"\n[data]\npath = "gone.jsonl"\nmessages_column = "turns"\n'
+        'role_map = { patient = "user" }\n'
+    )
+    Path("runs/mine/run.json").write_text(json.dumps({"status": "finished", "task": "chat", "finished": 1.0}))
+    rows = [{"turns": [{"role": "patient", "content": "Hello"}]}, {"prompt": "Hello"}]
+    Path("rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = llmkit("generate", *GREEDY, "--chat", "--model", "runs/mine", "--input", "rows.jsonl")
+    assert done.exit_code == 0, done.stderr
+    said = [json.loads(line)["completion"] for line in done.stdout.splitlines()]
+    assert said == [expected([user("Hello")])] * 2
+
+
 def test_what_the_template_refuses_is_named(place: Path, llmkit: Callable[..., Result]) -> None:
     (place / "model/chat_template.jinja").write_text(NO_SYSTEM)
     Path("rows.txt").write_text("Hi\n")

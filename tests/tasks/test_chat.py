@@ -321,6 +321,76 @@ def test_tools_speak_where_the_template_lets_them():
     assert 'tool\n"it is \\"4\\""<|im_end|>' in found[0]
 
 
+WITH_TOOLS = "{% if tools %}{{ 'tools ' + tools | tojson + '\\n' }}{% endif %}" + CHATML.replace(
+    "message['content'] +", "message['content'] + (message.tool_calls | default([]) | tojson) +"
+)
+CALL = {"name": "see", "arguments": {"who": "fox"}}
+CALLED = [
+    {"from": "human", "value": "who saw it?"},
+    {"from": "function_call", "value": json.dumps(CALL)},
+    {"from": "observation", "value": "an owl"},
+    {"from": "gpt", "value": "the fox"},
+]
+
+
+def test_calls_of_tools_are_learned_and_what_tools_say_is_not():
+    words = make_words(WITH_TOOLS)
+    rows = table({"messages": CALLED, "tools": json.dumps([{"name": "see"}])})
+    columns = {"messages": "messages", "tools": "tools"}
+    found = chat.shown(chat.encode(rows, columns, words, ChatData(path="x"), 400), 0, words)
+    assert found.startswith('tools [{"type": "function", "function": {"name": "see"}}]\n<|im_start|>user')
+    call = json.dumps([{"type": "function", "function": CALL}])
+    assert f"assistant\n[[{call}<|im_end|>\n]]<|im_start|>tool\nan owl[]<|im_end|>" in found
+    assert found.endswith("assistant\n[[the fox[]<|im_end|>\n]]")
+
+
+def test_rows_that_the_template_cannot_write_are_left_out_and_counted(words):
+    done = encode(words, [USER, SAYS], CALLED, [{**USER, "name": "Ann"}, SAYS])
+    assert len(done.row) == len(done.keys) == 2
+    assert done.skipped == {"calls of tools, which the chat template leaves out": 1}
+    assert done.notes == [
+        "1 row left out: calls of tools, which the chat template leaves out, such as `x.jsonl`, line 2",
+        "1 row read without: `name` of a message, for which the chat template has no place, such as `x.jsonl`, line 3",
+    ]
+    assert [place for place, _ in done.source] == ["`x.jsonl`, line 1", "`x.jsonl`, line 3"]
+    with pytest.raises(UserError, match="2 of 2 rows cannot be used: calls of tools") as caught:
+        encode(words, CALLED, CALLED)
+    assert "a chat template with tools writes" in caught.value.hint
+
+
+def test_too_many_rows_that_the_template_cannot_write_are_refused(words):
+    rows = [[USER, SAYS]] * 6 + [CALLED] * 4
+    with pytest.raises(UserError) as caught:
+        encode(words, *rows)
+    assert "data.max_skipped_fraction = 0.4" in caught.value.hint
+    assert len(encode(words, *rows, max_skipped_fraction=0.4).row) == 6
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learned(words):
+    found = learned(words, [USER, {**SAYS, "weight": 0}, MORE, ALSO])[0]
+    assert "<|im_start|>assistant\nthe fox<|im_end|>" in found
+    assert found.count("[[") == 1
+    assert found.endswith("[[an owl<|im_end|>\n]]")
+    last = learned(words, [USER, SAYS, MORE, {**ALSO, "train": False}])[0]
+    assert last.count("[[") == 1
+    assert "[[the fox<|im_end|>\n]]" in last
+    with pytest.raises(UserError, match="rewrites all but the last answer, which is not to be learned"):
+        encode(make_words(THINKING), [USER, {**SAYS, "content": "hm</t>the fox"}, MORE, {**ALSO, "weight": 0}])
+
+
+def test_a_system_text_survives_exactly(words):
+    text = "  be brief\n\n  - and kind\n"
+    rows = table({"messages": [USER, SAYS], "system": text})
+    done = chat.encode(rows, {"messages": "messages", "system": "system"}, words, ChatData(path="x"), 400)
+    assert f"<|im_start|>system\n{text}<|im_end|>" in chat.shown(done, 0, words)
+
+
+def test_earlier_runs_read_what_they_read(words):
+    rows = table({"messages": [USER, {**SAYS, "weight": 0}], "system": "be brief"})
+    done = chat.encode(rows, {"messages": "messages"}, words, ChatData(path="x", companions=False), 400)
+    assert chat.shown(done, 0, words) == learned(words, [USER, SAYS])[0]
+
+
 def test_a_tokenizer_without_a_template_gets_the_plain_one_and_keeps_it(tmp_path):
     words = make_words(None)
     assert learned(words, [BRIEF, USER, SAYS, MORE, ALSO]) == [
@@ -623,6 +693,45 @@ def test_a_dry_run_shows_what_is_learned_without_weights_or_further_rows(place, 
     assert "<|im_start|>user\nwho saw owl 0?<|im_end|>\n<|im_start|>assistant\n[[the fox 0<|im_end|>\n]]" in done.stderr
     assert "[[" not in done.stdout
     assert not (place / "runs").exists()
+
+
+def test_a_dry_run_names_what_is_dropped_and_a_run_keeps_the_counts(place, llmkit):
+    rows = [
+        {"messages": [USER, {**SAYS, "content": f"the fox {n}"}], "system": "be brief", "topic": "owls", "tools": "[]"}
+        for n in range(40)
+    ]
+    rows[7] = {"messages": CALLED}
+    rows[8]["messages"] = [SAYS, *rows[8]["messages"]]
+    rows[9]["tools"] = json.dumps([{"name": "see"}])
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = ("data.validation_fraction=", "--output-dir", "run")
+    done = llmkit("finetune", "recipe.toml", *keys, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "messages: `messages`, system: `system`, tools: `tools`; not used:\n                 `topic`" in done.stderr
+    assert "system\nbe brief<|im_end|>\n<|im_start|>user\nwho saw it?<|im_end|>" in done.stderr
+    assert "[[the fox 0<|im_end|>\n]]" in done.stderr
+    assert "1 row read without: `tools`, for which the chat template has no place" in done.stderr
+    assert llmkit("finetune", "recipe.toml", *keys).exit_code == 0
+    record = json.loads((place / "run/run.json").read_text())["data"]
+    assert record["skipped"] == {"train": {"calls of tools, which the chat template leaves out": 1}}
+    assert record["mended"] == {"train": {"a first turn of the assistant left out": 1}}
+    assert record["train"]["rows"] == 39
+
+
+def test_a_run_of_an_earlier_version_reads_the_messages_alone(place, llmkit):
+    from llmkit.recipe import load
+    from llmkit.runs import compatibility
+
+    run = place / "run"
+    assert llmkit("finetune", "recipe.toml", "--output-dir", "run").exit_code == 0
+    saved = (run / "recipe.toml").read_text()
+    assert "companions = true" in saved
+    assert load(str(run / "recipe.toml")).data.companions
+    older = [line for line in saved.splitlines() if not line.startswith(("companions", "hold_out"))]
+    (run / "recipe.toml").write_text("\n".join(older))
+    assert not load(str(run / "recipe.toml")).data.companions
+    begun = compatibility.as_begun(load("recipe.toml"), run)
+    assert (begun.data.companions, begun.data.hold_out) == (False, "hash")
 
 
 def test_the_first_losses_are_those_of_trl(place, llmkit):
