@@ -18,6 +18,7 @@ from llmkit.data.rows.messages import (
     history_of,
     is_learned,
     roles,
+    teaches_nothing,
     text_turn,
     tools_of,
     turns_of,
@@ -134,7 +135,7 @@ def _find_pair(found: dict[str, str], rows: Rows, data: ChatData, labelled: bool
 
 
 def reshape(rows: Rows, columns: Mapping[str, str], data: ChatData) -> Rows:
-    """Leave out the rows that `data.weight_column` says are not learned.
+    """Leave out the rows that are marked as not to be learned, by their messages or by `data.weight_column`.
 
     What stands beside a conversation may be missing in a file of several.
     """
@@ -144,21 +145,34 @@ def reshape(rows: Rows, columns: Mapping[str, str], data: ChatData) -> Rows:
     heads = {file: {**beside, **head} for file, head in rows.heads.items()}
     how = sorted((data.role_map or {}).items())
     rows = replace(rows, heads=heads, fingerprint=digest(rows.fingerprint, "conversations", how))
-    column = columns.get("weight")
-    if column is None:
-        return rows
-    read_all, notes = rows.read, rows.notes
+    read_all, notes, names = rows.read, rows.notes, roles(data.role_map)
+    weight, answers = columns.get("weight"), columns.get("messages", columns.get("completion", ""))
 
     def read() -> Iterator[tuple[str, Any]]:
-        left_out = 0
+        by_column = by_messages = used = 0
         for place, row in read_all():
-            if not isinstance(row, BadRow) and is_learned(value_at(row, column)) is False:
-                left_out += 1
-                continue
-            yield place, row
-        if left_out:
-            text = f"{left_out:,} rows have `{column}` 0 or false and are left out (data.weight_column)"
-            notes[f"{rows.source}: {text}"] = text
+            if isinstance(row, BadRow):
+                yield place, row
+            elif weight is not None and is_learned(value_at(row, weight)) is False:
+                by_column += 1
+            elif teaches_nothing(value_at(row, answers), names):
+                by_messages += 1
+            else:
+                used += 1
+                yield place, row
+        if not used and by_column + by_messages:
+            raise UserError(
+                f"{rows.source}: nothing is to be learned: all {by_column + by_messages:,} rows are marked so",
+                f"{f'`{weight}`, or ' * (weight is not None)}`weight`, `train` or `loss` of a message says so by 0 or "
+                "false",
+            )
+        for number, which in (
+            (by_column, f"with `{weight}` 0 or false left out (data.weight_column)"),
+            (by_messages, "left out: each answer is marked as not to be learned"),
+        ):
+            if number:
+                text = f"{number:,} row{'s' * (number > 1)} {which}"
+                notes[f"{rows.source}: {text}"] = text
 
     return replace(rows, read=read)
 

@@ -188,6 +188,21 @@ def _learned(fields: dict[str, Any], place: str) -> bool:
     return all(is_learned(value) for value in found.values())
 
 
+def teaches_nothing(value: Any, names: Mapping[str, str]) -> bool:
+    """Tell whether messages have answers, and weights by which none of them is learned."""
+    if isinstance(value, str) and not any(weight in value for weight in _WEIGHTS):
+        return False
+    value = parsed(value)
+    value = value if isinstance(value, list) else [value]
+    if not any(isinstance(message, Mapping) and any(key in message for key in _WEIGHTS) for message in value):
+        return False
+    try:
+        answers = [turn for turn in turns_of(value, "", names) if turn.role == "assistant"]
+    except Unusable:
+        return False
+    return bool(answers) and not any(turn.learned for turn in answers)
+
+
 def is_learned(value: Any) -> bool | None:
     """Tell what a weight says: 1 or true is learned, 0 or false not; None for any other value."""
     return _LEARNED.get(_folded(value))

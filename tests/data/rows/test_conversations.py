@@ -125,7 +125,6 @@ def test_mended_rows_and_rows_with_nothing_to_learn_are_counted(tmp_path):
     file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     found = tables(ChatData(path=str(file)), 0, reader)
     assert found.record == {
-        "skipped": {"train": {"nothing to learn, by its weights": 1}},
         "mended": {
             "train": {
                 "a first turn of the assistant left out": 1,
@@ -133,6 +132,7 @@ def test_mended_rows_and_rows_with_nothing_to_learn_are_counted(tmp_path):
             }
         },
     }
+    assert f"`{file}`: 1 row left out: each answer is marked as not to be learned" in found.notes
     assert f"1 row mended: a first turn of the assistant left out, such as `{file}`, line 51" in found.notes
 
 
@@ -189,3 +189,20 @@ def test_empty_answers_are_left_out_and_counted(tmp_path):
     with pytest.raises(UserError, match="5 of 300 rows cannot be used: empty answer") as caught:
         tables(ChatData(path=str(file), max_skipped_fraction=0), 0, reader)
     assert "data.max_skipped_fraction = 0.02" in caught.value.hint
+
+
+def test_rows_marked_as_not_to_be_learned_are_no_faults_however_many(tmp_path):
+    rows = [{"messages": [USER, {**SAYS, "train": n % 2 == 0}]} for n in range(40)]
+    rows += [{"messages": json.dumps(row["messages"])} for row in rows]
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tables(ChatData(path=str(file)), 0, reader)
+    assert (len(list(found.train)), found.record) == (40, {})
+    assert f"`{file}`: 40 rows left out: each answer is marked as not to be learned" in found.notes
+
+
+def test_a_file_in_which_nothing_is_to_be_learned_is_refused(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"messages": [USER, {**SAYS, "weight": 0}]}) + "\n")
+    with pytest.raises(UserError, match="nothing is to be learned: all 1 rows are marked so"):
+        tables(ChatData(path=str(file)), 0, reader)

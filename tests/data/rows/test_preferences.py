@@ -121,7 +121,7 @@ def test_rows_of_weight_0_are_left_out_and_counted_without_being_faults(tmp_path
     file = written(tmp_path / "x.jsonl", rows)
     whole, part = (tables(ChatData(path=str(file), weight_column=name), 0, reader) for name in (None, "good"))
     assert len(list(part.train)) == 10
-    assert f"`{file}`: 30 rows have `good` 0 or false and are left out (data.weight_column)" in part.notes
+    assert f"`{file}`: 30 rows with `good` 0 or false left out (data.weight_column)" in part.notes
     assert part.record == {}
     assert part.train.fingerprint != whole.train.fingerprint
 
