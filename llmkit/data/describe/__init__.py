@@ -19,6 +19,7 @@ from llmkit.recipe import load
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
+from llmkit.recipe.tasks import TASKS
 
 LEFT = 11  # columns of what stands before a line
 # Keys that a hint asks for; a second text is never needed.
