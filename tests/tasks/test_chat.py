@@ -690,7 +690,8 @@ def test_a_dry_run_shows_what_is_learned_without_weights_or_further_rows(place, 
         stream.write('{"prompt": "no answer"}\n')
     done = llmkit("finetune", "recipe.toml", "data.validation_fraction=", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "<|im_start|>user\nwho saw owl 0?<|im_end|>\n<|im_start|>assistant\n[[the fox 0<|im_end|>\n]]" in done.stderr
+    shown = "\n".join(line.strip() for line in done.stderr.splitlines())
+    assert "<|im_start|>user\nwho saw owl 0?<|im_end|>\n<|im_start|>assistant\n[[the fox 0<|im_end|>\n]]" in shown
     assert "[[" not in done.stdout
     assert not (place / "runs").exists()
 
@@ -707,10 +708,11 @@ def test_a_dry_run_names_what_is_dropped_and_a_run_keeps_the_counts(place, llmki
     keys = ("data.validation_fraction=", "--output-dir", "run")
     done = llmkit("finetune", "recipe.toml", *keys, "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "messages: `messages`, system: `system`, tools: `tools`; not used:\n                 `topic`" in done.stderr
-    assert "system\nbe brief<|im_end|>\n<|im_start|>user\nwho saw it?<|im_end|>" in done.stderr
-    assert "[[the fox 0<|im_end|>\n]]" in done.stderr
-    assert "1 row read without: `tools`, for which the chat template has no place" in done.stderr
+    said = " ".join(done.stderr.split())
+    assert "messages: `messages`, system: `system`, tools: `tools`; not used: `topic`" in said
+    assert "system be brief<|im_end|> <|im_start|>user who saw it?<|im_end|>" in said
+    assert "[[the fox 0<|im_end|> ]]" in said
+    assert "1 row read without: `tools`, for which the chat template has no place" in said
     assert llmkit("finetune", "recipe.toml", *keys).exit_code == 0
     record = json.loads((place / "run/run.json").read_text())["data"]
     assert record["skipped"] == {"train": {"calls of tools, which the chat template leaves out": 1}}
