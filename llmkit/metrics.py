@@ -5,10 +5,15 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any, Literal
 
 import numpy as np
+import regex
 
+from llmkit.language import WORDS, Units, code
+
+HAN = ("zh", "yue")  # languages in Chinese characters
 SPEEDS = ("_runtime", "_per_second", "_preparation_time")  # what Trainer logs of an evaluation beside its metrics
 
 
@@ -143,13 +148,51 @@ def answer_f1(prediction: str, answers: Sequence[str]) -> float:
     return max(_word_f1(predicted, answer.split()) for answer in _normalized_answers(answers))
 
 
-def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+# What CMRC's scorer leaves out. Its list has "……" too, which is no single character and so never left out.
+CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+# The characters that CMRC's scorer compares; of other languages, all that are written without blanks.
+CMRC_CHARACTER = regex.compile("[\u4e00-\u9fa5]")
+UNSPACED_CHARACTER = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
+
+
+def cmrc_exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Score 1 if the prediction is one of the answers but for case and punctuation, by the rules of CMRC 2018's scorer.
+
+    Cui et al. 2019, arXiv:1810.07366. With no answers, "" is right.
+    """
+    return float(_bare(prediction) in map(_bare, answers or [""]))
+
+
+def cmrc_f1(prediction: str, answers: Sequence[str], character: regex.Pattern[str] = CMRC_CHARACTER) -> float:
+    """Compute the best F1, 0..1, of the prediction and an answer by the rules of CMRC 2018's scorer.
+
+    What both have in common is their longest common run of units: each `character`, and between those the words and
+    marks that nltk finds. As there, nothing in common is 0, also of two that are empty; with no answers, "" is right.
+    """
+    predicted = _cmrc_units(prediction, character)
+    if not answers:
+        return float(not predicted)
+    best = 0.0
+    for answer in answers:
+        actual = _cmrc_units(answer, character)
+        size = SequenceMatcher(None, predicted, actual, autojunk=False).find_longest_match().size
+        best = max(best, 2 * size / max(len(predicted) + len(actual), 1))
+    return best
+
+
+def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], units: Units = WORDS) -> dict[str, float]:
     """Compute exact match and F1 in percent over all questions; nan for none.
 
-    Where some questions have answers and some have none, also over each kind, under the names of SQuAD 2.0's scorer. As
-    there, a question has an answer if any was given, whatever is left of it after normalization.
+    By words the rules are SQuAD's, by characters those of CMRC 2018. Where some questions have answers and some have
+    none, also over each kind, under the names of SQuAD 2.0's scorer. As there, a question has an answer if any was
+    given, whatever is left of it after normalization.
     """
-    scores = [(exact_match(*pair), answer_f1(*pair)) for pair in zip(predictions, answers, strict=True)]
+    pairs = zip(predictions, answers, strict=True)
+    if units.characters:
+        character = CMRC_CHARACTER if code(units.language) in HAN else UNSPACED_CHARACTER
+        scores = [(cmrc_exact_match(*pair), cmrc_f1(*pair, character)) for pair in pairs]
+    else:
+        scores = [(exact_match(*pair), answer_f1(*pair)) for pair in pairs]
     answerable = np.array([len(golds) > 0 for golds in answers], dtype=bool)
     kinds = {("exact_match", "f1"): np.ones_like(answerable)}
     if answerable.any() and not answerable.all():
@@ -162,32 +205,37 @@ def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[
     }
 
 
-def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS) -> dict[str, float]:
     """Compute ROUGE-1, -2, -L and -Lsum (Lin 2004): the mean F over all texts, 0..100, with the best reference of each.
 
-    Uses Google's rouge_score with its stemmer, as is usual; it ignores all but the letters a to z and digits. For
-    rougeLsum, which compares sentence by sentence, a sentence ends with a line or with . ! ? before a blank: a rule
-    applied to both sides, instead of the nltk model that others download.
+    Uses Google's rouge_score with its stemmer, as is usual; it ignores all but the letters a to z and digits. Where
+    most letters are of another script its words are runs of any letters and digits, and where texts are compared by
+    characters each that is no blank counts, punctuation too. For rougeLsum, which compares sentence by sentence, a
+    sentence ends with a line or with . ! ? before a blank; by characters also with 。！？ and the closing marks behind
+    them: a rule applied to both sides, instead of the nltk model that others download.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
     kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-    scorer = RougeScorer(kinds, use_stemmer=True)
+    tokenizer = Characters() if units.characters else None if units.latin else Words()
+    scorer = RougeScorer(kinds, use_stemmer=True, tokenizer=tokenizer)
     scores = [
-        scorer.score_multi([_line_a_sentence(text) for text in texts], _line_a_sentence(prediction))
+        scorer.score_multi([_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units))
         for prediction, texts in zip(predictions, references, strict=True)
     ]
     return {kind: 100 * float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
 
 
-def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS) -> float:
     """Compute BLEU of all texts together, 0..100, by sacrebleu with its defaults (Post 2018).
 
-    Cased, tokenized as in WMT (13a), which does not split words in a script without spaces.
+    Cased, tokenized as in WMT (13a); Chinese with its tokenizer `zh`, other text that is compared by characters with
+    `char`.
     """
     import sacrebleu
 
-    return float(sacrebleu.corpus_bleu(predictions, _by_number(references), force=True).score)
+    tokenize = "13a" if not units.characters else "zh" if code(units.language) in HAN else "char"
+    return float(sacrebleu.corpus_bleu(predictions, _by_number(references), force=True, tokenize=tokenize).score)
 
 
 def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -200,8 +248,29 @@ def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     return float(sacrebleu.corpus_chrf(predictions, _by_number(references)).score)
 
 
-def _line_a_sentence(text: str) -> str:
-    return re.sub(r"(?<=[.!?])\s+", "\n", text)
+class Characters:
+    """Split text into characters, as a tokenizer of rouge_score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """List the characters but for blanks, in lower case."""
+        return list("".join(text.lower().split()))
+
+
+class Words:
+    """Split text into words of any script, as a tokenizer of rouge_score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """List the runs of letters and digits, in lower case."""
+        found: list[str] = _WORD.findall(text.lower())
+        return found
+
+
+_WORD = regex.compile(r"[\w\p{M}]+")
+
+
+def _line_a_sentence(text: str, units: Units) -> str:
+    text = re.sub(r"(?<=[.!?])\s+", "\n", text)
+    return re.sub("[。！？]+[”’」』）]*", r"\g<0>\n", text) if units.characters else text
 
 
 def _by_number(references: Sequence[Sequence[str]]) -> list[list[Any]]:
@@ -239,6 +308,29 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def _normalized_answers(answers: Sequence[str]) -> list[str]:
     """Normalize answers and drop the empty ones; if none is left, return "" alone, as SQuAD 2.0's scorer does."""
     return [answer for answer in map(normalize_answer, answers) if answer] or [""]
+
+
+def _bare(text: str) -> str:
+    """Return a text in lower case and without CMRC's punctuation."""
+    return text.lower().strip().translate(CMRC_PUNCTUATION)
+
+
+def _cmrc_units(text: str, character: regex.Pattern[str]) -> list[str]:
+    """List each `character` of a text, and between those its words and marks."""
+    units: list[str] = []
+    bare, begin = _bare(text), 0
+    for found in character.finditer(bare):
+        units += [*_nltk_words(bare[begin : found.start()]), found.group()]
+        begin = found.end()
+    return units + _nltk_words(bare[begin:])
+
+
+def _nltk_words(text: str) -> list[str]:
+    if not text.strip():
+        return []
+    from nltk.tokenize import word_tokenize
+
+    return word_tokenize(text, preserve_line=True)  # what finds sentences first would be downloaded
 
 
 def _word_f1(predicted: list[str], answer: list[str]) -> float:

@@ -140,6 +140,13 @@ class Evaluation(Table):
         "package `evaluate`, each a local path or a Hub id.",
     )
     trust_remote_code: bool = Field(default=False, description="Run the code of a metric from the Hub.")
+    language: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*$",
+        description="seq2seq, question-answering: The language of the references, a code such as zh or en. Chinese, "
+        "Japanese, Thai, Lao, Khmer, Burmese and Tibetan are scored by characters, others by words; by default the "
+        "majority of the references' letters decides.",
+    )
 
 
 class EarlyStopping(Table):

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 reader: RowReader = conversations  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
-losses = preprocess_logits_for_metrics = label_spec_from_config = forward_for_predict = postprocess = None
+references = losses = preprocess_logits_for_metrics = None
+label_spec_from_config = forward_for_predict = postprocess = None
 
 METRICS = ("perplexity",)
 LONGEST_INPUT = 1024

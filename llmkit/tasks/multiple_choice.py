@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 reader: RowReader = choices  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
-LONGEST_INPUT = prepare_model = None
+LONGEST_INPUT = references = prepare_model = None
 
 METRICS = ("accuracy",)
 # Their heads judge a choice by its last token, which is padding, where the configuration does not say otherwise

@@ -23,6 +23,7 @@ from llmkit.data.rows.examples import Encoded, chunks, key_of, located
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
+from llmkit.language import WORDS, Units
 from llmkit.recipe.data_tables import AnsweringData
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 class AnswerSettings:
     """How answers are found: the recipe's settings, and whether there may be none.
 
-    `contexts` and `references` (the answers that count as right) are by row, for evaluation.
+    `contexts` and `references` (the answers that count as right) are by row, for evaluation; `units` are those that
+    answers are compared in.
     """
 
     n_best_size: int
@@ -57,6 +59,7 @@ class AnswerSettings:
     unanswerable: bool
     contexts: Sequence[str] = ()
     references: Sequence[Sequence[str]] = ()
+    units: Units = WORDS
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
@@ -249,6 +252,11 @@ def examples(encoded: Encoded, settings: AnswerSettings, evaluation: bool) -> Ex
     return found
 
 
+def references(part: Encoded) -> Iterator[str]:
+    """Yield the answers that count as right."""
+    return (text for _, _, answers in part.targets for _, text in answers)
+
+
 def record(settings: AnswerSettings) -> dict[str, Any]:
     """Return what the run's record says for `predict`."""
     return {"unanswerable": settings.unanswerable}
@@ -402,9 +410,9 @@ def _ranked(
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
-    """Exact match and F1 in percent, by the official rules, from what was kept of every window."""
+    """Exact match and F1 in percent, by the rules of SQuAD or CMRC 2018, from what was kept of every window."""
     found, references = predictions_and_references(kept, part)
-    return measures.squad(found, references)
+    return measures.squad(found, references, part.extra.units)
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:

@@ -20,6 +20,7 @@ from llmkit.data.rows.pairs import references_in, texts_in
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
+from llmkit.language import WORDS, Units
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import PairData
 
@@ -43,13 +44,14 @@ class GenerationSettings:
     """How texts are written: in what tokens, and how many of them where the model's generation settings do not say.
 
     `begin` are further settings, by which a model of many languages begins with the one to translate into.
-    `references` are the texts that count as right, by row, for evaluation.
+    `references` are the texts that count as right, by row, for evaluation; `units` those that they are compared in.
     """
 
     tokenizer: Any
     max_target_length: int
     begin: Mapping[str, int]
     references: Sequence[Sequence[str]] = ()
+    units: Units = WORDS
 
 
 # ---- rows -> features ----------------------------------------------------------------------------------------------
@@ -217,6 +219,11 @@ def room(generation: Any, settings: GenerationSettings) -> int:
     return settings.max_target_length if generation.max_length is None else int(generation.max_length) - 1
 
 
+def references(part: Encoded) -> Iterator[str]:
+    """Yield the texts that count as right."""
+    return (text for texts, _ in part.targets for text in texts)
+
+
 def record(settings: GenerationSettings) -> dict[str, Any]:
     """Return what the run's record says for `predict`: nothing, the recipe and the generation settings have it."""
     return {}
@@ -287,8 +294,8 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     found, references = predictions_and_references(kept, part)
     count = ((kept[:, 1:] != NOTHING) & (kept[:, 1:] != part.extra.tokenizer.pad_token_id)).sum(axis=1)
     return {
-        **measures.rouge(found, references),
-        "bleu": measures.bleu(found, references),
+        **measures.rouge(found, references, part.extra.units),
+        "bleu": measures.bleu(found, references, part.extra.units),
         "chrf": measures.chrf(found, references),
         "generated_tokens": float(count.mean()),
     }

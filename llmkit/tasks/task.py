@@ -74,6 +74,13 @@ class RowTask(Protocol):
         """Return what `run.json` must keep for `label_spec_from_config`, under keys that no other task uses."""
 
     @property
+    def references(self) -> Callable[[Encoded], Iterator[str]] | None:
+        """The texts that answers are compared with, by which the units of their metrics are chosen.
+
+        The label spec of a task with it has a field `units` (`llmkit/language.py`). None: labels are no text.
+        """
+
+    @property
     def collator(self) -> Callable[[Any, Any, int], Collator] | None:
         """(tokenizer, config, multiple) -> examples to a batch of tensors padded to a multiple.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 reader: RowReader = classification  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
-collator = LONGEST_INPUT = None
+collator = LONGEST_INPUT = references = None
 
 
 METRICS_OF = {

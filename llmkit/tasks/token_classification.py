@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 reader: RowReader = tagging  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
-LONGEST_INPUT = prepare_model = None
+LONGEST_INPUT = references = prepare_model = None
 
 METRICS = ("precision", "recall", "f1", "accuracy", "f1_macro")
 

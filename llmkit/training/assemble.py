@@ -1,11 +1,13 @@
 """A recipe assembled before there is a model: data, tokenizer, architecture, and the task's part in training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from llmkit import language, tasks
 from llmkit import metrics as measures
-from llmkit import tasks
 from llmkit.data import files
 from llmkit.data.rows import summary, table
 from llmkit.data.rows.examples import Encoded
@@ -62,13 +64,19 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
     train = None if splits.train is None else encode(splits.train)
     held_out = {name: encode(rows) for name, rows in splits.validation.items()}
     label_spec = task.resolve_labels(data, columns, train, held_out, config, fixed is not None)
-    report = choose_metrics(task, label_spec, recipe.evaluation)
     parts = {**({} if train is None else {"train": train}), **held_out}
+    units = None
+    if task.references is not None:
+        compared = chain.from_iterable(map(task.references, held_out.values()))
+        units = language.choose(recipe.evaluation.language, compared)
+        label_spec = replace(label_spec, units=units)
+    report = choose_metrics(task, label_spec, recipe.evaluation)
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
     about |= _counts(splits.record, parts)
+    scored = {} if units is None or not held_out else units.record
     return Assembly(
         config=config,
         tokenizer=tokenizer,
@@ -83,11 +91,15 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         else None,
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
-        lines=[*summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES), *summary.lines(record)],
+        lines=[
+            *summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES),
+            *summary.lines(record),
+            *([] if units is None else units.lines),
+        ],
         notes=[*recipe.notes, *splits.notes, *_notes(parts), *notes, *added],
         subtokens=subtokens,
         warnings=warnings,
-        record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec)},
+        record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
     )
 
 

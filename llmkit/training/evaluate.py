@@ -50,7 +50,8 @@ def evaluate(name: str, recipe: Recipe) -> None:
     """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
 
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
-    Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any.
+    Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any; `scored_by` says that texts
+    were compared by characters.
     Where each token was hidden in turn (`data.masking = "each"`) the perplexity is a pseudo-perplexity and called so.
     """
     import transformers
@@ -86,7 +87,7 @@ def evaluate(name: str, recipe: Recipe) -> None:
             say(f"warning  {warning}")
         process.collect_from_here()
         found = final_evaluation(trainer)
-    said = evaluation_metrics(found)
+    said: dict[str, float | str] = dict(evaluation_metrics(found))
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
     for key in ("skipped", "mended"):
@@ -95,4 +96,6 @@ def evaluate(name: str, recipe: Recipe) -> None:
     unknown = [part.get("unknown_label_rows", 0) for part in assembly.record["data"].values() if isinstance(part, dict)]
     if any(unknown):
         said["unknown_label_rows"] = sum(unknown)
+    if assembly.record.get("scored_by") == "characters" or "language" in assembly.record:
+        said |= {key: assembly.record[key] for key in ("scored_by", "language")}
     print(json.dumps(said, indent=2))  # noqa: T201

@@ -1,7 +1,5 @@
 """What counts as a word, in scripts with blanks and without; n-grams; lists of words."""
 
-# ruff: noqa: RUF001  (full-width punctuation is what is tested)
-
 import numpy as np
 import pytest
 
