@@ -18,6 +18,7 @@ from llmkit.data.rows import answering as reader
 from llmkit.data.rows.batches import collator
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
+from llmkit.language import Units
 from llmkit.recipe.data_tables import AnsweringData
 from llmkit.tasks import question_answering as qa
 
@@ -642,3 +643,21 @@ def test_a_question_whose_answer_has_no_place_is_evaluated(place, llmkit):
     done = llmkit("evaluate", "run", "data.path=held.jsonl", "data.validation_fraction=0")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["eval_exact_match"] == 0
+
+
+def test_answers_in_chinese_are_scored_by_characters(place, llmkit):
+    contexts = [f"老王在{year}年搬到了北京市。" for year in range(1960, 2000)]
+    rows = [
+        {"question": "老王搬到了哪里？", "context": each, "answers": {"text": ["北京市"], "answer_start": [11]}}
+        for each in contexts
+    ]
+    write(place, rows)
+    done = llmkit("finetune", "recipe.toml", "--output-dir", "run", "trainer.max_steps=1")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(llmkit("evaluate", "run").stdout)
+    assert (told["scored_by"], told["language"]) == ("characters", "zh")
+    done = llmkit("predict", "run", "--input", "rows.jsonl")
+    found = [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    figures = measures.squad(found, [["北京市"]] * len(rows), Units("zh", True, False))
+    told = json.loads(llmkit("evaluate", "run", "data.path=rows.jsonl", "data.validation_fraction=0").stdout)
+    assert {name: told[f"eval_{name}"] for name in figures} == pytest.approx(figures)

@@ -578,3 +578,23 @@ def test_a_head_that_is_the_embeddings_is_not_trained_alone(kind, said, place, l
 def test_the_bundled_recipes_are_of_this_task():
     for name in ("translation", "summarization"):
         assert load(str(bundled()[name])).task == "seq2seq"
+
+
+def test_chinese_texts_are_scored_by_characters_and_said_to_be(place, llmkit):
+    rows = [{"text": f"{n}只猫在{where}里睡觉。", "summary": f"猫在{where}里"} for n in range(20) for where in "山家河"]
+    (place / "rows.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n")
+    done = llmkit("finetune", "bart.toml", "trainer.max_steps=3", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    assert "references: Chinese, scored by characters" in done.stderr
+    record = json.loads(Path("run/run.json").read_text())
+    assert (record["scored_by"], record["language"]) == ("characters", "zh")
+    done = llmkit("evaluate", "run")
+    told = json.loads(done.stdout)
+    assert (told["scored_by"], told["language"]) == ("characters", "zh")
+    assert "references: Chinese, scored by characters" in done.stderr
+    as_words = json.loads(llmkit("evaluate", "run", "evaluation.language=en").stdout)
+    assert (as_words["scored_by"], as_words["language"]) == ("words", "en")
+    assert as_words["eval_chrf"] == told["eval_chrf"]
+    done = llmkit("evaluate", "run", "evaluation.language=chinese")
+    assert done.exit_code == 2
+    assert "evaluation.language" in done.stderr
