@@ -12,7 +12,7 @@ from llmkit.data.text import sources
 from llmkit.data.text.documents import Corpus, Documents
 from llmkit.data.text.head import first, number_of
 from llmkit.dry_run.size import Size
-from llmkit.models import architectures
+from llmkit.models import architectures, unknown_tokens
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.schema import Recipe
 from llmkit.training.assemble_text import check_use
@@ -51,9 +51,13 @@ def read_texts(report: Report, recipe: Recipe, seed: int, config: Any, block_siz
     for (name, part), (texts, partial) in held.items():
         report.add("data", f"{f'{name}, ' if name else ''}{part}: {number_of(texts, partial)}")
         if part == "train":
-            rate = _rate(tokenizer, texts)
+            tokens = _tokens(tokenizer, texts)
+            rate = _rate(tokens, texts)
             if rate:
                 report.add("", f"  {1 / rate:.2f} characters a token")
+                found = unknown_tokens.share(tokenizer, tokens)
+                for warning in unknown_tokens.warnings(recipe, tokenizer, {name or "text": found}):
+                    report.add("warning", warning)
             for text in texts[:EXAMPLES]:
                 report.fit("", f"  {text}")
             size = _characters(opened.named_sources()[name][0], texts, partial)
@@ -61,11 +65,11 @@ def read_texts(report: Report, recipe: Recipe, seed: int, config: Any, block_siz
     for corpus in corpora.values():
         for note in dict.fromkeys([*corpus.notes, *(note for found in corpus.findings for note in found.notes)]):
             report.add("note", note)
-    tokens = [each for each in rows.values() if each is not None]
-    if not rows or len(tokens) < len(data.named_sources()):
+    known = [each for each in rows.values() if each is not None]
+    if not rows or len(known) < len(data.named_sources()):
         return Size(None, False)
-    blocks = max(1, int(sum(tokens) // block_size))
-    report.add("data", f"about {int(float(f'{sum(tokens):.3g}')):,} tokens, {blocks:,} blocks of {block_size:,}")
+    blocks = max(1, int(sum(known) // block_size))
+    report.add("data", f"about {int(float(f'{sum(known):.3g}')):,} tokens, {blocks:,} blocks of {block_size:,}")
     return Size(blocks, False)
 
 
@@ -83,13 +87,23 @@ def _streamed(data: TextData) -> TextData:
     return data.model_copy(update={"streaming": True, "split": whole_split(data.split), "sources": listed})
 
 
-def _rate(tokenizer: Any, texts: list[str]) -> float | None:
-    """Return the tokens of a character, by the first texts."""
-    few = [text[:10_000] for text in itertools.islice(texts, 100)]
-    characters = sum(map(len, few))
-    if tokenizer is None or not characters:
-        return None
-    return sum(map(len, tokenizer(few, add_special_tokens=False, verbose=False)["input_ids"])) / characters
+def _few(texts: list[str]) -> list[str]:
+    return [text[:10_000] for text in itertools.islice(texts, 100)]
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Tokenize the first texts; none without a tokenizer."""
+    few = _few(texts)
+    if tokenizer is None or not few:
+        return []
+    tokens: list[list[int]] = tokenizer(few, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens
+
+
+def _rate(tokens: list[list[int]], texts: list[str]) -> float | None:
+    """Return the tokens of a character, by the first texts; None where they were not tokenized."""
+    characters = sum(map(len, _few(texts)))
+    return sum(map(len, tokens)) / characters if tokens and characters else None
 
 
 def _characters(data: TextData, texts: list[str], partial: bool) -> float | None:

@@ -14,6 +14,7 @@ from llmkit import hub
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import cache_dir, encode, new_cache_entry
 from llmkit.errors import UserError
+from llmkit.models import unknown_tokens
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
 from llmkit.recipe.tasks import CAUSAL_TOKENS, TASKS
@@ -240,11 +241,12 @@ def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     normalizer = backend.normalizer if backend is not None else None
     num_bytes = sum(len(text.encode()) for text in texts)
-    num_tokens = num_unknown = exact = but_for_spaces = 0
+    num_tokens = exact = but_for_spaces = 0
+    every = []
     for text, encoded in zip(texts, encode(tokenizer, texts), strict=True):
         ids = list(encoded)
+        every.append(ids)
         num_tokens += len(ids)
-        num_unknown += ids.count(tokenizer.unk_token_id)
         decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         originals = (text, normalizer.normalize_str(text) if normalizer is not None else text)
         exact += decoded in originals
@@ -253,7 +255,7 @@ def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
         "type": type(backend.model if backend is not None else tokenizer).__name__,
         "vocab_size": len(tokenizer),
         "bytes_per_token": round(num_bytes / max(1, num_tokens), 4),
-        "unknown": round(num_unknown / max(1, num_tokens), 6),
+        "unknown": round(unknown_tokens.share(tokenizer, every) or 0.0, 6),
         "round_trip": round(exact / max(1, len(texts)), 4),
         "round_trip_but_for_spaces": round(but_for_spaces / max(1, len(texts)), 4),
         "sample_bytes": num_bytes,

@@ -6,6 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmkit import language, tasks
 from llmkit import metrics as measures
 from llmkit.data import files
@@ -14,9 +16,11 @@ from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.splits import tables
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
+from llmkit.models import unknown_tokens
 from llmkit.models.config import fit_to_tokenizer, load_config
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
+from llmkit.recipe.tasks import TASKS
 from llmkit.tasks import multi_task
 from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
 from llmkit.tasks.task import RowTask
@@ -74,6 +78,10 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
+    unknown = {name: unknown_tokens.share(tokenizer, _texts_of(recipe.task, part)) for name, part in parts.items()}
+    for name, found in unknown.items():
+        if found is not None:
+            record[name]["unknown"] = round(found, 6)
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
     about |= _counts(splits.record, parts)
     scored = {} if units is None or not held_out else units.record
@@ -98,7 +106,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         ],
         notes=[*recipe.notes, *splits.notes, *_notes(parts), *notes, *added],
         subtokens=subtokens,
-        warnings=warnings,
+        warnings=[*unknown_tokens.warnings(recipe, tokenizer, unknown), *warnings],
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
     )
 
@@ -116,6 +124,12 @@ def _counts(record: Mapping[str, Any], parts: Mapping[str, Encoded]) -> dict[str
             if kinds := getattr(part, key):
                 counts[key][name] = {**counts[key].get(name, {}), **kinds}
     return {**record, **{key: by_split for key, by_split in counts.items() if by_split}}
+
+
+def _texts_of(task: str, part: Encoded) -> list[np.ndarray]:
+    """Return the tokens of the rows' texts; where both are texts, of inputs and targets."""
+    names = ("input_ids", "labels") if TASKS[task].auto_class == "AutoModelForSeq2SeqLM" else ("input_ids",)
+    return [part.inputs[name].values for name in names if name in part.inputs]
 
 
 def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:

@@ -11,7 +11,7 @@ from llmkit.data.cleaning import pipeline as cleaning
 from llmkit.data.text import findings, mixture, pack, sources
 from llmkit.data.text.documents import Corpus, Documents, chained
 from llmkit.errors import UserError
-from llmkit.models import architectures
+from llmkit.models import architectures, unknown_tokens
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config
 from llmkit.recipe.data_tables import CausalData, MaskedData, TextData
@@ -35,12 +35,13 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
     text = chained([corpus.train for corpus in corpora.values()])
     tokenizer, subtokens, added = load_tokenizer(recipe, text, config)
-    lines = []
+    lines, warnings = list[str](), list[str]()
     if fixed is None:
         fit_to_tokenizer(config, recipe.model, tokenizer, has_own_tokenizer(recipe), len(subtokens))
         about = tokenizers.report(tokenizer, text)
         record["tokenizer"] = {**about, "added": tokenizer.convert_ids_to_tokens(list(subtokens))}
         lines.append(tokenizers.line(about))
+        warnings += unknown_tokens.warnings(recipe, tokenizer, {"text": about["unknown"]})
     block_spec = task.block_spec(data, block_size)
     if block_spec.stride < 1:
         raise UserError(f"data.block_size = {block_size} leaves no room for text")
@@ -103,7 +104,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         metrics=lambda sums, part: task.metrics(sums, part.tokens),
         lines=_lines(record["data"], several, block_size, block_spec, corpora) + lines,
         notes=[*recipe.notes, *_notes(corpora), *notes, *added],
-        warnings=[],
+        warnings=warnings,
         record=record,
         subtokens=subtokens,
         several=several,

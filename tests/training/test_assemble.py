@@ -139,3 +139,30 @@ def test_a_changed_file_is_noticed_though_its_time_stamp_is_not(mixed):
     assert first.record["data"]["fingerprint"] != second.record["data"]["fingerprint"]
     assert "elk" in second.tokenizer.decode(second.train.tokens.ids)
     assert "elk" not in first.tokenizer.decode(first.train.tokens.ids)
+
+
+def written(place, text, name="rows.csv"):
+    (place / name).write_text("text,label\n" + "".join(f"{text}{n},{n % 2}\n" for n in range(20)))
+
+
+def test_rows_in_a_language_that_the_model_does_not_know_are_warned_of(workplace, base, llmkit):
+    written(workplace, "the fox saw a hen ")
+    written(workplace, "这家酒店的房间很干净 ", "chinese.csv")
+    words = (
+        "finetune",
+        "--task",
+        "text-classification",
+        f"model.name={base}",
+        "data.max_length=32",
+        "trainer.max_steps=1",
+    )
+    shares = {}
+    for name in ("rows", "chinese"):
+        done = llmkit(*words, f"data.path={name}.csv", "data.validation_fraction=0.2", "--output-dir", name)
+        assert done.exit_code == 0, done.stderr
+        assert ("xlm-roberta-base" in done.stderr) == (name == "chinese")
+        shares[name] = json.loads((workplace / name / "run.json").read_text())["data"]["train"]["unknown"]
+    assert shares["rows"] <= 0.02 < 0.5 < shares["chinese"]
+    done = llmkit(*words, "data.path=chinese.csv", "data.validation_fraction=0.2", "--dry-run")
+    assert "warning        train: " in done.stderr
+    assert "xlm-roberta-base" in done.stderr

@@ -45,3 +45,18 @@ def test_splits_columns_and_rows_left_out_are_said_in_every_run(folder, llmkit):
     for name in ("first", "second"):  # which reads what the first one cleaned
         cleaned = pretrain(llmkit, "data.clean.whitespace=true", "tokenizer.vocab_size=280", "--output-dir", name)
         assert notes <= set(cleaned)
+
+
+def test_running_text_in_a_language_that_the_model_does_not_know_is_warned_of(workplace, base, llmkit):
+    (workplace / "chinese.txt").write_text("这家酒店的房间很干净，服务也很好。\n" * 200)
+    (workplace / "recipe.toml").write_text(
+        f'task = "masked-lm"\n[model]\nname = "{base}"\n[data]\npath = "chinese.txt"\nsample_by = "line"\n'
+        "block_size = 16\n[trainer]\nmax_steps = 1\n"
+    )
+    done = llmkit("pretrain", "recipe.toml", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    assert "of the tokens are `[UNK]`" in done.stderr
+    assert "xlm-roberta-base (278M parameters)" in done.stderr
+    assert json.loads((workplace / "run/run.json").read_text())["tokenizer"]["unknown"] > 0.5
+    dry = llmkit("pretrain", "recipe.toml", "--dry-run")
+    assert "of the tokens are `[UNK]`" in dry.stderr

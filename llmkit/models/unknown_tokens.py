@@ -1,0 +1,60 @@
+"""Measure how much of a text a tokenizer does not know, and name models that read more languages."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from llmkit.recipe.schema import Recipe
+
+MUCH = 0.02  # the share of unknown tokens above which a warning is given
+# Models of about a hundred languages, Qwen's of some thirty, and how many parameters they have: by task, else ENCODERS.
+ENCODERS = (
+    ("FacebookAI/xlm-roberta-base", "278M"),
+    ("google-bert/bert-base-multilingual-cased", "178M"),
+    ("distilbert/distilbert-base-multilingual-cased", "135M"),
+)
+ENCODER_DECODERS = (("google/mt5-small", "300M"), ("facebook/mbart-large-50", "611M"))
+MULTILINGUAL: dict[str, tuple[tuple[str, str], ...]] = {
+    "seq2seq": ENCODER_DECODERS,
+    "denoising": ENCODER_DECODERS,
+    "causal-lm": (("Qwen/Qwen2.5-0.5B", "494M"), ("Qwen/Qwen2.5-1.5B", "1.5B")),
+    "chat": (("Qwen/Qwen2.5-0.5B-Instruct", "494M"), ("Qwen/Qwen2.5-1.5B-Instruct", "1.5B")),
+    "replaced-token-detection": (),
+}
+
+
+def share(tokenizer: Any, sequences: Iterable[Any]) -> float | None:
+    """Compute the share of unknown tokens in sequences of ids, special ones not counted.
+
+    None for a tokenizer that writes none: it has no unknown token, or one that has another role, as GPT-2's.
+    """
+    unknown = tokenizer.unk_token_id
+    others = [name for name in ("bos", "eos", "pad", "sep", "cls") if getattr(tokenizer, f"{name}_token_id") == unknown]
+    if unknown is None or others:
+        return None
+    special = np.setdiff1d(tokenizer.all_special_ids, [unknown])
+    found = total = 0
+    for ids in map(np.asarray, sequences):
+        found += int((ids == unknown).sum())
+        total += len(ids) - int(np.isin(ids, special).sum())
+    return found / max(total, 1)
+
+
+def warnings(recipe: Recipe, tokenizer: Any, shares: Mapping[str, float | None]) -> list[str]:
+    """Warn of the part of the data that has most unknown tokens, if that is much, and say what would know them."""
+    part, most = max(((part, found or 0.0) for part, found in shares.items()), key=lambda each: each[1])
+    if most <= MUCH:
+        return []
+    about = f"{most:.1%} of the tokens are `{tokenizer.unk_token}`: the model cannot tell what stands there"
+    return [f"{part}: {about}; {_remedy(recipe)}"]
+
+
+def _remedy(recipe: Recipe) -> str:
+    if recipe.tokenizer.type is not None:
+        return "raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which knows every character"
+    models = MULTILINGUAL.get(recipe.task, ENCODERS)
+    if not models:
+        return "train a tokenizer on the text (tokenizer.type)"
+    key = "tokenizer.name" if recipe.tokenizer.name is not None else "model.name"
+    return f"{key} may be a multilingual model: {', '.join(f'{name} ({size} parameters)' for name, size in models)}"

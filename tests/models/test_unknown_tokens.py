@@ -1,0 +1,63 @@
+"""How much of a text a tokenizer does not know, and what is said of it."""
+
+import pytest
+
+from llmkit.models import unknown_tokens
+from llmkit.recipe import load
+
+
+class Known:
+    """A tokenizer as far as it is asked: 0 is unknown, 1 and 2 stand around a text."""
+
+    bos_token_id = eos_token_id = pad_token_id = None
+    unk_token, unk_token_id, cls_token_id, sep_token_id = "[UNK]", 0, 1, 2
+    all_special_ids = (0, 1, 2)
+
+
+def test_the_share_is_that_of_the_texts_own_tokens():
+    assert unknown_tokens.share(Known(), [[1, 0, 5, 6, 2], [1, 0, 2]]) == 2 / 4
+    assert unknown_tokens.share(Known(), [[1, 2]]) == 0
+    assert unknown_tokens.share(Known(), []) == 0
+
+
+def test_nothing_is_measured_where_no_token_is_the_unknown_one():
+    tokenizer = Known()
+    tokenizer.unk_token_id = None
+    assert unknown_tokens.share(tokenizer, [[0, 1]]) is None
+    tokenizer.unk_token_id = tokenizer.eos_token_id = 0  # GPT-2
+    assert unknown_tokens.share(tokenizer, [[0, 1]]) is None
+
+
+RECIPE = 'task = "{task}"\n[model]\nname = "base"\n[data]\npath = "rows.csv"\n'
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        (
+            "text-classification",
+            "model.name may be a multilingual model: FacebookAI/xlm-roberta-base (278M parameters)",
+        ),
+        ("token-classification", "google-bert/bert-base-multilingual-cased (178M parameters)"),
+        ("question-answering", "distilbert/distilbert-base-multilingual-cased (135M parameters)"),
+        ("multiple-choice", "FacebookAI/xlm-roberta-base"),
+        ("seq2seq", "google/mt5-small (300M parameters)"),
+        ("chat", "Qwen/Qwen2.5-0.5B-Instruct (494M parameters)"),
+    ],
+)
+def test_the_warning_names_models_that_fit_the_task(task, named, tmp_path):
+    (tmp_path / "rows.csv").touch()
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(task=task))
+    recipe = load(str(tmp_path / "recipe.toml"))
+    assert unknown_tokens.warnings(recipe, Known(), {"train": 0.02, "validation": None}) == []
+    (said,) = unknown_tokens.warnings(recipe, Known(), {"train": 0.63, "validation": 0.5})
+    assert said.startswith("train: 63.0% of the tokens are `[UNK]`: the model cannot tell what stands there; ")
+    assert named in said
+
+
+def test_the_warning_names_the_keys_of_a_tokenizer_that_is_trained(tmp_path):
+    (tmp_path / "rows.csv").touch()
+    text = 'task = "text-classification"\n[model.config]\nmodel_type = "bert"\n[tokenizer]\ntype = "wordpiece"\n'
+    (tmp_path / "recipe.toml").write_text(text + '[data]\npath = "rows.csv"\n')
+    (said,) = unknown_tokens.warnings(load(str(tmp_path / "recipe.toml")), Known(), {"train": 0.03})
+    assert said.endswith("raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which knows every character")
