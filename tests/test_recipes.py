@@ -20,6 +20,10 @@ SMALLER = {
         *("d_model=16", "encoder_ffn_dim=32", "decoder_ffn_dim=32"),
     ],
     "t5": ["num_layers=1", "num_decoder_layers=1", "num_heads=2", "d_model=16", "d_kv=8", "d_ff=32"],
+    "gpt_neox": [
+        *("num_hidden_layers=1", "num_attention_heads=2", "hidden_size=16", "intermediate_size=32"),
+        "max_position_embeddings=64",
+    ],
     "bloom": ["n_layer=1", "n_head=2", "hidden_size=16"],
 }
 SMALLER["bart"] = [*SMALLER["marian"], "max_position_embeddings=64"]
@@ -35,6 +39,7 @@ def test_all_recipes_are_found():
     assert set(bundled()) >= {"tiny/tags", "tiny/choices", "tiny/summaries", "tiny/chats"}
     assert set(bundled()) >= {"t5-small", "bart-permute", "electra-small", "modernbert-continue", "roots-style"}
     assert set(bundled()) >= {"tiny/order", "tiny/infilling", "tiny/spans", "tiny/electra"}
+    assert set(bundled()) >= {"chinese", "tiny/chinese"}
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -106,7 +111,7 @@ def test_a_recipe_trains_two_steps(name, workplace, llmkit, no_network):
         swaps += ["model.name=", f'model.config.model_type="{family}"', "data.validation_fraction=0.2"]
         swaps += [f"tokenizer.type={kind}", f"tokenizer.vocab_size={500 if loaded.task == 'denoising' else 300}"]
     if loaded.data.clean is not None:  # a corpus of one short sentence a line is not what it wants to keep
-        swaps += ["data.clean="]
+        swaps += ["data.clean=", "data.validation_fraction=0.2"]
     done = llmkit(
         *("pretrain", name, *swaps, "data.path=corpus.txt", "data.sample_by=line", "data.block_size=16"),
         *("trainer.max_steps=2", "--output-dir", "run"),

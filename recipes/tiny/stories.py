@@ -1,14 +1,13 @@
 """Four thousand short stories, all written by the grammar below; lessons.py writes them and what is asked about them.
 
-One grammar serves twice: a `_Writer` walks through it with dice, a `_Reader` with the text of a story that it has never
+One grammar serves twice: a `Writer` walks through it with dice, a `_Reader` with the text of a story that it has never
 seen. So `check(text)` can say whether a model's story is whole: every sentence known and in its place, the same hero,
 wish and helper from beginning to end, and an ending that follows from what happened.
 """
 
-import functools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 SEED = 1
@@ -314,6 +313,25 @@ class _Teller(Protocol):
     def part(self, options: Sequence[Option]) -> None: ...
 
 
+class Grammar(NamedTuple):
+    """What the machinery below must know of a language.
+
+    `implied` says what a value settles about other slots, `walk` in which order the parts are told, and `options` are
+    all of them. `between` stands between two sentences. A story has as many units, which `units` counts, as `written`
+    says; the checker accepts `readable`.
+    """
+
+    slots: Mapping[str, tuple[str, ...]]
+    implied: Callable[[str, str], dict[str, str]]
+    walk: Callable[[_Teller], None]
+    options: Sequence[Sequence[Option]]
+    between: str
+    unit: str
+    units: Callable[[str], int]
+    written: tuple[int, int]
+    readable: tuple[int, int]
+
+
 def _walk(teller: _Teller) -> None:
     """The order of a story: each part may depend on what earlier parts have settled."""
     facts = teller.facts
@@ -328,14 +346,27 @@ def _walk(teller: _Teller) -> None:
         teller.part(options)
 
 
+_PARTS = [OPENING, HOME, WISH, TRIED, MET, *OBSTACLE.values(), *DEED.values(), *OUTCOME.values()]
+ENGLISH = Grammar(
+    slots=SLOTS,
+    implied=_implied,
+    walk=_walk,
+    options=[*_PARTS, *CLOSING["won"], *CLOSING["lost"]],
+    between=" ",
+    unit="words",
+    units=lambda text: len(text.split()),
+    written=WORDS,
+    readable=READABLE,
+)
+
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
-class _Writer:
+class Writer:
     """Tells a story with dice."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, rng: random.Random, grammar: Grammar) -> None:
+        self.rng, self.grammar = rng, grammar
         self.facts: dict[str, str] = {}
         self.sentences: list[str] = []
 
@@ -347,122 +378,131 @@ class _Writer:
 
     def _fill(self, slot: str) -> str:
         key = slot.lower()
+        implied = self.grammar.implied
         if key not in self.facts:
-            fitting = [value for value in SLOTS[key] if not _conflicts(self.facts, _implied(key, value))]
+            fitting = [value for value in self.grammar.slots[key] if not _conflicts(self.facts, implied(key, value))]
             value = self.rng.choice(fitting)
-            self.facts.update(_implied(key, value), **{key: value})
+            self.facts.update(implied(key, value), **{key: value})
         return self.facts[key].capitalize() if slot[0].isupper() else self.facts[key]
+
+    @property
+    def text(self) -> str:
+        return self.grammar.between.join(self.sentences)
 
 
 def _conflicts(facts: dict[str, str], new: dict[str, str]) -> list[str]:
     return [f"{slot} was {facts[slot]!r}, now {new[slot]!r}" for slot in new if facts.get(slot, new[slot]) != new[slot]]
 
 
-def write_stories(seed: int = SEED, count: int = COUNT) -> list[str]:
+def write(grammar: Grammar, seed: int, count: int) -> list[str]:
     """Different stories, one string each, the same ones for the same seed."""
     rng = random.Random(seed)
     stories: dict[str, None] = {}
     while len(stories) < count:
-        writer = _Writer(rng)
-        _walk(writer)
-        text = " ".join(writer.sentences)
-        if WORDS[0] <= len(text.split()) <= WORDS[1]:
-            stories[text] = None
+        writer = Writer(rng, grammar)
+        grammar.walk(writer)
+        if grammar.written[0] <= grammar.units(writer.text) <= grammar.written[1]:
+            stories[writer.text] = None
     return list(stories)
+
+
+def write_stories(seed: int = SEED, count: int = COUNT) -> list[str]:
+    """Different stories, one string each, the same ones for the same seed."""
+    return write(ENGLISH, seed, count)
 
 
 def write_ending(story: Story, rng: random.Random) -> str:
     """Two sentences that end a story with these facts."""
-    writer = _Writer(rng)
+    writer = Writer(rng, ENGLISH)
     place, helper = story.home.split()[-1], story.helper.split()[-1]
     writer.facts = {"place": place, "helper": helper, "thing": story.thing}
     writer.facts |= {"name": story.name, **_implied("name", story.name)}
     for options in CLOSING["won" if story.happy else "lost"]:
         writer.part(options)
-    return " ".join(writer.sentences)
+    return writer.text
 
 
 # ------------------------------------------------------------------------------------------------------------- checking
 
 
-class _Inconsistent(Exception):
+class Inconsistent(Exception):
     """A story that cannot be read on."""
 
 
-@functools.cache
-def _pattern(template: str) -> re.Pattern[str]:
+_PATTERNS: dict[tuple[int, str], re.Pattern[str]] = {}  # by grammar and template
+
+
+def _pattern(grammar: Grammar, template: str) -> re.Pattern[str]:
     """A template as a regular expression; a slot's n-th mention is the group SLOT_n."""
-    pattern, mentions = "", 0
-    for literal, choice, slot in re.findall(r"([^\[{]+)|\[(.+?)\]|\{(\w+)\}", template):
-        if slot:
-            mentions += 1
-            values = [v.capitalize() if slot[0].isupper() else v for v in SLOTS[slot.lower()]]
-            pattern += f"(?P<{slot}_{mentions}>{'|'.join(values)})"
-        else:
-            pattern += f"(?:{choice})" if choice else re.escape(literal)
-    return re.compile(pattern + r"(?: |\Z)")
+    key = id(grammar.slots), template
+    if key not in _PATTERNS:
+        pattern, mentions = "", 0
+        for literal, choice, slot in re.findall(r"([^\[{]+)|\[(.+?)\]|\{(\w+)\}", template):
+            if slot:
+                mentions += 1
+                values = [v.capitalize() if slot[0].isupper() else v for v in grammar.slots[slot.lower()]]
+                pattern += f"(?P<{slot}_{mentions}>{'|'.join(dict.fromkeys(values))})"
+            else:
+                pattern += f"(?:{choice})" if choice else re.escape(literal)
+        _PATTERNS[key] = re.compile(pattern + rf"(?:{grammar.between}|\Z)")
+    return _PATTERNS[key]
 
 
 class _Reader:
     """Recognises a story, part by part, and stops at the first part that does not follow."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, grammar: Grammar) -> None:
+        self.text, self.grammar = text, grammar
         self.position = 0
         self.facts: dict[str, str] = {}
 
     def part(self, options: Sequence[Option]) -> None:
         for option in options:
-            if found := _pattern(option.template).match(self.text, self.position):
+            if found := _pattern(self.grammar, option.template).match(self.text, self.position):
                 self._note(option.decides)
                 for group, value in found.groupdict().items():
                     slot = group.rsplit("_", 1)[0]
                     self._note({slot.lower(): value.lower() if slot[0].isupper() else value})
                 self.position = found.end()
                 return
-        raise _Inconsistent(self._stray())
+        raise Inconsistent(self._stray())
 
     def _note(self, new: dict[str, str]) -> None:
         for slot, value in new.items():
-            implied = {slot: value, **_implied(slot, value)}
+            implied = {slot: value, **self.grammar.implied(slot, value)}
             if faults := _conflicts(self.facts, implied):
-                raise _Inconsistent(f"{'; '.join(faults)}: {self._sentence()!r}")
+                raise Inconsistent(f"{'; '.join(faults)}: {self.sentence()!r}")
             self.facts.update(implied)
 
-    def _sentence(self) -> str:
-        return self.text[self.position :].partition(". ")[0]
+    def sentence(self) -> str:
+        return re.split(r"\. |(?<=。)", self.text[self.position :])[0]
 
     def _stray(self) -> str:
         """Why no option matched: the text ended, or the sentence belongs elsewhere, or it is none of ours."""
         if self.position >= len(self.text):
             return "the story stops before its ending"
-        ours = any(_pattern(template).match(self.text, self.position) for template in _templates())
-        return f"{'out of place' if ours else 'unknown sentence'}: {self._sentence()!r}"
+        templates = (option.template for options in self.grammar.options for option in options)
+        ours = any(_pattern(self.grammar, template).match(self.text, self.position) for template in templates)
+        return f"{'out of place' if ours else 'unknown sentence'}: {self.sentence()!r}"
 
 
-def _templates() -> Iterator[str]:
-    groups = [OPENING, HOME, WISH, TRIED, MET, *OBSTACLE.values(), *DEED.values(), *OUTCOME.values()]
-    for options in [*groups, *CLOSING["won"], *CLOSING["lost"]]:
-        yield from (option.template for option in options)
-
-
-def _read(text: str) -> dict[str, str]:
-    """The facts of a story, or `_Inconsistent`."""
-    words = len(text.split())
-    if not READABLE[0] <= words <= READABLE[1]:
-        raise _Inconsistent(f"{words} words, not {READABLE[0]} to {READABLE[1]}")
-    reader = _Reader(text)
-    _walk(reader)
+def read(grammar: Grammar, text: str) -> dict[str, str]:
+    """The facts of a story, or `Inconsistent`."""
+    units, (least, most) = grammar.units(text), grammar.readable
+    if not least <= units <= most:
+        raise Inconsistent(f"{units} {grammar.unit}, not {least} to {most}")
+    reader = _Reader(text, grammar)
+    grammar.walk(reader)
     if reader.position < len(text) or text.endswith(" "):
-        raise _Inconsistent(f"the text goes on after the ending: {reader._sentence()!r}")
+        raise Inconsistent(f"the text goes on after the ending: {reader.sentence()!r}")
     return reader.facts
 
 
 def check(text: str) -> list[str]:
     """The faults of a text, as far as it can be read; none if it is a consistent story."""
     try:
-        _read(text)
-    except _Inconsistent as fault:
+        read(ENGLISH, text)
+    except Inconsistent as fault:
         return [str(fault)]
     return []
 
@@ -470,8 +510,8 @@ def check(text: str) -> list[str]:
 def parse(text: str) -> Story | None:
     """The facts of a consistent story, None for anything else."""
     try:
-        facts = _read(text)
-    except _Inconsistent:
+        facts = read(ENGLISH, text)
+    except Inconsistent:
         return None
     known = {field: facts[field] for field in Story._fields if field in facts}
     helper = f"{facts['age']} {facts['helper']}"
