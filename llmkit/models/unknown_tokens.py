@@ -42,11 +42,11 @@ def share(tokenizer: Any, sequences: Iterable[Any]) -> float | None:
 
 
 def warnings(recipe: Recipe, tokenizer: Any, shares: Mapping[str, float | None]) -> list[str]:
-    """Warn of the part of the data that has most unknown tokens, if that is much, and say what would know them."""
-    part, most = max(((part, found or 0.0) for part, found in shares.items()), key=lambda each: each[1])
-    if most <= MUCH:
+    """Warn of the first part of the data that has many unknown tokens, and say what would know them."""
+    part, found = next(((part, found) for part, found in shares.items() if (found or 0) > MUCH), ("", None))
+    if found is None:
         return []
-    about = f"{most:.1%} of the tokens are `{tokenizer.unk_token}`: the model cannot tell what stands there"
+    about = f"{found:.1%} of the tokens are `{tokenizer.unk_token}`: the model cannot tell what stands there"
     return [f"{part}: {about}; {_remedy(recipe)}"]
 
 

@@ -1,5 +1,6 @@
 """Denoising: what is read is corrupted, what is written is the text, and a model that learned it restores new texts."""
 
+import gzip
 import json
 import math
 import os
@@ -141,6 +142,24 @@ def test_permuted_sentences_are_what_the_tokenizer_reads_in_that_text(kind, trai
         assert text == text.strip()
     firsts = [words.decode(target).startswith(SENTENCE.split(words.decode(source))[0]) for source, target in shuffled]
     assert 0 < sum(firsts) < 12  # the first sentence stands first in one of ten
+
+
+@pytest.mark.parametrize("kind", ["byte-bpe", "wordpiece", "characters"])
+def test_permuted_sentences_in_chinese_are_whole(kind, tmp_path, monkeypatch):
+    """They end with 。！？ and the marks that close what was said, and stand without blanks between them."""
+    monkeypatch.setattr(tokenizer, "cache_dir", lambda: tmp_path)
+    stories = gzip.decompress((ROOT / "recipes/tiny/stories_zh.txt.gz").read_bytes()).decode().splitlines()[:100]
+    texts = [story.replace("。", "！他问：“去哪里？”", 1) for story in stories]
+    documents = Documents(lambda: iter(texts), f"chinese {kind}", "`texts`")
+    table = Tokenizer(type=kind, vocab_size=2000)
+    words = tokenizer.load(table, Model(config=ReadOnly()), "denoising", documents, None)
+    sentence = re.compile("[^。！？]*[。！？]”?")
+    found = windows(words, texts[:40])
+    for source, target in pairs(collate(words, found, PERMUTED)):
+        text, true = (words.decode(ids).replace(" ", "") for ids in (source, target))
+        assert text != true
+        assert sorted(sentence.findall(text)) == sorted(sentence.findall(true))
+        assert "".join(sentence.findall(text)) == text
 
 
 def test_blanks_and_lines_keep_their_places(words):
