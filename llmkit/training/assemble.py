@@ -50,6 +50,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
     task = tasks.row_task(recipe.task)
     data = recipe.data
     assert isinstance(data, RowData)
+    if recipe.evaluation.language is not None and task.references is None:
+        raise UserError(f"evaluation.language means nothing to {recipe.task}: it compares no texts", "leave it out")
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
     splits = tables(data, seed, task.reader, train=fixed is None, from_hub=from_hub)
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))

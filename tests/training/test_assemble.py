@@ -166,3 +166,11 @@ def test_rows_in_a_language_that_the_model_does_not_know_are_warned_of(workplace
     done = llmkit(*words, "data.path=chinese.csv", "data.validation_fraction=0.2", "--dry-run")
     assert "warning        train: " in done.stderr
     assert "xlm-roberta-base" in done.stderr
+
+
+def test_the_language_is_named_for_tasks_that_compare_texts_only(workplace, base, llmkit):
+    written(workplace, "the fox saw a hen ")
+    words = ("finetune", "--task", "text-classification", f"model.name={base}", "data.path=rows.csv")
+    done = llmkit(*words, "evaluation.language=zh", "--output-dir", "run")
+    assert done.exit_code == 2
+    assert "evaluation.language means nothing to text-classification" in done.stderr
