@@ -38,7 +38,8 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
-    at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})" if trains_tokenizer else ""
+    at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})"
+    at_most = at_most if trains_tokenizer and size.config is None else ""
     uncounted = TASKS[recipe.task].uncounted if recipe.task in TASKS else ", without the heads"
     if recipe.task in ("text-classification", "token-classification") and size.config is None:
         uncounted = ", with a head of two outputs"
