@@ -363,6 +363,10 @@ def evaluate(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Write every row to a file, .jsonl or .csv, mistakes first."),
+    ] = None,
     offline: Offline = False,
 ) -> None:
     """Evaluate a finished model on its own validation data, or on another recipe's."""
@@ -375,7 +379,7 @@ def evaluate(
         path, settings = _recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         loaded = evaluation.find_recipe(model, path, task, settings)
         launch.one_gpu()
-        evaluation.evaluate(model, loaded)
+        evaluation.evaluate(model, loaded, output)
         return 0
 
     _do(act)

@@ -4,7 +4,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import regex
 from llmkit.language import WORDS, Units, code
 
 HAN = ("zh", "yue")  # languages in Chinese characters
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SPEEDS = ("_runtime", "_per_second", "_preparation_time")  # what Trainer logs of an evaluation beside its metrics
 
 
@@ -214,16 +215,21 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], units
     sentence ends with a line or with . ! ? before a blank; by characters also with 。！？ and the closing marks behind
     them: a rule applied to both sides, instead of the nltk model that others download.
     """
+    scores = list(rouge_by_text(predictions, references, units))
+    return {kind: float(np.mean([score[kind] for score in scores])) for kind in ROUGE}
+
+
+def rouge_by_text(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS
+) -> Iterator[dict[str, float]]:
+    """Yield the scores of each text that `rouge` is the mean of."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     tokenizer = Characters() if units.characters else None if units.latin else Words()
-    scorer = RougeScorer(kinds, use_stemmer=True, tokenizer=tokenizer)
-    scores = [
-        scorer.score_multi([_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units))
-        for prediction, texts in zip(predictions, references, strict=True)
-    ]
-    return {kind: 100 * float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}
+    scorer = RougeScorer(ROUGE, use_stemmer=True, tokenizer=tokenizer)
+    for prediction, texts in zip(predictions, references, strict=True):
+        score = scorer.score_multi([_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units))
+        yield {kind: 100 * float(score[kind].fmeasure) for kind in ROUGE}
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS) -> float:
@@ -246,6 +252,13 @@ def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     import sacrebleu
 
     return float(sacrebleu.corpus_chrf(predictions, _by_number(references)).score)
+
+
+def sentence_chrf(prediction: str, references: Sequence[str]) -> float:
+    """Compute chrF2 of one text, 0..100, by sacrebleu with its defaults: the best of all references."""
+    import sacrebleu
+
+    return float(sacrebleu.sentence_chrf(prediction, list(references)).score)
 
 
 class Characters:

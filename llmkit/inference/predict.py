@@ -1,12 +1,13 @@
 """Predict with a finished model: labels, answers, texts, or the words that fill a blank."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
+from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.errors import UserError, say
 from llmkit.inference.fill_mask import blank_filler
 from llmkit.inference.rows_io import (
@@ -16,7 +17,6 @@ from llmkit.inference.rows_io import (
     check_finite,
     predictions,
     read_rows,
-    row_writer,
 )
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.tasks import TASKS
@@ -32,14 +32,20 @@ BATCH = 32
 def predict(name: str, texts: Sequence[str], source: Path | None, output: Path | None) -> None:
     """Predict for each of `texts`, or each row of the file `source`; write JSON lines to stdout or to `output`.
 
-    An `output` with the suffix .csv gets a table. `name` is a run, a checkpoint, a folder or a Hub id. Raises UserError
-    for a model that does not predict and for rows that it cannot read.
+    Stdout holds the predictions alone; in `output` they stand behind all columns of the input, under `predicted_KEY`
+    where a column is called like KEY. An `output` with the suffix .csv gets a table. `name` is a run, a checkpoint, a
+    folder or a Hub id. Raises UserError for a model that does not predict and for rows that it cannot read.
     """
     check_files(texts, source, output)
     check_model(name)
     task = one_task_of(name)
     options = _options(name, task, source) if source is not None else None
-    rows = read_rows(texts, source, options, strict=False)
+    said: set[str] = set()  # the file is read twice where its columns are written
+
+    def read() -> Iterator[tuple[str, Any]]:
+        return read_rows(texts, source, options, strict=False, said=said)
+
+    rows = read()
     first = next(rows, None)
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
@@ -55,39 +61,42 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
     resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
-    rows = itertools.chain([first], rows)
     columns: dict[str, str] = {}
     if task == "token-classification" and source is not None:
-        rows, columns = _sentences(name, source, options, resolve_columns)
+        read, columns = _sentences(name, source, read, resolve_columns)
+    kept = _columns_of(read()) if output is not None else ()
     count = errors = 0
-    with row_writer(output) as write_row:
-        for prediction in predictions(rows, source, resolve_columns, predict_rows, columns):
-            write_row(prediction)
+    with row_writer(output, own_name(ERROR, kept)) as write_row:
+        for row, prediction in predictions(read(), source, resolve_columns, predict_rows, columns):
+            beside = {column: row.get(column) for column in kept}
+            write_row(beside | {own_name(key, kept): value for key, value in prediction.items()})
             count += 1
-            errors += "error" in prediction
+            errors += ERROR in prediction
     if errors:
         say(f"warning: {errors:,} of {count:,} rows could not be read; their `error` says why")
     if output is not None:
         say(f"{count:,} row{'s' * (count != 1)} -> {output}")
 
 
-def _sentences(
-    name: str, source: Path, options: "ReadOptions | None", resolve_columns: ResolveColumns
-) -> tuple[Iterator[tuple[str, Any]], dict[str, str]]:
-    """Read a file for a tagger, with sentences built of words that have a row each; return rows and their columns."""
+def _columns_of(rows: Iterator[tuple[str, Any]]) -> tuple[str, ...]:
+    """List the columns of all rows; in JSON lines any row may have others than those before it."""
     from llmkit.data.files import BadRow
+
+    return tuple(dict.fromkeys(column for _, row in rows if not isinstance(row, BadRow) for column in row))
+
+
+def _sentences(
+    name: str, source: Path, read: Callable[[], Iterator[tuple[str, Any]]], resolve_columns: ResolveColumns
+) -> tuple[Callable[[], Iterator[tuple[str, Any]]], dict[str, str]]:
+    """Read a file for a tagger, with sentences built of words that have a row each; return that and their columns."""
     from llmkit.data.rows import tagging
     from llmkit.data.rows.table import HEAD, Rows
 
-    def read() -> Iterator[tuple[str, Any]]:
-        return read_rows([], source, options, strict=False)
-
-    head = [row for _, row in itertools.islice(read(), HEAD) if not isinstance(row, BadRow)]
-    table = Rows(read, tuple(dict.fromkeys(column for row in head for column in row)), {}, "", f"`{source}`")
+    table = Rows(read, _columns_of(itertools.islice(read(), HEAD)), {}, "", f"`{source}`")
     columns = resolve_columns(table)
     sentence = record_of(name).get("columns", {}).get("sentence")
     with_sentence = {**columns, **({"sentence": sentence} if sentence else {})}
-    return tagging.reshape(table, with_sentence, data_of(name, "token-classification")).read(), columns
+    return tagging.reshape(table, with_sentence, data_of(name, "token-classification")).read, columns
 
 
 def _options(name: str, task: str, source: Path) -> "ReadOptions":

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # What this task does without (`tasks/task.py`).
 losses = preprocess_logits_for_metrics = create_model = load_model = None
 
+LABEL_OFFSET = 1  # a window's token t predicts the one behind it
+
 
 def document_separator(tokenizer: Any) -> list[int]:
     """Return the ids between documents: where the model learns to stop, and what its tokenizer begins a text with."""

@@ -39,7 +39,7 @@ reader: RowReader = conversations  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
 references = losses = preprocess_logits_for_metrics = None
-label_spec_from_config = forward_for_predict = postprocess = None
+label_spec_from_config = forward_for_predict = postprocess = results = None
 
 METRICS = ("perplexity",)
 LONGEST_INPUT = 1024

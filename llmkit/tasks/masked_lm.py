@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # What this task does without (`tasks/task.py`).
 losses = preprocess_logits_for_metrics = prepare_model = create_model = load_model = None
 
+LABEL_OFFSET = -1  # before a window's tokens stands [CLS]
+
 
 def document_separator(tokenizer: Any) -> list[int]:
     """Return nothing: a block holds running text, without separators strewn through it."""
@@ -61,7 +63,7 @@ class PseudoLikelihoodBlocks(Dataset[Window]):
         self._blocks = EvaluationWindows(tokens, spec, limit)
         self._stride = spec.stride
         self._positions = np.flatnonzero(~special[tokens.ids[: self._blocks.num_tokens]])
-        self.tokens = tokens
+        self.tokens = self.stream = tokens
         self.num_blocks, self.tail = self._blocks.num_blocks, self._blocks.tail
 
     def set_epoch(self, epoch: int) -> None:
@@ -69,6 +71,10 @@ class PseudoLikelihoodBlocks(Dataset[Window]):
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def begin(self, index: int) -> int:
+        """Return the place in the stream of the first token of what a window is."""
+        return self._blocks.begin(int(self._positions[index]) // self._stride)
 
     def __getitem__(self, index: int) -> Window:
         block, position = divmod(int(self._positions[index]), self._stride)

@@ -30,6 +30,7 @@ from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
+from llmkit.tasks.task import Result, Results
 
 if TYPE_CHECKING:
     from llmkit.tasks import multiple_choice
@@ -278,8 +279,9 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: ChoiceSpec
 ) -> torch.Tensor:
-    """Return what the metrics need of the outputs: the number of the likeliest choice, [B, 1]."""
-    return _chances(outputs, batch)[0].argmax(dim=1, keepdim=True).float()
+    """Return what is needed of the outputs, [B, 2]: the number of the likeliest choice, and its probability."""
+    best = _chances(outputs, batch)[0].max(dim=1)
+    return torch.stack([best.indices.float(), best.values.exp()], dim=1)
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
@@ -291,6 +293,26 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     """Both sides as a metric takes them: the numbers of choices, [N]."""
     assert part.labels is not None
     return kept[:, 0].astype(np.int64), part.labels[part.order]
+
+
+def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
+    """The right choice and the one taken, by number and text."""
+    found, gold = predictions_and_references(kept, part)
+
+    def result(row: int, true: int, chosen: int, score: float) -> Result:
+        choices, wrong = part.extra.choices[row], true != chosen
+        said = {
+            "truth": true,
+            "true_text": choices[true],
+            "prediction": chosen,
+            "text": choices[chosen],
+            "score": score,
+            "right": not wrong,
+        }
+        return Result(row, said, (wrong, score if wrong else -score))
+
+    rows = part.row[part.order].tolist()
+    return Results(map(result, rows, gold.tolist(), found.tolist(), kept[:, 1].tolist()))
 
 
 def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ChoiceData, tokenizer: Any) -> ChoiceSpec:

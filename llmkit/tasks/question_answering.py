@@ -25,6 +25,7 @@ from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.language import WORDS, Units
 from llmkit.recipe.data_tables import AnsweringData
+from llmkit.tasks.task import Result, Results
 
 if TYPE_CHECKING:
     from llmkit.tasks import question_answering
@@ -420,3 +421,26 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[s
     reading: AnswerSettings = part.extra
     found = {row: best[0]["text"] for row, best in ranked(kept, part, reading)}
     return [found[row] for row in sorted(found)], [reading.references[row] for row in sorted(found)]
+
+
+def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
+    """The answers that count as right and the one given, with its scores in percent; those without a right word first.
+
+    Of a question that has no answer, "" is right.
+    """
+    reading: AnswerSettings = part.extra
+
+    def result(row: int, answer: str, score: float) -> Result:
+        references = reading.references[row]
+        exact, f1 = measures.exact_match(answer, references), measures.answer_f1(answer, references)
+        said = {
+            "truth": list(dict.fromkeys(references)),
+            "prediction": answer,
+            "score": score,
+            "exact_match": 100 * exact,
+            "f1": 100 * f1,
+            "right": bool(exact),
+        }
+        return Result(row, said, (1 - f1, score))
+
+    return Results(result(row, best[0]["text"], best[0]["score"]) for row, best in ranked(kept, part, reading))

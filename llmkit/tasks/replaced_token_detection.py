@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # What this task does without (`tasks/task.py`).
 evaluation_windows = prepare_model = None
 
+LABEL_OFFSET = -1  # before a window's tokens stands [CLS]
+
 MODEL_CLASS = AutoModelForPreTraining  # the discriminator
 
 GENERATOR = "generator"  # the folder of a finished run that holds the generator; the discriminator is at its root

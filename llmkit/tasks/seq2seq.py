@@ -23,6 +23,7 @@ from llmkit.errors import UserError
 from llmkit.language import WORDS, Units
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import PairData
+from llmkit.tasks.task import Result, Results
 
 if TYPE_CHECKING:
     from llmkit.tasks import seq2seq
@@ -305,3 +306,15 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[s
     """Return the text written for each row and those that count as right, in the order of `kept`."""
     settings: GenerationSettings = part.extra
     return written_texts(kept, settings), [settings.references[part.row[i]] for i in kept[:, 0].astype(int)]
+
+
+def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
+    """The references of each row and the text that was written, with its own scores; the lowest chrF first."""
+    found, references = predictions_and_references(kept, part)
+
+    def result(row: int, text: str, truth: Sequence[str], rouge: Mapping[str, float]) -> Result:
+        chrf = measures.sentence_chrf(text, truth)
+        return Result(row, {"truth": list(truth), "prediction": text, **rouge, "chrf": chrf}, (-chrf,))
+
+    rows = part.row[kept[:, 0].astype(int)].tolist()
+    return Results(map(result, rows, found, references, measures.rouge_by_text(found, references)))

@@ -7,8 +7,8 @@ misspelt one is an error and not a feature that is silently off.
 In shapes B is the number of examples in a batch, T of tokens in each, N of examples in all.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,31 @@ from llmkit.data.text.pack import BlockSpec, TokenStream, Window
 
 Batch = Mapping[str, torch.Tensor]
 Collator = Callable[[list[Any]], dict[str, torch.Tensor]]
+
+
+class Result(NamedTuple):
+    """What `llmkit evaluate` says of a row, the row's number in its part, and where that stands in the file.
+
+    `said` has `truth`, `prediction` and figures such as `score`; each row of a part has the same keys. Rows with a high
+    `rank` come first: mistakes, the surest before the others. `decisions` are pairs of the true and the predicted
+    class, one or several a row; None stands for no class, such as that of an entity that was not found.
+    """
+
+    row: int
+    said: dict[str, Any]
+    rank: tuple[float, ...]
+    decisions: Sequence[tuple[str | None, str | None]] = ()
+
+
+class Results(NamedTuple):
+    """The results of the rows of a part; where decisions are among classes, those to show, in their order.
+
+    A class of `classes` counts in their mean, whether it occurs or not. `unit` says what each decision is on.
+    """
+
+    rows: Iterable[Result]
+    classes: Sequence[str] = ()
+    unit: str = "rows"
 
 
 class RowTask(Protocol):
@@ -128,6 +153,10 @@ class RowTask(Protocol):
     def predictions_and_references(self, kept: np.ndarray, part: Examples, /) -> tuple[Any, Any]:
         """Return both sides as a metric of the package `evaluate` takes them; UserError where none fits."""
 
+    @property
+    def results(self) -> Callable[[np.ndarray, Examples, Mapping[str, str]], Results] | None:
+        """(kept, part, columns) -> what `llmkit evaluate` shows of every row, beside its loss; None: the loss alone."""
+
     # ---- prediction ----
 
     @property
@@ -166,6 +195,10 @@ class TextTask(Protocol):
 
     def metrics(self, stats: np.ndarray, stream: TokenStream, /) -> dict[str, float]:
         """Compute `loss` and metrics from each block's summed loss, count of labels, and what was kept, [N, 2 + K]."""
+
+    @property
+    def LABEL_OFFSET(self) -> int | None:
+        """How far behind its window's token t the token is that label t is of; None: labels are of no one token."""
 
     @property
     def evaluation_windows(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:

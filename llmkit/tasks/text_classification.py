@@ -1,6 +1,6 @@
 """Text classification: one text or a pair, and a class, several classes at once, or a number (regression)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ from llmkit.data.files import text_of
 from llmkit.data.rows import augment, classification
 from llmkit.data.rows.batches import Examples, models_own
 from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
-from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, LabelSpec, counts_of, thresholds_in
+from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, UNKNOWN, LabelSpec, counts_of, thresholds_in
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.reader import RowReader, Unusable
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tokenize import RowTokenizer
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import ClassificationData
+from llmkit.tasks.task import Result, Results
 
 if TYPE_CHECKING:
     from llmkit.tasks import text_classification
@@ -33,6 +34,7 @@ reader: RowReader = classification  # how its rows are read
 collator = LONGEST_INPUT = references = None
 
 
+UNKNOWN_CLASS = "(unknown to the model)"  # what a class is called that only the data to evaluate on has
 METRICS_OF = {
     SINGLE: ("accuracy", "f1", "matthews_correlation"),
     MULTI: ("accuracy", "f1", "f1_macro"),
@@ -148,8 +150,17 @@ def losses(
 def preprocess_logits_for_metrics(
     model: Any, outputs: Any, batch: Mapping[str, torch.Tensor], label_spec: LabelSpec
 ) -> torch.Tensor:
-    """Return what the metrics need of the outputs, [B, K]: the chosen class, the chosen classes, or the value."""
-    return decide(outputs.logits.float(), label_spec)
+    """Return what is needed of the outputs, [B, K]: the value of a regression; else what is chosen and how probably.
+
+    That is the class and its probability, [B, 2]; of several classes first all decisions, then all probabilities.
+    """
+    logits = outputs.logits.float()
+    chosen = decide(logits, label_spec)
+    if label_spec.problem_type == REGRESSION:
+        return chosen
+    if label_spec.problem_type == MULTI:
+        return torch.cat([chosen, logits.sigmoid()], dim=1)
+    return torch.cat([chosen, logits.softmax(dim=-1).amax(dim=-1, keepdim=True)], dim=1)
 
 
 def decide(logits: torch.Tensor, label_spec: LabelSpec) -> torch.Tensor:
@@ -211,12 +222,59 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
     if label_spec.problem_type == REGRESSION:
         return kept[:, 0].astype(np.float64), references.astype(np.float64)
     if label_spec.problem_type == MULTI:
+        kept = kept[:, : len(label_spec.names)]
         if not label_spec.unknown:
             return kept > 0.5, references > 0.5
         unknown = np.isin(part.row[part.order], label_spec.unknown)[:, None]
         none = np.zeros_like(unknown)
         return np.concatenate([kept > 0.5, none], axis=1), np.concatenate([references > 0.5, unknown], axis=1)
     return kept[:, 0].astype(np.int64), references
+
+
+def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
+    """What each row is and what it was taken for; of a regression, how far off it is."""
+    label_spec: LabelSpec = part.extra
+    found, gold = predictions_and_references(kept, part)
+    rows = part.row[part.order].tolist()
+    if label_spec.problem_type == REGRESSION:
+        values = zip(rows, gold.tolist(), found.tolist(), strict=True)
+        return Results(
+            Result(row, {"truth": true, "prediction": value, "difference": value - true}, (abs(value - true),))
+            for row, true, value in values
+        )
+    if label_spec.problem_type == MULTI:
+        names = [*label_spec.names, *[UNKNOWN_CLASS] * (found.shape[1] - len(label_spec.names))]
+        scores = kept[:, len(label_spec.names) :]
+        return Results((_of_several(*each, names) for each in zip(rows, gold, found, scores, strict=True)), names)
+    name_of = {UNKNOWN: UNKNOWN_CLASS, **dict(enumerate(label_spec.names))}
+    used = [name_of[number] for number in np.union1d(found, gold).tolist()]
+
+    def result(row: int, true: int, chosen: int, score: float) -> Result:
+        wrong = true != chosen
+        said = {"truth": name_of[true], "prediction": name_of[chosen], "score": score, "right": not wrong}
+        return Result(row, said, (wrong, score if wrong else -score), [(name_of[true], name_of[chosen])])
+
+    return Results(map(result, rows, gold.tolist(), found.tolist(), kept[:, 1].tolist()), used)
+
+
+def _of_several(row: int, gold: np.ndarray, found: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> Result:
+    """The result of a row with several classes, whose rank is how sure its surest wrong decision is."""
+    truth, chosen = ([name for name, yes in zip(names, side, strict=True) if yes] for side in (gold, found))
+    sure = np.where(found[: len(scores)], scores, 1 - scores)
+    wrong = gold != found
+    said = {
+        "truth": truth,
+        "prediction": chosen,
+        "scores": {name: round(score, 6) for name, score in zip(names, scores.tolist(), strict=False)},
+        "right": not wrong.any(),
+    }
+    surest = max([*sure[wrong[: len(scores)]].tolist(), 0.0])  # 0 where all that is wrong is a class it does not have
+    decisions = [
+        (name if true else None, name if yes else None)
+        for name, true, yes in zip(names, gold, found, strict=True)
+        if true or yes
+    ]
+    return Result(row, said, (bool(wrong.any()), surest), decisions)
 
 
 def label_spec_from_config(

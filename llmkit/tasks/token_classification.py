@@ -36,6 +36,7 @@ from llmkit.data.rows.tagging import (
 )
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TaggingData
+from llmkit.tasks.task import Result, Results
 
 if TYPE_CHECKING:
     from llmkit.tasks import token_classification
@@ -393,6 +394,40 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[l
         for side in sides
     )
     return found, gold
+
+
+def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
+    """The entities of each row and those that were found, or its tags, and how many are wrong; most errors first.
+
+    An entity that is found as another type is one error, and so is one that is missed or that is none.
+    """
+    label_spec: TagSpec = part.extra
+    found, gold = predictions_and_references(kept, part)
+
+    def result(row: int, words: list[str], true: list[str], chosen: list[str]) -> Result:
+        decisions: list[tuple[str | None, str | None]] = list(zip(true, chosen, strict=True))
+        said: dict[str, Any] = {"truth": true, "prediction": chosen}
+        if label_spec.kinds:
+            spans = [{(first, last): kind for kind, first, last in measures.entities(tags)} for tags in (true, chosen)]
+            decisions = [(spans[0].get(at), spans[1].get(at)) for at in sorted(spans[0].keys() | spans[1].keys())]
+            for key, entities in zip(said, spans, strict=True):
+                said[key] = [
+                    {"text": " ".join(words[first : last + 1]), "label": kind}
+                    for (first, last), kind in entities.items()
+                ]
+        errors = sum(right != other for right, other in decisions)
+        return Result(row, {**said, "errors": errors, "right": not errors}, (errors,), decisions)
+
+    texts = (read_words(row, columns)[0] for _, row in part.source.read())
+    told = (
+        [word for word, tag in zip(words, tags.tolist(), strict=True) if tag != NO_TAG]
+        for words, tags in zip(texts, label_spec.rows, strict=True)
+    )
+    classes = sorted({*chain.from_iterable(gold), *chain.from_iterable(found)})
+    if label_spec.kinds:
+        classes = sorted({*label_spec.kinds, *kinds_of(classes)})
+    rows = map(result, range(len(gold)), told, gold, found)
+    return Results(rows, classes, "entities" if label_spec.kinds else "words")
 
 
 def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:

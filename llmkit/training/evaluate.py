@@ -2,12 +2,16 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from llmkit import process
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
+from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
 from llmkit.recipe.tasks import alike
 from llmkit.runs.finished import check_model, one_task_of, recipe_of, record_of
@@ -46,9 +50,11 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
     return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
 
 
-def evaluate(name: str, recipe: Recipe) -> None:
+def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
     """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
 
+    Of classes a table is shown, and which is taken for which. Every row, or every document of running text, is written
+    into `output` with what the model made of it, mistakes first. Rows that were left out are counted and not in it.
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
     Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any; `scored_by` says that texts
     were compared by characters.
@@ -57,13 +63,23 @@ def evaluate(name: str, recipe: Recipe) -> None:
     import transformers
 
     from llmkit import tasks
+    from llmkit.data.output import check_output
     from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
     from llmkit.training.arguments import choose_precision, training_arguments, use_cpu
     from llmkit.training.assemble import assemble
     from llmkit.training.build import make_trainer
+    from llmkit.training.mistakes import Measured
     from llmkit.training.trainer import final_evaluation
 
+    if output is not None:
+        check_output(output)
+        _check_unread(output, recipe)
+        if recipe.evaluation.metrics == () and recipe.task not in (*PRETRAINING, "chat"):
+            raise UserError(
+                "--output: evaluation.metrics = [] asks for the loss alone, and nothing is predicted",
+                f"name a metric: 'evaluation.metrics=[\"{tasks.row_task(recipe.task).METRICS[0]}\"]'",
+            )
     transformers.utils.logging.disable_progress_bar()
     settings, precision = choose_precision(dict(recipe.trainer))
     with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
@@ -77,7 +93,8 @@ def evaluate(name: str, recipe: Recipe) -> None:
         assembly = assemble(recipe, args.seed, model.config)
         if assembly.prepare_model is not None and recipe.task in PRETRAINING:
             assembly.prepare_model(model)
-        trainer = make_trainer(assembly, model, args, [], speed=recipe.speed)
+        measured = Measured(recipe, assembly)
+        trainer = make_trainer(replace(assembly, metrics=measured.metrics), model, args, [], speed=recipe.speed)
         say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
         for line in assembly.lines:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")
@@ -85,8 +102,11 @@ def evaluate(name: str, recipe: Recipe) -> None:
             say(f"note     {note}")
         for warning in assembly.warnings:
             say(f"warning  {warning}")
+        if output is not None and recipe.task in PRETRAINING:
+            trainer.watch_losses = measured.losses.add
         process.collect_from_here()
         found = final_evaluation(trainer)
+        measured.show(output)
     said: dict[str, float | str] = dict(evaluation_metrics(found))
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
@@ -99,3 +119,20 @@ def evaluate(name: str, recipe: Recipe) -> None:
     if assembly.record.get("scored_by") == "characters" or "language" in assembly.record:
         said |= {key: assembly.record[key] for key in ("scored_by", "language")}
     print(json.dumps(said, indent=2))  # noqa: T201
+
+
+def _check_unread(output: Path, recipe: Recipe) -> None:
+    """Raise UserError for an `output` that is among the data to evaluate on, or would be."""
+    data, file = recipe.data, output.resolve()
+    assert data is not None
+    sources = [source for source, _ in data.named_sources().values()] if isinstance(data, TextData) else [data]
+    for source in sources:
+        path, named = Path(source.path), source.data_files or ()
+        patterns = chain.from_iterable(
+            [each] if isinstance(each, str) else each
+            for each in (named.values() if isinstance(named, Mapping) else [named])
+        )
+        files = [(path / each if path.is_dir() else Path(each)).resolve() for each in patterns]
+        inside = path.is_dir() and not files and file.is_relative_to(path.resolve())
+        if inside or file in [path.resolve(), *files]:
+            raise UserError(f"--output: `{output}` is among the data that is read", "write it elsewhere")

@@ -62,6 +62,7 @@ class Trainer(ResumableTrainer):
         self._losses = losses
         self._preprocess_for_metrics = preprocess_logits_for_metrics
         self._validation = validation or {}
+        self.watch_losses: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # losses and labels, a batch
         self._several = several  # parts of `validation` that are of equal standing: tasks, sources
         self._metrics = metrics or (lambda stats, part: {})
         self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its metrics
@@ -274,6 +275,8 @@ class Trainer(ResumableTrainer):
         labels = batch["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs, losses = self._forward(model, batch, training=False)
+        if self.watch_losses is not None:
+            self.watch_losses(losses, labels)
         counts = labels.ne(-100).flatten(1).sum(dim=1) if labels.dim() > 1 else labels.ne(-100)
         summed = losses.flatten(1).sum(dim=1) if losses.dim() > 1 else losses
         stats = torch.stack([summed, counts.float()], dim=1)

@@ -16,10 +16,12 @@ class Examples(Dataset[dict[str, Any]]):
     """Tokenized examples with their labels; item i is `{"input_ids": ..., "labels": ..., "index": i}`.
 
     With `by_length`, for evaluation, they are sorted by length, so that batches hold little padding: no metric depends
-    on the order, and `index` says which example an output belongs to. `extra` is what the metrics need beside labels.
+    on the order, and `index` says which example an output belongs to. `extra` is what the metrics need beside labels,
+    and `source` has the rows that `row` numbers.
     """
 
     def __init__(self, encoded: Encoded, extra: Any = None, by_length: bool = False) -> None:
+        self.source = encoded.source
         self.inputs = encoded.inputs
         self.row = np.asarray(encoded.row, np.int64)
         self.labels = encoded.labels

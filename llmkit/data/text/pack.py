@@ -107,6 +107,15 @@ class Blocks(Dataset[Window]):
             starts = np.append(0, starts)
         return Window(ids, starts - begin, index, EVALUATION if self.evaluation else int(self._epoch))
 
+    def begin(self, index: int) -> int:
+        """Return the place of a block's first token in the stream."""
+        return self._bounds(index)[0]
+
+    @property
+    def stream(self) -> TokenStream:
+        """All tokens, as `begin` counts them."""
+        return self.tokens
+
     def _bounds(self, index: int) -> tuple[int, int]:
         """Find the tokens of a block: the index of its first, and the index behind its last."""
         if not self.spec.within_documents:
@@ -139,13 +148,13 @@ class EvaluationWindows(Dataset[Window]):
     """Cut `tokens` into the windows in which a finished model is measured, `limit` of them at most.
 
     The last window is as long as what is left, so that no token is lost. `self.tokens` is what is predicted of the
-    data: of running text, cut with one token more than is read, all but the first token.
+    data: of running text, cut with one token more than is read, all but the first token of the `stream`.
     """
 
     def __init__(self, tokens: TokenStream, spec: BlockSpec, limit: int | None) -> None:
         first = int(spec.length > spec.stride)
         self.tokens = replace(tokens, ids=tokens.ids[first:])
-        self._all_tokens = tokens
+        self.stream = tokens
         self._spec = spec
         behind = max(0, len(tokens.ids) - spec.length)  # the first window
         available = 1 + -(-behind // spec.stride) if len(tokens.ids) > first else 0
@@ -160,12 +169,16 @@ class EvaluationWindows(Dataset[Window]):
     def __len__(self) -> int:
         return self.num_blocks
 
+    def begin(self, index: int) -> int:
+        """Return the place of a window's first token in the stream."""
+        return index * self._spec.stride
+
     def __getitem__(self, index: int) -> Window:
         if not 0 <= index < self.num_blocks:
             raise IndexError(f"window {index} of {self.num_blocks}")
-        begin = index * self._spec.stride
-        ids = self._all_tokens.ids[begin : begin + self._spec.length].astype(np.int64)
-        ends = self._all_tokens.ends
+        begin = self.begin(index)
+        ids = self.stream.ids[begin : begin + self._spec.length].astype(np.int64)
+        ends = self.stream.ends
         first, last = np.searchsorted(ends, [begin, begin + len(ids)])
         starts = ends[first:last].astype(np.int64) - begin  # where one document ends, the next begins
         return Window(ids, starts if begin else np.append(0, starts), index, EVALUATION)

@@ -1,0 +1,239 @@
+"""What a model gets wrong: a table of its classes, which is taken for which, and a file of every row or document."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmkit import tasks
+from llmkit.data.display import USUAL, columns_of, cut
+from llmkit.data.output import ERROR, own_name, row_writer
+from llmkit.data.rows.batches import Examples
+from llmkit.errors import say
+from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.tasks.task import Result, Results, RowTask
+from llmkit.training.assembly import Assembly
+
+SHOWN = 20  # classes in a table
+NAME = 24  # columns of a class's name
+SHOWN_TOKENS = 64  # of a document's beginning
+NONE, OTHERS = "(none)", "(others)"
+Class = str | None  # None: no class
+Line = tuple[tuple[float, ...], dict[str, Any], dict[str, Any]]  # the rank, columns of the data, what is said of them
+
+
+class Measured:
+    """Keeps what an evaluation measures of each part of the data, and shows what is wrong."""
+
+    def __init__(self, recipe: Recipe, assembly: Assembly) -> None:
+        self._recipe, self._assembly = recipe, assembly
+        self._parts: dict[str, tuple[np.ndarray, Any]] = {}
+        self.losses = TokenLosses()
+
+    def metrics(self, stats: np.ndarray, part: Any) -> dict[str, float]:
+        """Compute the metrics of a part as the assembly does, and keep what they are computed from."""
+        self._parts[next(name for name, each in self._assembly.validation.items() if each is part)] = stats, part
+        return self._assembly.metrics(stats, part)
+
+    def show(self, output: Path | None) -> None:
+        """Say what is wrong of the classes, if there are any, and write every row or document into `output`."""
+        lines: dict[str, list[Line]] = {}
+        for name, (stats, part) in self._parts.items():
+            if self._recipe.task in PRETRAINING:
+                if output is not None:
+                    task = tasks.text_task(self._recipe.task)
+                    lines[name] = self.losses.by_document(part, task.LABEL_OFFSET, self._assembly.tokenizer)
+                continue
+            results = self._results(stats, part)
+            if results is not None and results.classes:
+                say(f"{name} by class:" if len(self._parts) > 1 else "by class:")
+                for line in tables(results):
+                    say(line)
+            if output is not None:
+                lines[name] = of_rows(tasks.row_task(self._recipe.task), results, stats, part)
+        if output is not None:
+            count = write(output, lines)
+            what = "document" if self._recipe.task in PRETRAINING else "row"
+            say(f"{count:,} {what}{'s' * (count != 1)} -> {output}")
+
+    def _results(self, stats: np.ndarray, part: Examples) -> Results | None:
+        task = tasks.row_task(self._recipe.task)
+        if task.results is None or self._assembly.preprocess_logits_for_metrics is None:
+            return None
+        rows, classes, unit = task.results(stats[:, 2:], part, self._assembly.record["columns"])
+        return Results(list(rows) if classes else rows, classes, unit)
+
+
+# ---- every row -----------------------------------------------------------------------------------------------------
+
+
+def of_rows(task: RowTask, results: Results | None, stats: np.ndarray, part: Examples) -> list[Line]:
+    """Return each row of `part` with its result and its loss, the mean over its labels.
+
+    `stats` are of each example, in the order of `part`: its summed loss, its count of labels, and what was kept,
+    [N, 2 + K]. Where labels are tokens a row says how many it has. A row without a label has an error.
+    """
+    columns = [row for _, row in part.source.read()]
+    sums, counts = (
+        np.bincount(part.row[part.order], stats[:, i].astype(np.float64), len(columns)).tolist() for i in (0, 1)
+    )
+    found = {result.row: result for result in results.rows} if results is not None else {}
+    lines: list[Line] = []
+    for number, (row, total, count) in enumerate(zip(columns, sums, counts, strict=True)):
+        if not count and number not in found:
+            lines.append(((-math.inf,), row, {ERROR: "none of its labels is within the tokens that the model reads"}))
+            continue
+        result, loss = found.get(number, Result(number, {}, ())), total / count if count else math.nan
+        said = {**result.said, "loss": loss, **({"tokens": int(count)} if task.losses is None else {})}
+        lines.append(((*result.rank, loss if math.isfinite(loss) else -math.inf), row, said))
+    return lines
+
+
+@dataclass
+class TokenLosses:
+    """The losses of the tokens of each window, in the order in which they were measured; 0 where there is no label."""
+
+    windows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, losses: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep the losses of a batch, and where there is a label, both [B, T]."""
+        there = labels.ne(-100).cpu().numpy()
+        self.windows += zip(losses.float().cpu().numpy(), there, strict=True)
+
+    def by_document(self, part: Any, offset: int | None, tokenizer: Any) -> list[Line]:
+        """Return every measured document of `part` with its loss a token, and take the windows of it away.
+
+        `offset` is the task's LABEL_OFFSET. A separator is of the document that it ends.
+        """
+        ids, ends = part.stream.ids, part.stream.ends
+        sums, counts = np.zeros(len(ends)), np.zeros(len(ends), np.int64)
+        windows, self.windows = self.windows[: len(part)], self.windows[len(part) :]
+        for index, (losses, there) in enumerate(windows):
+            at = np.flatnonzero((losses != 0) | there)
+            places = part.begin(index) + (np.zeros_like(at) if offset is None else at + offset)
+            documents = np.searchsorted(ends, places, "right")
+            np.add.at(sums, documents, losses[at].astype(np.float64))
+            np.add.at(counts, documents, there[at])
+        lines: list[Line] = []
+        for number in np.flatnonzero(counts).tolist():
+            begin, end = int(ends[number - 1]) if number else 0, int(ends[number])
+            text = tokenizer.decode(ids[begin : min(end, begin + SHOWN_TOKENS)].tolist(), skip_special_tokens=True)
+            loss, tokens = float(sums[number] / counts[number]), int(counts[number])
+            lines.append(((loss,), {"document": number + 1, "text": text}, {"loss": loss, "tokens": tokens}))
+        return lines
+
+
+def write(output: Path, parts: Mapping[str, Sequence[Line]]) -> int:
+    """Write the rows or documents of each part into one file, mistakes first; return how many there are.
+
+    Of several parts each row says of which it is, as its `split`. All columns of the data come first; what is said is
+    under `evaluated_KEY` where one of them is called like KEY.
+    """
+    lines = [
+        (rank, row, {**said, **({"split": name} if len(parts) > 1 else {})})
+        for name, part in parts.items()
+        for rank, row, said in part
+    ]
+    lines.sort(key=lambda line: line[0], reverse=True)
+    columns = dict.fromkeys(column for _, row, _ in lines for column in row)
+    keys = {key: own_name(key, columns, "evaluated_") for _, _, said in lines for key in said}
+    with row_writer(output, own_name(ERROR, columns, "evaluated_")) as write_row:
+        for _, row, said in lines:
+            beside = {column: row.get(column) for column in columns}
+            write_row(beside | {keys[key]: _written(value) for key, value in said.items()})
+    return len(lines)
+
+
+def _written(value: Any) -> Any:
+    """Round a figure; one that is not finite is no figure."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+# ---- by class ------------------------------------------------------------------------------------------------------
+
+
+def tables(results: Results) -> list[str]:
+    """Return the lines of a table of the classes, and of a table of which is taken for which, where one is.
+
+    Precision, recall and F1 are 0 where there is nothing to count, as in the metrics.
+    """
+    counts = Counter(decision for result in results.rows for decision in result.decisions)
+    taken = any(true != found for true, found in counts if true is not None and found is not None)
+    whole = not any(None in decision for decision in counts)
+    return [*_by_class(counts, results), *(["", *_confusion(counts, results.classes)] if taken or whole else [])]
+
+
+def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> list[str]:
+    actual, predicted = Counter[Class](), Counter[Class]()
+    for (true, found), count in counts.items():
+        actual[true] += count
+        predicted[found] += count
+    classes = list(results.classes)
+    figures = {name: _scores(counts.get((name, name), 0), predicted[name], actual[name]) for name in classes}
+    shown = classes if len(classes) <= SHOWN else sorted(classes, key=lambda name: -actual[name])[:SHOWN]
+    hits = sum(counts.get((name, name), 0) for name in classes)
+    of_all = _scores(hits, sum(predicted[name] for name in classes), sum(actual[name] for name in classes))
+    mean = np.mean([figures[name] for name in classes], axis=0).tolist() if classes else [0.0] * 3
+    total = sum(actual[name] for name in classes)
+    head = f"the {SHOWN} most frequent of {len(classes)}" if len(shown) < len(classes) else "class"
+    rows = [
+        *((name, figures[name], actual[name]) for name in shown),
+        (f"mean of {len(classes)}", mean, total),
+        ("all together", of_all, total),
+    ]
+    return [
+        f"{_padded(head, 34)} precision   recall       f1 {results.unit:>10}",
+        *(
+            f"{_padded(name, 34)}   {precision:7.4f}  {recall:7.4f}  {f1:7.4f} {count:10,}"
+            for name, (precision, recall, f1), count in rows
+        ),
+    ]
+
+
+def _scores(hits: int, predicted: int, actual: int) -> tuple[float, float, float]:
+    """Compute precision, recall and F1."""
+    return hits / max(predicted, 1), hits / max(actual, 1), 2 * hits / max(predicted + actual, 1)
+
+
+def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]) -> list[str]:
+    """Return how often each class is taken for each; where not all fit in, for those that are most often confused."""
+    none = [None] if any(None in decision for decision in counts) else []
+    width = max(6, *(len(f"{count:,}") + 2 for count in counts.values()))
+    room = (USUAL - NAME) // width
+    shown: list[Class] = [*classes, *none]
+    if len(shown) > room:
+        wrong = Counter[Class]()
+        for (true, found), count in counts.items():
+            for name in (true, found) if true != found else ():
+                wrong[name] += count
+        most = {name for name, _ in Counter({name: wrong[name] for name in classes}).most_common(room - 1 - len(none))}
+        shown = [*(name for name in classes if name in most), OTHERS, *none]
+    known = set(classes)
+
+    def of(name: Class) -> Class:
+        return name if name in shown or name not in known else OTHERS
+
+    cells = Counter[tuple[Class, Class]]()
+    for (true, found), count in counts.items():
+        cells[of(true), of(found)] += count
+    names = {name: NONE if name is None else f"{number} {name}" for number, name in enumerate(shown, 1)}
+    heads = ["none" if name is None else "others" if name is OTHERS else str(n) for n, name in enumerate(shown, 1)]
+    head = "true below, predicted"
+    lines = [f"{len(shown) - 1 - len(none)} most often confused of {len(classes)}:"] if OTHERS in shown else []
+    lines.append(_padded(head, NAME) + "".join(f"{each:>{width}}" for each in heads))
+    for true in shown:
+        row = "".join(f"{f'{cells[true, found]:,}' if cells[true, found] else '.':>{width}}" for found in shown)
+        lines.append(_padded(OTHERS if true is OTHERS else names[true], NAME) + row)
+    return lines
+
+
+def _padded(name: str, width: int) -> str:
+    shown = cut(name, width)
+    return shown + " " * (width - columns_of(shown))
