@@ -23,7 +23,7 @@ short = ["trainer.max_steps=6", "trainer.learning_rate=1e-2", "trainer.eval_stra
 for words in (
     ["finetune", "--task", "rating", "data.path=ratings.csv", *short, "--output-dir", "whole"],
     ["finetune", "recipes/rating.toml", "data.path=ratings.csv", *short, "lora.r=4", "--output-dir", "adapter"],
-    ["evaluate", "whole"],
+    ["evaluate", "whole", "--output", "wrong.jsonl"],
     ["merge", "adapter", "--output", "merged"],
     *(["predict", model, "the fox saw a hen", "an owl"] for model in ("whole", "adapter", "merged")),
 ):
@@ -65,6 +65,10 @@ def test_the_task_trains_is_evaluated_predicts_and_merges(house, base):
     assert done.returncode == 0, done.stderr
     figures, *predictions = done.stdout.splitlines()
     assert json.loads(figures).keys() == {"eval_loss", "eval_mean_absolute_error", "eval_pearson"}
+    rows = [json.loads(line) for line in (house / "wrong.jsonl").read_text().splitlines()]
+    errors = [abs(row["prediction"] - row["truth"]) for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    assert sum(errors) / len(errors) == pytest.approx(json.loads(figures)["eval_mean_absolute_error"], abs=1e-5)
     whole, adapter, merged = ([float(n) for n in re.findall(r'"(?:rating|value)": ([^}]+)}', p)] for p in predictions)
     assert all(0 < rating < 1 for rating in (*whole, *adapter))
     # A merged model is no run any more, and a classifier of one output gives its logit.

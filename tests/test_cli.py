@@ -23,7 +23,7 @@ OPTIONS = {
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],
-    "evaluate": ["model", "recipe", "overrides", "--task", "--offline"],
+    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline"],
     "merge": ["run", "--output", "--offline"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],

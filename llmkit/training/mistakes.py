@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmkit import tasks
-from llmkit.data.display import USUAL, columns_of, cut
+from llmkit.data.display import USUAL, columns_of, cut, printable
 from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.data.rows.batches import Examples
 from llmkit.errors import say
@@ -50,10 +50,11 @@ class Measured:
                     lines[name] = self.losses.by_document(part, task.LABEL_OFFSET, self._assembly.tokenizer)
                 continue
             results = self._results(stats, part)
+            if results is not None and output is not None:
+                results = results._replace(rows=list(results.rows))
             if results is not None and results.classes:
-                say(f"{name} by class:" if len(self._parts) > 1 else "by class:")
-                for line in tables(results):
-                    say(line)
+                for number, line in enumerate(tables(results)):
+                    say(f"mistakes {f'{name}: ' * (len(self._parts) > 1)}{line}" if not number else line)
             if output is not None:
                 lines[name] = of_rows(tasks.row_task(self._recipe.task), results, stats, part)
         if output is not None:
@@ -65,8 +66,7 @@ class Measured:
         task = tasks.row_task(self._recipe.task)
         if task.results is None or self._assembly.preprocess_logits_for_metrics is None:
             return None
-        rows, classes, unit = task.results(stats[:, 2:], part, self._assembly.record["columns"])
-        return Results(list(rows) if classes else rows, classes, unit)
+        return task.results(stats[:, 2:], part, self._assembly.record["columns"])
 
 
 # ---- every row -----------------------------------------------------------------------------------------------------
@@ -160,14 +160,19 @@ def _written(value: Any) -> Any:
 
 
 def tables(results: Results) -> list[str]:
-    """Return the lines of a table of the classes, and of a table of which is taken for which, where one is.
+    """Say how many rows are wrong; below it a table of the classes, and one of which is taken for which, where one is.
 
     Precision, recall and F1 are 0 where there is nothing to count, as in the metrics.
     """
-    counts = Counter(decision for result in results.rows for decision in result.decisions)
+    counts, wrong, number = Counter[tuple[Class, Class]](), 0, 0
+    for result in results.rows:
+        counts.update(result.decisions)
+        wrong, number = wrong + (not result.said["right"]), number + 1
+    lines = [f"{wrong:,} of {number:,} rows are wrong", *_by_class(counts, results)]
     taken = any(true != found for true, found in counts if true is not None and found is not None)
-    whole = not any(None in decision for decision in counts)
-    return [*_by_class(counts, results), *(["", *_confusion(counts, results.classes)] if taken or whole else [])]
+    if taken or not any(None in decision for decision in counts):
+        lines += ["", *_confusion(counts, results.classes)]
+    return lines
 
 
 def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> list[str]:
@@ -204,16 +209,14 @@ def _scores(hits: int, predicted: int, actual: int) -> tuple[float, float, float
 
 def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]) -> list[str]:
     """Return how often each class is taken for each; where not all fit in, for those that are most often confused."""
-    none = [None] if any(None in decision for decision in counts) else []
-    width = max(6, *(len(f"{count:,}") + 2 for count in counts.values()))
+    none: list[Class] = [None] if any(None in decision for decision in counts) else []
+    width = max(8, *(len(f"{count:,}") + 2 for count in counts.values()))
     room = (USUAL - NAME) // width
     shown: list[Class] = [*classes, *none]
+    named = max(width, *(columns_of(printable(name or NONE)) + 2 for name in shown))
     if len(shown) > room:
-        wrong = Counter[Class]()
-        for (true, found), count in counts.items():
-            for name in (true, found) if true != found else ():
-                wrong[name] += count
-        most = {name for name, _ in Counter({name: wrong[name] for name in classes}).most_common(room - 1 - len(none))}
+        pairs = Counter({pair: count for pair, count in counts.items() if len({*pair} - {None}) == 2})
+        most = list(dict.fromkeys(name for pair, _ in pairs.most_common() for name in pair))[: room - 1 - len(none)]
         shown = [*(name for name in classes if name in most), OTHERS, *none]
     known = set(classes)
 
@@ -223,15 +226,25 @@ def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]
     cells = Counter[tuple[Class, Class]]()
     for (true, found), count in counts.items():
         cells[of(true), of(found)] += count
-    names = {name: NONE if name is None else f"{number} {name}" for number, name in enumerate(shown, 1)}
-    heads = ["none" if name is None else "others" if name is OTHERS else str(n) for n, name in enumerate(shown, 1)]
-    head = "true below, predicted"
-    lines = [f"{len(shown) - 1 - len(none)} most often confused of {len(classes)}:"] if OTHERS in shown else []
-    lines.append(_padded(head, NAME) + "".join(f"{each:>{width}}" for each in heads))
-    for true in shown:
-        row = "".join(f"{f'{cells[true, found]:,}' if cells[true, found] else '.':>{width}}" for found in shown)
-        lines.append(_padded(OTHERS if true is OTHERS else names[true], NAME) + row)
+    names = [NONE if name is None else name for name in shown]
+    heads = names
+    if named * len(shown) <= USUAL - NAME:
+        width = named
+    else:  # a number for each stands above its column
+        heads = [name if name in (NONE, OTHERS) else str(number) for number, name in enumerate(names, 1)]
+        heads = [head.strip("()") for head in heads]
+        names = [name if name in (NONE, OTHERS) else f"{head} {name}" for name, head in zip(names, heads, strict=True)]
+    lines = [f"the {len(shown) - 1 - len(none)} that are most often confused, of {len(classes)}:"] * (OTHERS in shown)
+    lines.append(_padded("true, and taken for", NAME) + "".join(_right(head, width) for head in heads))
+    for name, true in zip(names, shown, strict=True):
+        row = [f"{cells[true, found]:,}" if cells[true, found] else "." for found in shown]
+        lines.append(_padded(name, NAME) + "".join(_right(cell, width) for cell in row))
     return lines
+
+
+def _right(text: str, width: int) -> str:
+    shown = printable(text)
+    return " " * (width - columns_of(shown)) + shown
 
 
 def _padded(name: str, width: int) -> str:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from predictions import json_lines
+from predictions import json_lines, table
 
 
 def test_blanks_are_filled(said):
     one, two = said("home/masked", "the [MASK] saw 3", "the [MASK] saw 3 of the [MASK] .")
-    assert list(one) == ["text", "filled", "tokens"]
+    assert list(one) == ["filled", "tokens"]
     scores = [guess["score"] for guess in one["tokens"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
@@ -31,10 +31,9 @@ def test_the_words_for_a_blank_are_those_of_plain_transformers(said):
 
 def test_blanks_are_filled_from_a_file_with_its_ids(said, refused):
     json_lines("ask.jsonl", [{"id": 7, "text": "the [MASK] saw"}, {"id": 8, "text": "a [MASK]"}])
-    assert [(row["id"], row["text"]) for row in said("home/masked", "--input", "ask.jsonl")] == [
-        (7, "the [MASK] saw"),
-        (8, "a [MASK]"),
-    ]
+    said("home/masked", "--input", "ask.jsonl", "--output", "out.csv")
+    found = [(row["id"], row["text"], row["filled"][:2]) for row in table("out.csv")]
+    assert found == [("7", "the [MASK] saw", "th"), ("8", "a [MASK]", "a ")]
     json_lines("ask.jsonl", [{"id": 7, "content": "the [MASK] saw"}])
     assert "`ask.jsonl` has no column `text`" in refused("home/masked", "--input", "ask.jsonl")
 

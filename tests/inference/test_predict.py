@@ -13,20 +13,20 @@ from safetensors.torch import load_file, save_file
 def test_several_texts_are_labelled_in_their_order(said):
     texts = ["the hen saw 3 of the foxs far far", "the dog fed 1 of the hens far", "the cat met 2 of the dogs"]
     found = said("home/single", *texts)
-    assert [row["text"] for row in found] == texts
     assert [row["label"] for row in found] == ["bird", "beast", "beast"]
     for row in found:
-        assert list(row) == ["text", "label", "score", "scores"]
+        assert list(row) == ["label", "score", "scores"]
         assert row["score"] == row["scores"][row["label"]] == max(row["scores"].values()) > 0.9
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_what_was_learned_is_told_again_and_the_gold_label_is_not_echoed(said):
+def test_what_was_learned_is_told_again_beside_the_label_of_the_data(said):
     said("home/single", "--input", "home/single.csv", "--output", "out.csv")
     truth, found = table("home/single.csv"), table("out.csv")
-    assert list(found[0]) == ["remark", "label", "score", "scores", "error"]
+    assert list(found[0]) == ["remark", "label", "predicted_label", "score", "scores", "error"]
     assert [row["remark"] for row in found] == [row["remark"] for row in truth]
-    assert sum(a["label"] == b["label"] for a, b in zip(truth, found, strict=True)) > 0.95 * len(truth)
+    assert [row["label"] for row in found] == [row["label"] for row in truth]
+    assert sum(row["label"] == row["predicted_label"] for row in found) > 0.95 * len(truth)
     assert json.loads(found[0]["scores"]).keys() == {"beast", "bird"}
 
 
@@ -39,17 +39,18 @@ def test_several_labels(said):
 
 def test_a_regression_gives_a_value(said):
     short, long = said("home/value", "the fox saw 0 of the hens", "the fox saw 0 of the hens far far far far far")
-    assert list(short) == ["text", "value"]
+    assert list(short) == ["value"]
     assert 1.5 < short["value"] < long["value"] < 5.5
 
 
-def test_pairs_come_from_a_file_with_their_id(said):
+def test_pairs_come_from_a_file_and_are_written_with_all_their_columns(said):
     rows = [json.loads(line) for line in Path("home/pair.jsonl").read_text().splitlines()]
-    found = said("home/pair", "--input", "home/pair.jsonl")
+    said("home/pair", "--input", "home/pair.jsonl", "--output", "out.jsonl")
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     for row, answer in zip(rows, found, strict=True):
-        assert {key: answer[key] for key in ("id", "premise", "hypothesis")} == {k: row[k] for k in row if k != "label"}
-        assert list(answer) == ["id", "premise", "hypothesis", "label", "score", "scores"]
-        assert answer["label"] in ("0", "1")
+        assert {key: answer[key] for key in row} == row
+        assert list(answer) == ["id", "premise", "hypothesis", "label", "predicted_label", "score", "scores"]
+        assert answer["predicted_label"] in ("0", "1")
 
 
 def test_questions_are_answered_with_a_place_in_the_context_or_with_nothing(said):
@@ -58,8 +59,7 @@ def test_questions_are_answered_with_a_place_in_the_context_or_with_nothing(said
     found = said("home/qa", "--input", "ask.jsonl")
     right = 0
     for row, answer in zip(rows, found, strict=True):
-        assert [answer[key] for key in ("id", "question", "context")] == [row["id"], row["question"], row["context"]]
-        assert list(answer)[3:] == ["answer", "score", "start", "end", "n_best"]
+        assert list(answer) == ["answer", "score", "start", "end", "n_best"]
         if answer["answer"]:
             assert row["context"][answer["start"] : answer["end"]] == answer["answer"]
         else:

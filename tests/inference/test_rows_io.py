@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 from predictions import json_lines, rounded, table
 
+from llmkit.data.output import _line
 from llmkit.inference import fill_mask, rows_io
 from llmkit.inference import predict as prediction
 
@@ -30,12 +31,12 @@ def test_every_format_is_read_and_gives_the_same(said):
     Path("a.txt").write_text("\n\n".join(texts) + "\n")
     for name in ("a.csv", "a.jsonl", "a.txt"):
         Path(f"{name}.gz").write_bytes(gzip.compress(Path(name).read_bytes()))
-    expected = [{**row, "remark": row["text"]} for row in said("home/single", *texts)]
+    expected = said("home/single", *texts)
     for name in ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.csv.gz", "a.jsonl.gz", "a.txt", "a.txt.gz"):
-        key = "text" if ".txt" in name else "remark"
-        found = said("home/single", "--input", name)
-        assert next(iter(found[0])) == key, name
-        assert rounded(found) == rounded([{k: row[k] for k in found[0]} for row in expected]), name
+        assert rounded(said("home/single", "--input", name)) == rounded(expected), name
+        said("home/single", "--input", name, "--output", "out.jsonl")
+        column = "text" if ".txt" in name else "remark"
+        assert [json.loads(line)[column] for line in Path("out.jsonl").read_text().splitlines()] == texts
 
 
 def test_stdout_json_lines_and_a_table_say_the_same(said, llmkit):
@@ -43,8 +44,10 @@ def test_stdout_json_lines_and_a_table_say_the_same(said, llmkit):
     done = llmkit("predict", "home/pair", "--input", "home/pair.jsonl", "--output", "out.jsonl")
     assert (done.stdout, done.stderr) == ("", "160 rows -> out.jsonl\n")
     said("home/pair", "--input", "home/pair.jsonl", "--output", "OUT.CSV")
-    assert [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()] == printed
-    for line, row in zip(table("OUT.CSV"), printed, strict=True):
+    written, rows = json_rows("out.jsonl"), json_rows("home/pair.jsonl")
+    renamed = [{"predicted_label" if key == "label" else key: v for key, v in row.items()} for row in printed]
+    assert written == [row | answer for row, answer in zip(rows, renamed, strict=True)]
+    for line, row in zip(table("OUT.CSV"), written, strict=True):
         cells = {key: json.dumps(v) if isinstance(v, dict) else str(v) for key, v in row.items()}
         assert line == {**cells, "error": ""}
     assert sorted(p.name for p in Path().iterdir()) == ["OUT.CSV", "home", "out.jsonl"]
@@ -54,7 +57,6 @@ def test_columns_are_found_by_the_name_they_had_and_by_their_role(said):
     json_lines("named.jsonl", [{"hypothesis": "fox was met", "premise": "the fox met", "text": "no", "label": 1}])
     json_lines("role.jsonl", [{"text_pair": "fox was met", "text": "the fox met", "label": 1}])
     (named,), (role,) = (said("home/pair", "--input", name) for name in ("named.jsonl", "role.jsonl"))
-    assert (named["premise"], role["text"], role["text_pair"]) == ("the fox met", "the fox met", "fox was met")
     assert rounded(named["scores"]) == rounded(role["scores"])
 
 
@@ -83,6 +85,39 @@ def test_a_row_without_an_id_does_not_shift_the_table(said):
     said("home/single", "--input", "a.jsonl", "--output", "out.csv")
     found = [(row["id"], row["remark"]) for row in table("out.csv")]
     assert found == [("1", "the fox"), ("", "the hen"), ("3", "the owl")]
+
+
+def test_a_column_that_comes_late_is_kept_and_decides_what_our_own_keys_are_called(said):
+    """In both formats, and in rows of the first chunk too."""
+    rows = [{"remark": f"the fox {i}", "score": i} for i in range(300)]
+    json_lines("a.jsonl", [*rows, {"remark": "the owl", "label": "?", "error": "none", "predicted_label": 7}])
+    for name in ("out.jsonl", "out.csv"):
+        said("home/single", "--input", "a.jsonl", "--output", name)
+        found = json_rows(name) if name.endswith("jsonl") else table(name)
+        own = ["predicted_predicted_label", "predicted_score", "scores"]
+        assert list(found[0])[:8] == ["remark", "score", "label", "error", "predicted_label", *own]
+        assert all(row["predicted_predicted_label"] in ("bird", "beast") for row in found)
+        assert [str(row["score"]) for row in found[:300]] == [str(i) for i in range(300)]
+        assert (found[-1]["label"], found[-1]["error"], str(found[-1]["predicted_label"])) == ("?", "none", "7")
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+def test_a_column_called_error_is_no_error_of_ours(output, said, llmkit):
+    json_lines("a.jsonl", [{"remark": "the fox", "error": "a"}, {"remark": 7, "error": "b"}])
+    done = llmkit("predict", "home/single", "--input", "a.jsonl", "--output", output)
+    assert "1 of 2 rows could not be read" in done.stderr
+    first, second = table(output) if output.endswith(".csv") else json_rows(output)
+    assert (first["error"], second["error"], first["label"] in ("bird", "beast")) == ("a", "b", True)
+    assert "not text" in second["predicted_error"]
+    assert not first.get("predicted_error")
+
+
+def test_how_a_file_was_read_is_said_once(said, llmkit):
+    Path("a.csv").write_text("remark,label\nthe fox,a\nremark,label\nthe owl,b\n")
+    done = llmkit("predict", "home/single", "--input", "a.csv", "--output", "out.csv")
+    assert done.exit_code == 0
+    assert done.stderr.count("the header again") == 1
+    assert [row["remark"] for row in table("out.csv")] == ["the fox", "the owl"]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +194,10 @@ def test_rows_are_read_no_further_ahead_than_a_chunk(name, place):
             taken += 1
             yield f"row {number}", {"text": f"the [MASK] saw {number}"}
 
-    for count, predicted in enumerate(rows_io.predictions(rows(), None, resolve_columns, predict_rows), 1):
-        assert predicted["text"] == f"the [MASK] saw {count - 1}"
+    found = rows_io.predictions(rows(), None, resolve_columns, predict_rows)
+    for count, (row, said) in enumerate(found, 1):
+        assert row["text"] == f"the [MASK] saw {count - 1}"
+        assert "error" not in said
         assert taken - count < rows_io.CHUNK
     assert count == 3 * rows_io.CHUNK
 
@@ -186,5 +223,5 @@ def test_an_id_that_json_does_not_know_is_written_as_text(place):
     import datetime
 
     stream = io.StringIO()
-    rows_io._line(stream, {"id": datetime.date(2026, 1, 2), "label": "ö"})
+    _line(stream, {"id": datetime.date(2026, 1, 2), "label": "ö"})
     assert stream.getvalue() == '{"id": "2026-01-02", "label": "ö"}\n'

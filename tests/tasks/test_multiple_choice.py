@@ -424,7 +424,9 @@ def test_a_choice_that_is_not_there_is_never_chosen():
     batch = {"choices": torch.tensor([[3, 3, -1, -1], [3, 3, 3, -1]]), "index": torch.arange(2)}
     outputs = SimpleNamespace(logits=torch.tensor([[-9.0, -8.0, 50.0], [1.0, 0.0, 2.0]]))
     kept = task.preprocess_logits_for_metrics(None, outputs, batch, task.ChoiceSpec())
-    assert kept.tolist() == [[1.0], [2.0]]
+    assert kept[:, 0].tolist() == [1.0, 2.0]
+    best = outputs.logits.masked_fill(batch["choices"][:, :3] == task.NONE, -torch.inf).softmax(dim=1).amax(dim=1)
+    assert kept[:, 1].tolist() == pytest.approx(best.tolist())
     outlined = task.forward_for_predict(lambda: outputs, batch, task.ChoiceSpec())
     assert outlined.shape == (2, 5)
     assert outlined[0, 3:].tolist() == [0, 0]
@@ -504,9 +506,9 @@ def test_it_learns_and_predicts_from_the_command_line(place, llmkit):
 
     new = [{key: value for key, value in row.items() if key != "answer"} for row in rows(20)]
     (place / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in new))
-    done = llmkit("predict", "run", "--input", "new.jsonl")
+    done = llmkit("predict", "run", "--input", "new.jsonl", "--output", "given.jsonl")
     assert done.exit_code == 0, done.stderr
-    given = [json.loads(line) for line in done.stdout.splitlines()]
+    given = [json.loads(line) for line in (place / "given.jsonl").read_text().splitlines()]
     assert [each["id"] for each in given] == [row["id"] for row in new]
     assert sum("ABCD"[each["choice"]] == row["answer"] for each, row in zip(given, rows(20), strict=True)) >= 18
     for each, row in zip(given, new, strict=True):

@@ -534,6 +534,19 @@ def test_what_trains_a_part_or_needs_other_weights_is_refused(place):
     ]
 
 
+def test_evaluate_writes_the_loss_of_each_document(run, llmkit, monkeypatch):
+    """Of hidden tokens the generator's, of all ordinary ones the discriminator's; a mean over hidden tokens."""
+    monkeypatch.chdir(run.parent)
+    done = llmkit("evaluate", "run", "--output", "texts.jsonl")
+    assert done.exit_code == 0, done.stderr
+    rows = [json.loads(line) for line in (run.parent / "texts.jsonl").read_text().splitlines()]
+    total = sum(row["tokens"] for row in rows)
+    loss = sum(row["loss"] * row["tokens"] for row in rows) / total
+    # A document without a hidden token is not in the file, and some of the discriminator's loss is its own.
+    assert loss == pytest.approx(json.loads(done.stdout)["eval_loss"], rel=0.1)
+    assert len(rows) > 3
+
+
 def test_a_run_does_not_predict_and_its_generator_does(run, llmkit, monkeypatch):
     monkeypatch.chdir(run.parent)
     said = llmkit("predict", "run", "the fox")

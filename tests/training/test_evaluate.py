@@ -172,7 +172,7 @@ def test_of_other_data_every_row_counts(llmkit, measured):
     done = llmkit("evaluate", "home/classifier", "data.path=other.csv")
     assert ": 90 rows" in done.stderr
     llmkit("predict", "home/classifier", "--input", "other.csv", "--output", "said.jsonl")
-    labels = [json.loads(line)["label"] for line in Path("said.jsonl").read_text().splitlines()]
+    labels = [json.loads(line)["predicted_label"] for line in Path("said.jsonl").read_text().splitlines()]
     right = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
     assert json.loads(done.stdout)["eval_accuracy"] == pytest.approx(right / 90)
     assert ": 7 rows" in llmkit("evaluate", "home/classifier", "data.path=other.csv", "data.max_eval_samples=7").stderr
