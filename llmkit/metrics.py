@@ -228,7 +228,9 @@ def rouge_by_text(
     tokenizer = Characters() if units.characters else None if units.latin else Words()
     scorer = RougeScorer(ROUGE, use_stemmer=True, tokenizer=tokenizer)
     for prediction, texts in zip(predictions, references, strict=True):
-        score = scorer.score_multi([_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units))
+        score = scorer.score_multi(
+            [_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units)
+        )
         yield {kind: 100 * float(score[kind].fmeasure) for kind in ROUGE}
 
 

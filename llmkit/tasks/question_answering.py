@@ -432,15 +432,8 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
 
     def result(row: int, answer: str, score: float) -> Result:
         references = reading.references[row]
-        exact, f1 = measures.exact_match(answer, references), measures.answer_f1(answer, references)
-        said = {
-            "truth": list(dict.fromkeys(references)),
-            "prediction": answer,
-            "score": score,
-            "exact_match": 100 * exact,
-            "f1": 100 * f1,
-            "right": bool(exact),
-        }
-        return Result(row, said, (1 - f1, score))
+        found = measures.squad([answer], [references], reading.units)
+        said = {"truth": list(dict.fromkeys(references)), "prediction": answer, "score": score, **found}
+        return Result(row, {**said, "right": found["exact_match"] == 100}, (-found["f1"], score))
 
     return Results(result(row, best[0]["text"], best[0]["score"]) for row, best in ranked(kept, part, reading))

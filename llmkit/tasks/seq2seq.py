@@ -317,4 +317,4 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
         return Result(row, {"truth": list(truth), "prediction": text, **rouge, "chrf": chrf}, (-chrf,))
 
     rows = part.row[kept[:, 0].astype(int)].tolist()
-    return Results(map(result, rows, found, references, measures.rouge_by_text(found, references)))
+    return Results(map(result, rows, found, references, measures.rouge_by_text(found, references, part.extra.units)))
