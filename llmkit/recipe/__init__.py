@@ -173,6 +173,12 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
+    if ("data", "path") in draft.given and draft.task in schema.ROW_TASKS and path in bundled().values():
+        draft.fits_rows = True
+        for table, keys in schema.OF_THE_ROWS.items():
+            for key in keys:
+                if (table, key) not in draft.given:
+                    draft.unset((table, key))
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
     return draft
@@ -359,6 +365,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
         source=draft.source,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "run",
         notes=tuple(draft.notes),
+        fits_rows=draft.fits_rows,
         **tables,
     )
     origins = {dotted(key): draft.origin(key) for key in leaves(recipe.model_dump())}

@@ -31,6 +31,7 @@ class Draft:
     problems: list[tuple[tuple[int, int], str, str]] = field(default_factory=list)
     apart: int = 0  # how many of the problems are of one key alone; the others are of keys that do not go together
     overrides: Sequence[str] = ()  # the arguments that `given` counts
+    fits_rows: bool = False  # whether what it lacks is chosen by the rows
 
     @property
     def task(self) -> Any:

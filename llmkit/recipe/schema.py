@@ -20,6 +20,7 @@ TASKS = (*RECORDS, "multi-task")
 DATA_OF_TASK: dict[str, type[Data]] = {name: record.data for name, record in RECORDS.items()}
 # The tasks that train on running text; the others train on rows.
 PRETRAINING = tuple(name for name, record in RECORDS.items() if record.reads == "text")
+ROW_TASKS = tuple(name for name, record in RECORDS.items() if record.reads == "rows")
 HEADED = tuple(name for name, record in RECORDS.items() if record.on_encoder)
 GENERATING = tuple(name for name, record in RECORDS.items() if record.writes)
 
@@ -265,6 +266,7 @@ class Recipe(Table):
     name: str = Field(default="run", exclude=True)
     origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
     notes: tuple[str, ...] = Field(default=(), exclude=True)
+    fits_rows: bool = Field(default=False, exclude=True)  # what it lacks of OF_THE_ROWS is chosen by the rows
 
     @field_validator("task")
     @classmethod
@@ -296,6 +298,17 @@ class Recipe(Table):
                 lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
         return "\n".join(lines) + "\n"
 
+
+# Settings of a bundled recipe that fit its own rows, and are chosen anew where the user's take their place.
+OF_THE_ROWS = {
+    "data": ("validation_fraction", "max_train_samples", "max_eval_samples"),
+    "trainer": (
+        *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+        *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    ),
+    "early_stopping": ("early_stopping_patience",),
+}
 
 # What the code did before there was a key of [data]: what it means that the recipe of an earlier run lacks the key.
 BEFORE: dict[str, dict[str, Any]] = {"": {"hold_out": "hash"}, "chat": {"companions": False}}

@@ -11,6 +11,7 @@ from llmkit import hub
 from llmkit.errors import UserError
 from llmkit.recipe import schema
 from llmkit.recipe.schema import Recipe
+from llmkit.recipe.table import ReadOnly
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 
@@ -40,7 +41,9 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
 
     Raises UserError where the run's recipe cannot be read.
     """
-    _, lacking = _begun_with(directory)
+    before, lacking = _begun_with(directory)
+    if recipe.fits_rows and before:
+        recipe = _as_fitted(recipe, before)
     for part, key in lacking:
         then = {key: schema.before(recipe.task)[key]}
         if not part and recipe.data is not None:
@@ -50,6 +53,24 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
             task = task.model_copy(update={"data": task.data.model_copy(update=then)})
             recipe = recipe.model_copy(update={"tasks": {**recipe.tasks, part: task}})
     return recipe
+
+
+def _as_fitted(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
+    """Take what a recipe leaves to the rows from that of the run, whether it was chosen then or a bundled recipe's."""
+    trainer = dict(recipe.trainer)
+    for key in schema.OF_THE_ROWS["trainer"]:
+        if key in before.get("trainer", {}):
+            trainer.setdefault(key, before["trainer"][key])
+    data, lacking = recipe.data, {}
+    for key in schema.OF_THE_ROWS["data"]:
+        if getattr(data, key) is None and key in before.get("data", {}):
+            lacking[key] = before["data"][key]
+    stopping = recipe.early_stopping
+    if stopping is None and "early_stopping" in before:
+        stopping = schema.EarlyStopping(**before["early_stopping"])
+    update = {"trainer": ReadOnly(trainer), "early_stopping": stopping, "fits_rows": False}
+    assert data is not None
+    return recipe.model_copy(update={**update, "data": data.model_copy(update=lacking)})
 
 
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:

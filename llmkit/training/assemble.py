@@ -53,7 +53,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
     if recipe.evaluation.language is not None and task.references is None:
         raise UserError(f"evaluation.language means nothing to {recipe.task}: it compares no texts", "leave it out")
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
-    splits = tables(data, seed, task.reader, train=fixed is None, from_hub=from_hub)
+    splits = tables(data, seed, task.reader, train=fixed is None, from_hub=from_hub, fits_rows=recipe.fits_rows)
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
     columns = splits.columns
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
@@ -110,6 +110,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         subtokens=subtokens,
         warnings=[*unknown_tokens.warnings(recipe, tokenizer, unknown), *warnings],
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
+        rows=splits.rows,
+        validation_fraction=splits.validation_fraction,
     )
 
 

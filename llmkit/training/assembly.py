@@ -34,6 +34,8 @@ class Assembly:
     record: dict[str, Any]
     create_model: Callable[[Model, int], tuple[Any, list[str]]] | None = None  # of a model that is made of several
     subtokens: Mapping[int, list[int]] = field(default_factory=dict)  # of each new token, those it was split into
+    rows: int = 0  # of the training split, before some were held out
+    validation_fraction: float | None = None  # what was held out of them, where the recipe left that to the rows
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

@@ -27,6 +27,7 @@ from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
 from llmkit.training.failures import known_failure, stopped
 from llmkit.training.max_time import NO_END, MaxTime
+from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 from llmkit.training.saving_trainer import NO_ROOM
@@ -53,9 +54,13 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     args = training_arguments(settings, directory)
     on_cpu = use_cpu(args, recipe.speed)
     main = args.process_index == 0
-    limit = None if max_time is None else MaxTime(max_time, args)
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
+    if recipe.fits_rows:
+        recipe = fit_to_rows(recipe, assembly, args.world_size)
+        settings, _ = choose_precision(dict(recipe.trainer))
+        args = training_arguments(settings, directory)
+    limit = None if max_time is None else MaxTime(max_time, args)
     if assembly.create_model is not None:  # a model that is made of several
         model, made = assembly.create_model(recipe.model, args.seed)
     else:

@@ -69,15 +69,21 @@ def hold_out(strata: np.ndarray, keys: np.ndarray, fraction: float, seed: int) -
 
 
 def _shares(sizes: np.ndarray, most: np.ndarray, number: int) -> np.ndarray:
-    """Divide `number` by the sizes of classes, largest remainders first, with no share above `most`: int [C]."""
+    """Divide `number` by the sizes of classes, largest remainders first, with no share above `most`: int [C].
+
+    Where `number` allows it, every class gets one.
+    """
     exact = sizes * (number / max(1, int(sizes.sum())))
-    shares = np.minimum(np.floor(exact).astype(np.int64), most)
-    by_remainder = np.argsort(np.floor(exact) - exact, kind="stable")
+    least = np.minimum(most, 1) if number >= (most > 0).sum() else np.zeros_like(most)
+    shares = np.maximum(np.minimum(np.floor(exact).astype(np.int64), most), least)
+    by_remainder = np.argsort(shares - exact, kind="stable")
     while (missing := number - int(shares.sum())) > 0:
         with_room = by_remainder[shares[by_remainder] < most[by_remainder]][:missing]
         if not len(with_room):
             break
         shares[with_room] += 1
+    for _ in range(int(shares.sum()) - number):  # what small classes got beyond their share, from those that have most
+        shares[np.argmax(np.where(shares > least, shares - exact, -np.inf))] -= 1
     return shares
 
 

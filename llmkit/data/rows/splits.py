@@ -19,6 +19,8 @@ from llmkit.data.rows.table import Rows, default_validation, held_out, open_file
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
 
+TENTH, LARGEST = 0.1, 2_000  # the share and the number of rows that are held out where the recipe says nothing
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -29,6 +31,7 @@ class Tables:
         first: the first rows that were opened, all of them: `columns` are theirs.
         revision: the commit of a Hub data set.
         record: `skipped` and `mended`, where there are any: how many rows of each split, by kind.
+        validation_fraction: the share that is held out where that was to be chosen by the rows; of how many, `rows`.
     """
 
     train: Rows | None
@@ -38,6 +41,8 @@ class Tables:
     notes: tuple[str, ...] = ()
     revision: str | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+    validation_fraction: float | None = None
+    rows: int = 0
 
 
 def tables(
@@ -46,13 +51,15 @@ def tables(
     reader: RowReader,
     train: bool = True,
     from_hub: Callable[[RowData, str], Rows] = open_hub,
+    fits_rows: bool = False,
 ) -> Tables:
     """Open `data`, leave out the rows that cannot be used, and choose those for training and those for evaluation.
 
     A validation split comes first. Else `validation_fraction` of the rows is held out, as `data.hold_out` says. Without
     `train` nothing is trained on: the training split is opened only where there is no validation split, to hold rows
     out of it or, without `validation_fraction`, to evaluate on all of it. `from_hub` opens a split of a Hub data set.
-    Raises UserError if there are no rows.
+    With `fits_rows` a share is held out even where `validation_fraction` is unset. Raises UserError if there are no
+    rows.
     """
     seed = seed if data.seed is None else data.seed
     notes: list[str] = []
@@ -75,12 +82,22 @@ def tables(
     notes += [note for one in screened.values() for note in one.notes]
     training = screened.get(data.split) if train or not names else None
     validation = {name: screened[name] for name in names}
-    if names:
-        if data.validation_fraction and not data.validation_split:
-            notes.append("validation_fraction is ignored: the data has a validation split")
-    elif data.validation_fraction:
+    fraction, chosen = data.validation_fraction, None
+    if fits_rows and train and not names and fraction is None:
         assert training is not None
-        training, held = _hold_out(training, data.validation_fraction, seed, data.hold_out)
+        fraction = chosen = default_fraction(training.strata)
+    if names:
+        if fraction and not data.validation_split:
+            notes.append("validation_fraction is ignored: the data has a validation split")
+    elif fraction:
+        assert training is not None
+        total = len(training.keys)
+        training, held = _hold_out(training, fraction, seed, data.hold_out)
+        if chosen:
+            notes.append(
+                f"{len(held.keys):,} of {total:,} rows are held out for evaluation; "
+                "data.validation_fraction = 0 trains on all"
+            )
         validation = {"validation": held}
     elif train:
         notes.append("no validation data: set data.validation_fraction to hold some out")
@@ -109,7 +126,22 @@ def tables(
             for key in ("skipped", "mended")
             if (counts := {name: dict(kinds) for name, one in screened.items() if (kinds := getattr(one, key))})
         },
+        chosen,
+        len(screened[data.split].keys) if data.split in screened else 0,
     )
+
+
+def default_fraction(strata: np.ndarray) -> float | None:
+    """Choose the share of rows to hold out by their classes: a tenth, a row of each class, LARGEST rows at most.
+
+    None where nothing can be held out: every row is of a class of its own.
+    """
+    total, rows_of = len(strata), np.bincount(strata)
+    classes = int((rows_of > 1).sum())
+    if not classes:
+        return None
+    number = min(max(round(TENTH * total), min(classes, total // 4), 1), LARGEST)
+    return TENTH if number == max(1, round(TENTH * total)) else round(number / total, 6)
 
 
 def screened_by_split(
