@@ -173,7 +173,8 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
-    if ("data", "path") in draft.given and draft.task in schema.ROW_TASKS and path in bundled().values():
+    finetunes = draft.task in schema.ROW_TASKS and draft.get("model", "name") is not None
+    if ("data", "path") in draft.given and finetunes and path in bundled().values():
         draft.fits_rows = True
         for table, keys in schema.OF_THE_ROWS.items():
             for key in keys:

@@ -209,7 +209,7 @@ def check_together(draft: Draft) -> None:
     if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
         later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
         problem(("trainer", later), "bf16 and fp16 exclude one another")
-    if "early_stopping" in draft.values:
+    if "early_stopping" in draft.values and not draft.fits_rows:
         if get("trainer", "eval_strategy") in (None, "no") and not _refused(draft, "trainer", "eval_strategy"):
             problem(("early_stopping",), 'needs `trainer.eval_strategy = "steps"` or "epoch": it looks at evaluations')
         if not (get("trainer", "metric_for_best_model") or get("trainer", "load_best_model_at_end")):

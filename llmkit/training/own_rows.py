@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from llmkit.errors import UserError
 from llmkit.recipe.schema import EarlyStopping, Recipe
 from llmkit.recipe.table import ReadOnly
 from llmkit.training.assembly import Assembly
@@ -11,85 +12,93 @@ STEPS = 200  # a new head has learned little before
 LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 BATCHES = ((1_000, 8), (10_000, 16), (math.inf, 32))  # examples a step, by the number of rows up to which they fit
 EVALUATION = 1 / 5  # the share of the time that evaluation takes at most
-FORWARD = 1 / 3  # the cost of evaluating an example, of training on it; where the model writes, that of WRITING
-WRITING = 3.0
-PATIENCE = 1 / 3  # of the epochs
+FORWARD, WRITING = 1 / 3, 3.0  # the cost of evaluating an example, of training on it; where the model writes
+PATIENCE = 1 / 3  # of the evaluations
+STRATEGIES = ("steps", "epoch")
 
 
-def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int) -> Recipe:
+def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int, timed: bool = False) -> Recipe:
     """Return `recipe` with the settings that it leaves to the rows, and tell the assembly's notes what was chosen.
 
     Args:
-        recipe: a recipe with `fits_rows`; what it sets is kept.
+        recipe: what it sets is kept; without `fits_rows` it is returned as it is.
         assembly: its rows, read and tokenized.
         world: how many processes share a step.
+        timed: training ends by the clock.
     """
-    assert assembly.train is not None
+    if not recipe.fits_rows or assembly.train is None:
+        return recipe
     examples, trainer = len(assembly.train), dict(recipe.trainer)
     chosen: dict[str, Any] = {}
 
     def setting(key: str, value: Any) -> Any:
-        """Return the recipe's value of a key, or choose `value`."""
+        """Return the recipe's value of a key of [trainer], or choose `value`."""
         if key not in trainer:
-            trainer[key] = chosen[key] = value
+            trainer[key] = chosen[f"trainer.{key}"] = value
         return trainer[key]
 
-    accumulated = trainer.get("gradient_accumulation_steps", 1)
-    batch = next(batch for rows, batch in BATCHES if examples <= rows)
-    batch = setting("per_device_train_batch_size", max(1, batch // (world * accumulated))) * world * accumulated
+    micro_batches = world * trainer.get("gradient_accumulation_steps", 1)
+    global_batch = next(batch for rows, batch in BATCHES if examples <= rows)
+    batch = setting("per_device_train_batch_size", max(1, global_batch // micro_batches)) * micro_batches
     an_epoch = math.ceil(examples / batch)
-    steps = trainer.get("max_steps", -1)
-    if steps > 0:
-        epochs = math.ceil(steps / an_epoch)
-    else:
-        epochs = setting("num_train_epochs", min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(STEPS / an_epoch))))
-    stopping = recipe.early_stopping
-    if assembly.validation:
-        evaluated = sum(len(part) for part in assembly.validation.values())
-        cost = evaluated * (WRITING if recipe.task == "seq2seq" else FORWARD) / examples  # of an epoch's training
-        every = max(1, math.ceil(cost * (1 - EVALUATION) / EVALUATION))  # epochs
-        if steps > 0 and an_epoch * every > steps:
-            every = 0
-        if every > 1:
-            setting("eval_strategy", "steps")
-            setting("save_strategy", "steps")
-            for key in ("eval_steps", "save_steps"):
-                setting(key, every * an_epoch)
-        elif every:
-            setting("eval_strategy", "epoch")
-            setting("save_strategy", "epoch")
-        if trainer.get("eval_strategy", "no") != "no" and trainer["eval_strategy"] == trainer.get("save_strategy"):
-            setting("load_best_model_at_end", True)
-            evaluations = epochs // max(1, every)
-            if stopping is None and evaluations > LEAST_EPOCHS and trainer["load_best_model_at_end"]:
-                stopping = EarlyStopping(early_stopping_patience=max(3, math.ceil(PATIENCE * evaluations)))
-    else:
-        setting("save_strategy", "epoch")
-    rows = assembly.rows
-    origins = {f"trainer.{key}": f"from {rows:,} rows" for key in chosen}
-    update: dict[str, Any] = {"trainer": ReadOnly(trainer), "early_stopping": stopping}
-    if stopping is not recipe.early_stopping:
-        origins["early_stopping.early_stopping_patience"] = f"from {rows:,} rows"
-    if assembly.validation_fraction is not None and recipe.data is not None:
-        update["data"] = recipe.data.model_copy(update={"validation_fraction": assembly.validation_fraction})
-        origins["data.validation_fraction"] = f"from {rows:,} rows"
-    if origins:
-        assembly.notes.append(_told(rows, chosen, batch, stopping if stopping is not recipe.early_stopping else None))
-    return recipe.model_copy(update={**update, "origins": ReadOnly({**recipe.origins, **origins})})
+    if (steps := trainer.get("max_steps", -1)) <= 0:
+        epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(STEPS / an_epoch)))
+        steps = math.ceil((epochs if timed else setting("num_train_epochs", epochs)) * an_epoch)
+    affordable = _affordable(recipe, assembly, steps / an_epoch)
+    every = 0 if affordable < 1 else an_epoch * math.ceil(steps / an_epoch / affordable)
+    fitting = "no" if not 0 < every <= steps else "epoch" if every == an_epoch else "steps"
+    given = [trainer[key] for key in ("eval_strategy", "save_strategy") if trainer.get(key) in STRATEGIES]
+    given += ["steps"] if trainer.keys() & {"eval_steps", "save_steps"} else []
+    strategy = next(iter(given), fitting)
+    for kind in ("eval", "save") if assembly.validation else ("save",):
+        setting(f"{kind}_strategy", "epoch" if (kind, strategy) == ("save", "no") else strategy)
+        if trainer[f"{kind}_strategy"] == "steps":
+            setting(f"{kind}_steps", trainer.get("eval_steps", trainer.get("save_steps", every or an_epoch)))
+    strategy, stopping = trainer.get("eval_strategy", "no"), recipe.early_stopping
+    if stopping is not None and strategy == "no":
+        raise UserError("early_stopping looks at evaluations, and there are none", "see data.validation_fraction")
+    if strategy in STRATEGIES and strategy == trainer["save_strategy"] and setting("load_best_model_at_end", True):
+        interval = trainer["eval_steps"] if strategy == "steps" else an_epoch
+        evaluations = steps // (interval if interval >= 1 else math.ceil(interval * steps))
+        if stopping is None and evaluations > LEAST_EPOCHS and not timed:
+            patience = max(LEAST_EPOCHS, math.ceil(PATIENCE * evaluations))
+            stopping = EarlyStopping(early_stopping_patience=patience)
+            chosen["early_stopping.early_stopping_patience"] = patience
+    data = recipe.data
+    if assembly.validation_fraction is not None and data is not None:
+        chosen["data.validation_fraction"] = assembly.validation_fraction
+        data = data.model_copy(update={"validation_fraction": assembly.validation_fraction})
+    if chosen:
+        assembly.notes.append(f"chosen for {assembly.rows:,} rows: {', '.join(_in_words(chosen, batch))}")
+    origins = {**recipe.origins, **dict.fromkeys(chosen, f"from {assembly.rows:,} rows")}
+    update = {"data": data, "trainer": ReadOnly(trainer), "early_stopping": stopping, "fits_rows": False}
+    return recipe.model_copy(update={**update, "origins": ReadOnly(origins)})
 
 
-def _told(rows: int, chosen: dict[str, Any], batch: int, stopping: EarlyStopping | None) -> str:
-    """Say in words what was chosen."""
-    parts = []
-    if "num_train_epochs" in chosen:
-        parts.append(f"{chosen['num_train_epochs']} epochs")
-    if "per_device_train_batch_size" in chosen:
-        parts.append(f"{batch} examples a step")
-    if "eval_strategy" in chosen:
-        after = "epoch" if chosen["eval_strategy"] == "epoch" else f"{chosen['eval_steps']:,} steps"
-        parts.append(f"evaluation after each {after}" if after == "epoch" else f"evaluation every {after}")
-    if chosen.get("load_best_model_at_end"):
-        parts.append("the best kept")
-    if stopping is not None:
-        parts.append(f"an end after {stopping.early_stopping_patience} evaluations without gain")
-    return f"chosen for {rows:,} rows: {', '.join(parts)}"
+def _affordable(recipe: Recipe, assembly: Assembly, epochs: float) -> int:
+    """Count the evaluations that take EVALUATION of the time at most, together with the one at the end."""
+    assert assembly.train is not None
+    rows = sum(len(part) for part in assembly.validation.values())
+    if not rows:
+        return 0
+    an_epoch = rows * (WRITING if recipe.task == "seq2seq" else FORWARD) / len(assembly.train)  # of the time of one
+    return int(epochs * EVALUATION / (1 - EVALUATION) / an_epoch) - 1
+
+
+def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
+    """Name what was chosen."""
+    epochs, every = chosen.get("trainer.num_train_epochs"), chosen.get("trainer.eval_steps", 0)
+    patience = chosen.get("early_stopping.early_stopping_patience")
+    often = {
+        "epoch": "evaluation after each epoch",
+        "steps": f"evaluation every {every:,} steps",
+        "no": "evaluation at the end alone",
+    }
+    words = {
+        f"{epochs} epochs": epochs,
+        f"{batch} examples a step": "trainer.per_device_train_batch_size" in chosen,
+        often.get(chosen.get("trainer.eval_strategy", ""), ""): "trainer.eval_strategy" in chosen,
+        "the best checkpoint kept": chosen.get("trainer.load_best_model_at_end"),
+        f"an end after {patience} evaluations without gain": patience,
+    }
+    return [said for said, is_chosen in words.items() if is_chosen]

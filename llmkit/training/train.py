@@ -51,13 +51,14 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if recipe.model.load_in_4bit:
         trainable.check_4bit()
     settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
-    args = training_arguments(settings, directory)
+    whole = {"load_best_model_at_end"} if recipe.fits_rows else set()  # needs what is chosen by the rows
+    args = training_arguments({key: value for key, value in settings.items() if key not in whole}, directory)
     on_cpu = use_cpu(args, recipe.speed)
     main = args.process_index == 0
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
     if recipe.fits_rows:
-        recipe = fit_to_rows(recipe, assembly, args.world_size)
+        recipe = fit_to_rows(recipe, assembly, args.world_size, timed=max_time is not None)
         settings, _ = choose_precision(dict(recipe.trainer))
         args = training_arguments(settings, directory)
     limit = None if max_time is None else MaxTime(max_time, args)

@@ -141,7 +141,7 @@ def default_fraction(strata: np.ndarray) -> float | None:
     if not classes:
         return None
     number = min(max(round(TENTH * total), min(classes, total // 4), 1), LARGEST)
-    return TENTH if number == max(1, round(TENTH * total)) else round(number / total, 6)
+    return TENTH if number == max(1, round(TENTH * total)) else float(f"{number / total:.6g}")
 
 
 def screened_by_split(
