@@ -112,6 +112,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
         rows=splits.rows,
         validation_fraction=splits.validation_fraction,
+        judged_by=_judged_by(recipe, task.metric_names(label_spec)),
     )
 
 
@@ -134,6 +135,22 @@ def _texts_of(task: str, part: Encoded) -> list[np.ndarray]:
     """Return the tokens of the rows' texts; where both are texts, of inputs and targets."""
     names = ("input_ids", "labels") if TASKS[task].auto_class == "AutoModelForSeq2SeqLM" else ("input_ids",)
     return [part.inputs[name].values for name in names if name in part.inputs]
+
+
+# The metric of which more is better and which a user means, by task: of few rows the loss is least long before the
+# answers are best. Others are judged by their loss.
+JUDGED_BY = {
+    "text-classification": "accuracy",
+    "multiple-choice": "accuracy",
+    "token-classification": "f1",
+    "question-answering": "f1",
+}
+
+
+def _judged_by(recipe: Recipe, names: Sequence[str]) -> str:
+    metric = JUDGED_BY.get(recipe.task)
+    reported = names if recipe.evaluation.metrics is None else recipe.evaluation.metrics
+    return metric if metric in names and metric in reported else "loss"
 
 
 def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:

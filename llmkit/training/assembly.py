@@ -36,6 +36,7 @@ class Assembly:
     subtokens: Mapping[int, list[int]] = field(default_factory=dict)  # of each new token, those it was split into
     rows: int = 0  # of the training split, before some were held out
     validation_fraction: float | None = None  # what was held out of them, where the recipe left that to the rows
+    judged_by: str = "loss"  # the metric by which the best checkpoint is chosen where nobody says which
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

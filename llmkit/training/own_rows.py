@@ -13,7 +13,7 @@ LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 BATCHES = ((1_000, 8), (10_000, 16), (math.inf, 32))  # examples a step, by the number of rows up to which they fit
 EVALUATION = 1 / 5  # the share of the time that evaluation takes at most
 FORWARD, WRITING = 1 / 3, 3.0  # the cost of evaluating an example, of training on it; where the model writes
-PATIENCE = 1 / 3  # of the evaluations
+PATIENCE, LEAST_PATIENCE = 1 / 2, 5  # of the evaluations; with few of them none is worth the risk
 STRATEGIES = ("steps", "epoch")
 
 
@@ -60,8 +60,11 @@ def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int, timed: bool = Fa
     if strategy in STRATEGIES and strategy == trainer["save_strategy"] and setting("load_best_model_at_end", True):
         interval = trainer["eval_steps"] if strategy == "steps" else an_epoch
         evaluations = steps // (interval if interval >= 1 else math.ceil(interval * steps))
-        if stopping is None and evaluations > LEAST_EPOCHS and not timed:
-            patience = max(LEAST_EPOCHS, math.ceil(PATIENCE * evaluations))
+        if assembly.judged_by != "loss" and "metric_for_best_model" not in trainer:
+            setting("metric_for_best_model", assembly.judged_by)
+            setting("greater_is_better", True)
+        if stopping is None and evaluations > LEAST_PATIENCE and not timed:
+            patience = max(LEAST_PATIENCE, math.ceil(PATIENCE * evaluations))
             stopping = EarlyStopping(early_stopping_patience=patience)
             chosen["early_stopping.early_stopping_patience"] = patience
     data = recipe.data
@@ -98,7 +101,9 @@ def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
         f"{epochs} epochs": epochs,
         f"{batch} examples a step": "trainer.per_device_train_batch_size" in chosen,
         often.get(chosen.get("trainer.eval_strategy", ""), ""): "trainer.eval_strategy" in chosen,
-        "the best checkpoint kept": chosen.get("trainer.load_best_model_at_end"),
+        f"the checkpoint of the best {chosen.get('trainer.metric_for_best_model', 'loss')} kept": chosen.get(
+            "trainer.load_best_model_at_end"
+        ),
         f"an end after {patience} evaluations without gain": patience,
     }
     return [said for said, is_chosen in words.items() if is_chosen]

@@ -11,6 +11,7 @@ from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import say
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
+from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
@@ -86,6 +87,7 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
     )
     shown = [f"{key} {metrics[key]:.4f}" for key in figures(metrics) if key != "eval_bits_per_byte"]
     say(f"finished in {clock(seconds)}: {', '.join(shown)}")
+    say(f"{directory}: {on_disk(directory)}")
     if recipe.tasks:
         say(
             f"try it: llmkit predict {directory / next(iter(recipe.tasks))} --input FILE; each task has its model there"
@@ -99,6 +101,20 @@ def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: di
         say(f'try it: llmkit predict {directory} "What a day!"')
     else:
         say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(columns.values())}")
+
+
+def on_disk(directory: Path) -> str:
+    """Say how large a run is, and how much of it is in checkpoints."""
+    whole = _megabytes([directory])
+    folders = checkpoint.folders(directory)
+    if not folders:
+        return whole
+    return f"{whole}, {_megabytes(folders)} of it in {len(folders)} checkpoint{'s' * (len(folders) > 1)}"
+
+
+def _megabytes(folders: list[Path]) -> str:
+    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()) / 1e6
+    return f"{size:,.0f} MB" if size >= 10 else f"{size:.1f} MB"
 
 
 def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:

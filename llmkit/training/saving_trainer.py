@@ -220,6 +220,16 @@ class SavingTrainer(UpstreamTrainer):
     def _rotate(self, directory: Path, limit: int | None) -> None:
         checkpoint.rotate(directory, self.run, limit, self.state.best_global_step, self.state.global_step)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Note whether this evaluation is the best; of equally good ones the last, which has learned more."""
+        before = self.state.best_global_step
+        better = super()._determine_best_metric(metrics, trial)
+        name = self.args.metric_for_best_model or ""
+        value = metrics.get(name if name.startswith("eval_") else f"eval_{name}")
+        if not better and before and value == self.state.best_metric:
+            self.state.best_global_step = self.state.global_step
+        return bool(better)
+
     def _name_best(self, directory: Path) -> None:
         """Note where the best checkpoint is now: the run may have been moved."""
         best = self.state.best_global_step

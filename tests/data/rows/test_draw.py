@@ -88,3 +88,15 @@ def test_the_rows_that_a_seed_draws_do_not_change():
     """A run is resumed and evaluated on its own rows for ever."""
     out = hold_out(np.arange(30) % 2, np.arange(30, dtype=np.uint64), 0.2, 42)
     assert np.flatnonzero(out).tolist() == [2, 4, 8, 21, 25, 27]
+
+
+@pytest.mark.parametrize("counts", [(180, 4, 3, 3), (50,) * 3 + (2,) * 5, (1_000, 6, 5)])
+def test_each_class_has_a_row_where_there_are_as_many_as_classes(counts):
+    strata, keys = rows(*counts)
+    for number in (len(counts), len(counts) + 3, sum(counts) // 10):
+        out = hold_out(strata, keys, number / len(strata), 3)
+        assert out.sum() == number
+        assert all(out[strata == each].any() for each in range(len(counts)))
+        drawn = sample(strata, keys, number, 3)
+        assert drawn.sum() == number
+        assert all(drawn[strata == each].any() for each in range(len(counts)))

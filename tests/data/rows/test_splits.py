@@ -4,10 +4,11 @@ import csv
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from llmkit.data.rows import classification
-from llmkit.data.rows.splits import tables
+from llmkit.data.rows.splits import LARGEST, default_fraction, tables
 from llmkit.recipe.data_tables import ClassificationData
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)
@@ -70,3 +71,51 @@ def test_a_class_with_one_row_is_learned_from(sizes, tmp_path):
         train, _ = held_out(tmp_path, rows, rng.choice(FRACTIONS), seed)
         assert {f"rare {n}" for n in range(4)} <= {label for _, label in train}
         assert {label for _, label in train} == {label for _, label in rows}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "number"),
+    [
+        ((100, 100), 20),
+        ((300,), 30),
+        ((25, 25), 5),
+        ((3, 2), 1),
+        ((20,) * 16, 32),
+        ((5,) * 16, 16),  # a row of each class, where a tenth would be eight
+        ((2,) * 16, 8),  # and never more than a quarter
+        ((30_000, 30_000), LARGEST),
+        ((7_000_000,), LARGEST),
+    ],
+)
+def test_where_nobody_says_a_tenth_is_held_out_a_row_a_class_and_2000_at_most(sizes, number):
+    strata = np.repeat(np.arange(len(sizes)), sizes)
+    fraction = default_fraction(strata)
+    assert fraction is not None
+    assert abs(round(fraction * len(strata)) - number) <= len(strata) // 1_000_000
+
+
+def test_where_each_row_is_of_its_own_class_nothing_is_held_out():
+    assert default_fraction(np.arange(7)) is None
+
+
+@pytest.mark.parametrize("number", [40, 200])
+def test_what_is_held_out_by_default_is_said_and_drawn_again_by_its_share(number, tmp_path):
+    rows = random_table(random.Random(number), [number // 8] * 8)
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    data = ClassificationData(path=str(file), problem_type="single_label_classification")
+    read = tables(data, 42, classification, fits_rows=True)
+    held = Counter(row["label"] for _, row in read.validation["validation"].read())
+    assert len(held) == 8
+    assert read.rows == number
+    said = f"{held.total()} of {number} rows are held out for evaluation; data.validation_fraction = 0 trains on all"
+    assert said in read.notes
+    fraction = read.validation_fraction
+    again = tables(data.model_copy(update={"validation_fraction": fraction}), 42, classification)
+    assert again.train.fingerprint == read.train.fingerprint
+    assert again.validation["validation"].fingerprint == read.validation["validation"].fingerprint
+    for share, on in ((0, True), (None, False)):
+        whole = tables(data.model_copy(update={"validation_fraction": share}), 42, classification, fits_rows=on)
+        assert not whole.validation
+        assert len(list(whole.train.read())) == number
