@@ -150,7 +150,7 @@ JUDGED_BY = {
 def _judged_by(recipe: Recipe, names: Sequence[str]) -> str:
     metric = JUDGED_BY.get(recipe.task)
     reported = names if recipe.evaluation.metrics is None else recipe.evaluation.metrics
-    return metric if metric in names and metric in reported else "loss"
+    return metric if metric is not None and metric in names and metric in reported else "loss"
 
 
 def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:

@@ -14,8 +14,10 @@ from conftest import losses
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.schema import OF_THE_ROWS
+from llmkit.runs import compatibility
 from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
+from llmkit.training.saving_trainer import SavingTrainer
 
 GOOD, BAD = ("fine", "lovely", "quick", "warm", "bright"), ("dull", "broken", "late", "cold", "bitter")
 THINGS = ("kettle", "film", "soup", "train", "lamp", "novel", "hotel", "bicycle")
@@ -229,7 +231,7 @@ def test_a_run_says_and_records_what_was_chosen_and_its_recipe_repeats_it(place,
     done = llmkit("finetune", "run/recipe.toml", "--output-dir", "again")
     assert done.exit_code == 0, done.stderr
     assert "chosen for" not in done.stderr
-    assert losses("again") == losses("run")
+    assert losses(Path("again")) == losses(Path("run"))
     assert record("again")["data"] == record("run")["data"]
     assert Path("again/model.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
 
@@ -274,8 +276,47 @@ def test_a_stopped_run_goes_on_as_it_was_fitted_though_more_would_be_chosen_now(
     monkeypatch.setattr("llmkit.training.own_rows.STEPS", 280)
     train(llmkit, "--resume")
     assert recipe_of("run") == recipe_of("whole")
-    assert losses("run") == losses("whole")
+    assert losses(Path("run")) == losses(Path("whole"))
     assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+EARLIER = """task = "text-classification"
+[model]
+name = "base"
+init = "pretrained"
+[data]
+path = "reviews.csv"
+split = "train"
+encoding = "utf-8"
+max_length = 24
+[trainer]
+logging_first_step = true
+logging_steps = 10
+save_total_limit = 2
+num_train_epochs = 1
+per_device_train_batch_size = 32
+per_device_eval_batch_size = 64
+learning_rate = 0.0001
+warmup_steps = 0.06
+train_sampling_strategy = "group_by_length"
+save_strategy = "epoch"
+"""
+
+
+def test_a_run_that_earlier_code_began_goes_on_with_the_settings_of_its_bundled_recipe(place):
+    """Commit c1f8dd5 took one epoch of 32 examples from recipes/glue.toml for the user's rows, and held none out."""
+    Path("run").mkdir()
+    Path("run/recipe.toml").write_text(EARLIER)
+    recipe = load(None, COMMAND[3:], task="text-classification")
+    assert recipe.fits_rows
+    begun = compatibility.as_begun(recipe, Path("run"))
+    assert not begun.fits_rows
+    assert begun.trainer == load("run/recipe.toml").trainer
+    assert (begun.data.validation_fraction, begun.data.hold_out, begun.early_stopping) == (None, "hash", None)
+    longer = load(None, [*COMMAND[3:], "trainer.num_train_epochs=2"], task="text-classification")
+    assert compatibility.as_begun(longer, Path("run")).trainer["num_train_epochs"] == 2
+    changed = compatibility.since(Path("run"), longer)
+    assert [key for key, *_ in changed if key.startswith(("trainer", "data"))] == ["trainer.num_train_epochs"]
 
 
 def test_an_override_of_what_was_chosen_makes_another_run(place, llmkit, short):
@@ -287,11 +328,33 @@ def test_an_override_of_what_was_chosen_makes_another_run(place, llmkit, short):
     assert "trainer.max_steps" in done.stderr
 
 
-def test_two_processes_take_half_the_batch_each(place, llmkit, short, two_processes):
-    done = two_processes(*COMMAND, "--output-dir", "two")
+def test_two_processes_take_half_the_batch_each(place, llmkit, two_processes):
+    done = two_processes(*COMMAND, "trainer.num_train_epochs=2", "--output-dir", "two")
     assert done.exit_code == 0, done.stderr
-    assert done.stderr.count("chosen for 60 rows: 4 epochs, 8 examples a step") == 1
+    assert done.stderr.count("chosen for 60 rows: 8 examples a step") == 1
     assert recipe_of("two")["trainer"]["per_device_train_batch_size"] == 4
-    train(llmkit)
+    train(llmkit, "trainer.num_train_epochs=2")
     assert record("two")["steps"] == record("run")["steps"]
     assert record("two")["data"] == record("run")["data"]
+
+
+# ---- the best checkpoint -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "best"),
+    [
+        ("accuracy", [0.5, 0.8, 0.7, 0.8, 0.6], 4),  # of two that are equally good the later
+        ("accuracy", [0.9, 0.8, 0.7], 1),
+        ("eval_loss", [0.9, 0.4, 0.6], 2),
+    ],
+)
+def test_of_equally_good_checkpoints_the_last_is_the_best(name, values, best):
+    args = SimpleNamespace(metric_for_best_model=name, greater_is_better="loss" not in name, save_strategy="epoch")
+    state = SimpleNamespace(best_metric=None, best_global_step=None, global_step=0)
+    trainer = object.__new__(SavingTrainer)
+    trainer.args, trainer.state = args, state
+    for step, value in enumerate(values, 1):
+        state.global_step = step
+        trainer._determine_best_metric({f"eval_{name.removeprefix('eval_')}": value}, None)
+    assert state.best_global_step == best
