@@ -236,6 +236,29 @@ def test_a_run_says_and_records_what_was_chosen_and_its_recipe_repeats_it(place,
     assert Path("again/model.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
 
 
+OTHERS = {
+    "token-classification": ("f1", {"tokens": ["the", "fox", "saw"], "tags": ["O", "B-A", "O", "O"]}),
+    "question-answering": ("f1", {"question": "who saw?", "context": "the fox saw", "answers": ["fox"]}),
+    "multiple-choice": ("accuracy", {"context": "the fox", "choices": ["saw", "fed"], "label": 1}),
+}
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_other_heads_are_fitted_too_and_judged_by_what_a_user_means(task, place, llmkit, short):
+    metric, row = OTHERS[task]
+    column = "tokens" if task == "token-classification" else "context"
+    lines = [{**row, column: [*row[column], str(i)] if column == "tokens" else f"{row[column]} {i}"} for i in range(40)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["data.path=rows.jsonl", "model.name=base", "data.max_length=24"]
+    words += ["data.stride=8"] if task == "question-answering" else []
+    done = llmkit("finetune", "--task", task, *words, "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    trainer = recipe_of("run")["trainer"]
+    assert (trainer["metric_for_best_model"], trainer["greater_is_better"]) == (metric, True)
+    assert trainer["num_train_epochs"] == 6
+    assert "chosen for 40 rows: 6 epochs, 8 examples a step" in done.stderr
+
+
 def test_a_finished_run_says_its_size_on_disk(place, llmkit, short):
     said = train(llmkit)
     sizes = [
@@ -282,10 +305,10 @@ def test_a_stopped_run_goes_on_as_it_was_fitted_though_more_would_be_chosen_now(
 
 EARLIER = """task = "text-classification"
 [model]
-name = "base"
+name = "PLACE/base"
 init = "pretrained"
 [data]
-path = "reviews.csv"
+path = "PLACE/reviews.csv"
 split = "train"
 encoding = "utf-8"
 max_length = 24
@@ -306,7 +329,7 @@ save_strategy = "epoch"
 def test_a_run_that_earlier_code_began_goes_on_with_the_settings_of_its_bundled_recipe(place):
     """Commit c1f8dd5 took one epoch of 32 examples from recipes/glue.toml for the user's rows, and held none out."""
     Path("run").mkdir()
-    Path("run/recipe.toml").write_text(EARLIER)
+    Path("run/recipe.toml").write_text(EARLIER.replace("PLACE", str(place)))
     recipe = load(None, COMMAND[3:], task="text-classification")
     assert recipe.fits_rows
     begun = compatibility.as_begun(recipe, Path("run"))
