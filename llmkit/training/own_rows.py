@@ -57,13 +57,14 @@ def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int, timed: bool = Fa
     strategy, stopping = trainer.get("eval_strategy", "no"), recipe.early_stopping
     if stopping is not None and strategy == "no":
         raise UserError("early_stopping looks at evaluations, and there are none", "see data.validation_fraction")
-    if strategy in STRATEGIES and strategy == trainer["save_strategy"] and setting("load_best_model_at_end", True):
+    if strategy in STRATEGIES:
         interval = trainer["eval_steps"] if strategy == "steps" else an_epoch
         evaluations = steps // (interval if interval >= 1 else math.ceil(interval * steps))
-        if assembly.judged_by != "loss" and "metric_for_best_model" not in trainer:
+        if "metric_for_best_model" not in trainer:
             setting("metric_for_best_model", assembly.judged_by)
-            setting("greater_is_better", True)
-        if stopping is None and evaluations > LEAST_PATIENCE and not timed:
+            setting("greater_is_better", assembly.judged_by != "loss")
+        keeps_best = strategy == trainer["save_strategy"] and setting("load_best_model_at_end", True)
+        if keeps_best and stopping is None and evaluations > LEAST_PATIENCE and not timed:
             patience = max(LEAST_PATIENCE, math.ceil(PATIENCE * evaluations))
             stopping = EarlyStopping(early_stopping_patience=patience)
             chosen["early_stopping.early_stopping_patience"] = patience
@@ -91,7 +92,7 @@ def _affordable(recipe: Recipe, assembly: Assembly, epochs: float) -> int:
 def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
     """Name what was chosen."""
     epochs, every = chosen.get("trainer.num_train_epochs"), chosen.get("trainer.eval_steps", 0)
-    patience = chosen.get("early_stopping.early_stopping_patience")
+    metric, patience = chosen.get("trainer.metric_for_best_model"), chosen.get("early_stopping.early_stopping_patience")
     often = {
         "epoch": "evaluation after each epoch",
         "steps": f"evaluation every {every:,} steps",
@@ -101,9 +102,7 @@ def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
         f"{epochs} epochs": epochs,
         f"{batch} examples a step": "trainer.per_device_train_batch_size" in chosen,
         often.get(chosen.get("trainer.eval_strategy", ""), ""): "trainer.eval_strategy" in chosen,
-        f"the checkpoint of the best {chosen.get('trainer.metric_for_best_model', 'loss')} kept": chosen.get(
-            "trainer.load_best_model_at_end"
-        ),
+        f"the checkpoint of the best {metric} kept": metric and chosen.get("trainer.load_best_model_at_end"),
         f"an end after {patience} evaluations without gain": patience,
     }
     return [said for said, is_chosen in words.items() if is_chosen]

@@ -158,6 +158,7 @@ def test_by_the_clock_no_epochs_are_chosen_and_nothing_ends_it_early():
         ("trainer.load_best_model_at_end=false", {"eval_strategy": "epoch"}),
         ("trainer.load_best_model_at_end=true", {"eval_strategy": "epoch"}),
         ("early_stopping.early_stopping_patience=1", {"load_best_model_at_end": True}),
+        ("trainer.metric_for_best_model=loss", {"load_best_model_at_end": True, "greater_is_better": None}),
         ("data.validation_fraction=0.3", {}),
     ],
 )
@@ -174,6 +175,12 @@ def test_steps_that_are_given_leave_no_epochs_to_choose():
     tables, notes = fitted("trainer.max_steps=50")
     assert "num_train_epochs" not in tables["trainer"]
     assert "epochs" not in notes[0]
+
+
+def test_patience_without_the_best_checkpoint_still_knows_what_to_watch():
+    tables, _ = fitted("trainer.load_best_model_at_end=false", "early_stopping.early_stopping_patience=1")
+    assert tables["trainer"]["metric_for_best_model"] == "accuracy"
+    assert tables["early_stopping"]["early_stopping_patience"] == 1
 
 
 def test_early_stopping_without_evaluations_is_refused():
