@@ -102,7 +102,7 @@ def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
         f"{epochs} epochs": epochs,
         f"{batch} examples a step": "trainer.per_device_train_batch_size" in chosen,
         often.get(chosen.get("trainer.eval_strategy", ""), ""): "trainer.eval_strategy" in chosen,
-        f"the checkpoint of the best {metric} kept": metric and chosen.get("trainer.load_best_model_at_end"),
-        f"an end after {patience} evaluations without gain": patience,
+        f"the best checkpoint by {metric} kept": metric and chosen.get("trainer.load_best_model_at_end"),
+        f"stopping after {patience} evaluations without a better one": patience,
     }
     return [said for said, is_chosen in words.items() if is_chosen]

@@ -98,7 +98,7 @@ def test_evaluation_after_each_epoch_the_best_kept(task, train):
     assert trainer["load_best_model_at_end"] is True
     assert "evaluation after each epoch" in notes[0]
     assert trainer["metric_for_best_model"] == "accuracy"
-    assert "the checkpoint of the best accuracy kept" in notes[0]
+    assert "the best checkpoint by accuracy kept" in notes[0]
 
 
 @pytest.mark.parametrize("task", ["text-classification", "multiple-choice", "seq2seq"])
