@@ -57,20 +57,30 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
 
 def _as_fitted(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
     """Take what a recipe leaves to the rows from that of the run, whether it was chosen then or a bundled recipe's."""
-    trainer = dict(recipe.trainer)
-    for key in schema.OF_THE_ROWS["trainer"]:
-        if key in before.get("trainer", {}):
-            trainer.setdefault(key, before["trainer"][key])
-    data, lacking = recipe.data, {}
-    for key in schema.OF_THE_ROWS["data"]:
-        if getattr(data, key) is None and key in before.get("data", {}):
-            lacking[key] = before["data"][key]
+    assert recipe.data is not None
+    now = {"data": recipe.data.model_dump(exclude_none=True), "trainer": recipe.trainer}
+    taken = {
+        table: {
+            key: before[table][key]
+            for key in schema.OF_THE_ROWS[table]
+            if key in before.get(table, {}) and key not in values
+        }
+        for table, values in now.items()
+    }
+    origins = {f"{table}.{key}" for table, values in taken.items() for key in values}
     stopping = recipe.early_stopping
     if stopping is None and "early_stopping" in before:
         stopping = schema.EarlyStopping(**before["early_stopping"])
-    update = {"trainer": ReadOnly(trainer), "early_stopping": stopping, "fits_rows": False}
-    assert data is not None
-    return recipe.model_copy(update={**update, "data": data.model_copy(update=lacking)})
+        origins |= {f"early_stopping.{key}" for key in before["early_stopping"]}
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update=taken["data"]),
+            "trainer": ReadOnly({**recipe.trainer, **taken["trainer"]}),
+            "early_stopping": stopping,
+            "fits_rows": False,
+            "origins": ReadOnly({**recipe.origins, **dict.fromkeys(origins, "as the run was begun")}),
+        }
+    )
 
 
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:

@@ -8,7 +8,7 @@ from llmkit.recipe.schema import EarlyStopping, Recipe
 from llmkit.recipe.table import ReadOnly
 from llmkit.training.assembly import Assembly
 
-STEPS = 200  # a new head has learned little before
+STEPS = 400  # a new head has learned little before the half of them; several classes want them all
 LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 BATCHES = ((1_000, 8), (10_000, 16), (math.inf, 32))  # examples a step, by the number of rows up to which they fit
 EVALUATION = 1 / 5  # the share of the time that evaluation takes at most

@@ -81,12 +81,12 @@ def fitted(*overrides, train=180, validation=20, task="text-classification", wor
 
 
 @pytest.mark.parametrize("train", [45, 180, 540, 900, 1_800, 9_000, 90_000])
-def test_small_data_gets_200_steps_and_large_data_few_epochs(train):
+def test_small_data_gets_400_steps_and_large_data_few_epochs(train):
     trainer = fitted(train=train, validation=train // 9)[0]["trainer"]
     steps = trainer["num_train_epochs"] * -(-train // trainer["per_device_train_batch_size"])
-    assert steps >= 200 or trainer["num_train_epochs"] == 20
+    assert steps >= 400 or trainer["num_train_epochs"] == 20
     assert 3 <= trainer["num_train_epochs"] <= 20
-    assert (trainer["num_train_epochs"] == 3) == (train >= 1_800) or train in (540, 900)
+    assert (trainer["num_train_epochs"] == 3) == (train >= 9_000)
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "question-answering", "chat"])
@@ -306,6 +306,7 @@ def test_a_stopped_run_goes_on_as_it_was_fitted_though_more_would_be_chosen_now(
     monkeypatch.setattr("llmkit.training.own_rows.STEPS", 280)
     train(llmkit, "--resume")
     assert recipe_of("run") == recipe_of("whole")
+    assert "num_train_epochs = 4  # as the run was begun" in Path("run/recipe.toml").read_text()
     assert losses(Path("run")) == losses(Path("whole"))
     assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
