@@ -262,8 +262,7 @@ def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> i
     """Print the data and the arithmetic to stderr, then the resolved recipe to stdout."""
     from llmkit.dry_run import explain
 
-    explain(recipe, processes, max_time)
-    print(recipe.to_toml(comments=True), end="", flush=True)  # noqa: T201
+    print(explain(recipe, processes, max_time).to_toml(comments=True), end="", flush=True)  # noqa: T201
     return 0
 
 

@@ -17,24 +17,29 @@ from llmkit.recipe.tasks import TASKS
 LEFT = 16  # columns of what stands before a line
 
 
-def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) -> None:
+def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) -> Recipe:
     """Print the data and the arithmetic of `recipe` to stderr, without allocating the model.
 
-    `processes` and `max_time` are the command line's. Raises UserError as the run would.
+    `processes` and `max_time` are the command line's. Return the recipe with what it leaves to the rows, as far as
+    they are read. Raises UserError as the run would.
     """
     report = Report(LEFT, say)
     rows = recipe.task not in PRETRAINING
-    settings = recipe.trainer
     world = processes if processes is not None else default_processes()
-    batch = settings.get("per_device_train_batch_size", 8)
-    accumulated = settings.get("gradient_accumulation_steps", 1)
-    seed = settings.get("seed", 42)
+    seed = recipe.trainer.get("seed", 42)
     config, notes = load_config(recipe.model, finetuning=rows)
     trains_tokenizer = recipe.tokenizer.type is not None
     if trains_tokenizer and "vocab_size" not in recipe.model.config:
         config.vocab_size = recipe.tokenizer.vocab_size
     length = choose_block_size(recipe.data.block_size, config) if isinstance(recipe.data, TextData) else 1
-    size = read_rows(report, recipe, seed, batch * world) if rows else read_texts(report, recipe, seed, config, length)
+    if rows:
+        size = read_rows(report, recipe, seed, world, timed=max_time is not None)
+    else:
+        size = read_texts(report, recipe, seed, config, length)
+    recipe = size.recipe or recipe
+    settings = recipe.trainer
+    batch = settings.get("per_device_train_batch_size", 8)
+    accumulated = settings.get("gradient_accumulation_steps", 1)
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
@@ -71,6 +76,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else f"{warmup:,} steps"
     peak = settings.get("learning_rate", 5e-5)
     report.add("learning rate", f"up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
+    return recipe
 
 
 def _short(number: float) -> str:

@@ -16,12 +16,13 @@ from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.schema import Recipe
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.training.assemble import assemble
+from llmkit.training.own_rows import fit_to_rows
 
 
-def read_rows(report: Report, recipe: Recipe, seed: int, batch: int) -> Size:
+def read_rows(report: Report, recipe: Recipe, seed: int, world: int, timed: bool) -> Size:
     """Show the rows, or say what of them cannot be known; raise UserError where a run would.
 
-    `batch` is how many examples all processes take at once.
+    `world` is the number of processes; a run may be `timed`, so that it ends by the clock.
     """
     parts = {name: part.recipe(recipe) for name, part in recipe.tasks.items()} or {"": recipe}
     data = [part.data for part in parts.values() if isinstance(part.data, RowData)]
@@ -48,12 +49,17 @@ def read_rows(report: Report, recipe: Recipe, seed: int, batch: int) -> Size:
     for warning in assembly.warnings:
         report.add("warning", warning)
     train: Any = assembly.train
+    fitted = fit_to_rows(recipe, assembly, world, timed) if local else recipe
+    if recipe.fits_rows and not local:
+        assembly.notes.append("a run chooses epochs, batch and evaluation by the number of rows")
+    batch = fitted.trainer.get("per_device_train_batch_size", 8) * world
     number = len(MixedBatches(train, batch, seed, False)) if isinstance(train, Mixture) else len(train)
     return Size(
         number if local else None if several else from_hub.estimate(data[0], number),
         local,
         tuple(assembly.notes),
         None if several else assembly.config,
+        fitted,
     )
 
 

@@ -2,14 +2,17 @@
 
 from typing import Any, NamedTuple
 
+from llmkit.recipe.schema import Recipe
+
 
 class Size(NamedTuple):
     """The number of examples or blocks, None where that is not known; whether it is exact; notes for the user.
 
-    `config` is the model's, fitted to the data, where that is known.
+    `config` is the model's, fitted to the data, and `recipe` with what it leaves to the rows, where these are known.
     """
 
     number: int | None
     exact: bool
     notes: tuple[str, ...] = ()
     config: Any = None
+    recipe: Recipe | None = None

@@ -250,6 +250,18 @@ OTHERS = {
 }
 
 
+def test_a_dry_run_shows_the_recipe_as_the_run_fits_it(place, llmkit, short):
+    done = llmkit(*COMMAND, "--output-dir", "run", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "chosen for 60 rows: " in " ".join(done.stderr.split())
+    train(llmkit)
+    shown, kept = tomllib.loads(done.stdout), recipe_of("run")
+    del shown["output_dir"]
+    assert shown == kept
+    steps = json.loads(Path("run/run.json").read_text())["steps"]
+    assert f"steps           {steps:,}: " in done.stderr
+
+
 @pytest.mark.parametrize("task", OTHERS)
 def test_other_heads_are_fitted_too_and_judged_by_what_a_user_means(task, place, llmkit, short):
     metric, row = OTHERS[task]

@@ -49,9 +49,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
         if name == SMALL:
             lines.append(f"or a larger model, with {LARGER} in place of {SMALL}")
         return lines
-    validated, fault = describe_rows(report, recipe, found, path, suggested=task is None)
-    if not validated and "data.validation_fraction" not in given:
-        settings.append("data.validation_fraction=0.1")
+    fault = describe_rows(report, recipe, found, path, suggested=task is None)
     if fault is not None:
         report.add("refused", fault.message)
         for detail in fault.details:

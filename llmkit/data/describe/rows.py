@@ -32,10 +32,8 @@ VALUES = 12  # of a column, at most
 NAMED = 12  # columns whose values are shown
 
 
-def describe_rows(
-    report: Report, recipe: Recipe, found: Suggestion, path: str, suggested: bool
-) -> tuple[bool, UserError | None]:
-    """Describe the rows that `path` holds; return whether there is a validation split, and what a run would refuse."""
+def describe_rows(report: Report, recipe: Recipe, found: Suggestion, path: str, suggested: bool) -> UserError | None:
+    """Describe the rows that `path` holds; return what a run would refuse."""
     assert isinstance(recipe.data, RowData)
     data, notes = splits_of_folder(recipe.data)
     named = list(dict.fromkeys([data.split, *(data.data_files if isinstance(data.data_files, Mapping) else ())]))
@@ -71,7 +69,7 @@ def describe_rows(
         fault = _screened(report, recipe.task, data, samples, columns, screened)
     if screened:
         _examples(report, screened[data.split].rows, inputs_first(columns, reader.LABEL_ROLES))
-    return bool(validation), fault
+    return fault
 
 
 def _paths(data: RowData, split: str) -> list[Path]:
