@@ -188,22 +188,27 @@ def squad(predictions: Sequence[str], answers: Sequence[Sequence[str]], units: U
     none, also over each kind, under the names of SQuAD 2.0's scorer. As there, a question has an answer if any was
     given, whatever is left of it after normalization.
     """
+    percent = answer_scores(predictions, answers, units)
+    answerable = np.array([len(golds) > 0 for golds in answers], dtype=bool)
+    kinds = {("exact_match", "f1"): np.ones_like(answerable)}
+    if answerable.any() and not answerable.all():
+        kinds |= {("HasAns_exact", "HasAns_f1"): answerable, ("NoAns_exact", "NoAns_f1"): ~answerable}
+    return {
+        name: float(column.mean()) if len(column) else math.nan
+        for names, rows in kinds.items()
+        for name, column in zip(names, percent[rows].T, strict=True)
+    }
+
+
+def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], units: Units) -> np.ndarray:
+    """Compute exact match and F1 of each question in percent, [N, 2]: what `squad` is the mean of."""
     pairs = zip(predictions, answers, strict=True)
     if units.characters:
         character = CMRC_CHARACTER if code(units.language) in HAN else UNSPACED_CHARACTER
         scores = [(cmrc_exact_match(*pair), cmrc_f1(*pair, character)) for pair in pairs]
     else:
         scores = [(exact_match(*pair), answer_f1(*pair)) for pair in pairs]
-    answerable = np.array([len(golds) > 0 for golds in answers], dtype=bool)
-    kinds = {("exact_match", "f1"): np.ones_like(answerable)}
-    if answerable.any() and not answerable.all():
-        kinds |= {("HasAns_exact", "HasAns_f1"): answerable, ("NoAns_exact", "NoAns_f1"): ~answerable}
-    percent = 100 * np.array(scores).reshape(-1, 2)
-    return {
-        name: float(column.mean()) if len(column) else math.nan
-        for names, rows in kinds.items()
-        for name, column in zip(names, percent[rows].T, strict=True)
-    }
+    return 100 * np.array(scores).reshape(-1, 2)
 
 
 def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS) -> dict[str, float]:

@@ -64,11 +64,14 @@ def test_the_task_trains_is_evaluated_predicts_and_merges(house, base):
     )
     assert done.returncode == 0, done.stderr
     figures, *predictions = done.stdout.splitlines()
-    assert json.loads(figures).keys() == {"eval_loss", "eval_mean_absolute_error", "eval_pearson"}
+    found = json.loads(figures)
+    assert found.keys() == {"eval_loss", "eval_mean_absolute_error", "eval_pearson", "trivial"}
+    assert 0.1 < found["trivial"]["eval_mean_absolute_error"] < 0.3  # one rating in five is 0.9, the others are 0.1
+    assert "(always 0.2" in done.stderr
     rows = [json.loads(line) for line in (house / "wrong.jsonl").read_text().splitlines()]
     errors = [abs(row["prediction"] - row["truth"]) for row in rows]
     assert errors == sorted(errors, reverse=True)
-    assert sum(errors) / len(errors) == pytest.approx(json.loads(figures)["eval_mean_absolute_error"], abs=1e-5)
+    assert sum(errors) / len(errors) == pytest.approx(found["eval_mean_absolute_error"], abs=1e-5)
     whole, adapter, merged = ([float(n) for n in re.findall(r'"(?:rating|value)": ([^}]+)}', p)] for p in predictions)
     assert all(0 < rating < 1 for rating in (*whole, *adapter))
     # A merged model is no run any more, and a classifier of one output gives its logit.

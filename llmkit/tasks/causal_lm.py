@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     task: TextTask = causal_lm
 
 # What this task does without (`tasks/task.py`).
-losses = preprocess_logits_for_metrics = create_model = load_model = None
+losses = preprocess_logits_for_metrics = trivial = create_model = load_model = None
 
 LABEL_OFFSET = 1  # a window's token t predicts the one behind it
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 reader: RowReader = conversations  # how its rows are read
 
 # What this task does without (`tasks/task.py`).
-references = losses = preprocess_logits_for_metrics = None
+references = losses = preprocess_logits_for_metrics = trivial_answer = trivial = None
 label_spec_from_config = forward_for_predict = postprocess = results = None
 
 METRICS = ("perplexity",)

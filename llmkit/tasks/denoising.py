@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     task: TextTask = denoising
 
 # What this task does without (`tasks/task.py`).
-LABEL_OFFSET = evaluation_windows = losses = preprocess_logits_for_metrics = create_model = load_model = None
+LABEL_OFFSET = evaluation_windows = losses = preprocess_logits_for_metrics = trivial = None
+create_model = load_model = None
 
 WAYS = ("permutation", "infilling", "span_corruption")
 _BLANKS = re.compile(r"(\s*)(.*?)(\s*)\Z", re.DOTALL)  # before a text, the text, behind it

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     task: TextTask = masked_lm
 
 # What this task does without (`tasks/task.py`).
-losses = preprocess_logits_for_metrics = prepare_model = create_model = load_model = None
+losses = preprocess_logits_for_metrics = trivial = prepare_model = create_model = load_model = None
 
 LABEL_OFFSET = -1  # before a window's tokens stands [CLS]
 

@@ -31,6 +31,7 @@ from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ChoiceData
 from llmkit.tasks.task import Result, Results
+from llmkit.tasks.trivial import Trivial, mean_rows
 
 if TYPE_CHECKING:
     from llmkit.tasks import multiple_choice
@@ -313,6 +314,22 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
 
     rows = part.row[part.order].tolist()
     return Results(map(result, rows, gold.tolist(), found.tolist(), kept[:, 1].tolist()))
+
+
+def trivial_answer(train: Encoded, label_spec: ChoiceSpec) -> dict[str, Any]:
+    """The place at which the right choice stands most often."""
+    assert train.labels is not None
+    return {"choice": int(np.bincount(train.labels).argmax())}
+
+
+def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
+    """Always the choice at the same place; wrong in a row that has fewer."""
+    found, references = predictions_and_references(kept, part)
+    always = np.full_like(found, known["choice"])
+    rows = {"accuracy": (mean_rows(found == references), mean_rows(always == references))}
+    return Trivial(
+        f"always choice {known['choice']}", {"accuracy": measures.accuracy(always, references)}, always, rows
+    )
 
 
 def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ChoiceData, tokenizer: Any) -> ChoiceSpec:

@@ -6,6 +6,7 @@ higher (Rajpurkar et al. 2018, arXiv:1806.03822; the null score of Devlin et al.
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from llmkit.errors import UserError
 from llmkit.language import WORDS, Units
 from llmkit.recipe.data_tables import AnsweringData
 from llmkit.tasks.task import Result, Results
+from llmkit.tasks.trivial import Trivial, mean_rows
 
 if TYPE_CHECKING:
     from llmkit.tasks import question_answering
@@ -437,3 +439,23 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
         return Result(row, {**said, "right": found["exact_match"] == 100}, (-found["f1"], score))
 
     return Results(result(row, best[0]["text"], best[0]["score"]) for row, best in ranked(kept, part, reading))
+
+
+def trivial_answer(train: Encoded, settings: AnswerSettings) -> dict[str, Any]:
+    """No answer where there may be none, else the answer that most questions have."""
+    if settings.unanswerable:
+        return {"answer": ""}
+    answers = [texts[0][1] for _, _, texts in train.targets if texts]
+    counts = Counter(map(measures.normalize_answer, answers))
+    return {"answer": max(answers, key=lambda answer: counts[measures.normalize_answer(answer)])}
+
+
+def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
+    """Always the same answer, or none."""
+    found, references = predictions_and_references(kept, part)
+    always = [known["answer"]] * len(found)
+    units = part.extra.units
+    model, trivially = (measures.answer_scores(side, references, units).T for side in (found, always))
+    says = f'always "{known["answer"]}"' if known["answer"] else "no answer"
+    decide = {name: (mean_rows(model[i]), mean_rows(trivially[i])) for i, name in enumerate(("exact_match", "f1"))}
+    return Trivial(says, measures.squad(always, references, units), always, decide)

@@ -298,6 +298,23 @@ def metrics(stats: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     }
 
 
+def trivial(stats: np.ndarray, unigram: np.ndarray) -> np.ndarray:
+    """What a unigram model as the generator, and a discriminator that takes every token for an original, would give.
+
+    `unigram`, [N, 2], are the losses of the former. The latter gives every token the same score: its loss is the
+    entropy of the share of replaced tokens, which the generator of the run decides.
+    """
+    counts = stats[:, 4:].reshape(-1, 2, BINS).sum(axis=2)
+    tokens, share = counts.sum(axis=1), counts[:, 1].sum() / max(1.0, counts.sum())
+    entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
+    weights = (stats[:, 0] - stats[:, 2]) / np.maximum(stats[:, 3], 1e-12)
+    scores = np.zeros((len(stats), 2, BINS))
+    scores[:, :, 0] = counts
+    generator, discriminator = unigram[:, 0], tokens * entropy
+    sums = np.stack([generator + weights * discriminator, unigram[:, 1], generator, discriminator], axis=1)
+    return np.concatenate([sums, scores.reshape(len(stats), -1)], axis=1)
+
+
 def auc(negative: np.ndarray, positive: np.ndarray) -> float:
     """Area under the ROC curve from histograms of the scores of both classes, [bins] from low to high: how often a
     positive one has the higher score, two of one bin counting half (Mann and Whitney 1947,

@@ -24,6 +24,7 @@ from llmkit.language import WORDS, Units
 from llmkit.models.config import positions
 from llmkit.recipe.data_tables import PairData
 from llmkit.tasks.task import Result, Results
+from llmkit.tasks.trivial import Trivial, mean_rows, sample
 
 if TYPE_CHECKING:
     from llmkit.tasks import seq2seq
@@ -37,6 +38,7 @@ reader: RowReader = pairs  # how its rows are read
 LONGEST_INPUT = losses = None
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "generated_tokens")
+SCORED = 1000  # texts that are scored one by one
 NOTHING = -1  # fills what was written up to the common width; no token has this number
 
 
@@ -45,12 +47,14 @@ class GenerationSettings:
     """How texts are written: in what tokens, and how many of them where the model's generation settings do not say.
 
     `begin` are further settings, by which a model of many languages begins with the one to translate into.
-    `references` are the texts that count as right, by row, for evaluation; `units` those that they are compared in.
+    `prefix` stands before every source. `references` are the texts that count as right, by row, for evaluation;
+    `units` those that they are compared in.
     """
 
     tokenizer: Any
     max_target_length: int
     begin: Mapping[str, int]
+    prefix: str = ""
     references: Sequence[Sequence[str]] = ()
     units: Units = WORDS
 
@@ -270,7 +274,7 @@ def label_spec_from_config(
     config: Any, record: Mapping[str, Any], data: PairData, tokenizer: Any
 ) -> GenerationSettings:
     """Return how a model writes: in the languages that the recipe names."""
-    return GenerationSettings(tokenizer, data.max_target_length, set_languages(tokenizer, data))
+    return GenerationSettings(tokenizer, data.max_target_length, set_languages(tokenizer, data), data.source_prefix)
 
 
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], settings: GenerationSettings) -> torch.Tensor:
@@ -292,13 +296,19 @@ def written_texts(kept: np.ndarray, settings: GenerationSettings) -> list[str]:
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """ROUGE, BLEU and chrF, each 0..100, and how many tokens a text has on average, its end-of-sequence included."""
-    found, references = predictions_and_references(kept, part)
     count = ((kept[:, 1:] != NOTHING) & (kept[:, 1:] != part.extra.tokenizer.pad_token_id)).sum(axis=1)
+    return _figures(*predictions_and_references(kept, part), count, part.extra.units)
+
+
+def _figures(
+    found: Sequence[str], references: Sequence[Sequence[str]], tokens: np.ndarray, units: Units
+) -> dict[str, float]:
+    """The metrics of texts; `tokens` counts those of each."""
     return {
-        **measures.rouge(found, references, part.extra.units),
-        "bleu": measures.bleu(found, references, part.extra.units),
+        **measures.rouge(found, references, units),
+        "bleu": measures.bleu(found, references, units),
         "chrf": measures.chrf(found, references),
-        "generated_tokens": float(count.mean()),
+        "generated_tokens": float(tokens.mean()),
     }
 
 
@@ -318,3 +328,34 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
 
     rows = part.row[kept[:, 0].astype(int)].tolist()
     return Results(map(result, rows, found, references, measures.rouge_by_text(found, references, part.extra.units)))
+
+
+def trivial_answer(train: Encoded, settings: GenerationSettings) -> dict[str, Any]:
+    """How many tokens of the source are copied: all (None), or where targets are less than half as long, the mean."""
+    frame = len(settings.tokenizer(text_target="")["input_ids"])
+    mean = float(np.mean([size for _, size in train.targets])) - frame
+    return {"lead": max(1, round(mean)) if 2 * mean < np.mean(train.lengths) - frame else None}
+
+
+def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
+    """The source copied, as far as the model reads it; of a summary the beginning, as long as the mean target.
+
+    chrF decides, as the mean of the texts' own: it knows every script.
+    """
+    settings: GenerationSettings = part.extra
+    tokenizer, lead = settings.tokenizer, known["lead"]
+    found, references = predictions_and_references(kept, part)
+    read = (part.inputs["input_ids"][index] for index in kept[:, 0].astype(int))
+    texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in read]
+    copied = [text.removeprefix(settings.prefix.strip()).strip() for text in texts]
+    if lead is not None:
+        tokens = tokenizer(text_target=copied, add_special_tokens=False, verbose=False)["input_ids"]
+        copied = [tokenizer.decode(ids[:lead], skip_special_tokens=True).strip() for ids in tokens]
+    count = np.array([len(ids) for ids in tokenizer(text_target=copied, verbose=False)["input_ids"]])
+    chosen = sample(len(found), SCORED)
+    model, trivially = (
+        mean_rows(np.array([measures.sentence_chrf(side[i], references[i]) for i in chosen]))
+        for side in (found, copied)
+    )
+    says = "the source copied" if lead is None else f"the source's first {lead} tokens"
+    return Trivial(says, _figures(copied, references, count, settings.units), copied, {"chrf": (model, trivially)})

@@ -19,6 +19,7 @@ from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.data.text.pack import BlockSpec, TokenStream, Window
+from llmkit.tasks.trivial import Trivial
 
 Batch = Mapping[str, torch.Tensor]
 Collator = Callable[[list[Any]], dict[str, torch.Tensor]]
@@ -157,6 +158,17 @@ class RowTask(Protocol):
     def results(self) -> Callable[[np.ndarray, Examples, Mapping[str, str]], Results] | None:
         """(kept, part, columns) -> what `llmkit evaluate` shows of every row, beside its loss; None: the loss alone."""
 
+    @property
+    def trivial_answer(self) -> Callable[[Encoded, Any], dict[str, Any]] | None:
+        """(training rows, label_spec) -> what `trivial` must know of them, for `run.json`: the most frequent class."""
+
+    @property
+    def trivial(self) -> Callable[[Mapping[str, Any], np.ndarray, Examples], Trivial] | None:
+        """(what `trivial_answer` returned, kept, part) -> the answer that reads no text, beside the model's.
+
+        None for both: the model is compared by its loss alone, with that of the labels' frequencies.
+        """
+
     # ---- prediction ----
 
     @property
@@ -199,6 +211,13 @@ class TextTask(Protocol):
     @property
     def LABEL_OFFSET(self) -> int | None:
         """How far behind its window's token t the token is that label t is of; None: labels are of no one token."""
+
+    @property
+    def trivial(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+        """(stats of the model, losses of a unigram model [N, 2]) -> the stats of the trivial answer, [N, 2 + K].
+
+        None where these are the losses of the unigram model.
+        """
 
     @property
     def evaluation_windows(self) -> Callable[[TokenStream, Any, BlockSpec, int | None, Any], Dataset[Window]] | None:

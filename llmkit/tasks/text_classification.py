@@ -21,6 +21,15 @@ from llmkit.data.rows.tokenize import RowTokenizer
 from llmkit.errors import UserError, say
 from llmkit.recipe.data_tables import ClassificationData
 from llmkit.tasks.task import Result, Results
+from llmkit.tasks.trivial import (
+    FREQUENCIES,
+    MOST_CLASSES,
+    Trivial,
+    agreement_rows,
+    correlation_rows,
+    mean_rows,
+    overlap_rows,
+)
 
 if TYPE_CHECKING:
     from llmkit.tasks import text_classification
@@ -178,6 +187,17 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """Compute the figures of the task from what was kept of every example, in the order of `part`."""
     found, references = predictions_and_references(kept, part)
     label_spec: LabelSpec = part.extra
+    if label_spec.problem_type == MULTI and len(found) and not found.any() and _first_process():
+        above = "0.5" if label_spec.thresholds is None else "its data.threshold"
+        say(
+            f"warning  no class is above {above} for any of {len(found):,} rows, so that none is predicted: train "
+            "longer, or lower data.threshold"
+        )
+    return _figures(found, references, label_spec)
+
+
+def _figures(found: np.ndarray, references: np.ndarray, label_spec: LabelSpec) -> dict[str, float]:
+    """All metrics that fit the labels, from both sides as `predictions_and_references` gives them."""
     if label_spec.problem_type == REGRESSION:
         return {
             "pearson": measures.pearson(found, references),
@@ -185,12 +205,6 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
             "mean_squared_error": measures.mean_squared_error(found, references),
         }
     if label_spec.problem_type == MULTI:
-        if len(found) and not found.any() and _first_process():
-            above = "0.5" if label_spec.thresholds is None else "its data.threshold"
-            say(
-                f"warning  no class is above {above} for any of {len(found):,} rows, so that none is predicted: train "
-                "longer, or lower data.threshold"
-            )
         return {
             "accuracy": measures.subset_accuracy(found, references),
             "f1": measures.multilabel_f1(found, references, "micro"),
@@ -275,6 +289,77 @@ def _of_several(row: int, gold: np.ndarray, found: np.ndarray, scores: np.ndarra
         if true or yes
     ]
     return Result(row, said, (bool(wrong.any()), surest), decisions)
+
+
+def trivial_answer(train: Encoded, label_spec: LabelSpec) -> dict[str, Any]:
+    """The most frequent class, or the mean of the values.
+
+    Of several classes a row, the set of them that is most frequent, and the set that has the best F1 if it is always
+    the answer (`f1`); `shares` are the classes' shares of the rows, none of them 0 or 1.
+    """
+    labels, names = train.labels, label_spec.names
+    assert labels is not None
+    if label_spec.problem_type == REGRESSION:
+        return {"value": float(labels.mean())}
+    if label_spec.problem_type == SINGLE:
+        return {"label": names[int(counts_of(labels, label_spec).argmax())]}
+    sets, counts = np.unique(labels > 0.5, axis=0, return_counts=True)
+    shares = labels.mean(axis=0, dtype=np.float64)
+    order = np.argsort(-shares, kind="stable")
+    by_size = 2 * np.cumsum(shares[order]) / (1 + np.arange(len(names)) + shares.sum())
+    best = sorted(order[: 1 + int(by_size.argmax())].tolist())
+    return {
+        "labels": [name for name, has in zip(names, sets[counts.argmax()], strict=True) if has],
+        "f1": [names[number] for number in best],
+        "shares": ((len(labels) * shares + 0.5) / (len(labels) + 1)).tolist(),
+    }
+
+
+def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
+    """Always the most frequent class, the mean of the values, or the most frequent set of classes."""
+    label_spec: LabelSpec = part.extra
+    found, references = predictions_and_references(kept, part)
+    assert part.labels is not None
+    labels = part.labels[part.order]
+    if label_spec.problem_type == REGRESSION:
+        always = np.full_like(found, known["value"])
+        squares = (always - references) ** 2
+        return Trivial(
+            f"always {known['value']:.4g}",
+            {"pearson": 0.0, "spearmanr": 0.0, "mean_squared_error": float(squares.mean())},
+            always,
+            {
+                "mean_squared_error": (mean_rows((found - references) ** 2), mean_rows(squares)),
+                "pearson": (correlation_rows(found, references), correlation_rows(always, references)),
+            },
+            mean_rows(squares),
+        )
+    if label_spec.problem_type == SINGLE:
+        always = np.full_like(found, label_spec.names.index(known["label"]))
+        rows = {"accuracy": (mean_rows(found == references), mean_rows(always == references))}
+        if len(label_spec.names) <= MOST_CLASSES:
+            rows["matthews_correlation"] = agreement_rows(found, references), agreement_rows(always, references)
+        return Trivial(f'always "{known["label"]}"', _figures(always, references, label_spec), always, rows)
+
+    def constant(chosen: list[str]) -> np.ndarray:
+        has = [name in chosen for name in label_spec.names]
+        return np.tile(np.array(has + [False] * (found.shape[1] - len(has))), (len(found), 1))
+
+    always, by_f1, shares = constant(known["labels"]), constant(known["f1"]), np.array(known["shares"])
+    right, trivially = ((side == references).all(axis=1) for side in (found, always))
+    each = -(labels * np.log(shares) + (1 - labels) * np.log(1 - shares))
+    said = {key: 'always "' + '", "'.join(known[key]) + '"' if known[key] else "no class" for key in ("labels", "f1")}
+    return Trivial(
+        said["labels"],
+        {**_figures(by_f1, references, label_spec), "accuracy": measures.subset_accuracy(always, references)},
+        always,
+        {
+            "accuracy": (mean_rows(right), mean_rows(trivially)),
+            "f1": (overlap_rows(found, references), overlap_rows(by_f1, references)),
+        },
+        np.stack([each.sum(axis=1), np.full(len(each), len(shares))], axis=1),
+        {"f1": said["f1"], "f1_macro": said["f1"], "loss": FREQUENCIES},
+    )
 
 
 def label_spec_from_config(

@@ -37,6 +37,7 @@ from llmkit.data.rows.tagging import (
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import TaggingData
 from llmkit.tasks.task import Result, Results
+from llmkit.tasks.trivial import Trivial
 
 if TYPE_CHECKING:
     from llmkit.tasks import token_classification
@@ -372,23 +373,31 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
     Of tags that mark no entities, accuracy and the mean of each tag's F1 (a word without a token is a miss there).
     """
-    label_spec: TagSpec = part.extra
-    found, gold = np.concatenate(_tagged(kept, part)), np.concatenate(label_spec.rows)
+    return _figures(_tagged(kept, part), part.extra)
+
+
+def _figures(tagged: Sequence[np.ndarray], label_spec: TagSpec) -> dict[str, float]:
+    """The metrics of the tags' numbers, by row."""
+    found, gold = np.concatenate(tagged), np.concatenate(label_spec.rows)
     found, gold = found[gold != NO_TAG], gold[gold != NO_TAG]
     accuracy = measures.accuracy(found, gold)
     if not label_spec.kinds:
         classes = np.union1d(found[found >= 0], gold)
         f1 = measures.multilabel_f1(found[:, None] == classes, gold[:, None] == classes, "macro")
         return {"accuracy": accuracy, "f1_macro": f1}
-    scores = measures.entity_scores(*predictions_and_references(kept, part))
+    scores = measures.entity_scores(*_named_tags(tagged, label_spec))
     return {**dict.fromkeys(metric_names(label_spec), 0.0), **scores, "accuracy": accuracy}
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[list[str]], list[list[str]]]:
     """Return the names of the tags given to each row's words, and of those that are right; not of untagged words."""
-    names = [*part.extra.names, *part.extra.unknown, OUTSIDE]  # -1 is the last
-    told = [tags != NO_TAG for tags in part.extra.rows]
-    sides = (_tagged(kept, part), part.extra.rows)
+    return _named_tags(_tagged(kept, part), part.extra)
+
+
+def _named_tags(tagged: Sequence[np.ndarray], label_spec: TagSpec) -> tuple[list[list[str]], list[list[str]]]:
+    names = [*label_spec.names, *label_spec.unknown, OUTSIDE]  # -1 is the last
+    told = [tags != NO_TAG for tags in label_spec.rows]
+    sides = (tagged, label_spec.rows)
     found, gold = (
         [[names[number] for number in tags[has].tolist()] for tags, has in zip(side, told, strict=True)]
         for side in sides
@@ -443,6 +452,35 @@ def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:
 
 def _outside(label_spec: TagSpec) -> int:
     return label_spec.names.index(OUTSIDE) if OUTSIDE in label_spec.names else -1
+
+
+def trivial_answer(train: Encoded, label_spec: TagSpec) -> dict[str, Any]:
+    """The tag that most words have."""
+    tags = np.concatenate(train.targets)
+    return {"tag": label_spec.names[int(np.bincount(tags[tags != NO_TAG]).argmax())]}
+
+
+def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
+    """Always the tag that most words have."""
+    label_spec: TagSpec = part.extra
+    tagged = _tagged(kept, part)
+    always = [np.full_like(tags, label_spec.names.index(known["tag"])) for tags in label_spec.rows]
+    told = np.array([(tags != NO_TAG).sum() for tags in label_spec.rows])
+
+    def right(side: Sequence[np.ndarray]) -> np.ndarray:
+        same = [(a == b).sum() for a, b in zip(side, label_spec.rows, strict=True)]  # no one predicts NO_TAG
+        return np.stack([same, told], axis=1)
+
+    def entities(side: Sequence[np.ndarray]) -> np.ndarray:
+        pairs = zip(*_named_tags(side, label_spec), strict=True)
+        marks = [(set(measures.entities(a)), set(measures.entities(b))) for a, b in pairs]
+        return np.array([(2 * len(a & b), len(a) + len(b)) for a, b in marks])
+
+    rows = {"accuracy": (right(tagged), right(always))}
+    if label_spec.kinds:
+        rows["f1"] = entities(tagged), entities(always)
+    names, _ = _named_tags(always, label_spec)
+    return Trivial(f'always "{known["tag"]}"', _figures(always, label_spec), names, rows)
 
 
 def label_spec_from_config(config: Any, record: Mapping[str, Any], data: TaggingData, tokenizer: Any) -> TagSpec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,29 +25,37 @@ from llmkit.recipe.tasks import TASKS
 from llmkit.tasks import multi_task
 from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
 from llmkit.tasks.task import RowTask
+from llmkit.tasks.trivial import Comparison
 from llmkit.training.assemble_text import assemble_text
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
+from llmkit.training.trivial import Learned, compare_rows
 
 Opener = Callable[[RowData, str], table.Rows]
 
 
-def assemble(recipe: Recipe, seed: int, config: Any = None, from_hub: Opener = table.open_hub) -> Assembly:
+def assemble(
+    recipe: Recipe,
+    seed: int,
+    config: Any = None,
+    from_hub: Opener = table.open_hub,
+    learned: Learned | None = None,
+) -> Assembly:
     """Read and tokenize the data of `recipe`; raises UserError where its parts do not fit together.
 
-    With `config`, that of a model which is to be evaluated and not trained, the training data is left unread.
-    `from_hub` opens the rows of a split on the Hub.
+    With `config`, that of a model which is to be evaluated and not trained, the training data is left unread; `learned`
+    is what the model's run knew of it. `from_hub` opens the rows of a split on the Hub.
     """
     if recipe.task == "multi-task":
         return _several(recipe, seed, from_hub)
     if recipe.task in PRETRAINING:
         return assemble_text(recipe, seed, config)
-    return _rows(recipe, seed, config, from_hub)
+    return _rows(recipe, seed, config, from_hub, learned)
 
 
 # ---- rows: the tasks of fine-tuning --------------------------------------------------------------------------------
 
 
-def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
+def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Learned | None = None) -> Assembly:
     task = tasks.row_task(recipe.task)
     data = recipe.data
     assert isinstance(data, RowData)
@@ -76,7 +85,9 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         compared = chain.from_iterable(map(task.references, held_out.values()))
         units = language.choose(recipe.evaluation.language, compared)
         label_spec = replace(label_spec, units=units)
-    report = choose_metrics(task, label_spec, recipe.evaluation)
+    report, beside = choose_metrics(task, label_spec, recipe.evaluation)
+    if train is not None:
+        learned = Learned.of(task, train, label_spec, getattr(config, "num_labels", 0))
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
@@ -101,6 +112,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener) -> Assembly:
         else None,
         prepare_model=_with(task.prepare_model, label_spec),
         metrics=report,
+        learned=learned,
+        compare=beside,
         lines=[
             *summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES),
             *summary.lines(record),
@@ -197,6 +210,11 @@ def _several(recipe: Recipe, seed: int, from_hub: Opener) -> Assembly:
         for split, examples in each.validation.items()
     }
     metrics_of = {name: each.metrics for name, each in made.items()}
+
+    def beside(learned: Mapping[str, Any], stats: Any, part: Any) -> Comparison | None:
+        compare = made[part.name].compare
+        return None if compare is None else compare(learned[part.name], stats, part.examples)
+
     return Assembly(
         config=first.config,
         tokenizer=first.tokenizer,
@@ -214,12 +232,18 @@ def _several(recipe: Recipe, seed: int, from_hub: Opener) -> Assembly:
         warnings=[f"{name}: {warning}" for name, each in made.items() for warning in each.warnings],
         record={"tasks": {name: each.record for name, each in made.items()}},
         create_model=lambda table, seed: multi_task.create(table, parts, seed),
+        learned={name: each.learned for name, each in made.items()},
+        compare=beside,
         several=True,
     )
 
 
-def choose_metrics(task: RowTask, label_spec: Any, table: Evaluation) -> Callable[[Any, Any], dict[str, float]]:
-    """Choose what reports the loss and the metrics: those that the recipe names, or all that the task has.
+def choose_metrics(
+    task: RowTask, label_spec: Any, table: Evaluation
+) -> tuple[Callable[[Any, Any], dict[str, float]], Callable[[Any, Any, Any], Comparison | None]]:
+    """Choose what reports the loss and the metrics, and what compares them with the trivial ones.
+
+    The metrics are those that the recipe names, or all that the task has.
 
     Raises UserError before training for a metric that does not fit the data or is not to be had.
     """
@@ -244,7 +268,7 @@ def choose_metrics(task: RowTask, label_spec: Any, table: Evaluation) -> Callabl
                 figures.update({key: float(value) for key, value in result.items() if isinstance(value, int | float)})
         return figures
 
-    return report
+    return report, partial(compare_rows, task, tuple(wanted), further)
 
 
 def _further(name: str, own: Sequence[str], trusted: bool) -> Any:

@@ -17,6 +17,7 @@ from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_confi
 from llmkit.recipe.data_tables import CausalData, MaskedData, TextData
 from llmkit.recipe.schema import Recipe
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
+from llmkit.training.trivial import text_comparison
 
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
 
@@ -89,6 +90,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     if recipe.task == "masked-lm":
         record["mask_token"] = tokenizer.mask_token
     prepare, create = task.prepare_model, task.create_model
+    beside = None if train is None else text_comparison(task, collate, train, len(tokenizer))
     return Assembly(
         config=config,
         tokenizer=tokenizer,
@@ -108,6 +110,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         record=record,
         subtokens=subtokens,
         several=several,
+        compare=None if beside is None else lambda _, stats, part: beside(stats, part),
     )
 
 

@@ -11,6 +11,7 @@ from llmkit.data.text.documents import Documents
 from llmkit.models import added_tokens, tokenizer
 from llmkit.models.config import positions
 from llmkit.recipe.schema import Model, Recipe
+from llmkit.tasks.trivial import Comparison
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Assembly:
     rows: int = 0  # of the training split, before some were held out
     validation_fraction: float | None = None  # what was held out of them, where the recipe left that to the rows
     judged_by: str = "loss"  # the metric by which the best checkpoint is chosen where nobody says which
+    learned: Any = None  # what the training rows say for `compare`
+    # (learned, stats, part) -> the result beside the trivial one
+    compare: Callable[[Any, Any, Any], Comparison | None] | None = None
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

@@ -66,11 +66,12 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
     from llmkit.data.output import check_output
     from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
+    from llmkit.training import trivial
     from llmkit.training.arguments import choose_precision, training_arguments, use_cpu
     from llmkit.training.assemble import assemble
     from llmkit.training.build import make_trainer
     from llmkit.training.mistakes import Measured
-    from llmkit.training.trainer import final_evaluation
+    from llmkit.training.trainer import compared, final_evaluation
 
     if output is not None:
         check_output(output)
@@ -90,7 +91,9 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         model = loading.load_model(name, tasks.model_class(recipe.task)) if load is None else load(name)
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
-        assembly = assemble(recipe, args.seed, model.config)
+        about = record_of(name).get("trivial", {})
+        learned = trivial.Learned.from_record(about.get("learned", {}))
+        assembly = assemble(recipe, args.seed, model.config, learned=learned)
         if assembly.prepare_model is not None and recipe.task in PRETRAINING:
             assembly.prepare_model(model)
         measured = Measured(recipe, assembly)
@@ -107,7 +110,14 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         process.collect_from_here()
         found = final_evaluation(trainer)
         measured.show(output)
-    said: dict[str, float | str] = dict(evaluation_metrics(found))
+        beside = {} if learned is None else compared(trainer, assembly.compare, learned)
+    said: dict[str, Any] = evaluation_metrics(found)
+    if beside:
+        about = trivial.record(beside)
+        for key in [key for key in said if key in about["metrics"]]:
+            say(f"result   {trivial.beside(key, said[key], about)}")
+        for warns, line in trivial.verdicts(beside):
+            say(trivial.wrapped("warning" if warns else "note", line))
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
     for key in ("skipped", "mended"):
@@ -118,6 +128,8 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         said["unknown_label_rows"] = sum(unknown)
     if assembly.record.get("scored_by") == "characters" or "language" in assembly.record:
         said |= {key: assembly.record[key] for key in ("scored_by", "language")}
+    if beside:
+        said["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
     print(json.dumps(said, indent=2))  # noqa: T201
 
 

@@ -34,7 +34,12 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
     sources = ", ".join(
         f"`{path if about['revision'] is not None else Path(path).name}`" for path, about in read.values()
     )
-    rows = [f"| {key} | {metrics[key]:.4f} |" for key in figures(metrics)]
+    trivial = facts["trivial"]["metrics"]
+    rows = [
+        f"| {key} | {metrics[key]:.4f} | "
+        + (f"{trivial[key]['answer'].replace('|', '&#124;')}: {trivial[key]['value']:.4f} |" if key in trivial else "|")
+        for key in figures(metrics)
+    ]
     text = f"""# {directory.name}
 
 A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_parameters"]:,} of them trained on
@@ -42,8 +47,8 @@ A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_p
 {"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
 data, metrics.
 
-| metric | value |
-| --- | --- |
+| metric | value | trivial answer |
+| --- | --- | --- |
 {chr(10).join(rows)}
 
 ```python

@@ -1,6 +1,7 @@
 """What a run says of itself: before the first step, at its end, and in its model card."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
+from llmkit.training import trivial
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
 from llmkit.training.model_card import figures, write_model_card
@@ -78,15 +80,39 @@ def fast(switches: dict[str, Any]) -> list[str]:
     return [attention, *(said for name, said in words.items() if switches.get(name)), *on_cpu]
 
 
-def finish(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any], seconds: float) -> None:
-    """Model card and record; only now is the run called finished."""
+def finish(
+    recipe: Recipe,
+    directory: Path,
+    metrics: dict[str, float],
+    facts: dict[str, Any],
+    seconds: float,
+    said: Sequence[tuple[bool, str]],
+    hint: str,
+) -> None:
+    """Model card and record; only now is the run called finished.
+
+    `said` are (whether it is a warning, what to say) of the result; `hint`, where there is one, is what to try.
+    """
     if not recipe.tasks:
         write_model_card(recipe, directory, metrics, facts)
     runs.update_record(
-        directory, status="finished", finished=round(time.time(), 3), seconds=round(seconds, 1), metrics=metrics
+        directory,
+        status="finished",
+        finished=round(time.time(), 3),
+        seconds=round(seconds, 1),
+        metrics=metrics,
+        trivial=facts["trivial"],
     )
-    shown = [f"{key} {metrics[key]:.4f}" for key in figures(metrics) if key != "eval_bits_per_byte"]
-    say(f"finished in {clock(seconds)}: {', '.join(shown)}")
+    shown = [
+        trivial.beside(key, metrics[key], facts["trivial"]) for key in figures(metrics) if key != "eval_bits_per_byte"
+    ]
+    done = f"finished in {clock(seconds)}: "
+    whole = done + ", ".join(shown)
+    say(whole if len(whole) <= trivial.WIDTH else done + "\n         ".join(shown))
+    for warns, line in said:
+        say(trivial.wrapped("warning" if warns else "note", line))
+    if any(warns for warns, _ in said):
+        say(trivial.wrapped("hint", hint))
     say(f"{directory}: {on_disk(directory)}")
     if recipe.tasks:
         say(
@@ -117,7 +143,14 @@ def _megabytes(folders: list[Path]) -> str:
     return f"{size:,.0f} MB" if size >= 10 else f"{size:.1f} MB"
 
 
-def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
+def finish_each(
+    recipe: Recipe,
+    model: Any,
+    directory: Path,
+    metrics: dict[str, float],
+    facts: dict[str, Any],
+    learned: Mapping[str, Any],
+) -> None:
     """Of several tasks: make the folder of each a finished run of its own."""
     shared = {key: value for key, value in facts.items() if key != "tasks"}
     for name, part in recipe.tasks.items():
@@ -128,6 +161,7 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
             **shared,
             **facts["tasks"][name],
             "task": part.task,
+            "trivial": {**_of_one(facts["trivial"], name), "learned": learned[name]},
             "parameters": model.encoder.num_parameters() + head.num_parameters(),
             "trainable_parameters": model.encoder.num_parameters(only_trainable=True)
             + head.num_parameters(only_trainable=True),
@@ -136,6 +170,19 @@ def finish_each(recipe: Recipe, model: Any, directory: Path, metrics: dict[str, 
         write_model_card(alone, folder, found, own)
         done = {"status": "finished", "finished": round(time.time(), 3), "metrics": found}
         runs.write_json(folder / runs.RECORD_FILE, {**own, **done})
+
+
+def _of_one(about: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What is said of one of several tasks, as if it were alone."""
+    prefix = f"eval_{name}"
+    return {
+        key: {
+            "eval" + each.removeprefix(prefix): value
+            for each, value in table.items()
+            if each == prefix or each.startswith(f"{prefix}_")
+        }
+        for key, table in about.items()
+    }
 
 
 def inputs(task: str, facts: dict[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.training import batch_size, report
+from llmkit.training import batch_size, report, trivial
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
@@ -31,7 +31,7 @@ from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 from llmkit.training.saving_trainer import NO_ROOM
-from llmkit.training.trainer import Trainer, final_evaluation
+from llmkit.training.trainer import Trainer, compared, final_evaluation
 
 FINISHED = 0
 EXPORT = ".draft-model"
@@ -130,6 +130,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             path = trainer.resume_from(resumed, new_schedule=any(key.startswith("trainer.") for key in changed))
             result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
+            found = {} if stop.stopped else compared(trainer, assembly.compare, assembly.learned)
         except StoppedInEvaluation:
             if trainer.saved_at != trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model_wrapped, None)
@@ -164,9 +165,14 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         metrics["saving_seconds"] = round(trainer.saving_seconds, 3)
         if trainer.skipped_steps:
             metrics["skipped_steps"] = trainer.skipped_steps
+        facts["trivial"] = trivial.record(found)
+        if isinstance(assembly.learned, trivial.Learned):
+            facts["trivial"]["learned"] = assembly.learned.record()
         if recipe.tasks:
-            report.finish_each(recipe, model, directory, metrics, facts)
-        report.finish(recipe, directory, metrics, facts, time.monotonic() - started)
+            learned = {name: each.record() for name, each in assembly.learned.items()}
+            report.finish_each(recipe, model, directory, metrics, facts, learned)
+        said, hint = trivial.judge(args, trainer.state, found)
+        report.finish(recipe, directory, metrics, facts, time.monotonic() - started, said, hint)
     return FINISHED
 
 

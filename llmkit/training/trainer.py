@@ -20,6 +20,7 @@ from llmkit.runs import state
 from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks.multi_task import MixedBatches, Mixture
+from llmkit.tasks.trivial import Comparison
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.guard import Guard, Skipped, skip_step
 from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
@@ -66,6 +67,7 @@ class Trainer(ResumableTrainer):
         self._several = several  # parts of `validation` that are of equal standing: tasks, sources
         self._metrics = metrics or (lambda stats, part: {})
         self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its metrics
+        self.stats: dict[str, Any] = {}  # what these are made of, by what they begin with
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
@@ -311,7 +313,7 @@ class Trainer(ResumableTrainer):
         try:
             for number, (name, part) in enumerate(parts.items()):
                 prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
-                self.compute_metrics = lambda stats, part=part: self._metrics(stats.predictions, part)
+                self.compute_metrics = lambda stats, part=part, prefix=prefix: self._keep(prefix, stats, part)
                 metrics |= super().evaluate(part, ignore_keys, prefix)
         except StoppedInEvaluation:
             self.rollback_evaluation(mark)
@@ -323,6 +325,26 @@ class Trainer(ResumableTrainer):
             metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         self.evaluated = (self.state.global_step, metrics)
         return metrics
+
+    def _keep(self, prefix: str, stats: Any, part: Any) -> dict[str, float]:
+        """Compute the metrics of one part, and keep what they are made of."""
+        self.stats[prefix] = stats.predictions
+        return self._metrics(stats.predictions, part)
+
+    def compared(self, compare: Callable[[Any, Any], Comparison | None]) -> dict[str, Comparison]:
+        """Compare each part of the last evaluation, by what its metrics begin with; `compare(stats, part)`.
+
+        A run that was stopped behind its last evaluation computes once more what that was made of.
+        """
+        found = {}
+        for number, (name, part) in enumerate(self._validation.items()):
+            prefix = f"eval_{name}" if number or self._several else "eval"
+            if prefix not in self.stats:
+                self.compute_metrics = lambda *stats: {}
+                self.stats[prefix] = self.predict(part).predictions
+            if self.args.process_index == 0 and (comparison := compare(self.stats[prefix], part)) is not None:
+                found[prefix] = comparison
+        return found
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Go through the data in its order; upstream draws another one where training groups by length."""
@@ -360,3 +382,10 @@ def final_evaluation(trainer: Trainer) -> dict[str, float]:
     step, metrics = trainer.evaluated
     as_they_were = step == trainer.state.global_step and not trainer.args.load_best_model_at_end
     return metrics if as_they_were else trainer.evaluate()
+
+
+def compared(trainer: Trainer, compare: Callable[..., Comparison | None] | None, learned: Any) -> dict[str, Comparison]:
+    """Put the last evaluation beside the trivial answer, by what its metrics begin with, in the first process."""
+    if trainer.eval_dataset is None or compare is None:
+        return {}
+    return trainer.compared(lambda stats, part: compare(learned, stats, part))

@@ -73,7 +73,11 @@ def test_each_task_has_a_model_of_its_own_on_one_encoder(place, llmkit):
         assert AutoTokenizer.from_pretrained(place / "run" / name)("the fox")["input_ids"]
         evaluated = llmkit("evaluate", f"run/{name}")  # with what plain transformers loads: the run's own figures
         assert evaluated.exit_code == 0, evaluated.stderr
-        for key, value in json.loads(evaluated.stdout).items():
+        told = json.loads(evaluated.stdout)
+        trivial = json.loads((place / "run/run.json").read_text())["trivial"]["metrics"]
+        for key, value in told.pop("trivial").items():
+            assert value == pytest.approx(trivial[key.replace("eval_", f"eval_{name}_")]["value"], rel=1e-5)
+        for key, value in told.items():
             assert value == pytest.approx(metrics[key.replace("eval_", f"eval_{name}_")], rel=1e-5)
     assert encoders[0].keys() == encoders[1].keys()
     assert all(torch.equal(encoders[0][key], encoders[1][key]) for key in encoders[0])
