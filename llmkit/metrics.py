@@ -220,14 +220,20 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], units
     sentence ends with a line or with . ! ? before a blank; by characters also with 。！？ and the closing marks behind
     them: a rule applied to both sides, instead of the nltk model that others download.
     """
-    scores = list(rouge_by_text(predictions, references, units))
-    return {kind: float(np.mean([score[kind] for score in scores])) for kind in ROUGE}
+    scores = list(_rouge(predictions, references, units))
+    return {kind: 100 * float(np.mean([score[kind] for score in scores])) for kind in ROUGE}
 
 
 def rouge_by_text(
     predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS
 ) -> Iterator[dict[str, float]]:
     """Yield the scores of each text that `rouge` is the mean of."""
+    for score in _rouge(predictions, references, units):
+        yield {kind: 100 * value for kind, value in score.items()}
+
+
+def _rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units) -> Iterator[dict[str, float]]:
+    """Yield the scores of each text, 0..1."""
     from rouge_score.rouge_scorer import RougeScorer
 
     tokenizer = Characters() if units.characters else None if units.latin else Words()
@@ -236,7 +242,7 @@ def rouge_by_text(
         score = scorer.score_multi(
             [_line_a_sentence(text, units) for text in texts], _line_a_sentence(prediction, units)
         )
-        yield {kind: 100 * float(score[kind].fmeasure) for kind in ROUGE}
+        yield {kind: float(score[kind].fmeasure) for kind in ROUGE}
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], units: Units = WORDS) -> float:

@@ -51,7 +51,7 @@ class Measured:
                 continue
             results = self._results(stats, part)
             if results is not None and output is not None:
-                results = results._replace(rows=list(results.rows))
+                results = Results(list(results.rows), results.classes, results.unit)
             if results is not None and results.classes:
                 for number, line in enumerate(tables(results)):
                     say(f"mistakes {f'{name}: ' * (len(self._parts) > 1)}{line}" if not number else line)
