@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 1000
+AT_ONCE = 20  # resamples whose counts of rows are in memory
 FEWEST_ROWS = 30  # below, the bootstrap's intervals are too narrow to go by
 MOST_ROWS = 10_000  # beyond, so many rows are drawn
 MOST_CLASSES = 50  # beyond, `correlation_rows` are too wide
@@ -67,10 +68,14 @@ def compare(values: Mapping[str, tuple[str, float]], rows: Mapping[str, Rows]) -
 def interval(name: str, model: np.ndarray, trivial: np.ndarray) -> tuple[float, float]:
     """Compute the 95 % bootstrap interval of a metric's paired difference, above 0 where the model is better."""
     rows = sample(len(model), MOST_ROWS)
-    rng, weights = np.random.default_rng(0), np.empty((RESAMPLES, len(rows)))
-    for number in range(RESAMPLES):
-        weights[number] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
-    difference = combined(name, weights @ model[rows]) - combined(name, weights @ trivial[rows])
+    rng, model, trivial = np.random.default_rng(0), model[rows], trivial[rows]
+    differences = []
+    for _ in range(RESAMPLES // AT_ONCE):
+        weights = np.empty((AT_ONCE, len(rows)))
+        for drawn in weights:
+            drawn[:] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+        differences.append(combined(name, weights @ model) - combined(name, weights @ trivial))
+    difference = np.concatenate(differences)
     low, high = np.percentile(-difference if name in LOWER_IS_BETTER else difference, (2.5, 97.5))
     return float(low), float(high)
 

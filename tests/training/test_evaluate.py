@@ -90,12 +90,14 @@ def place(home, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def measured(llmkit, place):
-    """The metrics on stdout, which holds nothing else."""
+    """The metrics on stdout, which holds nothing else but those of the trivial answer."""
 
     def call(*words: str) -> dict[str, float]:
         done = llmkit("evaluate", *words)
         assert done.exit_code == 0, done.stderr
-        return json.loads(done.stdout)
+        found = json.loads(done.stdout)
+        assert found.pop("trivial", {}).keys() <= found.keys()
+        return found
 
     return call
 
