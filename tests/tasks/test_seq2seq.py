@@ -494,6 +494,9 @@ def test_a_dictionary_is_learned_and_used(kind, place, llmkit):
     assert words.batch_decode(model.generate(**batch), skip_special_tokens=True) == said
 
     found = json.loads(llmkit("evaluate", "run").stdout)
+    trivial = found.pop("trivial")
+    assert trivial.keys() == found.keys() - {"eval_loss"}  # how often each token occurs is not kept
+    assert trivial == {key: record["trivial"]["metrics"][key]["value"] for key in trivial}
     assert found == pytest.approx({name: told[name] for name in found}, rel=1e-5)
 
 
@@ -596,6 +599,8 @@ def test_chinese_texts_are_scored_by_characters_and_said_to_be(place, llmkit):
     as_words = json.loads(llmkit("evaluate", "run", "evaluation.language=en").stdout)
     assert (as_words["scored_by"], as_words["language"]) == ("words", "en")
     assert as_words["eval_chrf"] == told["eval_chrf"]
+    copied, by_words = told["trivial"], as_words["trivial"]  # the source, or its beginning, in the same units
+    assert copied["eval_rouge1"] > 30 and by_words["eval_rouge1"] == 0 and copied["eval_chrf"] == by_words["eval_chrf"]
     done = llmkit("evaluate", "run", "evaluation.language=chinese")
     assert done.exit_code == 2
     assert "evaluation.language" in done.stderr
