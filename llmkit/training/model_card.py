@@ -1,5 +1,6 @@
 """The model card of a finished run: `README.md` in the Hub's format."""
 
+import os.path
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,32 @@ data, metrics.
 {chr(10).join(rows)}
 
 ```python
-{_loading(recipe, directory.name, record.auto_class)}
-tokenizer = AutoTokenizer.from_pretrained("{directory.name}")
+{_loading(recipe, directory, record.auto_class)}
+tokenizer = AutoTokenizer.from_pretrained(path)
 ```
 """
     (directory / "README.md").write_text("\n".join([*head, "---", "", text]))
 
 
-def _loading(recipe: Recipe, name: str, auto_class: str) -> str:
+def _loading(recipe: Recipe, directory: Path, auto_class: str) -> str:
+    path = f"""path = "{_here(directory)}"  # this folder, or the Hub id under which it is published"""
     if recipe.lora is None:
         return f"""from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("{name}")"""
+{path}
+model = {auto_class}.from_pretrained(path)"""
     base = recipe.model.name
-    shown = Path(base).name if base and Path(base).exists() else base
+    shown = _here(Path(base)) if base and Path(base).exists() else base
     return f"""from peft import PeftModel
 from transformers import AutoConfig, {auto_class}, AutoTokenizer
 
-config = AutoConfig.from_pretrained("{name}/{ADAPTED_CONFIG}")
+{path}
+config = AutoConfig.from_pretrained(f"{{path}}/{ADAPTED_CONFIG}")
 base = {auto_class}.from_pretrained("{shown}", config=config)
-model = PeftModel.from_pretrained(base, "{name}")"""
+model = PeftModel.from_pretrained(base, path)"""
+
+
+def _here(folder: Path) -> str:
+    """Name a folder so that it is never taken for a Hub id: by `./`, or by its whole path outside of this one."""
+    absolute, here = Path(os.path.abspath(folder)), Path.cwd()  # noqa: PTH100 - links stay as they are
+    return f"./{absolute.relative_to(here).as_posix()}" if absolute.is_relative_to(here) else absolute.as_posix()

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,20 @@ def test_a_masked_run_loads_in_plain_transformers(workplace, llmkit):
     logits = model(**tokenizer(f"the {tokenizer.mask_token} saw", return_tensors="pt")).logits
     assert logits.shape[-1] == len(tokenizer)
     assert not (workplace / "runs/masked/generation_config.json").exists()
+
+
+def test_the_snippet_of_the_model_card_loads_this_model(workplace, llmkit):
+    """`gpt2` alone would be OpenAI's, and so would be a folder outside of this one by its name."""
+    (workplace / "here").mkdir()
+    os.chdir("here")
+    for directory, shown in (("gpt2", "./gpt2"), ("../gpt2", str(workplace / "gpt2"))):
+        assert llmkit("pretrain", "../causal.toml", "trainer.max_steps=1", "--output-dir", directory).exit_code == 0
+        snippet = (Path(directory) / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+        assert f'path = "{shown}"' in snippet
+        made: dict[str, Any] = {}
+        exec(snippet, made)
+        assert made["model"].config.n_embd == 32
+        assert len(made["tokenizer"]) == 300
 
 
 def test_the_same_line_twice_makes_two_runs(workplace, llmkit):
