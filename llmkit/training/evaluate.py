@@ -12,6 +12,7 @@ from llmkit import process
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
 from llmkit.recipe.data_tables import TextData
+from llmkit.recipe.draft import COMMAND_LINE
 from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
 from llmkit.recipe.tasks import alike
 from llmkit.runs.finished import check_model, one_task_of, recipe_of, record_of
@@ -50,6 +51,12 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
     return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
 
 
+def _is_own(name: str, recipe: Recipe) -> bool:
+    """Tell whether a recipe is that of the run which made a model, with its data."""
+    own = recipe_of(name)
+    return own is not None and recipe.source == Path(own).resolve() and recipe.origins["data.path"] != COMMAND_LINE
+
+
 def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
     """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
 
@@ -64,6 +71,7 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
 
     from llmkit import tasks
     from llmkit.data.output import check_output
+    from llmkit.data.rows.splits import WHOLE
     from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
     from llmkit.training import trivial
@@ -107,6 +115,11 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
             say(f"warning  {warning}")
         if output is not None and recipe.task in PRETRAINING:
             trainer.watch_losses = measured.losses.add
+        if WHOLE in assembly.record["data"] and (
+            _is_own(name, recipe)  # its own recipe's, else by what they hold
+            or assembly.record["data"]["fingerprint"] == record_of(name).get("data", {}).get("fingerprint")
+        ):
+            say("warning  these are the rows that the model was trained on: the figures will flatter")
         process.collect_from_here()
         found = final_evaluation(trainer)
         measured.show(output)

@@ -39,6 +39,12 @@ DATA = {
     "classifier": 'path = "animals.csv"\nvalidation_fraction = 0.2\nmax_eval_samples = 20',
     "qa": 'path = "qa.jsonl"\nvalidation_fraction = 0.2\nmax_length = 24\nstride = 6',
 }
+WITHOUT_EVALUATION = (
+    "trainer.eval_strategy=no",
+    "trainer.load_best_model_at_end=",
+    "early_stopping=",
+    "trainer.max_steps=1",
+)
 TASKS = {"classifier": "text-classification", "qa": "question-answering"}
 
 
@@ -172,7 +178,8 @@ def test_of_other_data_every_row_counts(llmkit, measured):
     with Path("other.csv").open("w") as stream:
         csv.writer(stream).writerows([["text", "label"], *([row["text"], row["label"]] for row in rows)])
     done = llmkit("evaluate", "home/classifier", "data.path=other.csv")
-    assert ": 90 rows" in done.stderr
+    assert "evaluated: 90 rows" in done.stderr  # and not "train"
+    assert "trained on" not in done.stderr
     llmkit("predict", "home/classifier", "--input", "other.csv", "--output", "said.jsonl")
     labels = [json.loads(line)["predicted_label"] for line in Path("said.jsonl").read_text().splitlines()]
     right = sum(label == row["label"] for label, row in zip(labels, rows, strict=True))
@@ -181,6 +188,14 @@ def test_of_other_data_every_row_counts(llmkit, measured):
     held_out = llmkit("evaluate", "home/classifier", "data.path=other.csv", "data.validation_fraction=0.5").stderr
     assert "validation: " in held_out
     assert ": 90 rows" not in held_out
+
+
+def test_the_rows_that_a_model_learned_from_are_called_so(llmkit, place):
+    train("finetune", "home/classifier.toml", "data.validation_fraction=", *WITHOUT_EVALUATION, "--output-dir", "all")
+    for words, number in (((), 20), (("data.max_eval_samples=",), 200), (("data.path=home/animals.csv",), 200)):
+        done = llmkit("evaluate", "all", *words)
+        assert f"evaluated: {number} rows" in done.stderr
+        assert "these are the rows that the model was trained on" in done.stderr
 
 
 def test_of_other_text_every_document_counts(llmkit, place):

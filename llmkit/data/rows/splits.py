@@ -20,6 +20,7 @@ from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
 
 TENTH, LARGEST = 0.1, 2_000  # the share and the number of rows that are held out where the recipe says nothing
+WHOLE = "evaluated"  # the part that holds all of the user's own rows: they are no split, and not "train"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def tables(
         notes.append("no validation data: set data.validation_fraction to hold some out")
     else:
         assert training is not None
-        validation = {data.split: training}
+        by_split = isinstance(data.data_files, Mapping) or not files.is_local(data)
+        validation = {data.split if by_split else WHOLE: training}
 
     def sampled(rows: Screened, key: str) -> Rows:
         number = getattr(data, key)
