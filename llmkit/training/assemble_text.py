@@ -52,8 +52,8 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
     collate = task.collator(data, tokenizer, config, data_seed)  # which refuses a tokenizer that does not fit
 
     def evaluated(row: pack.TokenStream, limit: int | None) -> Any:
-        """Return what is gone through in evaluation: of a finished model without a tail that is left out."""
-        if fixed is not None and task.evaluation_windows is not None:
+        """Return what is gone through in evaluation, without a tail that is left out where the task allows it."""
+        if task.evaluation_windows is not None:
             return task.evaluation_windows(row, data, block_spec, limit, tokenizer)
         return pack.Blocks(row, block_spec, limit, evaluation=True)
 
