@@ -3,18 +3,90 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from llmkit import __version__
 from llmkit.errors import RunError, UserError, say
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
+
+
+# Click's, which some versions of typer hold inside.
+_UsageError: Any = next(error for error in typer.BadParameter.__mro__ if error.__name__ == "UsageError")
+
+
+@contextmanager
+def _in_our_style(ctx: Any = None) -> Iterator[None]:
+    """Print what click refuses as `error: ... / hint: ...`, like every other mistake; the exit code is 2.
+
+    `ctx` is the command's, for the mistakes that do not know theirs.
+    """
+    try:
+        yield
+    except _UsageError as mistake:
+        if type(mistake).__name__ == "NoArgsIsHelpError":  # which is no mistake
+            raise
+        context, parameter = mistake.ctx or ctx, getattr(mistake, "param", None)
+        said = str(mistake.message or "").removeprefix("Value error, ").replace("Input should be", "must be")
+        said = said[:1].lower() + said[1:].rstrip(".")
+        if type(mistake).__name__ == "MissingParameter":
+            said = "is missing"
+        if parameter is not None:
+            said = f"{max(parameter.opts, key=len) if parameter.opts[0].startswith('-') else parameter.metavar} {said}"
+        command = context.command_path if context is not None else "llmkit"
+        usage = " ".join(context.get_usage().split()).removeprefix("Usage: ") if context is not None else command
+        say(str(UserError(f"{command}: {said}", f"{usage.replace('{', '').replace('}', '')}; more by {command} -h")))
+        raise typer.Exit(2) from None
+
+
+class Group(TyperGroup):
+    """A group of commands, listed under headings, that tells every mistake in one style."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _in_our_style():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _in_our_style():
+            return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from llmkit.recipe.types import nearest
+
+            close, named = nearest(args[0], self.commands), ", ".join(self.list_commands(ctx))
+            hint = f"did you mean `{ctx.command_path} {close}`?" if close else f"there are {named}"
+            say(str(UserError(f"{ctx.command_path} has no command `{args[0]}`", hint)))
+            raise typer.Exit(2)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.commands[name]
+            heading = command.rich_help_panel if isinstance(command.rich_help_panel, str) else "Commands"
+            groups.setdefault(heading, []).append((name, command.get_short_help_str(limit=1000)))
+        width = max(map(len, self.commands))
+        for heading, rows in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:{width}}", said) for name, said in rows])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(self.epilog, formatter)
+
+
+def _write_examples(examples: str | None, formatter: Any) -> None:
+    """Write the lines of an epilog as they are: click would fill them into a paragraph."""
+    if examples:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line}\n" for line in examples.splitlines()))
 
 
 class Command(TyperCommand):
@@ -37,10 +109,28 @@ class Command(TyperCommand):
             except UserError as mistake:
                 say(str(mistake))
                 raise typer.Exit(2) from None
-        return super().parse_args(ctx, args)
+        with _in_our_style(ctx):
+            return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options under headings, without click's names of their types."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                own = getattr(parameter, "rich_help_panel", None)
+                heading = "Arguments" if parameter.param_type_name == "argument" else own or "Options"
+                groups.setdefault(heading, []).append((re.sub(r" <[^>]*>$", "", record[0]), record[1]))
+        for heading, rows in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(self.epilog, formatter)
 
 
 app = typer.Typer(
+    cls=Group,
     help="Pretrain, fine-tune and use language models: one recipe, one command.",
     no_args_is_help=True,
     add_completion=False,
@@ -48,30 +138,55 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes_app = typer.Typer(help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True)
-app.add_typer(recipes_app, name="recipes")
+TRAIN, USE, LOOK = "Train", "Use", "Look"  # the headings of `llmkit -h`
+LENGTH, GOING_ON = "Machine and time", "Going on with a run"  # those of a training's options
+recipes_app = typer.Typer(
+    cls=Group, help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True
+)
+app.add_typer(recipes_app, name="recipes", rich_help_panel=LOOK)
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
 ]
 OutputDir = Annotated[
-    str | None, typer.Option("--output-dir", help="The run directory.  [default: runs/NAME, NAME-2, ...]")
+    str | None,
+    typer.Option("--output-dir", metavar="DIR", help="The run directory.  [default: runs/NAME, NAME-2, ...]"),
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, help="The number of training processes.  [default: one a GPU]")
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        metavar="N",
+        help="The number of training processes.  [default: one a GPU]",
+        rich_help_panel=LENGTH,
+    ),
 ]
 AccelerateConfig = Annotated[
     Path | None,
-    typer.Option("--accelerate-config", help="An Accelerate configuration file: FSDP, DeepSpeed, several machines."),
+    typer.Option(
+        "--accelerate-config",
+        metavar="FILE",
+        help="An Accelerate configuration file: FSDP, DeepSpeed, several machines.",
+        rich_help_panel=LENGTH,
+    ),
 ]
 MaxTime = Annotated[
-    str | None, typer.Option("--max-time", metavar="TIME", help="Train for this long, such as 90s, 30m or 1h30m.")
+    str | None,
+    typer.Option(
+        "--max-time", metavar="TIME", help="Train for this long, such as 90s, 30m or 1h30m.", rich_help_panel=LENGTH
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the newest run of this name.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the newest run of this name.", rich_help_panel=GOING_ON)]
 AllowChange = Annotated[
     list[str] | None,
-    typer.Option("--allow-change", metavar="KEY", help="With --resume: a key that may differ from the run's."),
+    typer.Option(
+        "--allow-change",
+        metavar="KEY",
+        help="With --resume: a key that may differ from the run's.",
+        rich_help_panel=GOING_ON,
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 DryRun = Annotated[
@@ -84,11 +199,19 @@ MaybeRecipe = Annotated[
     typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
 ]
 Task = Annotated[
-    str | None, typer.Option("--task", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ...")
+    str | None,
+    typer.Option("--task", metavar="NAME", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ..."),
 ]
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=TRAIN,
+    epilog="""\
+llmkit pretrain tiny/gpt2
+llmkit pretrain gpt2-small data.path=books.txt trainer.max_steps=2000
+llmkit pretrain gpt2-small --resume""",
+)
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")],
     overrides: Overrides = None,
@@ -118,7 +241,14 @@ def pretrain(
     )
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=TRAIN,
+    epilog="""\
+llmkit finetune --task sst2
+llmkit finetune --task text-classification data.path=reviews.csv
+llmkit finetune my-recipe.toml trainer.learning_rate=5e-5 --dry-run""",
+)
 def finetune(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
@@ -129,7 +259,9 @@ def finetune(
     max_time: MaxTime = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=2, help="Repeat with this many seeds; report mean and standard deviation."),
+        typer.Option(
+            "--seeds", metavar="N", min=2, help="Repeat with this many seeds; report mean and standard deviation."
+        ),
     ] = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
@@ -266,7 +398,14 @@ def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> i
     return 0
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit generate "Once upon a time" --model runs/gpt2
+llmkit generate --chat --model runs/chat
+llmkit generate --input prompts.txt --output texts.jsonl max_new_tokens=50""",
+)
 def generate(
     prompt: Annotated[
         str | None,
@@ -281,20 +420,30 @@ def generate(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="A run, a folder or a Hub id.  [default: the newest finished run]")
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="A run, a folder or a Hub id.  [default: the newest finished run]"
+        ),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt; without one, hold a conversation.")] = False,
     source: Annotated[
-        Path | None, typer.Option("--input", help="A file of prompts; with --chat, of conversations.")
+        Path | None, typer.Option("--input", metavar="FILE", help="A file of prompts; with --chat, of conversations.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="With --input: write to a file.  [default: JSON lines on stdout]")
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="With --input: write to a file.  [default: JSON lines on stdout]"
+        ),
     ] = None,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
-        typer.Option("--quantize", help="Use int8 weights, faster on a CPU; on a GPU int8 or int4, in less memory."),
+        typer.Option(
+            "--quantize",
+            metavar="int8|int4",
+            help="Use int8 weights, faster on a CPU; on a GPU int8 or int4, in less memory.",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw the same samples again.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Draw the same samples again.")] = None,
     offline: Offline = False,
 ) -> None:
     """Continue a prompt, or answer it."""
@@ -328,17 +477,27 @@ def generate(
     _do(act)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit predict runs/sst2 "What a day!"
+llmkit predict runs/sst2 --input reviews.csv --output labels.csv""",
+)
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="A file of examples: JSON lines, CSV, TSV, Parquet, text.")
+        Path | None,
+        typer.Option("--input", metavar="FILE", help="A file of examples: JSON lines, CSV, TSV, Parquet, text."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]")
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]"
+        ),
     ] = None,
     offline: Offline = False,
 ) -> None:
@@ -356,7 +515,14 @@ def predict(
     _do(act)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit evaluate runs/sst2
+llmkit evaluate runs/sst2 data.path=fresh.csv
+llmkit evaluate runs/gpt2 --task causal-lm data.path=book.txt""",
+)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
     recipe: MaybeRecipe = None,
@@ -384,10 +550,15 @@ def evaluate(
     _do(act)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit merge runs/chat --output chat-merged""",
+)
 def merge(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
-    output: Annotated[str, typer.Option("--output", help="A new folder for the whole model.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the whole model.")],
     offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model, and compare their outputs."""
@@ -402,7 +573,14 @@ def merge(
     _do(act)
 
 
-@app.command("data", cls=Command)
+@app.command(
+    "data",
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit data reviews.csv
+llmkit data reviews.csv data.text_column=review""",
+)
 def describe_data(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a glob on this machine.")],
     overrides: Annotated[
@@ -410,13 +588,11 @@ def describe_data(
         typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as a run takes them.", show_default=False),
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="The task to read it for.  [default: what its columns suggest]")
+        str | None,
+        typer.Option("--task", metavar="NAME", help="The task to read it for.  [default: what its columns suggest]"),
     ] = None,
 ) -> None:
-    """Show what local data holds, what each column is taken for, and the command to train on it.
-
-    Example: llmkit data reviews.csv data.text_column=review
-    """
+    """Show what local data holds, what each column is taken for, and the command to train on it."""
 
     def act() -> int:
         from llmkit.data.describe import describe
@@ -427,7 +603,12 @@ def describe_data(
     _do(act)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit check runs/gpt2""",
+)
 def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Check whether a run directory is whole, and what it can resume from."""
 
@@ -447,14 +628,25 @@ def recipes(context: typer.Context) -> None:
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the bundled recipes, one a line."""
+    """List the bundled recipes by what they are for, one a line."""
+    import textwrap
+    import tomllib
+
     from llmkit.recipe import bundled
+    from llmkit.recipe.schema import PRETRAINING
 
     names = bundled()
     width = max(map(len, names))
+    groups: dict[str, list[str]] = {"Pretrain:": [], "Fine-tune:": [], "Try, without a network:": []}
     for name, path in names.items():
-        first = path.read_text().partition("\n")[0].removeprefix("#").strip()
-        print(f"{name:{width}}  {first}")  # noqa: T201
+        text = path.read_text()
+        comment = " ".join(re.match(r"(?:#.*\n)+", text)[0].replace("#", " ").split())  # type: ignore[index]
+        first = re.split(r"(?<=\.) ", comment)[0]
+        pretraining = tomllib.loads(text)["task"] in PRETRAINING
+        heading = list(groups)[2 if name.startswith("tiny/") else 0 if pretraining else 1]
+        groups[heading].append(f"  {name:{width}}  " + textwrap.shorten(first, 76 - width, placeholder=" ..."))
+    for heading, lines in groups.items():
+        print("\n".join([heading, *lines]))  # noqa: T201
 
 
 @recipes_app.command("show")

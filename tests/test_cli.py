@@ -1,5 +1,6 @@
 """The command line: its options are frozen, it answers at once, and nothing heavy is imported for it."""
 
+import re
 import statistics
 import subprocess
 import sys
@@ -119,6 +120,62 @@ def test_no_words_are_answered_with_help(llmkit):
 def test_an_unknown_option_is_the_users_mistake(llmkit):
     done = llmkit("pretrain", "causal.toml", "--outputdir", "x")
     assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["pretain"], "llmkit has no command `pretain`", "did you mean `llmkit pretrain`?"),
+        (["recipes", "lst"], "llmkit recipes has no command `lst`", "did you mean `llmkit recipes list`?"),
+        (["predict"], "llmkit predict: MODEL is missing", "llmkit predict [OPTIONS] MODEL [TEXT]...; more by"),
+        (["finetune", "--seeds", "1"], "llmkit finetune: --seeds must be greater than or equal to 2", "[OPTIONS]"),
+        (["finetune", "--seeds"], "llmkit finetune: option '--seeds' requires an argument", "more by llmkit finetune"),
+        (["generate", "--quantize", "int3"], "--quantize 'int3' is not one of 'int8', 'int4'", "llmkit generate -h"),
+        (["check", "a", "b"], "llmkit check: got unexpected extra argument(s) (b)", "llmkit check [OPTIONS] RUN;"),
+        (["finetune", "--lr", "3"], "llmkit finetune has no such option", "llmkit finetune trainer.learning_rate=3"),
+    ],
+)
+def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
+    done = llmkit(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+    assert lines[-1].startswith("hint: ")
+    assert hint in lines[-1]
+    assert not [line for line in lines if line.startswith(("Usage", "Try", "Error"))]
+
+
+def test_help_has_groups_and_examples_in_80_columns(llmkit):
+    assert {"Train:", "Use:", "Look:"} <= set(llmkit("-h").stdout.splitlines())
+    for name, _ in commands(typer.main.get_command(app)):
+        shown = llmkit(*name.split(), "-h").stdout
+        assert max(map(len, shown.splitlines())) <= 80, name
+        assert not re.search(r"[a-z]\.\.\.", shown), name  # a sentence that was cut off
+        if "recipes" not in name:
+            examples = shown.partition("\nExamples:\n")[2].splitlines()
+            assert examples
+            assert all(line.startswith(f"  llmkit {name} ") for line in examples)
+    assert "Going on with a run:\n  --resume" in llmkit("pretrain", "-h").stdout
+
+
+def test_recipes_are_grouped_and_cut_at_words(llmkit):
+    from llmkit.recipe import bundled
+
+    lines = llmkit("recipes").stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "Pretrain:",
+        "Fine-tune:",
+        "Try, without a network:",
+    ]
+    assert max(map(len, lines)) <= 80
+    listed = [line.split() for line in lines if line.startswith(" ")]
+    assert {name for name, *_ in listed} == set(bundled())
+    for name, *words in listed:
+        text = " ".join(bundled()[name].read_text().replace("#", " ").split())
+        shown = " ".join(words).removesuffix(" ...")
+        assert text.startswith(shown)
+        assert text[len(shown)] == " "  # a whole word
 
 
 def test_python_m_llmkit_is_the_command(tmp_path):
