@@ -194,9 +194,21 @@ DryRun = Annotated[
 ]
 
 
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="The run's name, in place of the recipe's: runs/NAME, by which --resume finds it.",
+    ),
+]
 MaybeRecipe = Annotated[
     str | None,
     typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
+]
+TextTask = Annotated[
+    str | None,
+    typer.Option("--task", metavar="NAME", help="Instead of a recipe, for a text of your own: causal-lm or masked-lm."),
 ]
 Task = Annotated[
     str | None,
@@ -213,8 +225,10 @@ llmkit pretrain gpt2-small data.path=books.txt trainer.max_steps=2000
 llmkit pretrain gpt2-small --resume""",
 )
 def pretrain(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.")],
+    recipe: MaybeRecipe = None,
     overrides: Overrides = None,
+    task: TextTask = None,
+    name: Name = None,
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
@@ -230,6 +244,8 @@ def pretrain(
         "pretrain",
         recipe,
         overrides,
+        task=task,
+        name=name,
         output_dir=output_dir,
         processes=processes,
         accelerate_config=accelerate_config,
@@ -253,6 +269,7 @@ def finetune(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
+    name: Name = None,
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
@@ -275,6 +292,7 @@ def finetune(
         recipe,
         overrides,
         task=task,
+        name=name,
         output_dir=output_dir,
         processes=processes,
         accelerate_config=accelerate_config,
@@ -292,6 +310,8 @@ def _train(
     recipe: str | None,
     overrides: list[str] | None,
     *,
+    task: str | None,
+    name: str | None,
     output_dir: str | None,
     processes: int | None,
     accelerate_config: Path | None,
@@ -300,7 +320,6 @@ def _train(
     allow_change: list[str] | None,
     offline: bool,
     dry_run: bool,
-    task: str | None = None,
     seeds: int | None = None,
 ) -> NoReturn:
     """Run the command `verb`; the other arguments are its own."""
@@ -313,7 +332,7 @@ def _train(
         _stay_offline(offline)
         path, settings = _recipe_and_overrides(recipe, overrides, task, verb)
         seconds = _seconds(max_time)
-        loaded = _with_time_note(load(path, settings, output_dir, task, verb), max_time)
+        loaded = _with_time_note(_named(load(path, settings, output_dir, task, verb), name, output_dir), max_time)
         if dry_run:
             return _explain(loaded, processes, max_time)
         if seeds is not None:
@@ -364,6 +383,17 @@ def _stay_offline(wanted: bool) -> None:
         hub.go_offline("is not asked (--offline)")
 
 
+def _run_or_model(name: str) -> str:
+    """Return `runs/NAME` for the name of a run, and say so; else `name`: a path or a Hub id."""
+    from llmkit.runs import directory as runs
+
+    run = runs.ROOT / name
+    if Path(name).exists() or not runs.is_run(run):
+        return name
+    say(f"note     `{name}` is the run `{run}`")
+    return str(run)
+
+
 def _seconds(time: str | None) -> int | None:
     """Convert a time such as `1h30m` to seconds; None for None."""
     if time is None:
@@ -375,6 +405,17 @@ def _seconds(time: str | None) -> int | None:
     if not seconds:
         raise UserError(f"--max-time: `{time}` is no length of time", "write it as 90s, 30m, 1h30m or 2h")
     return seconds
+
+
+def _named(recipe: "Recipe", name: str | None, output_dir: str | None) -> "Recipe":
+    """Return the recipe under the name that the command line gives its run; the recipe's own where it gives none."""
+    if name is None:
+        return recipe
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise UserError(f"--name: `{name}` cannot be a run's name", "use letters, digits, `.`, `_` and `-`")
+    if output_dir is not None:
+        raise UserError("--name and --output-dir name two places", f"--name alone is --output-dir runs/{name}")
+    return recipe.model_copy(update={"name": name, "output_dir": None})
 
 
 def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
@@ -452,6 +493,7 @@ def generate(
         _stay_offline(offline)
         from llmkit.inference import generate as generation
 
+        model_path = None if model is None else _run_or_model(model)
         text, arguments = generation.separate(prompt, options or [], needed=not chat and source is None)
         if source is not None and text is not None:
             raise UserError(f"the prompt `{text}` and --input exclude one another", "put the prompt into the file")
@@ -462,16 +504,18 @@ def generate(
 
             settings, system_prompt = chatting.settings(arguments)
             if source is not None:
-                chatting.chat_rows(source, output, model, settings, system_prompt, seed, quantize)
+                chatting.chat_rows(source, output, model_path, settings, system_prompt, seed, quantize)
                 return 0
             question = generation.read_prompt(text) if text is not None else None
-            return chatting.chat(question, model, settings, system_prompt, seed, quantize)
+            return chatting.chat(question, model_path, settings, system_prompt, seed, quantize)
         if source is not None:
             from llmkit.inference import batch
 
-            batch.generate_rows(source, output, model, generation.settings(arguments, one=True), seed, quantize)
+            batch.generate_rows(source, output, model_path, generation.settings(arguments, one=True), seed, quantize)
         else:
-            generation.generate(generation.read_prompt(text), model, generation.settings(arguments), seed, quantize)
+            generation.generate(
+                generation.read_prompt(text), model_path, generation.settings(arguments), seed, quantize
+            )
         return 0
 
     _do(act)
@@ -509,7 +553,7 @@ def predict(
         from llmkit.instead import refuse_file_as_text
 
         refuse_file_as_text(model, texts or [])
-        prediction.predict(model, texts or [], source, output)
+        prediction.predict(_run_or_model(model), texts or [], source, output)
         return 0
 
     _do(act)
@@ -542,9 +586,10 @@ def evaluate(
         from llmkit.training import evaluate as evaluation
 
         path, settings = _recipe_and_overrides(recipe, overrides, task, "evaluate", model)
-        loaded = evaluation.find_recipe(model, path, task, settings)
+        named = _run_or_model(model)
+        loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        evaluation.evaluate(model, loaded, output)
+        evaluation.evaluate(named, loaded, output)
         return 0
 
     _do(act)
@@ -567,7 +612,7 @@ def merge(
         _stay_offline(offline)
         from llmkit.models import merge
 
-        merge.merge(run, output)
+        merge.merge(_run_or_model(run), output)
         return 0
 
     _do(act)
@@ -615,7 +660,7 @@ def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run director
     def act() -> int:
         from llmkit.runs import check as checking
 
-        return checking.check(run)
+        return checking.check(_run_or_model(run))
 
     _do(act)
 

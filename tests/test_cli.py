@@ -15,11 +15,29 @@ from llmkit.cli import _seconds, app
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
     "pretrain": [
-        *("recipe", "overrides", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+        *(
+            "recipe",
+            "overrides",
+            "--task",
+            "--name",
+            "--output-dir",
+            "--processes",
+            "--accelerate-config",
+            "--max-time",
+        ),
         *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "finetune": [
-        *("recipe", "overrides", "--task", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+        *(
+            "recipe",
+            "overrides",
+            "--task",
+            "--name",
+            "--output-dir",
+            "--processes",
+            "--accelerate-config",
+            "--max-time",
+        ),
         *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
@@ -176,6 +194,42 @@ def test_recipes_are_grouped_and_cut_at_words(llmkit):
         shown = " ".join(words).removesuffix(" ...")
         assert text.startswith(shown)
         assert text[len(shown)] == " "  # a whole word
+
+
+def test_a_run_is_named_by_the_command_line_and_found_by_its_name(llmkit, workplace):
+    """Two runs that differ by an override: without --name the second would be `causal-2`, whatever it is."""
+    slow = ("pretrain", "causal.toml", "trainer.learning_rate=1e-3", "--name", "slow")
+    assert llmkit("pretrain", "causal.toml", "trainer.max_steps=1").exit_code == 0
+    assert llmkit(*slow, "trainer.max_steps=1").exit_code == 0
+    assert sorted(path.name for path in (workplace / "runs").iterdir()) == ["causal", "slow"]
+    assert "`runs/slow` is finished" in llmkit(*slow, "trainer.max_steps=1", "--resume").stderr
+    assert "the run `runs/slow`" in llmkit("check", "slow").stderr
+    done = llmkit("generate", "the", "--model", "slow", "max_new_tokens=2")
+    assert done.exit_code == 0, done.stderr
+    for words, said in (
+        (["--name", "a/b"], "cannot be a run's name"),
+        (["--name", "a", "--output-dir", "b"], "two places"),
+    ):
+        done = llmkit("pretrain", "causal.toml", *words)
+        assert done.exit_code == 2
+        assert said in done.stderr
+
+
+def test_a_task_stands_for_a_recipe_to_pretrain_with_too(llmkit, workplace):
+    words = ["trainer.max_steps=1", "trainer.per_device_train_batch_size=1", "data.block_size=16", "--dry-run"]
+    small = [
+        "model.config={model_type='gpt2', n_layer=1, n_head=1, n_embd=8}",
+        "tokenizer={type='byte-bpe', vocab_size=300}",
+    ]
+    done = llmkit("pretrain", "--task", "causal-lm", "data.path=corpus.txt", *small, *words)
+    assert done.exit_code == 0, done.stderr
+    assert 'task = "causal-lm"' in done.stdout
+    wrong = llmkit("pretrain", "--task", "sst2")
+    assert wrong.exit_code == 2
+    assert "hint: llmkit finetune --task sst2" in wrong.stderr
+    neither = llmkit("pretrain")
+    assert neither.exit_code == 2
+    assert "which recipe?" in neither.stderr
 
 
 def test_python_m_llmkit_is_the_command(tmp_path):

@@ -157,7 +157,8 @@ def load(
     named = _named(path_or_name, path, task)
     command = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
     if verb not in (None, command) and draft.task in schema.TASKS:
-        raise UserError(f"{named} is for {draft.task}", shlex.join(["llmkit", command, path_or_name, *overrides]))
+        words = [path_or_name] if task is None else ["--task", task]
+        raise UserError(f"{named} is for {draft.task}", shlex.join(["llmkit", command, *words, *overrides]))
     tables = _check(draft)
     if draft.problems:
         restart = partial(_draft, path, settings)

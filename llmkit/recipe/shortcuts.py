@@ -35,7 +35,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "squad_v2": ("squad", {"data.path": "rajpurkar/squad_v2"}),
     "wnut_17": ("ner", {}),
     "conll2003": ("ner", {"data.path": "tomaarsen/conll2003"}),
-    # For `llmkit evaluate` with any language model, on all of the user's own text.
+    # On all of the user's own text: to pretrain, and for `llmkit evaluate` with any language model.
     "causal-lm": (
         "gpt2-small",
         {f"data.{key}": None for key in ("path", "name", "validation_fraction", "block_size")}
