@@ -53,7 +53,7 @@ def _record(record: dict[str, Any]) -> list[str]:
     if not record:
         return [f"{runs.RECORD_FILE} cannot be read"]
     when = record.get("started")
-    since = time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(when)) if when else ""
+    since = time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(runs.as_seconds(when))) if when else ""
     _print("run", f"{record.get('task', '?')}, {record.get('status', '?')}{since}")
     return []
 

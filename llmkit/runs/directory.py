@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +103,29 @@ def newest(first: Path) -> Path | None:
     numbered = first.parent.glob(f"{glob.escape(first.name)}-*")
     candidates = [first, *(d for d in numbered if d.name.removeprefix(f"{first.name}-").isdigit())]
     return max(
-        (d for d in candidates if "started" in read_record(d)), key=lambda d: read_record(d)["started"], default=None
+        (d for d in candidates if "started" in read_record(d)),
+        key=lambda d: as_seconds(read_record(d)["started"]),
+        default=None,
     )
 
 
-def newest_finished(task: str) -> Path | None:
-    """Return the run of this task under `runs/` that finished last."""
+def newest_finished(*tasks: str) -> Path | None:
+    """Return the run of one of these tasks under `runs/` that finished last."""
     if not ROOT.is_dir():
         return None
     runs = [(read_record(d), d) for d in ROOT.iterdir() if is_finished(d)]
-    of_task = [(record["finished"], d) for record, d in runs if record.get("task") == task]
+    of_task = [(as_seconds(record["finished"]), d) for record, d in runs if record.get("task") in tasks]
     return max(of_task, default=(0, None))[1]
+
+
+def now() -> str:
+    """Return the time as ISO 8601 writes it, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def as_seconds(time: str | float) -> float:
+    """Return a time of a record in seconds since 1970, which is how earlier versions wrote it."""
+    return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else time
 
 
 def is_finished(directory: Path) -> bool:

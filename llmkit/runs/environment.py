@@ -4,13 +4,13 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llmkit import hub
+from llmkit.runs import directory as runs
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
 
@@ -24,7 +24,7 @@ def surroundings() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "command": ["llmkit", *map(hub.scrub, sys.argv[1:])],
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "started": round(time.time(), 3),
+        "started": runs.now(),
     }
 
 

@@ -1,6 +1,5 @@
 """What a run says of itself: before the first step, at its end, and in its model card."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def finish(
     runs.update_record(
         directory,
         status="finished",
-        finished=round(time.time(), 3),
+        finished=runs.now(),
         seconds=round(seconds, 1),
         metrics=metrics,
         trivial=facts["trivial"],
@@ -168,7 +167,7 @@ def finish_each(
         }
         (folder / runs.RECIPE_FILE).write_text(alone.to_toml())
         write_model_card(alone, folder, found, own)
-        done = {"status": "finished", "finished": round(time.time(), 3), "metrics": found}
+        done = {"status": "finished", "finished": runs.now(), "metrics": found}
         runs.write_json(folder / runs.RECORD_FILE, {**own, **done})
 
 

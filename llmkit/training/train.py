@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         "trainable_parameters": model.num_parameters(only_trainable=True),
         "speed": {**switches(trainer), **on_cpu},
         "revisions": hub.commits(),
+        "settings": tomllib.loads(recipe.to_toml()),
         **assembly.record,
     }
     if max_time is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def test_a_run_directory_explains_itself(workplace, llmkit):
     assert facts["precision"] == "fp32"
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["metrics"]["eval_loss"] > 0
+    assert facts["settings"]["trainer"]["save_steps"] == 3
+    started, ended = (datetime.fromisoformat(facts[key]) for key in ("started", "finished"))
+    assert timedelta(0) < ended - started < timedelta(hours=1)
+    assert started.utcoffset() == timedelta(0)
     assert facts["data"]["train"]["documents"] + facts["data"]["validation"]["documents"] == 200
     assert load(str(run / "recipe.toml")) == load("causal.toml", ["trainer.save_steps=3"])
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
