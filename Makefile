@@ -21,8 +21,9 @@ demo: install  ## a tiny GPT-2 writes a story; a tiny BERT learns to tell how st
 install: .venv/installed  ## make .venv with llmkit and its tools
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "installing llmkit and its tools into .venv: some minutes, of which PyTorch takes most"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 format: install  ## rewrite the code in the project's style
