@@ -11,6 +11,7 @@ from llmkit import hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
+from llmkit.recipe.tasks import task_of_architecture
 from llmkit.runs import directory as runs
 from llmkit.runs import finished
 from llmkit.speed import cpu
@@ -191,8 +192,9 @@ def _check_generative(name: str, config: Any, generative: Any) -> None:
             f'llmkit predict {name} "..."',
         )
     if architecture != "?" and architecture not in generative.values():
-        reads = architecture.endswith("ForConditionalGeneration")
-        hint = f'llmkit predict {name} "..."' if reads else "generate needs one, such as GPT-2"
+        hint = f'llmkit predict {name} "..."' if task_of_architecture(architecture) else "generate needs one"
+        if writer := runs.newest_finished("causal-lm", "chat"):
+            hint += f"; to generate, `{writer}` is one that writes: --model {writer}"
         raise UserError(f"`{name}` ({architecture}) is no causal language model", hint)
 
 

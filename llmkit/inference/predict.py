@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
+from llmkit.data.display import number_of
 from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.errors import UserError, say
 from llmkit.inference.fill_mask import blank_filler
@@ -20,6 +21,7 @@ from llmkit.inference.rows_io import (
 )
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.tasks import TASKS
+from llmkit.runs import directory as runs
 from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
-        raise UserError(f"`{name}` is a causal language model: it writes", f"llmkit generate{chat} --model {name}")
+        hint = f"llmkit generate{chat} --model {name}"
+        if other := runs.newest_finished(*(known for known in TASKS if known not in ("causal-lm", "chat"))):
+            hint += f"; to predict, `{other}` is a run that does: llmkit predict {other}"
+        raise UserError(f"`{name}` is a causal language model: it writes", hint)
     if task == "denoising":  # its model generates from a text, as that of seq2seq does
         task = "seq2seq"
     if task == "replaced-token-detection":
@@ -73,9 +78,9 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             count += 1
             errors += ERROR in prediction
     if errors:
-        say(f"warning: {errors:,} of {count:,} rows could not be read; their `error` says why")
+        say(f"warning: {errors:,} of {number_of(count, 'row')} could not be read; their `error` says why")
     if output is not None:
-        say(f"{count:,} row{'s' * (count != 1)} -> {output}")
+        say(f"{number_of(count, 'row')} -> {output}")
 
 
 def _columns_of(rows: Iterator[tuple[str, Any]]) -> tuple[str, ...]:

@@ -88,6 +88,19 @@ def test_what_does_not_generate_is_refused(models: Path, llmkit: Callable[..., R
     assert said in refused(llmkit("generate", PROMPT, "--model", model))
 
 
+def test_models_that_write_and_models_that_predict_point_at_one_another(
+    models: Path, llmkit: Callable[..., Result]
+) -> None:
+    for name, task in (("gpt2", "causal-lm"), ("bert", "masked-lm")):
+        shutil.copytree(models / name, models / "runs" / f"own-{name}")
+        record = {"status": "finished", "task": task, "finished": 1e12}
+        (models / "runs" / f"own-{name}" / "run.json").write_text(json.dumps(record))
+    said = refused(llmkit("generate", PROMPT, "--model", "t5"))
+    assert 'llmkit predict t5 "..."; to generate, `runs/own-gpt2` is one that writes: --model runs/own-gpt2' in said
+    said = refused(llmkit("predict", "runs/own-gpt2", PROMPT))
+    assert "llmkit generate --model runs/own-gpt2; to predict, `runs/own-bert` is a run that does" in said
+
+
 def test_weights_that_do_not_fit_are_refused(models: Path, llmkit: Callable[..., Result]) -> None:
     weights = models / "gpt2/model.safetensors"
     whole = load_file(weights)
