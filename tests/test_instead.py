@@ -139,7 +139,6 @@ def test_a_file_in_place_of_a_text_is_answered_with_input(files, llmkit):
         ("pretrain tiny/gpt2 --trainer.learning_rate 1e-4", "pretrain tiny/gpt2 trainer.learning_rate=1e-4"),
         ("pretrain tiny/gpt2 --trainer.lr=1e-4", "pretrain tiny/gpt2 trainer.learning_rate=1e-4"),
         ("pretrain --config tiny/gpt2 --max-steps 3", "pretrain tiny/gpt2 trainer.max_steps=3"),
-        ("pretrain --task tiny/gpt2", "pretrain tiny/gpt2"),
         ("pretrain tiny/gpt2 --warmup_ratio .1", "pretrain tiny/gpt2 trainer.warmup_steps=0.1"),
         ("pretrain tiny/gpt2 --adafactor", "pretrain tiny/gpt2 trainer.optim=adafactor"),
         ("pretrain tiny/gpt2 --oflline", "pretrain tiny/gpt2 --offline"),

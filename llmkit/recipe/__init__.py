@@ -157,12 +157,14 @@ def load(
     named = _named(path_or_name, path, task)
     command = "pretrain" if draft.task in schema.PRETRAINING else "finetune"
     if verb not in (None, command) and draft.task in schema.TASKS:
-        words = [path_or_name] if task is None else ["--task", task]
+        words = ["--task", task] if task in NAMED else [path_or_name]
         raise UserError(f"{named} is for {draft.task}", shlex.join(["llmkit", command, *words, *overrides]))
     tables = _check(draft)
     if draft.problems:
         restart = partial(_draft, path, settings)
         raise _refusal(draft, restart, named, path in bundled().values())
+    if verb is not None:  # of a training
+        draft.notes += check.without_effect(draft)
     return _build(draft, tables, task)
 
 
@@ -181,9 +183,23 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
             for key in keys:
                 if (table, key) not in draft.given:
                     draft.unset((table, key))
+    if path in bundled().values():
+        _fit_stride(draft)
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
     return draft
+
+
+def _fit_stride(draft: Draft) -> None:
+    """Let the stride of a bundled recipe follow the `data.max_length` of the command line, in proportion."""
+    length, stride, key = draft.get("data", "max_length"), draft.get("data", "stride"), ("data", "stride")
+    if ("data", "max_length") not in draft.given or key not in draft.lines:
+        return
+    if isinstance(length, int) and isinstance(stride, int) and stride > length // 3 > 0:
+        draft.values["data"]["stride"] = length // 3
+        draft.notes.append(
+            f"data.stride is {length // 3}: the recipe's {stride} is too long for data.max_length = {length}"
+        )
 
 
 def _check(draft: Draft) -> dict[str, Any]:

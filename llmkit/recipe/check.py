@@ -218,6 +218,20 @@ def check_together(draft: Draft) -> None:
             )
 
 
+def without_effect(draft: Draft) -> list[str]:
+    """Tell which keys do nothing beside another: steps between savings or evaluations that are not made by steps."""
+    notes = []
+    for name, usual, what in (("save", "steps", "saving"), ("eval", "no", "evaluation")):
+        steps, strategy = (("trainer", f"{name}_{key}") for key in ("steps", "strategy"))
+        chosen = draft.get(*strategy) or usual
+        if draft.get(*steps) is not None and chosen != "steps":
+            notes.append(
+                f"{dotted(steps)} has no effect: {dotted(strategy)} is {chosen}; {what} by steps is "
+                f"{dotted(strategy)}=steps"
+            )
+    return notes
+
+
 def _refused(draft: Draft, *key: str) -> bool:
     return given(draft, *key) and draft.get(*key) is None
 

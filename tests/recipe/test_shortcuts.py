@@ -140,3 +140,12 @@ def test_a_model_that_is_named_brings_architecture_and_tokenizer():
     )
     with pytest.raises(UserError, match="problem"):  # an adapter on random weights
         load(None, ["lora.r=8"], task="ending")
+
+
+def test_a_bundled_recipes_stride_never_makes_an_override_an_error():
+    """128 of 384 tokens: in proportion, and only where it does not fit; one of the user's own stays."""
+    recipe = load(None, ["data.path=x", "data.max_length=128"], task="squad_v2")
+    assert recipe.data.stride == 42
+    assert "data.stride is 42: the recipe's 128 is too long for data.max_length = 128" in recipe.notes
+    for words, stride in ((["data.max_length=512"], 128), (["data.max_length=128", "data.stride=60"], 60), ([], 128)):
+        assert load(None, words, task="squad_v2").data.stride == stride
