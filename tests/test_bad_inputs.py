@@ -488,7 +488,7 @@ def test_half_precision_is_not_used_where_it_is_slow(place, llmkit, monkeypatch)
     monkeypatch.setattr(arguments, "has_fast_bf16", lambda: False)
     done = llmkit("pretrain", "causal.toml", "trainer.bf16=true", "trainer.use_cpu=true", "trainer.max_steps=1")
     assert done.exit_code == 0, done.stderr
-    assert "half precision was asked for; this hardware is not fast at it" in done.stderr
+    assert "trainer.bf16 was asked for; this hardware is not fast at it" in done.stderr
     assert json.loads((place / "runs/causal/run.json").read_text())["precision"] == "fp32"
 
 

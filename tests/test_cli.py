@@ -218,6 +218,7 @@ def test_a_run_is_named_by_the_command_line_and_found_by_its_name(llmkit, workpl
 def test_a_task_stands_for_a_recipe_to_pretrain_with_too(llmkit, workplace):
     words = ["trainer.max_steps=1", "trainer.per_device_train_batch_size=1", "data.block_size=16", "--dry-run"]
     small = [
+        "model.name=",
         "model.config={model_type='gpt2', n_layer=1, n_head=1, n_embd=8}",
         "tokenizer={type='byte-bpe', vocab_size=300}",
     ]
@@ -268,6 +269,35 @@ def test_dry_run_prints_toml_on_stdout_and_arithmetic_on_stderr(llmkit, workplac
     assert "8 blocks x 1 accumulated x 2 processes x 16 = 256" in done.stderr
     assert "40, 10,240 tokens in all" in done.stderr
     assert not (workplace / "runs").exists()
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_a_missing_tensorboard_names_what_to_install(dry_run, llmkit, workplace, monkeypatch):
+    from llmkit.training import arguments
+
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    done = llmkit("pretrain", "causal.toml", "trainer.report_to=tensorboard", *dry_run)
+    assert done.exit_code == 2
+    assert "TensorBoard is not installed\nhint: pip install 'llmkit[tensorboard]'" in done.stderr
+
+
+def test_half_precision_that_a_cpu_is_slow_in_is_answered_in_the_dry_run(llmkit, workplace):
+    done = llmkit("pretrain", "causal.toml", "trainer.fp16=true", "trainer.use_cpu=true", "--dry-run")
+    assert done.exit_code == 0
+    said = " ".join(done.stderr.split())
+    assert "precision fp32 (trainer.fp16 was asked for; this hardware is not fast at it)" in said
+
+
+def test_steps_without_effect_are_said(llmkit, workplace):
+    said = "trainer.save_steps has no effect: trainer.save_strategy is epoch"
+    for words, told in (
+        (["trainer.save_steps=5", "trainer.save_strategy=epoch"], True),
+        (["trainer.save_steps=5"], False),
+        (["trainer.save_strategy=epoch"], False),
+    ):
+        assert (said in " ".join(llmkit("pretrain", "causal.toml", *words, "--dry-run").stderr.split())) == told
+    done = llmkit("pretrain", "causal.toml", "trainer.eval_steps=5", "--dry-run")
+    assert "trainer.eval_steps has no effect: trainer.eval_strategy is no" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

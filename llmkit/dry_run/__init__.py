@@ -3,7 +3,7 @@
 import math
 
 from llmkit import tasks
-from llmkit.data.display import Report
+from llmkit.data.display import Report, number_of
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.texts import read_texts
 from llmkit.errors import say
@@ -13,6 +13,7 @@ from llmkit.models.weights import num_parameters
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
+from llmkit.training.arguments import check_trackers, choose_precision
 
 LEFT = 16  # columns of what stands before a line
 
@@ -23,6 +24,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     `processes` and `max_time` are the command line's. Return the recipe with what it leaves to the rows, as far as
     they are read. Raises UserError as the run would.
     """
+    check_trackers(recipe.trainer)
     report = Report(LEFT, say)
     rows = recipe.task not in PRETRAINING
     world = processes if processes is not None else default_processes()
@@ -40,6 +42,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     settings = recipe.trainer
     batch = settings.get("per_device_train_batch_size", 8)
     accumulated = settings.get("gradient_accumulation_steps", 1)
+    chosen, why = choose_precision(dict(settings))
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
@@ -49,12 +52,14 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     if recipe.task in ("text-classification", "token-classification") and size.config is None:
         uncounted = ", with a head of two outputs"
     report.add("parameters", f"{count:,}{at_most}{uncounted}")
+    report.add("precision", f"{next((name for name in ('bf16', 'fp16') if chosen.get(name)), 'fp32')} ({why})")
     unit, examples_or_tokens = ("examples", "examples") if rows else ("blocks", "tokens")
     total = batch * accumulated * world * length
     each = "" if rows else f" x {length}"
     report.add(
         f"{examples_or_tokens} a step",
-        f"{batch} {unit} x {accumulated} accumulated x {world} process{'es' * (world != 1)}{each} = {total:,}",
+        f"{number_of(batch, unit.removesuffix('s'))} x {accumulated} accumulated x {world} "
+        f"process{'es' * (world != 1)}{each} = {total:,}",
     )
     an_epoch = None
     if size.number is not None:
@@ -73,7 +78,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     else:
         report.add("steps", f"as many as there are in {of_epochs} of the data")
     warmup = settings.get("warmup_steps", 0)
-    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else f"{warmup:,} steps"
+    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else number_of(warmup, "step")
     peak = settings.get("learning_rate", 5e-5)
     report.add("learning rate", f"up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
     return recipe

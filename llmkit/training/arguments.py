@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Mapping
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
             **settings,
             "bf16": False,
             "fp16": False,
-        }, "half precision was asked for; this hardware is not fast at it"
+        }, f"trainer.{'bf16' if settings.get('bf16') else 'fp16'} was asked for; this hardware is not fast at it"
     if gpu and torch.cuda.is_bf16_supported(including_emulation=False):
         return {**settings, "bf16": True}, "this GPU is fast at bf16"
     if gpu:
@@ -78,6 +79,7 @@ def has_fast_bf16() -> bool:
 
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
     """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
+    check_trackers(settings)
     join_others(settings)
     fitting = {**FITTING_DEFAULTS, "dataloader_pin_memory": torch.accelerator.is_available()}
     try:
@@ -103,6 +105,17 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
             f"{args.n_gpu} GPUs in one process would run as nn.DataParallel: use --processes {args.n_gpu}"
         )
     return args
+
+
+def check_trackers(settings: Mapping[str, Any]) -> None:
+    """Raise UserError where `trainer.report_to` names a tracker that is not installed, with what to install."""
+    wanted = settings.get("report_to") or []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name == "tensorboard" and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+            raise UserError(
+                "trainer.report_to: TensorBoard is not installed",
+                f"pip install 'llmkit[{name}]', or leave it out: the figures are in metrics.jsonl too",
+            )
 
 
 def join_others(settings: Mapping[str, Any]) -> None:
