@@ -51,7 +51,8 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(**recipe.early_stopping.model_dump()))
     if args.process_index == 0:
         shown = (assembly.length, "tokens") if assembly.length is not None else (1, assembly.unit)
-        callbacks += [MetricsFile(directory), Progress(total_batch_size(args) * shown[0], shown[1], limit)]
+        per_step = total_batch_size(args) * shown[0]
+        callbacks += [MetricsFile(directory, per_step, shown[1]), Progress(per_step, shown[1], limit)]
     args.save_total_limit = None  # upstream would remove by date, and anybody's
     saving = {
         "run": run,

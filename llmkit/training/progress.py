@@ -125,9 +125,26 @@ class Progress(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Writes each log event as one line of JSON."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, per_step: int = 0, unit: str = "") -> None:
         self.path = directory / METRICS_FILE
         self.failed = False
+        self.per_step, self.unit = per_step, unit  # tokens, or examples
+        self.since, self.from_step = time.monotonic(), 0
+
+    def _mark(self, state: TrainerState) -> None:
+        """Measure speed from here on: evaluation and saving do not count as training."""
+        self.since, self.from_step = time.monotonic(), state.global_step
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._mark(state)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._mark(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._mark(state)
 
     @staticmethod
     def cut(directory: Path, length: int) -> None:
@@ -146,6 +163,10 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         figures = {key: _in_json(value) for key, value in (logs or {}).items()}
+        seconds, steps = time.monotonic() - self.since, state.global_step - self.from_step
+        if "loss" in figures and self.per_step and steps and seconds > 0:
+            figures[f"{self.unit}_per_second"] = round(steps * self.per_step / seconds, 1)
+            self._mark(state)
         line = json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n"
         try:
             with self.path.open("ab", buffering=0) as lines:
