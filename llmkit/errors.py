@@ -10,6 +10,11 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
+def number_of(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 class UserError(Exception):
     """A mistake that the user can correct; the command line prints it and exits with code 2.
 

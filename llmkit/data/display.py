@@ -31,11 +31,6 @@ def cut(text: str, width: int) -> str:
     return set_cell_size(shown, width - 3).rstrip() + "..."
 
 
-def number_of(count: int, noun: str) -> str:
-    """Write a count with its noun: `1 row`, `2,000 rows`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def columns_of(text: str) -> int:
     """Count the columns that a printable text takes."""
     from rich.cells import cell_len

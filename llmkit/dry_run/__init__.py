@@ -3,10 +3,10 @@
 import math
 
 from llmkit import tasks
-from llmkit.data.display import Report, number_of
+from llmkit.data.display import Report
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.texts import read_texts
-from llmkit.errors import say
+from llmkit.errors import number_of, say
 from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
-from llmkit.data.display import number_of
 from llmkit.data.output import ERROR, own_name, row_writer
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, number_of, say
 from llmkit.inference.fill_mask import blank_filler
 from llmkit.inference.rows_io import (
     PredictRows,

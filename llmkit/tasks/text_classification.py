@@ -114,8 +114,9 @@ def prepare_model(model: Any, label_spec: LabelSpec) -> None:
 
 
 def record(label_spec: LabelSpec) -> dict[str, Any]:
-    """Return what the run's record says for `predict`: nothing, the model's config has it."""
-    return {}
+    """Return what the run's record says: of two classes, whose F1 is measured. The model's config has the rest."""
+    two = label_spec.problem_type == SINGLE and len(label_spec.names) == 2
+    return {"f1_of": label_spec.names[label_spec.positive]} if two else {}
 
 
 def metric_names(label_spec: LabelSpec) -> tuple[str, ...]:

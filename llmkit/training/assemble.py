@@ -123,6 +123,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
         subtokens=subtokens,
         warnings=[*unknown_tokens.warnings(recipe, tokenizer, unknown), *warnings],
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
+        example=_example(task, next(iter(splits.validation.values()), first), columns),
         rows=splits.rows,
         validation_fraction=splits.validation_fraction,
         judged_by=_judged_by(recipe, task.metric_names(label_spec)),
@@ -164,6 +165,14 @@ def _judged_by(recipe: Recipe, names: Sequence[str]) -> str:
     metric = JUDGED_BY.get(recipe.task)
     reported = names if recipe.evaluation.metrics is None else recipe.evaluation.metrics
     return metric if metric is not None and metric in names and metric in reported else "loss"
+
+
+def _example(task: RowTask, rows: table.Rows, columns: Mapping[str, str]) -> str:
+    """Return the text of the first row, where a task reads one text; else nothing."""
+    inputs = [name for role, name in columns.items() if role not in task.reader.LABEL_ROLES]
+    row = next((row for _, row in rows.read() if isinstance(row, Mapping)), {})
+    text = row.get(inputs[0]) if len(inputs) == 1 else None
+    return " ".join(text.split()) if isinstance(text, str) else ""
 
 
 def _with(function: Callable[..., Any] | None, label_spec: Any) -> Callable[..., Any] | None:

@@ -41,6 +41,7 @@ class Assembly:
     learned: Any = None  # what the training rows say for `compare`
     # (learned, stats, part) -> the result beside the trivial one
     compare: Callable[[Any, Any, Any], Comparison | None] | None = None
+    example: str = ""  # a row's text, to try the model with
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

@@ -131,6 +131,8 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
             say(f"result   {trivial.beside(key, said[key], about)}")
         for warns, line in trivial.verdicts(beside):
             say(trivial.wrapped("warning" if warns else "note", line))
+    if said.get("eval_f1") is not None and (of_class := assembly.record.get("f1_of")):
+        say(f'note     eval_f1 is that of the class "{of_class}"')
     if getattr(recipe.data, "masking", None) == "each":
         said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
     for key in ("skipped", "mended"):

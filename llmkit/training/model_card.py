@@ -4,6 +4,7 @@ import os.path
 from pathlib import Path
 from typing import Any
 
+from llmkit.errors import number_of
 from llmkit.metrics import evaluation_metrics
 from llmkit.models.loading import ADAPTED_CONFIG
 from llmkit.recipe.schema import Recipe
@@ -11,8 +12,22 @@ from llmkit.recipe.tasks import TASKS
 
 
 def figures(metrics: dict[str, float]) -> list[str]:
-    """Return the metrics worth showing: the losses and what the task measures."""
-    return [*(["train_loss"] if "train_loss" in metrics else []), *evaluation_metrics(metrics)]
+    """Return the metrics worth showing: the losses and what the task measures.
+
+    Of the training that is the loss of its last part: upstream's `train_loss` is a mean over all of it, the first steps
+    too, and would stand above or below the evaluation's for no other reason.
+    """
+    loss = next((key for key in ("last_train_loss", "train_loss") if key in metrics), None)
+    return [*([loss] if loss else []), *evaluation_metrics(metrics)]
+
+
+def said(key: str, metrics: dict[str, float], facts: dict[str, Any]) -> str:
+    """Name a figure: with the class that F1 is measured of, and the steps that the loss is the mean of."""
+    if key == "last_train_loss":
+        steps = int(metrics["last_train_loss_steps"])
+        return f"loss of the last {number_of(steps, 'step')}" if steps > 1 else "loss of the last step"
+    of_class = key.endswith("_f1") and facts.get("f1_of")
+    return f'{key} of "{of_class}"' if of_class else key
 
 
 def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float], facts: dict[str, Any]) -> None:
@@ -37,7 +52,7 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
     )
     trivial = facts["trivial"]["metrics"]
     rows = [
-        f"| {key} | {metrics[key]:.4f} | "
+        f"| {said(key, metrics, facts)} | {metrics[key]:.4f} | "
         + (f"{trivial[key]['answer'].replace('|', '&#124;')}: {trivial[key]['value']:.4f} |" if key in trivial else "|")
         for key in figures(metrics)
     ]

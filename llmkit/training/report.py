@@ -1,14 +1,17 @@
 """What a run says of itself: before the first step, at its end, and in its model card."""
 
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from llmkit import tasks
+from llmkit.data.display import cut
 from llmkit.data.text.mixture import MixedBlocks
-from llmkit.errors import say
+from llmkit.errors import number_of, say
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint
@@ -16,7 +19,7 @@ from llmkit.runs import directory as runs
 from llmkit.training import trivial
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
-from llmkit.training.model_card import figures, write_model_card
+from llmkit.training.model_card import figures, said, write_model_card
 from llmkit.training.progress import clock
 
 
@@ -32,14 +35,14 @@ def introduce(
     trained = facts["trainable_parameters"]
     part_of = "" if trained == facts["parameters"] else f", {trained:,} of them trained"
     say(f"model    {kind}, {facts['parameters']:,} parameters{part_of}, {facts['precision']} ({precision})")
-    batch = f"{args.train_batch_size} {assembly.unit}" + "".join(
+    batch = number_of(args.train_batch_size, assembly.unit.removesuffix("s")) + "".join(
         f" x {number} {what}"
         for number, what in ((args.gradient_accumulation_steps, "accumulated"), (args.world_size, "processes"))
         if number > 1
     )
     say(f"speed    {', '.join(fast(facts['speed']))}")
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
-    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{epochs} in steps"
+    length = number_of(args.max_steps, "step") if args.max_steps > 0 else f"{epochs} in steps"
     if "max_time" in facts:
         length = f"{clock(facts['max_time'])} by the clock in steps"
     if assembly.length is not None:
@@ -79,21 +82,45 @@ def fast(switches: dict[str, Any]) -> list[str]:
     return [attention, *(said for name, said in words.items() if switches.get(name)), *on_cpu]
 
 
+def last_loss(log: list[dict[str, float]]) -> tuple[float, int]:
+    """Return the mean loss of the last tenth of the steps, at least, and how many they are; 0 where none was logged."""
+    logged = [entry for entry in log if "loss" in entry and math.isfinite(entry["loss"])]
+    steps = [int(entry["step"]) for entry in logged]
+    total, covered = 0.0, 0
+    for entry, before in zip(reversed(logged), [*reversed(steps[:-1]), 0], strict=False):
+        if covered and covered >= steps[-1] / 10:
+            break
+        total += entry["loss"] * (entry["step"] - before)
+        covered += int(entry["step"]) - before
+    return (total / covered if covered else 0.0), covered
+
+
+def best(state: TrainerState, args: TrainingArguments) -> dict[str, Any]:
+    """Return which step was best, by which metric, and whether its weights are those of the finished model."""
+    name = args.metric_for_best_model or "loss"
+    metric = name if name.startswith("eval_") else f"eval_{name}"
+    found = {"step": state.best_global_step, "metric": metric, "value": state.best_metric}
+    return {**found, "kept": args.load_best_model_at_end}
+
+
 def finish(
     recipe: Recipe,
     directory: Path,
     metrics: dict[str, float],
     facts: dict[str, Any],
     seconds: float,
-    said: Sequence[tuple[bool, str]],
+    verdicts: Sequence[tuple[bool, str]],
     hint: str,
+    example: str = "",
 ) -> None:
     """Model card and record; only now is the run called finished.
 
-    `said` are (whether it is a warning, what to say) of the result; `hint`, where there is one, is what to try.
+    `verdicts` are (whether it is a warning, what to say) of the result; `hint`, where there is one, is what to try;
+    `example` is a text to try the model with.
     """
     if not recipe.tasks:
         write_model_card(recipe, directory, metrics, facts)
+    judged = {"best": facts["best"]} if "best" in facts else {}
     runs.update_record(
         directory,
         status="finished",
@@ -101,18 +128,24 @@ def finish(
         seconds=round(seconds, 1),
         metrics=metrics,
         trivial=facts["trivial"],
+        **judged,
     )
     shown = [
-        trivial.beside(key, metrics[key], facts["trivial"]) for key in figures(metrics) if key != "eval_bits_per_byte"
+        said(key, metrics, facts) + trivial.beside(key, metrics[key], facts["trivial"]).removeprefix(key)
+        for key in figures(metrics)
+        if key != "eval_bits_per_byte"
     ]
     done = f"finished in {clock(seconds)}: "
     whole = done + ", ".join(shown)
     say(whole if len(whole) <= trivial.WIDTH else done + "\n         ".join(shown))
-    for warns, line in said:
+    for warns, line in verdicts:
         say(trivial.wrapped("warning" if warns else "note", line))
-    if any(warns for warns, _ in said):
+    if any(warns for warns, _ in verdicts):
         say(trivial.wrapped("hint", hint))
     say(f"{directory}: {on_disk(directory)}")
+    if found := facts.get("best"):
+        kept = "its weights are kept" if found["kept"] else "the last weights are kept"
+        say(f"best     step {found['step']:,}, by {found['metric']} {found['value']:.4f}; {kept}")
     if recipe.tasks:
         say(
             f"try it: llmkit predict {directory / next(iter(recipe.tasks))} --input FILE; each task has its model there"
@@ -123,7 +156,8 @@ def finish(
     if try_it is not None:
         say(try_it.format(directory=directory, mask_token=facts.get("mask_token")))
     elif columns.keys() in ({"text"}, {"source"}, {"tokens"}):
-        say(f'try it: llmkit predict {directory} "What a day!"')
+        text = shlex.quote(cut(example, 50)) if example else '"What a day!"'
+        say(f"try it: llmkit predict {directory} {text}")
     else:
         say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(columns.values())}")
 

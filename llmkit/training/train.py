@@ -173,8 +173,14 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         if recipe.tasks:
             learned = {name: each.record() for name, each in assembly.learned.items()}
             report.finish_each(recipe, model, directory, metrics, facts, learned)
+        last, steps = report.last_loss(trainer.state.log_history)
+        if steps:
+            metrics |= {"last_train_loss": last, "last_train_loss_steps": steps}
+        if trainer.state.best_global_step and trainer.state.best_metric is not None:
+            facts["best"] = report.best(trainer.state, args)
         said, hint = trivial.judge(args, trainer.state, found)
-        report.finish(recipe, directory, metrics, facts, time.monotonic() - started, said, hint)
+        seconds = time.monotonic() - started
+        report.finish(recipe, directory, metrics, facts, seconds, said, hint, assembly.example)
     return FINISHED
 
 

@@ -144,7 +144,7 @@ def test_the_record_in_lines():
         "train: 2 rows, 6 tokens",
         "  2 to 4 tokens, half up to 3, 95% up to 4",
         "  happy 50.0%, sad 50.0%",
-        "validation: 1 rows, 1 tokens",
+        "validation: 1 row, 1 token",
     ]
     ranged, _ = looked(part(["a b", "c d"]), balance={"min": 0.0, "mean": 1.25, "max": 2.5})
     assert lines(ranged)[2] == "  values 0 to 2.5, mean 1.25"
