@@ -149,7 +149,8 @@ def output_layer(model: Any) -> nn.Linear | None:
         shapes.append(tuple(hidden.shape))
         return mark
 
-    ids = torch.zeros((1, FEW), dtype=torch.long, device=layer.weight.device)
+    other = int(getattr(inner.config, "pad_token_id", None) == 0)  # of padding upstream would ask for an attention mask
+    ids = torch.full((1, FEW), other, dtype=torch.long, device=layer.weight.device)
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if inner.config.is_encoder_decoder else {})
     training = model.training
     model.eval()

@@ -178,3 +178,15 @@ def test_a_layer_that_something_else_has_taken_hold_of_is_left_alone():
     model = made("gpt2")
     model.lm_head.forward = model.lm_head.forward
     assert FusedLMLoss(model).layer is None
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_output_layer_is_found_without_a_word_on_padding(padding):
+    """Upstream warns of padding without an attention mask by the ids that it sees."""
+    config = BertConfig(vocab_size=8, pad_token_id=padding, **SIZES)
+    model = AutoModelForMaskedLM.from_config(config)
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    assert fused_loss.output_layer(model) is not None
+    assert seen
+    assert not any((ids == padding).any() for ids in seen)
