@@ -1,5 +1,6 @@
 """Find recipes by path or name and read them strictly; report every mistake at once, before torch is imported."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -11,7 +12,7 @@ from typing import Any
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
-from llmkit.recipe.paths import SUFFIXES, at_home, resolve_paths
+from llmkit.recipe.paths import SUFFIXES, at_home, find_data, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
@@ -173,6 +174,7 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     draft = _read_file(path)
     if path.name == "recipe.toml" and (path.parent / "run.json").is_file():
         _as_begun(draft)
+        find_data(draft, _paths_of_run(path.parent / "run.json"))
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
@@ -188,6 +190,15 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
     return draft
+
+
+def _paths_of_run(record: Path) -> dict[str, str]:
+    """Read what the typed paths of a run's recipe resolve to, by key; nothing where the record has none."""
+    try:
+        content = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content.get("paths", {}) if isinstance(content, dict) else {}
 
 
 def _fit_stride(draft: Draft) -> None:
@@ -384,6 +395,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "run",
         notes=tuple(draft.notes),
         fits_rows=draft.fits_rows,
+        typed=ReadOnly(draft.typed),
         **tables,
     )
     origins = {dotted(key): draft.origin(key) for key in leaves(recipe.model_dump())}

@@ -29,6 +29,7 @@ class Draft:
     given: dict[Key, int] = field(default_factory=dict)  # the index of the override of each key on the command line
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[tuple[int, int], str, str]] = field(default_factory=list)
+    typed: dict[str, str] = field(default_factory=dict)  # the data's paths as they were typed, by what they resolve to
     apart: int = 0  # how many of the problems are of one key alone; the others are of keys that do not go together
     overrides: Sequence[str] = ()  # the arguments that `given` counts
     fits_rows: bool = False  # whether what it lacks is chosen by the rows

@@ -2,11 +2,12 @@
 
 import glob
 import os.path
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmkit.recipe.draft import COMMAND_LINE, Draft
-from llmkit.recipe.toml import Key, dotted
+from llmkit.recipe.toml import Key, dotted, split_key
 
 # With one of these suffixes or prefixes a string is a path and not a Hub id.
 DATA_SUFFIXES = (
@@ -27,7 +28,9 @@ def resolve_paths(draft: Draft) -> None:
     models: list[Key] = [("model", "name"), ("model", "generator", "name"), ("tokenizer", "name")]
     for key in (*models, *((*origin, "path") for origin in origins)):
         if isinstance(value := draft.get(*key), str):
-            draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)])
+            resolved = draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)])
+            if key[0] == "data" and resolved != value and not Path(value).is_absolute():
+                draft.typed[resolved] = value
     for key in ((*origin, "clean", listed) for origin in origins for listed in WORD_LISTS):
         if isinstance(value := draft.get(*key), str) and value not in WORD_LISTS[key[-1]]:
             draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)], hub=False)
@@ -37,6 +40,25 @@ def resolve_paths(draft: Draft) -> None:
             key = (*origin, "data_files")
             inside = [Path(data)] if Path(data).is_dir() else []  # load_dataset looks into the folder
             draft.get(*origin)["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
+
+
+def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
+    """Find the data of a run from its recipe, which has paths as they were typed.
+
+    `resolved` are the run's absolute paths by key. On another machine, to which the run was copied, the data is where
+    it was typed from: in the working directory, or beside `runs/`.
+    """
+    for name, path in resolved.items():
+        key = split_key(name)
+        typed = draft.get(*key)
+        if not isinstance(typed, str) or Path(typed).is_absolute():
+            continue
+        elsewhere = [os.path.normpath(base / typed) for base in (Path.cwd(), draft.source.parents[2])]
+        found = next((place for place in (path, *elsewhere) if _exists(place) or glob.glob(place)), path)  # noqa: PTH207
+        if found != path:
+            draft.notes.append(f"{name}: `{path}` is not on this machine, so `{found}` is read")
+        draft.get(*key[:-1])[key[-1]] = found
+        draft.typed[found] = typed
 
 
 def _base(draft: Draft, key: Key) -> Path:

@@ -267,6 +267,7 @@ class Recipe(Table):
     origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
     notes: tuple[str, ...] = Field(default=(), exclude=True)
     fits_rows: bool = Field(default=False, exclude=True)  # what it lacks of OF_THE_ROWS is chosen by the rows
+    typed: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
 
     @field_validator("task")
     @classmethod
@@ -278,8 +279,18 @@ class Recipe(Table):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
-    def to_toml(self, comments: bool = False) -> str:
-        """Write the resolved recipe, which loads from anywhere; with `comments`, each value's origin behind it."""
+    def data_paths(self) -> dict[str, str]:
+        """Return the paths of local data by key, as they resolve, where they were typed relative to a folder."""
+        keys = leaves(self.model_dump(include={"data"}))
+        paths = {dotted(key): value for key, value in keys.items() if key[-1] == "path"}
+        return {key: value for key, value in paths.items() if value in self.typed}
+
+    def to_toml(self, comments: bool = False, as_typed: bool = False) -> str:
+        """Write the resolved recipe, which loads from anywhere; with `comments`, each value's origin behind it.
+
+        With `as_typed` the paths of local data are those of the user, and what they resolve to stands behind them.
+        """
+        data_paths = self.data_paths() if as_typed else {}
         tables = self.model_dump(
             exclude_none=True, exclude={"evaluation"} if self.task in (*PRETRAINING, "multi-task") else None
         )
@@ -294,7 +305,10 @@ class Recipe(Table):
                 continue
             lines += ["", f"[{table}]"] if table else []
             for path, value in leaves(content).items():
-                origin = self.origins.get(dotted((table, *path) if table else path), "default")
+                key = dotted((table, *path) if table else path)
+                origin = self.origins.get(key, "default")
+                if key in data_paths:
+                    origin, value = f"{origin}; {value}", self.typed[value]
                 lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
         return "\n".join(lines) + "\n"
 

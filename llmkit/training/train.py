@@ -121,7 +121,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         runs.sweep(directory)
         MetricsFile.cut(directory, resumed.manifest["metrics_bytes"] if resumed else 0)
         again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
-        runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True))
+        runs.update_record(directory, paths=recipe.data_paths())  # first: the recipe is read with them
+        runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True, as_typed=True))
         facts["started"] = record.get("started", facts["started"])
         runs.update_record(directory, **facts, status="running", problem=None)
         if resume:

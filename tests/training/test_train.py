@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -69,6 +70,25 @@ def test_the_snippet_of_the_model_card_loads_this_model(workplace, llmkit):
         exec(snippet, made)
         assert made["model"].config.n_embd == 32
         assert len(made["tokenizer"]) == 300
+
+
+def test_a_run_keeps_paths_as_typed_and_finds_its_data_from_anywhere(workplace, llmkit, tmp_path_factory, monkeypatch):
+    assert llmkit("pretrain", "causal.toml", "data.path=corpus.txt", "trainer.max_steps=1").exit_code == 0
+    saved = (workplace / "runs/causal/recipe.toml").read_text()
+    assert f'path = "corpus.txt"  # command line; {workplace}/corpus.txt' in saved
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    found = llmkit("evaluate", str(workplace / "runs/causal"))
+    assert found.exit_code == 0, found.stderr
+    assert load(str(workplace / "runs/causal/recipe.toml")).data.path == str(workplace / "corpus.txt")
+    shutil.copytree(workplace / "runs", elsewhere / "runs")  # to another machine, with the data
+    (workplace / "corpus.txt").rename(elsewhere / "corpus.txt")
+    copied = llmkit("evaluate", "runs/causal")
+    assert (copied.exit_code, copied.stdout) == (0, found.stdout)
+    assert f"is not on this machine, so `{elsewhere}/corpus.txt` is read" in copied.stderr
+    again = llmkit("pretrain", "runs/causal/recipe.toml", "--output-dir", "again")
+    assert again.exit_code == 0, again.stderr
+    assert 'path = "corpus.txt"  # recipe line' in (elsewhere / "again/recipe.toml").read_text()
 
 
 def test_the_same_line_twice_makes_two_runs(workplace, llmkit):
