@@ -10,7 +10,7 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def number_of(count: int, noun: str) -> str:
+def quantity(count: int, noun: str) -> str:
     """Write a count with its noun: `1 row`, `2,000 rows`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 

@@ -6,7 +6,7 @@ from llmkit import tasks
 from llmkit.data.display import Report
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.texts import read_texts
-from llmkit.errors import number_of, say
+from llmkit.errors import quantity, say
 from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
@@ -58,7 +58,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     each = "" if rows else f" x {length}"
     report.add(
         f"{examples_or_tokens} a step",
-        f"{number_of(batch, unit.removesuffix('s'))} x {accumulated} accumulated x {world} "
+        f"{quantity(batch, unit.removesuffix('s'))} x {accumulated} accumulated x {world} "
         f"process{'es' * (world != 1)}{each} = {total:,}",
     )
     an_epoch = None
@@ -78,7 +78,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     else:
         report.add("steps", f"as many as there are in {of_epochs} of the data")
     warmup = settings.get("warmup_steps", 0)
-    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else number_of(warmup, "step")
+    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else quantity(warmup, "step")
     peak = settings.get("learning_rate", 5e-5)
     report.add("learning rate", f"up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
     return recipe

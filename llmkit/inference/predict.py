@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.data.output import ERROR, own_name, row_writer
-from llmkit.errors import UserError, number_of, say
+from llmkit.errors import UserError, quantity, say
 from llmkit.inference.fill_mask import blank_filler
 from llmkit.inference.rows_io import (
     PredictRows,
@@ -77,9 +77,9 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
             count += 1
             errors += ERROR in prediction
     if errors:
-        say(f"warning: {errors:,} of {number_of(count, 'row')} could not be read; their `error` says why")
+        say(f"warning: {errors:,} of {quantity(count, 'row')} could not be read; their `error` says why")
     if output is not None:
-        say(f"{number_of(count, 'row')} -> {output}")
+        say(f"{quantity(count, 'row')} -> {output}")
 
 
 def _columns_of(rows: Iterator[tuple[str, Any]]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import UserError, number_of
+from llmkit.errors import UserError, quantity
 from llmkit.recipe import load
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
@@ -29,10 +29,10 @@ def check(name: str) -> int:
         else:
             usable.append(result)
             num_bytes = sum(file["bytes"] for file in result.manifest["files"].values())
-            progress = f"epoch {result.manifest['epoch']}, {number_of(result.manifest['samples_seen'], 'example')} seen"
+            progress = f"epoch {result.manifest['epoch']}, {quantity(result.manifest['samples_seen'], 'example')} seen"
             _print(
                 folder.name,
-                f"whole, {number_of(len(result.manifest['files']), 'file')}, {num_bytes / 1e6:,.1f} MB, {progress}",
+                f"whole, {quantity(len(result.manifest['files']), 'file')}, {num_bytes / 1e6:,.1f} MB, {progress}",
             )
     leftovers = [path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")]
     if leftovers:

@@ -10,7 +10,7 @@ from llmkit import tasks
 from llmkit.data.cleaning import pipeline as cleaning
 from llmkit.data.text import findings, mixture, pack, sources
 from llmkit.data.text.documents import Corpus, Documents, chained
-from llmkit.errors import UserError, number_of
+from llmkit.errors import UserError, quantity
 from llmkit.models import architectures, unknown_tokens
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config
@@ -160,10 +160,10 @@ def _lines(
             if part in part_of:
                 d = part_of[part]
                 lines.append(
-                    f"{before}{part}: {number_of(d['documents'], 'document')}, {number_of(d['tokens'], 'token')}, "
-                    + f"{number_of(d['blocks'], 'piece' if block_spec.within_documents else 'block')} of {block_size}"
+                    f"{before}{part}: {quantity(d['documents'], 'document')}, {quantity(d['tokens'], 'token')}, "
+                    + f"{quantity(d['blocks'], 'piece' if block_spec.within_documents else 'block')} of {block_size}"
                     + (" at most" if block_spec.within_documents else "")
-                    + (f", a tail of {number_of(d['tail'], 'token')} left out" if d["tail"] else "")
+                    + (f", a tail of {quantity(d['tail'], 'token')} left out" if d["tail"] else "")
                 )
     return lines
 

@@ -4,7 +4,7 @@ import os.path
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import number_of
+from llmkit.errors import quantity
 from llmkit.metrics import evaluation_metrics
 from llmkit.models.loading import ADAPTED_CONFIG
 from llmkit.recipe.schema import Recipe
@@ -25,7 +25,7 @@ def said(key: str, metrics: dict[str, float], facts: dict[str, Any]) -> str:
     """Name a figure: with the class that F1 is measured of, and the steps that the loss is the mean of."""
     if key == "last_train_loss":
         steps = int(metrics["last_train_loss_steps"])
-        return f"loss of the last {number_of(steps, 'step')}" if steps > 1 else "loss of the last step"
+        return f"loss of the last {quantity(steps, 'step')}" if steps > 1 else "loss of the last step"
     of_class = key.endswith("_f1") and facts.get("f1_of")
     return f'{key} of "{of_class}"' if of_class else key
 

@@ -11,7 +11,7 @@ from transformers import TrainerState, TrainingArguments
 from llmkit import tasks
 from llmkit.data.display import cut
 from llmkit.data.text.mixture import MixedBlocks
-from llmkit.errors import number_of, say
+from llmkit.errors import quantity, say
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint
@@ -35,14 +35,14 @@ def introduce(
     trained = facts["trainable_parameters"]
     part_of = "" if trained == facts["parameters"] else f", {trained:,} of them trained"
     say(f"model    {kind}, {facts['parameters']:,} parameters{part_of}, {facts['precision']} ({precision})")
-    batch = number_of(args.train_batch_size, assembly.unit.removesuffix("s")) + "".join(
+    batch = quantity(args.train_batch_size, assembly.unit.removesuffix("s")) + "".join(
         f" x {number} {what}"
         for number, what in ((args.gradient_accumulation_steps, "accumulated"), (args.world_size, "processes"))
         if number > 1
     )
     say(f"speed    {', '.join(fast(facts['speed']))}")
     epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
-    length = number_of(args.max_steps, "step") if args.max_steps > 0 else f"{epochs} in steps"
+    length = quantity(args.max_steps, "step") if args.max_steps > 0 else f"{epochs} in steps"
     if "max_time" in facts:
         length = f"{clock(facts['max_time'])} by the clock in steps"
     if assembly.length is not None:

@@ -10,7 +10,7 @@ from llmkit.data.display import printable, wrapped
 from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.examples import Encoded, places
 from llmkit.data.rows.unused import listed, unused_columns
-from llmkit.errors import UserError, number_of
+from llmkit.errors import UserError, quantity
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.
 DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
@@ -111,8 +111,8 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     written = []
     for name, summary in record.items():
         lengths = summary["lengths"]
-        windows = f" in {number_of(summary['examples'], 'window')}" if summary["examples"] != summary["rows"] else ""
-        written.append(f"{name}: {number_of(summary['rows'], 'row')}{windows}, {number_of(summary['tokens'], 'token')}")
+        windows = f" in {quantity(summary['examples'], 'window')}" if summary["examples"] != summary["rows"] else ""
+        written.append(f"{name}: {quantity(summary['rows'], 'row')}{windows}, {quantity(summary['tokens'], 'token')}")
         cut = summary["truncated_rows"]
         written.append(
             f"  {lengths['min']} to {lengths['max']} tokens, half up to {lengths['50%']}, 95% up to {lengths['95%']}"
@@ -158,4 +158,4 @@ def _shortened(labels: list[str]) -> str:
 
 
 def _share(count: int, rows: int) -> str:
-    return f"{count:,} of {number_of(rows, 'row')} ({count / rows:.1%})"
+    return f"{count:,} of {quantity(rows, 'row')} ({count / rows:.1%})"
