@@ -26,7 +26,7 @@ OF_RESUMING = (
     *("_maybe_log_save_evaluate", "log", "_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state"),
     "_issue_warnings_after_load",
 )
-OF_SAVING = ("_save_checkpoint", "_load_best_model", "_save")
+OF_SAVING = ("_save_checkpoint", "_load_best_model", "_save", "_determine_best_metric")
 OURS = {Trainer: OVERRIDDEN, ResumableTrainer: OF_RESUMING, SavingTrainer: OF_SAVING}
 
 
