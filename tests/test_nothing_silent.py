@@ -104,7 +104,7 @@ def test_every_mark_of_every_shape_is_learned_or_named(name, file, place):
     if shape.only_scored:  # what the references of evaluation alone hold is said, and there
         assert f"{ROWS} rows with several targets: the first is learned, and all are scored" in said(assembly)
         evaluated = assembled(shape.task, place / file, shape.keys, assembly.config)
-        scored = marks(evaluated.validation["train"].extra.references)
+        scored = marks(evaluated.validation["evaluated"].extra.references)
         assert scored >= {(n, column) for n in range(ROWS) for column in shape.only_scored}
     check(shape.task, assembly, rows, scored=scored)
     assert not_used(assembly) == set(shape.unused)

@@ -92,7 +92,7 @@ def check(
     learned = by_row(taught(shape.task, training, training.train).inputs)
     assert len(learned) == ROWS
     evaluation = assembled(shape.task, file, keys, training.config)
-    measured = taught(shape.task, evaluation, evaluation.validation["train"])
+    measured = taught(shape.task, evaluation, evaluation.validation["evaluated"])
     assert {n: texts for n, texts in by_row(measured.inputs).items() if n in learned} == learned
     if shape.task == "chat":
         return []

@@ -65,7 +65,8 @@ def independent_loss(model, blocks):
 
 
 def test_the_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):
-    """From the files of the run alone: text, tokenizer, model; batches of 5 do not divide the blocks."""
+    """From the files of the run alone: text, tokenizer, model; batches of 5 do not divide the blocks, and the last of
+    them is shorter."""
     (workplace / "held.txt").write_text("".join(f"the owl met {i} cats of the hen\n" for i in range(37)))
     done = llmkit(
         *("pretrain", "causal.toml", "data.path=.", 'data.data_files={train="corpus.txt", validation="held.txt"}'),
@@ -76,8 +77,9 @@ def test_the_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):
     tokenizer = AutoTokenizer.from_pretrained("run")
     lines = (workplace / "held.txt").read_text().splitlines()
     row = torch.tensor([i for line in lines for i in [*tokenizer(line)["input_ids"], tokenizer.eos_token_id]])
-    blocks = [(row[s : s + 16], row[s + 1 : s + 17]) for s in range(0, len(row) - 16, 16)]
+    blocks = [(row[s : s + 16][: len(row) - 1 - s], row[s + 1 : s + 17]) for s in range(0, len(row) - 1, 16)]
     assert len(blocks) % 5
+    assert len(blocks[-1][0]) < 16
     metrics = json.loads((workplace / "run/run.json").read_text())["metrics"]
     assert metrics["eval_loss"] == pytest.approx(independent_loss(model, blocks), rel=1e-5)
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss"]), rel=1e-6)

@@ -241,9 +241,10 @@ def test_a_unigram_model_of_running_text(train):
 
     def predicted(part):
         ids = [each for line in part for each in [*tokenizer(line.strip("\n"))["input_ids"], tokenizer.eos_token_id]]
-        return ids[1 : 1 + (len(ids) - 1) // 16 * 16], len(ids)  # in blocks of 16
+        return ids[1:], len(ids)
 
-    loss = witten_bell(Counter(predicted(lines[:120])[0]), len(tokenizer))
+    learned = predicted(lines[:120])[0]
+    loss = witten_bell(Counter(learned[: len(learned) // 16 * 16]), len(tokenizer))  # in blocks of 16
     labels, number = predicted(lines[120:])
     expected = np.mean([loss(each) for each in labels])
     size = sum(len(line.strip("\n").encode()) for line in lines[120:])

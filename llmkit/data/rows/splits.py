@@ -92,14 +92,20 @@ def tables(
             notes.append("validation_fraction is ignored: the data has a validation split")
     elif fraction:
         assert training is not None
-        total = len(training.keys)
-        training, held = _hold_out(training, fraction, seed, data.hold_out)
-        if chosen:
+        total, held = len(training.keys), None
+        try:
+            training, held = _hold_out(training, fraction, seed, data.hold_out)
+        except UserError as problem:
+            if not chosen:
+                raise
+            chosen = None
+            notes.append(f"no validation data: no rows can be held out ({problem.hint})")
+        if chosen and held is not None:
             notes.append(
                 f"{len(held.keys):,} of {total:,} rows are held out for evaluation; "
                 "data.validation_fraction = 0 trains on all"
             )
-        validation = {"validation": held}
+        validation = {} if held is None else {"validation": held}
     elif train:
         notes.append("no validation data: set data.validation_fraction to hold some out")
     else:
