@@ -84,7 +84,7 @@ def test_the_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):
     assert metrics["eval_loss"] == pytest.approx(independent_loss(model, blocks), rel=1e-5)
     assert metrics["eval_perplexity"] == pytest.approx(np.exp(metrics["eval_loss"]), rel=1e-6)
     num_bytes = sum(len(line.encode()) for line in lines)
-    assert metrics["eval_bits_per_byte"] == pytest.approx(metrics["eval_loss"] / np.log(2) * len(row) / num_bytes)
+    assert metrics["eval_bits_per_byte"] == pytest.approx(metrics["eval_loss"] / np.log(2) * (len(row) - 1) / num_bytes)
 
 
 def test_the_masked_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):

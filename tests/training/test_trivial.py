@@ -251,7 +251,7 @@ def test_a_unigram_model_of_running_text(train):
     assert values(record) == {
         "loss": pytest.approx(expected),
         "perplexity": pytest.approx(math.exp(expected)),
-        "bits_per_byte": pytest.approx(expected / math.log(2) * number / size),
+        "bits_per_byte": pytest.approx(expected / math.log(2) * (number - 1) / size),
     }
     assert f"(unigram model: {expected:.4f})" in said
 

@@ -444,7 +444,7 @@ def test_a_label_that_the_recipe_does_not_name_is_left_out_of_training_and_kept_
     assert opened(file, label_names=MOODS)[1] == {"a label that is not in data.label_names": 1}
     data = ClassificationData(path=str(file), label_names=MOODS)
     read = tables(data, 42, classification, train=False)
-    assert len(list(read.validation["train"].read())) == 60
+    assert len(list(read.validation["evaluated"].read())) == 60
 
 
 # ---- strata ----------------------------------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ def test_evaluation_alone_on_what_was_held_out(tmp_path):
 def test_evaluation_alone_on_all_rows_where_none_are_for_validation(tmp_path):
     split = opened(write(tmp_path / "test.csv", ROWS), train=False)
     assert split.train is None
-    assert {name: plain(rows) for name, rows in split.validation.items()} == {"train": ROWS}
+    assert {name: plain(rows) for name, rows in split.validation.items()} == {"evaluated": ROWS}
     assert split.notes == ()
     files = ReadOnly({"test": "test.csv"})
     assert list(opened(tmp_path, train=False, data_files=files, split="test").validation) == ["test"]
