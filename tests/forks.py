@@ -58,7 +58,7 @@ class Fork:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """The rest of stdout and of stderr, the longer one, once the process has ended; killed after `timeout`."""
         alarm = Timer(timeout, self.process.kill)
         alarm.start()

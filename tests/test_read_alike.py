@@ -23,6 +23,7 @@ from marked import (
 from transformers import set_seed
 
 from llmkit import tasks
+from llmkit.data.rows.cells import value_at
 from llmkit.inference.predict import predict
 from llmkit.runs import directory as runs
 
@@ -102,7 +103,7 @@ def check(
     assert ["error" in answer for answer in answers] == [n is None for n in expected]
     inputs = [name for name in training.record["columns"].values() if name not in labels_of(shape.task, training)]
     for answer, n in zip(answers, expected, strict=True):
-        assert {number for number, _ in marks([answer.get(name) for name in inputs])} == {n} - {None}
+        assert {number for number, _ in marks([value_at(answer, name) for name in inputs])} == {n} - {None}
     return answers
 
 
