@@ -1,7 +1,5 @@
 """The story of one run, from a recipe to a finished run directory."""
 
-import json
-import math
 import os
 import shutil
 import signal
@@ -26,7 +24,6 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.runs.longer import LENGTH
 from llmkit.training import batch_size, report, trivial
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
@@ -36,8 +33,9 @@ from llmkit.training.max_time import NO_END, MaxTime
 from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
+from llmkit.training.resumption import Resumption, find_resumption
 from llmkit.training.saving_trainer import NO_ROOM
-from llmkit.training.schedule import DECAYING, Schedule
+from llmkit.training.schedule import Schedule
 from llmkit.training.trainer import Trainer, compared, final_evaluation
 
 FINISHED = 0
@@ -118,36 +116,10 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         facts["max_time"] = max_time
     if main:
         report.introduce(recipe, assembly, facts, precision, args, directory)
-    resumed = find_checkpoint(directory, record.get("id", "")) if resume else None
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
-    if longer and resumed is None:
-        raise UserError(
-            f"`{directory}` has no checkpoint to train on from", f"a new run from its weights: model.name={directory}"
-        )
-    changed: list[str] = []
-    words = ""
-    if resumed is not None:
-        last = resumed
-        if "longer" in record or longer:
-            allowed = [*allowed, *LENGTH]
-            if schedule.kind == DECAYING:
-                resumed = before_decay(last, schedule, steps) or last
-        other = compatibility.changes(resumed.manifest["fingerprints"], trainer.fingerprints)
-        compatibility.refuse(other, allowed, directory)
-        changed = [key for key, *_ in other]
-        begun = resumed.manifest["epoch"] + (resumed.manifest["samples"] > 0)
-        if resumed.step > steps if args.max_steps > 0 else begun > math.ceil(args.num_train_epochs):
-            raise UserError(
-                f"`{resumed.path}` is further than what is asked for",
-                "ask for more; or move the checkpoints of later steps away",
-            )
-        if longer and (planned := planned_steps(resumed.path)) != steps:
-            words = schedule.longer(planned, steps, resumed.step)
-        if resumed.step < last.step:
-            words += f"{'; ' if words else ''}what followed until {last.path.name} was the decay, and is trained anew"
-        if "trainer.optim" in changed:
-            raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
+    resumption = find_resumption(trainer, directory, record, schedule, steps, allowed) if resume else Resumption()
+    resumed = resumption.checkpoint
     if limit is not None:
         args.max_steps = NO_END
     preflight(trainer)
@@ -163,8 +135,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             describe(recipe, directory, facts)
         if resume:
             say(f"going on from {resumed.path}" if resumed else "no checkpoint to go on from: starting anew")
-        if words:
-            say(f"note     {words}")
+        if resumption.schedule_note:
+            say(f"note     {resumption.schedule_note}")
 
     def begin_to_replace() -> None:
         """From here on the weights are neither the old nor the new ones: first say so."""
@@ -176,8 +148,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         try:
             path = trainer.resume_from(
                 resumed,
-                new_schedule=any(key.startswith("trainer.") and key not in LENGTH for key in changed),
-                longer=any(key in LENGTH for key in changed),
+                new_schedule=resumption.new_schedule,
+                longer=resumption.is_longer,
             )
             result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
@@ -233,44 +205,12 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     return FINISHED
 
 
-def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
-    """Find the newest whole checkpoint; raises UserError where there are some and none is whole."""
-    newest, damaged = checkpoint.newest(directory, run)
-    for problem in damaged:
-        say(f"warning  passed over: {problem}")
-    if newest is None and damaged:  # starting anew would hide them
-        raise UserError(
-            f"no checkpoint in `{directory}` is whole",
-            "start a new run, from their weights if you like: model.name=.../checkpoint-N",
-            tuple(damaged),
-        )
-    return newest
-
-
 def describe(recipe: Recipe, directory: Path, facts: dict[str, Any]) -> None:
     """Write what the run is, and that it is not finished."""
     again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
     runs.update_record(directory, paths=recipe.data_paths())  # first: the recipe is read with them
     runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True, as_typed=True))
     runs.update_record(directory, **facts, status="running", problem=None)
-
-
-def before_decay(last: checkpoint.Checkpoint, schedule: Schedule, steps: int) -> checkpoint.Checkpoint | None:
-    """Find the newest checkpoint whose learning rate had not begun to fall, or falls as in a run of `steps`."""
-
-    def usable(folder: Path) -> bool:
-        try:
-            step = int(folder.name.removeprefix(checkpoint.PREFIX))
-            return step <= last.step and schedule.is_same(planned_steps(folder), steps, step, warm=True)
-        except (OSError, ValueError, KeyError):
-            return False
-
-    return checkpoint.newest(last.path.parent, last.manifest["run"], usable)[0]
-
-
-def planned_steps(folder: Path) -> int:
-    """Return the length of the run that a checkpoint is of, as it was planned then."""
-    return int(json.loads((folder / checkpoint.TRAINER_STATE).read_text())["max_steps"])
 
 
 def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None = None) -> dict[str, Any]:
