@@ -45,10 +45,12 @@ def generate_rows(
     check_rows(source, output)
     session = generate.load(name, "causal-lm", options, seed, quantize)
     tokenizer = session.tokenizer
-    from llmkit.data.files import text_of
+    from llmkit.data.rows.examples import located
+    from llmkit.data.rows.reader import text_in
 
     def read(location: str, row: Row) -> tuple[Row, list[int]]:
-        prompt = text_of(row, "text" if "prompt" not in row and "text" in row else "prompt", location)
+        with located(location):
+            prompt = text_in(row, "text" if "prompt" not in row and "text" in row else "prompt")
         if not prompt:
             raise UserError(f"{location}: the prompt is empty", "take the row out")
         return {"prompt": prompt}, generate.encode(prompt, tokenizer)

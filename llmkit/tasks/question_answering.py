@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from llmkit import metrics as measures
-from llmkit.data.files import text_of
 from llmkit.data.rows import answering
 from llmkit.data.rows.answering import read_answers
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, chunks, key_of, located
+from llmkit.data.rows.examples import Encoded, chunks, column_texts, key_of, located
 from llmkit.data.rows.reader import RowReader
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -90,8 +89,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
         )
     done = Encoded(rows)
     for chunk in chunks(rows.read()):
-        questions = [text_of(row, columns["question"], place).strip() for place, row in chunk]
-        contexts = [text_of(row, columns["context"], place) for place, row in chunk]
+        questions = [text.strip() for text in column_texts(chunk, columns["question"])]
+        contexts = column_texts(chunk, columns["context"])
         begins = len(done.targets)
         for i, (place, row) in enumerate(chunk):
             with located(place):

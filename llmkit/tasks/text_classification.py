@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from llmkit import metrics as measures
-from llmkit.data.files import text_of
 from llmkit.data.rows import augment, classification
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, beginning, chunks, key_of
+from llmkit.data.rows.examples import Encoded, beginning, chunks, column_texts, key_of
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, UNKNOWN, LabelSpec, counts_of, thresholds_in
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.reader import RowReader, Unusable
@@ -62,8 +61,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
     tokenize = RowTokenizer(tokenizer, length)
     same: dict[str, str] = {}  # the labels that are text, each of them once
     for chunk in chunks(rows.read()):
-        texts = [text_of(row, first, place, "data.text_column") for place, row in chunk]
-        pairs = [text_of(row, second, place, "data.text_pair_column") for place, row in chunk] if second else None
+        texts = column_texts(chunk, first)
+        pairs = column_texts(chunk, second) if second else None
         number = len(done.keys)
         done.row.extend(range(number, number + len(chunk)))
         done.keys.extend(key_of(*each) for each in zip(*filter(None, [texts, pairs]), strict=True))

@@ -27,7 +27,7 @@ from llmkit.data.files.paths import (
     shown,
     splits_by_name,
 )
-from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows, text_of
+from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows
 
 __all__ = [
     "COLUMNAR_SUFFIXES",
@@ -65,6 +65,5 @@ __all__ = [
     "split_name",
     "splits_by_name",
     "suffix",
-    "text_of",
     "unheard",
 ]

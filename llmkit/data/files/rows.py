@@ -1,6 +1,6 @@
 """Read rows from a file of any format; the suffix chooses the reader."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,32 +97,3 @@ def format_of(file: Path, options: ReadOptions = ReadOptions()) -> str:  # noqa:
     if options.format:
         return ".txt" if options.format == "text" else f".{options.format}"
     return ".conll" if kind in SNIFFED and looks_like_conll(file, options.encoding) else kind
-
-
-def text_of(row: Mapping[str, Any], column: str, where: str, key: str = "its key in [data]") -> str:
-    """Return the text in a column of a row, "" for None.
-
-    `where` names the file and the row, and `key` the recipe's key that chose the column: both are for messages. Raises
-    UserError where the column is missing, or holds no text or text that cannot be tokenized.
-    """
-    if column not in row:
-        raise UserError(
-            f"{where}: no `{column}`; the row has {', '.join(row) or 'nothing'}", "every row needs that column"
-        )
-    value = row[column]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: column `{column}` holds {type(value).__name__}, not text",
-            f"set {key} to the column with the text",
-        )
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as problem:  # JSON can write it, and nothing can tokenize it
-            raise UserError(
-                f"{where}: `{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
-                "characters beyond U+FFFF are two \\u escapes in JSON; mend the row or take it out",
-            ) from problem
-    return value

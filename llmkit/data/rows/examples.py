@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from llmkit.data.rows.ragged import Column, Ragged
-from llmkit.data.rows.reader import Unusable
+from llmkit.data.rows.reader import Unusable, text_in
 from llmkit.data.rows.table import Rows
 from llmkit.data.rows.tokenize import Tokenized
 from llmkit.errors import UserError
@@ -105,6 +105,17 @@ def located(place: str) -> Iterator[None]:
         yield
     except Unusable as fault:
         raise UserError(f"{place}: {fault}", fault.hint) from fault
+
+
+def column_texts(rows: Iterable[tuple[str, Mapping[str, Any]]], column: str) -> list[str]:
+    """Return the text in `column` of each (place, row); raise UserError, with the place, where a row has none."""
+    texts = []
+    for place, row in rows:
+        try:
+            texts.append(text_in(row, column))
+        except Unusable as fault:
+            raise UserError(f"{place}: {fault}", fault.hint) from fault
+    return texts
 
 
 def places(rows: Rows, wanted: Sequence[int]) -> list[str]:

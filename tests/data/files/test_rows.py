@@ -7,7 +7,6 @@ import pytest
 from files_read import ODD, ROWS, mistake, places, rows, write, write_csv, write_parquet
 
 from llmkit.data import files
-from llmkit.errors import UserError
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
@@ -85,20 +84,6 @@ def test_the_format_of_a_file_whose_name_does_not_tell(tmp_path, format, text, n
     assert [row for _, row in files.read_rows(tmp_path / "b.jsonl", options, note=remarks.append)] == [{"a": 1}]
     about = f"`{tmp_path / 'b.jsonl'}`: read as its name says; data.format is for names that do not tell"
     assert remarks == ([] if format == "jsonl" else [about])
-
-
-def test_the_text_of_a_row():
-    assert files.text_of({"text": "é"}, "text", "here") == "é"
-    assert files.text_of({"text": None}, "text", "here") == ""
-    for row, message, hint in (
-        ({"id": 1, "txt": "two"}, "`a`, line 2: no `text`; the row has id, txt", "every row needs that column"),
-        ({"text": 2}, "`a`, line 2: column `text` holds int, not text", "set data.x to the column with the text"),
-        ({"text": "\ud83d"}, "`a`, line 2: `text` holds half a character (\\ud83d)", "characters beyond U+FFFF"),
-    ):
-        with pytest.raises(UserError) as caught:
-            files.text_of(row, "text", "`a`, line 2", "data.x")
-        assert caught.value.message == message
-        assert caught.value.hint.startswith(hint)
 
 
 def test_the_suffix_decides_whatever_its_case(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from llmkit.data.rows.batches import Examples, GroupedByLength, collator, models_own
-from llmkit.data.rows.examples import CHUNK, Encoded, chunks, key_of, places, refuse
+from llmkit.data.rows.examples import CHUNK, Encoded, chunks, column_texts, key_of, places, refuse
 from llmkit.data.rows.ragged import Ragged
 from llmkit.data.rows.table import Rows
 from llmkit.errors import UserError
@@ -152,3 +152,16 @@ def test_mistakes_are_named_by_their_rows_five_at_most():
     assert caught.value.details[-2:] == ("`x.csv`, line 7: mistake 5", "and 2 more")
     with pytest.raises(UserError, match="1 row is wrong"):
         refuse(rows(9), {0: "mistake"}, "is wrong", "mend it")
+
+
+def test_texts_of_a_column_are_checked_and_the_row_is_named():
+    rows = [("`a`, line 1", {"text": "é"}), ("`a`, line 2", {"text": None})]
+    assert column_texts(rows, "text") == ["é", ""]
+    for row, message in (
+        ({"id": 1, "txt": "two"}, "`a`, line 3: no `text`; the row has id, txt"),
+        ({"text": 2}, "`a`, line 3: column `text` holds int, not text"),
+        ({"text": "\ud83d"}, "`a`, line 3: `text` holds half a character (\\ud83d)"),
+    ):
+        with pytest.raises(UserError) as caught:
+            column_texts([*rows, ("`a`, line 3", row)], "text")
+        assert caught.value.message == message
