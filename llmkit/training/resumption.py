@@ -19,7 +19,7 @@ from llmkit.training.trainer import Trainer
 class Resumption:
     """What a run goes on from: its checkpoint (None: anew), the keys that differ, and what to say of the schedule."""
 
-    checkpoint: checkpoint.Checkpoint | None = None
+    start: checkpoint.Checkpoint | None = None
     changed: tuple[str, ...] = ()
     schedule_note: str = ""
 

@@ -119,7 +119,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
     resumption = find_resumption(trainer, directory, record, schedule, steps, allowed) if resume else Resumption()
-    resumed = resumption.checkpoint
+    resumed = resumption.start
     if limit is not None:
         args.max_steps = NO_END
     preflight(trainer)
