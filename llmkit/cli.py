@@ -194,6 +194,10 @@ DryRun = Annotated[
 ]
 
 
+TableFormat = Annotated[
+    Literal["table", "csv", "md", "latex", "json"],
+    typer.Option("--format", metavar="table|csv|md|latex|json", help="How to write the table."),
+]
 Name = Annotated[
     str | None,
     typer.Option(
@@ -661,6 +665,42 @@ def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run director
         from llmkit.runs import check as checking
 
         return checking.check(_run_or_model(run))
+
+    _do(act)
+
+
+@app.command(
+    "runs",
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit runs --sort=-value
+llmkit runs --filter task=text-classification
+llmkit runs sweeps/lr --format latex""",
+)
+def list_runs(
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="FOLDER", help="The folder of the runs.  [default: runs]", show_default=False),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort", metavar="COLUMN", help="Sort by a column; -COLUMN: largest first.  [default: newest first]"
+        ),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KEY=VALUE", help="List only these: a column, or a key of the recipe."),
+    ] = None,
+    format: TableFormat = "table",
+) -> None:
+    """List runs: task, model, status, time, and the metric that counts."""
+
+    def act() -> int:
+        from llmkit.reports.runs import list_runs
+
+        return list_runs(folder, sort, filters or [], format)
 
     _do(act)
 

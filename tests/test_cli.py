@@ -46,6 +46,7 @@ OPTIONS = {
     "merge": ["run", "--output", "--offline"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],
+    "runs": ["folder", "--sort", "--filter", "--format"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],

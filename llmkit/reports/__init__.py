@@ -1,0 +1,1 @@
+"""Reports on runs: a page about one, tables and comparisons of several."""
