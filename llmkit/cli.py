@@ -705,6 +705,30 @@ def list_runs(
     _do(act)
 
 
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit explain trainer.lr_scheduler_type
+llmkit explain data""",
+)
+def explain(
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="A key or a table of a recipe.  [default: all tables]", show_default=False),
+    ] = None,
+) -> None:
+    """Explain a key of a recipe: type, default, meaning and an example."""
+
+    def act() -> int:
+        from llmkit.explain import explain
+
+        print("\n".join(explain(key)))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:

@@ -46,6 +46,7 @@ OPTIONS = {
     "merge": ["run", "--output", "--offline"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],
+    "explain": ["key"],
     "runs": ["folder", "--sort", "--filter", "--format"],
     "recipes": [],
     "recipes list": [],

@@ -184,6 +184,18 @@ def fields(class_name: str) -> Mapping[str, Field]:
     return _dataclass_fields(class_name, path)
 
 
+_DOCUMENTED = re.compile(r"^    (\w+) ?\(.*?\):\n((?:(?:     .*)?\n)+)", re.MULTILINE)
+
+
+@cache
+def documentation(class_name: str) -> Mapping[str, str]:
+    """Return what the docstring of `class_name`, a key of CLASSES, says of each of its fields, in one paragraph."""
+    package, module = CLASSES[class_name]
+    located = _find_class(class_name, _folder(package) / module)
+    docstring = (ast.get_docstring(located[0]) if located else "") or ""
+    return {name: " ".join(body.split()) for name, body in _DOCUMENTED.findall(docstring + "\n")}
+
+
 def text(class_name: str) -> str:
     """Return the source of the module that defines `class_name`, a key of CLASSES."""
     package, module = CLASSES[class_name]
