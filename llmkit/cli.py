@@ -787,6 +787,21 @@ def copy_recipe(
     _do(act)
 
 
+@recipes_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+
+    def act() -> int:
+        import json
+
+        from llmkit.recipe.json_schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"llmkit {__version__}")  # noqa: T201

@@ -52,6 +52,7 @@ OPTIONS = {
     "recipes list": [],
     "recipes show": ["name"],
     "recipes copy": ["name", "to"],
+    "recipes schema": [],
 }
 
 
