@@ -37,8 +37,9 @@ lint: install  ## style and imports
 types: install  ## the type checker, strict
 	$(BIN)/mypy
 
-docs: install  ## the README's references agree with the code
+docs: install  ## the site, in docs/_build/index.html; the reference agrees with the code, every link leads somewhere
 	$(BIN)/python docs/reference.py --check
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 test: install  ## the tests, without a network
 	$(PYTEST) -m "not alone"

@@ -1,4 +1,4 @@
-"""Write the README's reference from the code, between its markers; with --check, fail where the two differ.
+"""Write the pages of docs/reference from the code; with --check, fail where they differ from it.
 
 python docs/reference.py [--check]
 """
@@ -8,44 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import Field
 
 from llmkit.cli import app
-from llmkit.recipe import bundled, data_tables, schema
-from llmkit.recipe.cleaning import Clean
-from llmkit.recipe.table import Table
-from llmkit.recipe.toml import toml_value
+from llmkit.recipe import bundled, catalogue, schema
 
-README = Path(__file__).parents[1] / "README.md"
-TABLES = {
-    "model": schema.Model,
-    "tokenizer": schema.Tokenizer,
-    "data": data_tables.Data,
-    "evaluation": schema.Evaluation,
-    "early_stopping": schema.EarlyStopping,
-}
-PRETRAINING = {task: schema.DATA_OF_TASK[task] for task in schema.PRETRAINING}
-# The keys of [data] that only some tasks have, under the words that the table shows.
-OWN_DATA = {
-    "pretraining": data_tables.TextData,
-    **PRETRAINING,
-    "fine-tuning": data_tables.RowData,
-    **{task: data for task, data in schema.DATA_OF_TASK.items() if task not in PRETRAINING},
-}
-HEAD = ["| key | default | meaning |", "| --- | --- | --- |"]
+FOLDER = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by docs/reference.py: change the code, and run it. -->\n"
+HEAD = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
 
 
 def commands() -> str:
-    """Each command with its arguments and options, as `--help` has them."""
-    lines = []
+    """Return each command with its arguments and options, as `--help` has them."""
+    lines = ["# Commands", "", "`llmkit COMMAND -h` prints the same, with examples.", ""]
     for name, command in walk(typer.main.get_command(app)):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]
-        usage = " ".join(["llmkit", name, *map(usage_of, arguments)])
-        lines += [f"**`{usage}`**: {command.help}", ""]
-        lines += [f"- `{p.opts[0]}`: {' '.join(p.help.split())}" for p in options]
-        lines += [""] if options else []
-    return "\n".join(lines).strip()
+        lines += [f"## {name}", "", command.help, "", "```text"]
+        lines += [" ".join(["llmkit", name, *map(usage_of, arguments)]), "```", ""]
+        if rows := [f"| `{p.metavar}` | {cell(p.help)} |" for p in arguments if p.help]:
+            lines += ["| argument | |", "| --- | --- |", *rows, ""]
+        if rows := [
+            f"| `{' '.join([p.opts[0], *([p.metavar] if p.metavar else [])])}` | {cell(p.help)} |" for p in options
+        ]:
+            lines += ["| option | |", "| --- | --- |", *rows, ""]
+    return "\n".join(lines).strip() + "\n"
 
 
 def usage_of(argument: Any) -> str:
@@ -61,88 +47,79 @@ def walk(group: Any, prefix: str = "") -> Any:
             yield prefix + name, command
 
 
-def recipe() -> str:
-    """Every key of llmkit's own tables, those of [data.clean] apart."""
-    lines = [*HEAD]
-    for key in ("task", "output_dir"):
-        field = schema.Recipe.model_fields[key]
-        lines.append(f"| `{key}` | {shown(field)} | {cell(field.description)} |")
-    for table, model in TABLES.items():
-        lines += [f"| `{table}.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in with_nested(model).items()]
-        if table == "data":
-            for owner, own in OWN_DATA.items():
-                above = [each for each in (model, *OWN_DATA.values()) if issubclass(own, each) and each is not own]
-                shared = {key for each in above for key in with_nested(each)}
-                lines += [
-                    f"| `data.{key}` | {shown(f)} | {owner}: {cell(f.description)} |"
-                    for key, f in with_nested(own).items()
-                    if key not in shared
-                ]
-    lines += [f"| `tasks.NAME.{key}` | {shown(f)} | multi-task: {cell(f.description)} |" for key, f in part().items()]
-    return "\n".join(lines)
+def shared_keys() -> str:
+    """Return the keys that recipes of every task have."""
+    lines = ["# Keys of every recipe", "", "`llmkit explain KEY` prints one of them in full.", ""]
+    lines += table([key for key in catalogue.recipe_keys() if "." not in key.name])
+    for name, about in catalogue.tables().items():
+        if name in schema.UPSTREAM_TABLES:
+            lines += ["", f"## {name}", "", f"{about} `llmkit explain {name}` lists the fields."]
+        elif name not in ("data", "tasks"):
+            keys = [key for key in catalogue.recipe_keys() if key.name.startswith(f"{name}.")]
+            lines += ["", f"## {name}", "", about, "", *table(keys)]
+    return "\n".join(lines) + "\n"
 
 
-def clean() -> str:
-    """Every key of [data.clean]."""
-    rows = [f"| `data.clean.{key}` | {shown(f)} | {cell(f.description)} |" for key, f in Clean.model_fields.items()]
-    return "\n".join([*HEAD, *rows])
+def task_keys(task: str) -> str:
+    """Return the keys of [data] that a task has; those of [data.clean] have a page of their own."""
+    prefix = "tasks." if task == "multi-task" else "data."
+    keys = [
+        key
+        for key in catalogue.recipe_keys()
+        if key.name.startswith(prefix) and (not key.tasks or task in key.tasks) and ".clean." not in key.name
+    ]
+    lines = [f"# Keys of {task}", "", *table(keys)]
+    if any(key.name == "data.clean" for key in keys):
+        lines += ["", "[Keys of data.clean](cleaning.md) are on a page of their own."]
+    return "\n".join(lines) + "\n"
 
 
-def with_nested(table: type[Table]) -> dict[str, Any]:
-    """The fields of a table, and behind those that are tables the fields in them; of cleaning, which has many, none."""
-    found: dict[str, Any] = {}
-    for key, field in table.model_fields.items():
-        found[key] = field
-        inside = {key: schema.nested(table).get(key), f"{key}.NAME": schema.named(table).get(key)}
-        for path, below in inside.items():
-            if below not in (None, Clean):
-                found |= {f"{path}.{each}": f for each, f in below.model_fields.items()}
-    return found
+def cleaning() -> str:
+    """Return the keys of [data.clean]."""
+    keys = [key for key in catalogue.recipe_keys() if key.name.startswith("data.clean.")]
+    return "\n".join(["# Keys of data.clean", "", "Every step is off unless asked for.", "", *table(keys)]) + "\n"
 
 
-def part() -> dict[str, Any]:
-    """The keys of one of several tasks."""
-    recipe = Field(
-        default=None, description="The name of a task or a recipe whose `task`, `data` and `evaluation` count."
-    )
-    return {"recipe": recipe, **schema.Part.model_fields}
-
-
-def shown(field: Any) -> str:
-    if field.is_required():
-        return "required"
-    value = field.default
-    if value in (None, "", (), {}) or isinstance(value, Table):
-        return ""
-    return f"`{value if isinstance(value, str) else toml_value(value)}`"
+def table(keys: list[catalogue.RecipeKey]) -> list[str]:
+    rows = []
+    for key in keys:
+        default = "required" if key.required else catalogue.shown_default(key)
+        default = f"`{default}`" if default and not key.required else default
+        rows.append(f"| `{key.name}` | {cell(str(key.type))} | {cell(default)} | {cell(key.meaning)} |")
+    return [*HEAD, *rows]
 
 
 def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def recipes() -> str:
-    """The bundled recipes, by their first lines."""
+    """Return the bundled recipes, by their first lines."""
     rows = [
-        f"| `{name}` | {path.read_text().partition(chr(10))[0].removeprefix('# ')} |"
+        f"| `{name}` | {cell(path.read_text().partition(chr(10))[0].removeprefix('# '))} |"
         for name, path in bundled().items()
     ]
-    return "\n".join(["| recipe | what it trains |", "| --- | --- |", *rows])
+    head = ["# Bundled recipes", "", "`llmkit recipes show NAME` prints one, `llmkit recipes copy NAME` copies it.", ""]
+    return "\n".join([*head, "| recipe | what it trains |", "| --- | --- |", *rows]) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Return each page of the reference by its name."""
+    made = {"commands": commands(), "recipes": recipes(), "keys": shared_keys(), "cleaning": cleaning()}
+    made |= {f"task-{task}": task_keys(task) for task in schema.TASKS}
+    return {name: f"{NOTE}\n{text}" for name, text in made.items()}
 
 
 def main() -> None:
-    text = README.read_text()
-    made = text
-    for name, write in (("commands", commands), ("recipe", recipe), ("clean", clean), ("recipes", recipes)):
-        begin, end = f"<!-- {name}: generated -->\n", f"<!-- /{name} -->"
-        before, rest = made.split(begin)
-        _, after = rest.split(end)
-        made = f"{before}{begin}\n{write()}\n\n{end}{after}"
-    if "--check" in sys.argv[1:]:
-        if made != text:
-            sys.exit("README.md differs from the code: run `python docs/reference.py`")
-    else:
-        README.write_text(made)
+    differ = []
+    for name, text in pages().items():
+        page = FOLDER / f"{name}.md"
+        if not page.exists() or page.read_text() != text:
+            differ.append(page.name)
+            if "--check" not in sys.argv[1:]:
+                page.write_text(text)
+    if "--check" in sys.argv[1:] and differ:
+        sys.exit(f"docs/reference differs from the code ({', '.join(differ)}): run `python docs/reference.py`")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from llmkit.data.describe import describe
 
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
 MODULES = {}
 for file in (ROOT / "llmkit").rglob("*.py"):
     name = file.parent.name if file.stem == "__init__" else file.stem

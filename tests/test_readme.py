@@ -1,4 +1,4 @@
-"""Every command in the README parses and validates; the tiny ones run."""
+"""Every command in the README and on the pages of docs/ parses and validates; the tiny ones run."""
 
 import re
 import shlex
@@ -12,13 +12,16 @@ from conftest import ROOT, corpus
 from llmkit import recipe
 from llmkit.cli import _recipe_and_overrides, app
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts)]
+GENERATED = ROOT / "docs/reference"
+TEXTS = {page: page.read_text() for page in PAGES if page.parent != GENERATED}
+BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-INLINE = re.findall(
-    r"`(llmkit (?:pretrain|finetune|predict|evaluate|generate|recipes) [^`]*)`", README.partition("## The commands")[0]
-)
-COMMANDS = [line.partition(" | ")[2] or line for line in LINES if "llmkit " in line] + INLINE
+VERBS = "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|runs|explain"
+INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (?:{VERBS}) [^`.]*[^`. ][^`]*)`", text)]
+# Whole commands: not one with a word to fill in (RUN) or left out (...), and no option alone.
+INLINE = [command for command in INLINE if not re.search(r"\b[A-Z]{3,}\b|\.\.\.|llmkit \w+ -", command)]
+COMMANDS = list(dict.fromkeys([line.partition(" | ")[2] or line for line in LINES if re.match(r"llmkit |echo ", line)] + INLINE))
 
 
 def words(command: str) -> list[str]:
@@ -35,10 +38,10 @@ def parse(command: str):
     return context
 
 
-def test_the_readme_has_commands():
-    assert len(COMMANDS) > 15
+def test_the_pages_have_commands():
+    assert len(COMMANDS) > 60
     assert "llmkit generate" in " ".join(COMMANDS)
-    assert {line.split()[0] for line in LINES} <= {"llmkit", "make", "echo", "pip"}
+    assert {line.split()[0] for line in LINES} <= {"llmkit", "make", "echo", "pip", "#"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -49,12 +52,10 @@ def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
     shutil.copy(ROOT / "recipes/tiny/stories.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
     context = parse(command)
-    if context.command.name == "pretrain":
-        recipe.load(context.params["recipe"], context.params["overrides"] or [], context.params["output_dir"])
-    if context.command.name == "finetune":
+    if context.command.name in ("pretrain", "finetune"):
         task = context.params["task"]
         path, overrides = _recipe_and_overrides(context.params["recipe"], context.params["overrides"], task)
-        recipe.load(path, overrides, context.params["output_dir"], task, verb="finetune")
+        recipe.load(path, overrides, context.params["output_dir"], task, verb=context.command.name)
     if context.command.name == "evaluate":
         made_by = {"runs/gpt2": "tiny/gpt2", "runs/bert": "tiny/bert"}.get(context.params["model"], "glue")
         words_given = [context.params["recipe"], *(context.params["overrides"] or [])]
@@ -73,7 +74,7 @@ def test_a_make_target_exists(target):
 
 
 def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
-    """Those of the README that need nothing but what ships with llmkit, two steps each."""
+    """Those that need nothing but what ships with llmkit, two steps each."""
     monkeypatch.chdir(tmp_path)
     trains = ("pretrain", "finetune")
     tiny = [c for c in COMMANDS if "tiny/" in c and words(c)[0] in trains and "--processes" not in c]
@@ -97,9 +98,10 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
             assert llmkit(*words(command)).exit_code == 0
 
 
-def test_the_error_that_the_readme_shows_is_the_one_that_comes(tmp_path, llmkit, monkeypatch):
+def test_the_error_that_a_page_shows_is_the_one_that_comes(tmp_path, llmkit, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = re.search(r"```text\n(error: .*?)```", README, re.DOTALL)[1]
+    page = (ROOT / "docs/concepts/recipes.md").read_text()
+    shown = re.search(r"```text\n(error: .*?)```", page, re.DOTALL)[1]
     lines = [""] * 20
     lines[0], lines[2], lines[3] = 'task = "causal-lm"', "[model]", 'name = "openai-community/gpt2"'
     lines[6], lines[7], lines[8] = "[data]", 'path = "org/name"', "blok_size = 4"
@@ -110,9 +112,20 @@ def test_the_error_that_the_readme_shows_is_the_one_that_comes(tmp_path, llmkit,
 
 
 def test_the_tree_names_every_room():
-    tree = re.search(r"```text\nllmkit/\n(.*?)```", README, re.DOTALL)[1]
+    tree = re.search(r"```text\nllmkit/\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL)[1]
     rooms = {folder.name for folder in (ROOT / "llmkit").iterdir() if (folder / "__init__.py").is_file()}
     assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
-    assert len(tree.splitlines()) == 10
+    assert len(tree.splitlines()) == 11
     for file in (ROOT / "llmkit").glob("*.py"):
         assert file.name.startswith("__") or file.stem in tree, file.name
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 180
+    assert len(text.split()) < 2_000
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page.parent != ROOT], ids=lambda page: page.stem)
+def test_a_page_is_short_enough_to_read(page):
+    assert len(TEXTS[page].split()) <= 1_500 or page.name == "reliability.md"  # it has a row for each fault

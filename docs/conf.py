@@ -1,0 +1,13 @@
+"""Sphinx's settings for the site; `make docs` builds it into docs/_build."""
+
+project = "llmkit"
+html_title = "llmkit"
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_show_copyright = False
+html_show_sourcelink = False
+html_copy_source = False
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence", "deflist"]
+suppress_warnings = ["misc.highlighting_failure"]
