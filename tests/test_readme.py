@@ -21,7 +21,8 @@ VERBS = "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|ru
 INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (?:{VERBS}) [^`.]*[^`. ][^`]*)`", text)]
 # Whole commands: not one with a word to fill in (RUN) or left out (...), and no option alone.
 INLINE = [command for command in INLINE if not re.search(r"\b[A-Z]{3,}\b|\.\.\.|llmkit \w+ -", command)]
-COMMANDS = list(dict.fromkeys([line.partition(" | ")[2] or line for line in LINES if re.match(r"llmkit |echo ", line)] + INLINE))
+TYPED = [line.partition(" | ")[2] or line for line in LINES if re.match(r"llmkit |echo ", line)]
+COMMANDS = list(dict.fromkeys(TYPED + INLINE))
 
 
 def words(command: str) -> list[str]:
