@@ -64,3 +64,19 @@ def test_the_rows_of_the_data_page_are_read_as_it_says(tmp_path):
         assert told in lines
         assert "left out" not in lines
         assert "refused" not in lines
+
+
+def test_a_heading_of_troubleshooting_is_a_message():
+    """The words of a heading stand in a message of the code; two at the end are about no message."""
+    said = []
+    for file in (ROOT / "llmkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    messages = "\n".join(said)
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs/help/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(headings) > 25
+    unknown = [part for each in headings[:-2] for part in each.split("...") if part.strip() and part not in messages]
+    assert unknown == []
