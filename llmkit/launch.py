@@ -25,10 +25,11 @@ from typing import Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError, say
+from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
-from llmkit.runs import checkpoint, compatibility
+from llmkit.runs import checkpoint, compatibility, longer
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
 
@@ -73,6 +74,8 @@ def start(
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
+    if accelerate_config is None:
+        global_batch.divide(recipe, count)
     handlers = process.leave_early()
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
@@ -138,9 +141,12 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
         newest = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
         if newest is not None and runs.is_run(newest):
             if runs.is_finished(newest):
-                say(f"`{newest}` is finished: nothing to resume")
+                if longer.is_asked(recipe, newest, allowed):
+                    return newest
+                say(f"`{newest}` is finished: nothing to resume; a larger trainer.max_steps (or more epochs) trains on")
                 return None
-            compatibility.refuse(compatibility.since(newest, recipe), allowed, newest)
+            begun = longer.LENGTH if "longer" in runs.read_record(newest) else ()  # killed when it became finished
+            compatibility.refuse(compatibility.since(newest, recipe), [*allowed, *begun], newest)
             return newest
         say("nothing to resume: starting anew")
     named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME

@@ -1,6 +1,8 @@
 """Read a recipe's data and calculate its size before training: rows, parameters, tokens a step, steps, warm-up."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from llmkit import tasks
 from llmkit.data.display import Report
@@ -11,9 +13,11 @@ from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
 from llmkit.recipe.data_tables import TextData
+from llmkit.recipe.global_batch import divide
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.training.arguments import check_trackers, choose_precision
+from llmkit.training.schedule import Schedule
 
 LEFT = 16  # columns of what stands before a line
 
@@ -39,11 +43,12 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     else:
         size = read_texts(report, recipe, seed, config, length)
     recipe = size.recipe or recipe
-    settings = recipe.trainer
+    batches, batch_notes = divide(recipe, world)
+    settings: Mapping[str, Any] = {**recipe.trainer, **batches}
     batch = settings.get("per_device_train_batch_size", 8)
     accumulated = settings.get("gradient_accumulation_steps", 1)
     chosen, why = choose_precision(dict(settings))
-    for note in dict.fromkeys([*recipe.notes, *size.notes, *notes]):
+    for note in dict.fromkeys([*recipe.notes, *size.notes, *notes, *batch_notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
     at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})"
@@ -77,10 +82,20 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
         report.add("steps", f"{about}{math.ceil(epochs * an_epoch):,}: {of_epochs} of {an_epoch:,}")
     else:
         report.add("steps", f"as many as there are in {of_epochs} of the data")
-    warmup = settings.get("warmup_steps", 0)
-    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else quantity(warmup, "step")
+    warmup, kind = settings.get("warmup_steps", 0), settings.get("lr_scheduler_type", "linear")
     peak = settings.get("learning_rate", 5e-5)
-    report.add("learning rate", f"up to {peak:g} over {share}, then {settings.get('lr_scheduler_type', 'linear')}")
+    share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else quantity(warmup, "step")
+    length = steps if steps > 0 else math.ceil(epochs * (an_epoch or 0))
+    words = ""
+    if length and max_time is None:
+        schedule = Schedule(kind, peak, warmup, settings.get("lr_scheduler_kwargs", {}))
+        count, _, words = schedule.parts(length)
+        share = f"{'' if steps > 0 else about}{quantity(count, 'step')}" + (
+            f" ({warmup:.1%})" if 0 < warmup < 1 else ""
+        )
+    report.add("learning rate", f"up to {peak:g} over {share}, then {kind}")
+    if words:
+        report.add("note", words)
     return recipe
 
 

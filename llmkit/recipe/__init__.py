@@ -187,6 +187,7 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
                     draft.unset((table, key))
     if path in bundled().values():
         _fit_stride(draft)
+        _give_way(draft)
     if output_dir is not None:
         draft.set(("output_dir",), output_dir, len(overrides))
     return draft
@@ -210,6 +211,18 @@ def _fit_stride(draft: Draft) -> None:
         draft.values["data"]["stride"] = length // 3
         draft.notes.append(
             f"data.stride is {length // 3}: the recipe's {stride} is too long for data.max_length = {length}"
+        )
+
+
+def _give_way(draft: Draft) -> None:
+    """Let the command line's batch decide the size of a step, and not that of a bundled recipe."""
+    key, batch = ("data", "global_batch_size"), ("per_device_train_batch_size", "gradient_accumulation_steps")
+    given = [f"trainer.{name}" for name in batch if ("trainer", name) in draft.given]
+    if given and key in draft.lines:
+        kept = f"{dotted(key)}={draft.get(*key)}"
+        draft.unset(key)
+        draft.notes.append(
+            f"a step grows with {' and '.join(given)}, and with the processes; {kept} keeps the recipe's"
         )
 
 

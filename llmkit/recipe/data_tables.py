@@ -78,6 +78,12 @@ class Data(Origin):
     max_eval_samples: int | None = Field(
         default=None, ge=1, description="Use at most this many evaluation blocks or rows."
     )
+    global_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Blocks or rows that each step learns from, over all processes: gradients are accumulated for it, "
+        "and batches made smaller; by default it grows with the number of processes.",
+    )
 
 
 # ---- running text --------------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ class Recipe(Table):
 
 # Settings of a bundled recipe that fit its own rows, and are chosen anew where the user's take their place.
 OF_THE_ROWS = {
-    "data": ("validation_fraction", "max_train_samples", "max_eval_samples"),
+    "data": ("validation_fraction", "max_train_samples", "max_eval_samples", "global_batch_size"),
     "trainer": (
         *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
         *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),

@@ -44,6 +44,10 @@ def check(name: str) -> int:
         _print("damaged", problem)
     if finished and not weight_problems:
         _print("finished", f"whole: {', '.join(record.get('files', {})) or 'its weights are there'}")
+        if longer := record.get("longer"):
+            _print("longer", f"a longer training, to {longer.get('steps', 0):,} steps, is {longer['status']}")
+            if usable:
+                _print("resumable", f"the same command with --resume trains on from {usable[0].path.name}")
         return 1 if damaged else 0
     if usable:
         _print("resumable", f"--resume goes on from {usable[0].path.name} (step {usable[0].step:,})")

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import xxhash
 from llmkit.runs import directory as runs
 
 MANIFEST = "manifest.json"
+TRAINER_STATE = "trainer_state.json"  # as upstream calls it
 PREFIX = "checkpoint-"
 DRAFT = ".draft-"
 OLD = ".old-"
@@ -47,10 +48,15 @@ def folders(directory: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
-def newest(directory: Path, run: str | None) -> tuple[Checkpoint | None, list[str]]:
-    """Find the whole checkpoint of this `run` with the highest step; return it and what is wrong with newer ones."""
+def newest(
+    directory: Path, run: str | None, usable: Callable[[Path], bool] | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """Find the whole checkpoint of this `run` with the highest step; return it and what is wrong with newer ones.
+
+    Only those whose folder is `usable` count.
+    """
     problems: list[str] = []
-    for folder in folders(directory):
+    for folder in filter(usable, folders(directory)):
         result = examine(folder, run)
         if isinstance(result, Checkpoint):
             return result, problems

@@ -1,6 +1,7 @@
 """Decide which settings may change when a run resumes, and which would make it another run."""
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from llmkit import hub
 from llmkit.errors import UserError
-from llmkit.recipe import schema
+from llmkit.recipe import global_batch, schema
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.table import ReadOnly
 from llmkit.runs import checkpoint
@@ -44,6 +45,7 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
     before, lacking = _begun_with(directory)
     if recipe.fits_rows and before:
         recipe = _as_fitted(recipe, before)
+    recipe = _batches_as_begun(recipe, before)
     for part, key in lacking:
         then = {key: schema.before(recipe.task)[key]}
         if not part and recipe.data is not None:
@@ -83,6 +85,20 @@ def _as_fitted(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
     )
 
 
+def _batches_as_begun(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
+    """Leave a run the batches that it was begun with where only its recipe's file has a global batch since then."""
+    data = recipe.data
+    if data is None or data.global_batch_size is None or "data" not in before:
+        return recipe
+    if "global_batch_size" in before["data"] or recipe.origins.get(global_batch.KEY) == "command line":
+        return recipe
+    keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    begun = {key: value for key, value in before.get("trainer", {}).items() if key in keys}
+    note = f"the run was begun without {global_batch.KEY}, and keeps its batches"
+    update = {"data": data.model_copy(update={"global_batch_size": None}), "notes": (*recipe.notes, note)}
+    return recipe.model_copy(update={**update, "trainer": ReadOnly({**recipe.trainer, **begun})})
+
+
 def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """List the keys in which `recipe` differs from that of the run in `directory`, with both values, without free ones.
 
@@ -92,7 +108,33 @@ def since(directory: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     if not before:
         return []
     now = tomllib.loads(as_begun(recipe, directory).to_toml())
-    return [difference for difference in differences(before, now) if not is_free(difference[0])]
+    return [difference for difference in changes(before, now) if not is_free(difference[0])]
+
+
+def tables_of(directory: Path) -> dict[str, Any]:
+    """Return the recipe of the run in `directory` as tables; none without a recipe."""
+    return _begun_with(directory)[0]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List the differences between two recipes' tables, but those that come to as many steps of the run `before`.
+
+    A warm-up and a decay are given as a number of steps, or as a share of them.
+    """
+    steps = before.get("trainer", {}).get("max_steps", -1)
+
+    def is_same(key: str, *values: Any) -> bool:
+        counted = key == "trainer.warmup_steps" or key.startswith("trainer.lr_scheduler_kwargs.num_")
+        if not counted or steps <= 0 or not all(isinstance(value, int | float) for value in values):
+            return False
+        return len({in_steps(value, steps) for value in values}) == 1
+
+    return [difference for difference in differences(before, now) if not is_same(*difference)]
+
+
+def in_steps(value: float, steps: int) -> int:
+    """Return a number of steps that is given as such, or below 1 as a share of `steps`, rounded up as upstream does."""
+    return int(value) if value >= 1 else math.ceil(steps * value)
 
 
 def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -120,6 +162,8 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
 def is_free(key: str) -> bool:
     """Tell whether a key may differ when a run resumes."""
     if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # the data is compared by its content
+        return True
+    if key.endswith(global_batch.KEY):  # as other sizes of batches
         return True
     table, _, rest = key.partition(".")
     if table == "guard":

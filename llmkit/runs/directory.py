@@ -207,9 +207,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def update_record(directory: Path, **facts: Any) -> None:
-    """Update `run.json` with `facts`, atomically."""
-    write_json(directory / RECORD_FILE, {**read_record(directory), **facts})
+def update_record(directory: Path, *gone: str, **facts: Any) -> None:
+    """Update `run.json` with `facts`, and remove the keys `gone`, atomically."""
+    record = {**read_record(directory), **facts}
+    write_json(directory / RECORD_FILE, {key: value for key, value in record.items() if key not in gone})
+
+
+def set_status(directory: Path, status: str, **facts: Any) -> None:
+    """Record how training goes; of a finished run that trains on under `longer`, as its weights stay finished."""
+    if is_finished(directory):
+        update_record(directory, longer={**read_record(directory).get("longer", {}), "status": status, **facts})
+    else:
+        update_record(directory, status=status, **facts)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

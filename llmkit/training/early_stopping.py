@@ -16,5 +16,12 @@ def load_state_dict(callbacks: Iterable[TrainerCallback], counters: Sequence[int
         callback.early_stopping_patience_counter = counter
 
 
+def restart(callbacks: Iterable[TrainerCallback]) -> None:
+    """Let callbacks that have lost their patience wait anew."""
+    for callback in _early_stopping(callbacks):
+        if callback.early_stopping_patience_counter >= callback.early_stopping_patience:
+            callback.early_stopping_patience_counter = 0
+
+
 def _early_stopping(callbacks: Iterable[TrainerCallback]) -> list[EarlyStoppingCallback]:
     return [callback for callback in callbacks if isinstance(callback, EarlyStoppingCallback)]

@@ -53,7 +53,7 @@ def stopped(trainer: Trainer, stop: StopOnSignal, directory: Path, seconds: floa
     step, saved = trainer.state.global_step, trainer.saved_at
     if trainer.args.process_index == 0:
         with suppress(OSError):
-            runs.update_record(directory, status="stopped", seconds=round(seconds, 1))
+            runs.set_status(directory, "stopped", seconds=round(seconds, 1))
         if saved == step:
             say(f"stopped at step {step}; the same command with --resume goes on from there")
     if saved != step:

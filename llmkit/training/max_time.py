@@ -9,6 +9,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from llmkit.errors import UserError, say
+from llmkit.runs.compatibility import in_steps
+from llmkit.training.schedule import PARTS
 
 TICKS = 10_000  # steps that the schedule is made for where the recipe names none: as fine as anybody would notice
 NO_END = 10**9  # steps: the time is up before
@@ -122,8 +124,9 @@ class MaxTime(TrainerCallback):
 def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[float], float]:
     """Return the factor of the learning rate as a function of the position in the schedule, 0..length."""
     settings = args.lr_scheduler_kwargs or {}
+    shares = {key: in_steps(value, length) for key, value in settings.items() if key in PARTS and 0 < value < 1}
     kind = args.lr_scheduler_type
-    counted = [key for key in ("num_decay_steps", "num_stable_steps", "timescale") if key in settings]
+    counted = [key for key in ("num_decay_steps", "num_stable_steps", "timescale") if key in settings.keys() - shares]
     if counted and args.max_steps <= 0:
         raise UserError(
             f"trainer.lr_scheduler_kwargs.{counted[0]} is a number of steps, and with --max-time nobody knows how many "
@@ -135,7 +138,7 @@ def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[fl
         raise UserError(f"--max-time does not go with {which}, which sets the learning rate itself", "leave one out")
     nothing = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     try:
-        scheduler = get_scheduler(kind, nothing, warmup, length, settings)
+        scheduler = get_scheduler(kind, nothing, warmup, length, {**settings, **shares})
     except (TypeError, ValueError) as problem:
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     if not isinstance(scheduler, LambdaLR):

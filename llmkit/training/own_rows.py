@@ -39,7 +39,9 @@ def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int, timed: bool = Fa
 
     micro_batches = world * trainer.get("gradient_accumulation_steps", 1)
     global_batch = next(batch for rows, batch in BATCHES if examples <= rows)
-    batch = setting("per_device_train_batch_size", max(1, global_batch // micro_batches)) * micro_batches
+    batch = getattr(recipe.data, "global_batch_size", None)
+    if batch is None:
+        batch = setting("per_device_train_batch_size", max(1, global_batch // micro_batches)) * micro_batches
     an_epoch = math.ceil(examples / batch)
     if (steps := trainer.get("max_steps", -1)) <= 0:
         epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(STEPS / an_epoch)))

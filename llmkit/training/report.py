@@ -123,6 +123,7 @@ def finish(
     judged = {"best": facts["best"]} if "best" in facts else {}
     runs.update_record(
         directory,
+        "longer",
         status="finished",
         finished=runs.now(),
         seconds=round(seconds, 1),

@@ -35,9 +35,12 @@ class SavedRun:
     state: dict[str, Any]  # what all processes share
     rank_state: dict[str, Any]  # what this process left
     new_schedule: bool  # the learning rate is that of the arguments
+    longer: bool  # the run was shorter when it was saved
 
     @classmethod
-    def read(cls, checkpoint: Checkpoint, rank: int, processes: int, new_schedule: bool = False) -> "SavedRun":
+    def read(
+        cls, checkpoint: Checkpoint, rank: int, processes: int, new_schedule: bool = False, longer: bool = False
+    ) -> "SavedRun":
         """Read what a checkpoint holds for one process.
 
         Args:
@@ -45,13 +48,14 @@ class SavedRun:
             rank: the number of this process.
             processes: how many there are. Where there were more or fewer, each takes the mean of their losses.
             new_schedule: as the field.
+            longer: as the field.
         """
         before = checkpoint.manifest["processes"]
         ranks = [state.read(checkpoint.path, f"process-{number}") for number in range(before)]
         rank_state: dict[str, Any] = dict(ranks[rank]) if rank < before else {}
         if before != processes:
             rank_state["loss"] = sum(other["loss"] for other in ranks) / before
-        return cls(checkpoint, state.read(checkpoint.path, TRAINING), rank_state, new_schedule)
+        return cls(checkpoint, state.read(checkpoint.path, TRAINING), rank_state, new_schedule, longer)
 
 
 class ResumableTrainer(SavingTrainer):
@@ -63,12 +67,19 @@ class ResumableTrainer(SavingTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(_Events(self))
 
-    def resume_from(self, checkpoint: Checkpoint | None, new_schedule: bool = False) -> str | None:
-        """Return what to call `train` with to resume; with `new_schedule` at the learning rate of the arguments."""
+    def resume_from(
+        self, checkpoint: Checkpoint | None, new_schedule: bool = False, longer: bool = False
+    ) -> str | None:
+        """Return what to call `train` with to resume.
+
+        With `new_schedule` training goes on at the learning rate of the arguments; a run that is to be `longer` does so
+        too, unless its rate follows the loss, and does not stay stopped by early stopping.
+        """
         if checkpoint is None:
             return None
         # Read now: this step may be saved anew before it is needed.
-        self._resumed = SavedRun.read(checkpoint, self.args.process_index, self.args.world_size, new_schedule)
+        place = (self.args.process_index, self.args.world_size)
+        self._resumed = SavedRun.read(checkpoint, *place, new_schedule, longer)
         self.args.eval_on_start = False
         return str(checkpoint.path)
 
@@ -101,6 +112,12 @@ class ResumableTrainer(SavingTrainer):
                 f"{max(0, max_steps - step)} are left"
             )
         return epochs, per_epoch, examples, train_samples, total, steps_in_epoch, max_steps
+
+    def planned_steps(self) -> int:
+        """Return the steps of the whole run, from its first."""
+        if self.args.max_steps > 0:
+            return int(self.args.max_steps)
+        return int(super().set_initial_training_values(self.args, self.get_train_dataloader())[-1])
 
     def _epoch_size(self, args: TrainingArguments) -> int | None:
         """Return the examples of an epoch, which need not be as many as there are; of a stream nobody knows."""
@@ -139,9 +156,11 @@ class ResumableTrainer(SavingTrainer):
         self._total_loss_scalar, self._globalstep_last_logged = saved["total_loss"], saved["last_logged"]
         self._tr_loss = torch.tensor(self._resumed.rank_state["loss"], device=self.args.device)
         self._load_rng_state(str(self._resumed.checkpoint.path))  # for what is saved before the next step
-        self.control.should_training_stop = saved["over"]
+        self.control.should_training_stop = saved["over"] and not self._resumed.longer
         self.skipped_steps = saved["skipped_steps"]
         early_stopping.load_state_dict(self.callback_handler.callbacks, saved["early_stopping"])
+        if self._resumed.longer:
+            early_stopping.restart(self.callback_handler.callbacks)
         self.restore_extra_state(saved["further"])
         if saved["pending"]:
             self.control.should_evaluate = self.control.should_save = True
@@ -291,7 +310,8 @@ class ResumableTrainer(SavingTrainer):
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state.read(Path(checkpoint), OPTIMIZER))
         saved = self._resumed.state["scheduler"]
-        if not self._resumed.new_schedule:
+        by_step = isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR)
+        if not (self._resumed.new_schedule or (self._resumed.longer and by_step)):
             self.lr_scheduler.load_state_dict(saved)
             return
         for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):

@@ -1,11 +1,14 @@
 """The story of one run, from a recipe to a finished run directory."""
 
+import json
+import math
+import os
 import shutil
 import signal
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from llmkit import hub, process, tasks
 from llmkit.errors import RunError, UserError, say
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
+from llmkit.recipe import global_batch
 from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
+from llmkit.runs.longer import LENGTH
 from llmkit.training import batch_size, report, trivial
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
@@ -32,6 +37,7 @@ from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 from llmkit.training.saving_trainer import NO_ROOM
+from llmkit.training.schedule import DECAYING, Schedule
 from llmkit.training.trainer import Trainer, compared, final_evaluation
 
 FINISHED = 0
@@ -51,16 +57,20 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     transformers.utils.logging.disable_progress_bar()
     if recipe.model.load_in_4bit:
         trainable.check_4bit()
-    settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer})
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    batches, batch_notes = global_batch.divide(recipe, world)
+    settings, precision = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer, **batches})
     whole = {"load_best_model_at_end"} if recipe.fits_rows else set()  # needs what is chosen by the rows
     args = training_arguments({key: value for key, value in settings.items() if key not in whole}, directory)
     on_cpu = use_cpu(args, recipe.speed)
     main = args.process_index == 0
+    longer = resume and runs.is_finished(directory)  # its weights stay until those of the longer run are whole
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
     if recipe.fits_rows:
         recipe = fit_to_rows(recipe, assembly, args.world_size, timed=max_time is not None)
-        settings, _ = choose_precision(dict(recipe.trainer))
+        batches, batch_notes = global_batch.divide(recipe, world)
+        settings, _ = choose_precision({**recipe.trainer, **batches})
         args = training_arguments(settings, directory)
     limit = None if max_time is None else MaxTime(max_time, args)
     if assembly.create_model is not None:  # a model that is made of several
@@ -76,7 +86,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             task_type=TASKS[recipe.task].peft_type,
             subtokens=assembly.subtokens,
         )
-    assembly.notes.extend(made)
+    assembly.notes.extend([*made, *batch_notes])
     if assembly.prepare_model is not None:
         assembly.prepare_model(model)
     record = runs.read_record(directory)
@@ -84,6 +94,10 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     while not batch_size.fits(trainer):
         batch_size.shrink(args)
         trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
+    if limit is None:
+        steps = trainer.planned_steps()
+        assembly.notes.extend(filter(None, [schedule.fit(args, steps)]))
     facts = {
         "task": recipe.task,
         "name": recipe.name,
@@ -98,6 +112,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         "settings": tomllib.loads(recipe.to_toml()),
         **assembly.record,
     }
+    if schedule.fits and limit is None:
+        facts["schedule"] = {"steps": steps, "warmup_steps": args.get_warmup_steps(steps)}
     if max_time is not None:
         facts["max_time"] = max_time
     if main:
@@ -105,11 +121,31 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     resumed = find_checkpoint(directory, record.get("id", "")) if resume else None
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
+    if longer and resumed is None:
+        raise UserError(
+            f"`{directory}` has no checkpoint to train on from", f"a new run from its weights: model.name={directory}"
+        )
     changed: list[str] = []
+    words = ""
     if resumed is not None:
-        other = list(compatibility.differences(resumed.manifest["fingerprints"], trainer.fingerprints))
+        last = resumed
+        if "longer" in record or longer:
+            allowed = [*allowed, *LENGTH]
+            if schedule.kind == DECAYING:
+                resumed = before_decay(last, schedule, steps) or last
+        other = compatibility.changes(resumed.manifest["fingerprints"], trainer.fingerprints)
         compatibility.refuse(other, allowed, directory)
         changed = [key for key, *_ in other]
+        begun = resumed.manifest["epoch"] + (resumed.manifest["samples"] > 0)
+        if resumed.step > steps if args.max_steps > 0 else begun > math.ceil(args.num_train_epochs):
+            raise UserError(
+                f"`{resumed.path}` is further than what is asked for",
+                "ask for more; or move the checkpoints of later steps away",
+            )
+        if longer and (planned := planned_steps(resumed.path)) != steps:
+            words = schedule.longer(planned, steps, resumed.step)
+        if resumed.step < last.step:
+            words += f"{'; ' if words else ''}what followed until {last.path.name} was the decay, and is trained anew"
         if "trainer.optim" in changed:
             raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
     if limit is not None:
@@ -120,17 +156,29 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         checkpoint.sweep(directory)
         runs.sweep(directory)
         MetricsFile.cut(directory, resumed.manifest["metrics_bytes"] if resumed else 0)
-        again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
-        runs.update_record(directory, paths=recipe.data_paths())  # first: the recipe is read with them
-        runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True, as_typed=True))
         facts["started"] = record.get("started", facts["started"])
-        runs.update_record(directory, **facts, status="running", problem=None)
+        if longer:
+            runs.set_status(directory, "running", steps=steps, problem=None)
+        else:
+            describe(recipe, directory, facts)
         if resume:
             say(f"going on from {resumed.path}" if resumed else "no checkpoint to go on from: starting anew")
+        if words:
+            say(f"note     {words}")
+
+    def begin_to_replace() -> None:
+        """From here on the weights are neither the old nor the new ones: first say so."""
+        runs.update_record(directory, status="running")
+        describe(recipe, directory, facts)
+
     set_seed(args.seed)
     with stop.watching():
         try:
-            path = trainer.resume_from(resumed, new_schedule=any(key.startswith("trainer.") for key in changed))
+            path = trainer.resume_from(
+                resumed,
+                new_schedule=any(key.startswith("trainer.") and key not in LENGTH for key in changed),
+                longer=any(key in LENGTH for key in changed),
+            )
             result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
             found = {} if stop.stopped else compared(trainer, assembly.compare, assembly.learned)
@@ -146,7 +194,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             with suppress(OSError):
                 message = hub.scrub(f"{type(problem).__name__}: {problem}")
                 if main:
-                    runs.update_record(directory, status="failed", problem=message)
+                    runs.set_status(directory, "failed", problem=message)
             if saved:
                 say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
             if known := known_failure(problem):
@@ -154,7 +202,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             raise
         if stop.stopped:
             return stopped(trainer, stop, directory, time.monotonic() - started)
-        written = export(trainer, directory)
+        written = export(trainer, directory, whole=begin_to_replace if longer and main else None)
     if main:
         runs.update_record(directory, steps=trainer.state.global_step, files=written)
         if recipe.lora is not None and recipe.task in GENERATING:
@@ -174,9 +222,9 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         if recipe.tasks:
             learned = {name: each.record() for name, each in assembly.learned.items()}
             report.finish_each(recipe, model, directory, metrics, facts, learned)
-        last, steps = report.last_loss(trainer.state.log_history)
-        if steps:
-            metrics |= {"last_train_loss": last, "last_train_loss_steps": steps}
+        loss, covered = report.last_loss(trainer.state.log_history)
+        if covered:
+            metrics |= {"last_train_loss": loss, "last_train_loss_steps": covered}
         if trainer.state.best_global_step and trainer.state.best_metric is not None:
             facts["best"] = report.best(trainer.state, args)
         said, hint = trivial.judge(args, trainer.state, found)
@@ -199,10 +247,36 @@ def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
     return newest
 
 
-def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
+def describe(recipe: Recipe, directory: Path, facts: dict[str, Any]) -> None:
+    """Write what the run is, and that it is not finished."""
+    again = recipe.model_copy(update={"output_dir": None})  # so that it can be run again
+    runs.update_record(directory, paths=recipe.data_paths())  # first: the recipe is read with them
+    runs.write_text(directory / runs.RECIPE_FILE, again.to_toml(comments=True, as_typed=True))
+    runs.update_record(directory, **facts, status="running", problem=None)
+
+
+def before_decay(last: checkpoint.Checkpoint, schedule: Schedule, steps: int) -> checkpoint.Checkpoint | None:
+    """Find the newest checkpoint whose learning rate had not begun to fall, or falls as in a run of `steps`."""
+
+    def usable(folder: Path) -> bool:
+        try:
+            step = int(folder.name.removeprefix(checkpoint.PREFIX))
+            return step <= last.step and schedule.is_same(planned_steps(folder), steps, step, warm=True)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    return checkpoint.newest(last.path.parent, last.manifest["run"], usable)[0]
+
+
+def planned_steps(folder: Path) -> int:
+    """Return the length of the run that a checkpoint is of, as it was planned then."""
+    return int(json.loads((folder / checkpoint.TRAINER_STATE).read_text())["max_steps"])
+
+
+def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None = None) -> dict[str, Any]:
     """Write the finished model beside its place, and then into it: what is read there is never half written.
 
-    Returns the size and checksum of each file.
+    `whole` is called in between. Returns the size and checksum of each file.
     """
     draft, written = directory / EXPORT, {}
     try:
@@ -213,6 +287,8 @@ def export(trainer: Trainer, directory: Path) -> dict[str, Any]:
             for path in draft.rglob("*"):
                 checkpoint.synced(path)
             written = checkpoint.files_of(draft)
+            if whole is not None:
+                whole()
             for path in sorted(draft.iterdir()):
                 if path.is_dir():
                     shutil.rmtree(directory / path.name, ignore_errors=True)

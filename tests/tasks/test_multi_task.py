@@ -237,3 +237,14 @@ def test_two_processes_train_several_tasks(place, llmkit, two_processes):
     for name in ("fox", "animals"):
         alone = json.loads(llmkit("evaluate", f"two/{name}").stdout)
         assert alone["eval_loss"] == pytest.approx(metrics[f"eval_{name}_loss"], rel=1e-5)
+
+
+def test_a_finished_run_of_several_tasks_is_trained_longer(place, llmkit):
+    words = ("trainer.lr_scheduler_type=constant", "trainer.save_steps=3")
+    finetune(llmkit, *words, name="whole")
+    finetune(llmkit, *words, "trainer.max_steps=4")
+    assert "goes on exactly" in finetune(llmkit, *words, "--resume")
+    for name in ("fox", "animals"):
+        weights = [(place / run / name / "model.safetensors").read_bytes() for run in ("run", "whole")]
+        assert weights[0] == weights[1]
+        assert json.loads((place / "run" / name / "run.json").read_text())["status"] == "finished"
