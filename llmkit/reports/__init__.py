@@ -1,0 +1,1 @@
+"""Reports: what a finished run has to show."""
