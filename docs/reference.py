@@ -23,6 +23,7 @@ TABLES = {
     "data": data_tables.Data,
     "evaluation": schema.Evaluation,
     "early_stopping": schema.EarlyStopping,
+    "report": schema.Report,
 }
 PRETRAINING = {task: schema.DATA_OF_TASK[task] for task in schema.PRETRAINING}
 # The keys of [data] that only some tasks have, under the words that the table shows.

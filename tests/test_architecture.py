@@ -8,9 +8,8 @@ from conftest import ROOT
 # From the command down to the errors: a module imports from its own layer and from those below. Rooms and files.
 LAYERS = (
     ("__main__", "cli", "dry_run"),
-    ("launch", "seeds", "inference", "instead"),
+    ("launch", "seeds", "inference", "reports", "instead"),
     ("training",),
-    ("reports",),
     ("tasks",),
     ("speed",),
     ("models",),

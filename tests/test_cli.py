@@ -46,6 +46,7 @@ OPTIONS = {
     "merge": ["run", "--output", "--offline"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],
+    "report": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],

@@ -1,1 +1,1 @@
-"""Reports: what a finished run has to show."""
+"""A finished run to look at: `report.html`, one file without a script or a reference, and `loss.svg`."""
