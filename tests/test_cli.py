@@ -46,6 +46,7 @@ OPTIONS = {
     "merge": ["run", "--output", "--offline"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],
+    "compare": ["names", "--format"],
     "explain": ["key"],
     "runs": ["folder", "--sort", "--filter", "--format"],
     "report": ["run"],
