@@ -709,6 +709,30 @@ def list_runs(
     cls=Command,
     rich_help_panel=LOOK,
     epilog="""\
+llmkit compare runs/reviews runs/reviews-2
+llmkit compare runs/small runs/large runs/huge --format latex""",
+)
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Two runs or more; or folders, each with the runs of its seeds."),
+    ],
+    format: TableFormat = "table",
+) -> None:
+    """Compare runs: what differs, metrics side by side, and whether it may be chance."""
+
+    def act() -> int:
+        from llmkit.reports.compare import compare
+
+        return compare(names, format)
+
+    _do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
 llmkit explain trainer.lr_scheduler_type
 llmkit explain data""",
 )
@@ -724,6 +748,24 @@ def explain(
         from llmkit.explain import explain
 
         print("\n".join(explain(key)))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit report runs/sst2""",
+)
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Write RUN/report.html: curves, results, mistakes, data and recipe of a run, to open in a browser."""
+
+    def act() -> int:
+        from llmkit.reports import report as reporting
+
+        print(reporting.write(Path(_run_or_model(run)), explained=True))  # noqa: T201
         return 0
 
     _do(act)

@@ -1,1 +1,1 @@
-"""Reports on runs: a page about one, tables and comparisons of several."""
+"""Runs to look at: a page about one (`report.html`, `loss.svg`), tables and comparisons of several."""

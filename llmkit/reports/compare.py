@@ -1,0 +1,227 @@
+"""`llmkit compare`: what differs between runs, in settings and in results, and whether it is more than chance."""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from llmkit.data.display import terminal_width
+from llmkit.errors import UserError, say
+from llmkit.metrics import evaluation_metrics
+from llmkit.recipe.toml import toml_value
+from llmkit.reports.runs import smaller_is_better, status_of
+from llmkit.reports.tables import Format, render
+from llmkit.runs import directory as runs
+from llmkit.runs import predictions
+
+RESAMPLES, CHUNK = 10_000, 2**22  # of the bootstrap; random numbers drawn at a time
+SEEDS = ("trainer.seed", "data.seed")
+OUTPUT = ("output_dir",)  # keys that every run has of its own
+EXACT = 5_000  # discordant rows up to which McNemar's test counts with whole numbers
+
+
+@dataclass(frozen=True)
+class Side:
+    """A column of the comparison: one run, or several that were repeated with other seeds.
+
+    `settings` are those that its runs share, by dotted key; `metrics` has a value a run.
+    """
+
+    name: str
+    runs: tuple[Path, ...]
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How two runs differ on the same rows: `second` better than `first` where `difference` is above 0.
+
+    `interval` is the 95 % interval of the difference by a paired bootstrap. Where rows are right or wrong,
+    `first_only` and `second_only` count those that one run alone has right, and `p` is McNemar's exact test.
+    """
+
+    measure: str
+    rows: int
+    difference: float
+    interval: tuple[float, float]
+    first_only: int | None = None
+    second_only: int | None = None
+    p: float | None = None
+
+
+def compare(names: Sequence[str], format: Format = "table") -> int:
+    """Print the settings that differ between runs, their metrics side by side, and a test where there are two.
+
+    Each of `names` is a run, or a folder with the runs of several seeds. Raises UserError for fewer than two, and for
+    what is no run.
+    """
+    if len(names) < 2:
+        raise UserError("a comparison needs two runs at least", "name them: llmkit compare runs/a runs/b")
+    sides = [_side(name) for name in names]
+    settings, metrics = list(differences(sides)), list(results(sides))
+    verdict = _verdict(sides)
+    columns = ["", *(side.name for side in sides)]
+    if format == "json":
+        print(render([*settings, *metrics], columns, "json"), end="")  # noqa: T201
+    else:
+        width = terminal_width() if sys.stdout.isatty() and format == "table" else None
+        tables = [render(rows, columns, format, width) for rows in (settings, metrics) if rows]
+        print("\n".join(tables), end="")  # noqa: T201
+    if not settings:
+        say("note: no setting differs")
+    if any("*" in str(value) for row in metrics for value in row.values()) and format == "table":
+        say("* the best")
+    for line in verdict:
+        say(line)
+    return 0
+
+
+def differences(sides: Sequence[Side]) -> Iterator[dict[str, str]]:
+    """Yield a row for each setting that is not the same on all sides."""
+    keys = dict.fromkeys(key for side in sides for key in side.settings)
+    for key in keys:
+        values = [side.settings.get(key) for side in sides]
+        if key not in OUTPUT and any(value != values[0] for value in values):
+            yield {"": key, **{side.name: _written(value) for side, value in zip(sides, values, strict=True)}}
+
+
+def results(sides: Sequence[Side]) -> Iterator[dict[str, str]]:
+    """Yield a row for each metric: mean and standard deviation over the runs of a side, the best marked."""
+    for name in dict.fromkeys(name for side in sides for name in side.metrics):
+        means = [fmean(side.metrics[name]) if name in side.metrics else None for side in sides]
+        present = [mean for mean in means if mean is not None and math.isfinite(mean)]
+        best = (min if smaller_is_better(name) else max)(present, default=None)
+        row = {"": name}
+        for side, mean in zip(sides, means, strict=True):
+            if mean is None:
+                row[side.name] = ""
+                continue
+            values = side.metrics[name]
+            spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+            unique = mean == best and means.count(best) < len(sides)
+            row[side.name] = f"{mean:.4f}{spread}{' *' if unique else ''}"
+        yield row
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Return the p-value of McNemar's exact test: a two-sided sign test of the rows that one run alone has right."""
+    n, k = first_only + second_only, min(first_only, second_only)
+    if n == 0 or first_only == second_only:
+        return 1.0
+    if n <= EXACT:
+        term = total = 1
+        for i in range(k):
+            term = term * (n - i) // (i + 1)
+            total += term
+        return min(1.0, 2 * total / 2**n)
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of paired differences (n,): percentiles of a bootstrap over the pairs."""
+    n, rng = len(differences), np.random.default_rng(seed)
+    at_once = max(1, CHUNK // n)
+    means = [
+        differences[rng.integers(0, n, (min(at_once, RESAMPLES - start), n))].mean(axis=1)
+        for start in range(0, RESAMPLES, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def judge(first: Path, second: Path) -> Verdict | str:
+    """Compare two runs row by row; return why not where their last evaluations were not of the same rows."""
+    rows = [{(row.get("split"), row["row"]): row for row in predictions.read(path)} for path in (first, second)]
+    for path, found in zip((first, second), rows, strict=True):
+        if not found:
+            return f"`{path}` has no {predictions.FILE}"
+    if rows[0].keys() != rows[1].keys() or any(_identity(rows[0][i]) != _identity(rows[1][i]) for i in rows[0]):
+        return "the runs were evaluated on different rows"
+    pairs = [(rows[0][i], rows[1][i]) for i in rows[0]]
+    judged = [(one, other) for one, other in pairs if None not in (one.get("right"), other.get("right"))]
+    if judged:
+        right = np.array([[bool(one["right"]), bool(other["right"])] for one, other in judged], float)
+        first_only, second_only = (int(((right[:, 0] - right[:, 1]) == sign).sum()) for sign in (1, -1))
+        difference = right[:, 1] - right[:, 0]
+        test = (first_only, second_only, mcnemar(first_only, second_only))
+        return Verdict("right", len(judged), float(difference.mean()), paired_interval(difference), *test)
+    losses = np.array(
+        [[one["loss"], other["loss"]] for one, other in pairs if None not in (one["loss"], other["loss"])]
+    )
+    if not len(losses):
+        return "no row has a loss"
+    difference = losses[:, 0] - losses[:, 1]  # less loss is better
+    return Verdict("loss", len(losses), float(difference.mean()), paired_interval(difference))
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return row.get("key"), row.get("truth")
+
+
+def _verdict(sides: Sequence[Side]) -> Iterator[str]:
+    """Yield what the rows say of two single runs."""
+    if len(sides) != 2 or any(len(side.runs) > 1 for side in sides):
+        return
+    first, second = sides
+    found = judge(first.runs[0], second.runs[0])
+    if isinstance(found, str):
+        yield f"note: not compared row by row: {found}"
+        return
+    low, high = found.interval
+    if found.measure == "right":
+        gained, least, most = (100 * value for value in (found.difference, low, high))
+        yield (
+            f"{found.rows:,} rows: `{second.name}` has {gained:+.2f} points more right "
+            f"(95 % interval {least:+.2f} to {most:+.2f})"
+        )
+        yield f"right in one alone: {found.first_only:,} and {found.second_only:,}; McNemar's test: p = {found.p:.3g}"
+    else:
+        yield (
+            f"{found.rows:,} rows: the loss of `{second.name}` is {found.difference:.4f} lower "
+            f"(95 % interval {low:+.4f} to {high:+.4f})"
+        )
+    if low <= 0 <= high:
+        yield "the difference may be chance"
+
+
+def _side(name: str) -> Side:
+    """Read a run, or a folder of runs."""
+    path = Path(name) if Path(name).exists() else runs.ROOT / name
+    paths = (path,) if runs.is_run(path) else tuple(inner for inner in sorted(path.glob("*/")) if runs.is_run(inner))
+    if not paths:
+        raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
+    records = [runs.read_record(each) for each in paths]
+    finished = [record for record in records if "metrics" in record]
+    if not finished:
+        status = status_of(paths[0], records[0])
+        raise UserError(f"`{name}` has no results: it is {status}", f"see `llmkit check {paths[0]}`")
+    settings = [dict(_flat(record.get("settings", {}))) for record in finished]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    shared = {
+        key: settings[0].get(key) for key in keys if all(each.get(key) == settings[0].get(key) for each in settings)
+    }
+    shared |= {key: "varies" for key in keys if key not in shared and key not in (*SEEDS, *OUTPUT)}
+    metrics: dict[str, list[float]] = {}
+    for record in finished:
+        for key, value in evaluation_metrics(record["metrics"]).items():
+            metrics.setdefault(key, []).append(value)
+    return Side(name.rstrip("/"), paths, shared, metrics)
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _written(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else toml_value(value)

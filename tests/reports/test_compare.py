@@ -1,0 +1,122 @@
+"""`llmkit compare`: settings that differ, metrics side by side, and tests that agree with scipy's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from llmkit.cli import app
+from llmkit.reports.compare import judge, mcnemar, paired_interval
+from llmkit.runs import predictions
+
+
+def write(path: Path, rate: float, accuracy: float, seed: int = 42, right=(), **more) -> Path:
+    path.mkdir(parents=True)
+    settings = {"model": {"name": "tiny"}, "trainer": {"learning_rate": rate, "seed": seed}, "output_dir": str(path)}
+    record = {"status": "finished", "task": "text-classification", "settings": settings}
+    (path / "run.json").write_text(
+        json.dumps({**record, "metrics": {"eval_accuracy": accuracy, "eval_loss": 0.5}, **more})
+    )
+    if len(right):
+        rows = [
+            {
+                "row": i,
+                "key": f"{i:016x}",
+                "truth": "a",
+                "prediction": "a" if each else "b",
+                "right": bool(each),
+                "loss": 0.1,
+            }
+            for i, each in enumerate(right)
+        ]
+        predictions.write(path, map(predictions.as_line, rows))
+    return path
+
+
+def compared(*words):
+    return CliRunner().invoke(app, ["compare", *map(str, words)])
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (3, 3), (1, 9), (40, 60), (700, 800), (2_400, 2_600), (5_000, 5_300)])
+def test_mcnemars_test_is_scipys_binomial_test(a, b):
+    expected = stats.binomtest(a, a + b).pvalue if a + b else 1.0
+    assert mcnemar(a, b) == pytest.approx(expected, abs=1e-12, rel=1e-9)
+    assert mcnemar(b, a) == mcnemar(a, b)
+
+
+def test_the_interval_is_that_of_scipys_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    first, second = rng.random(400) < 0.7, rng.random(400) < 0.78
+    theirs = stats.bootstrap(
+        (first.astype(float), second.astype(float)),
+        lambda a, b, axis: (b - a).mean(axis=axis),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    assert paired_interval(second.astype(float) - first) == pytest.approx(tuple(theirs), abs=0.005)
+
+
+def test_settings_that_differ_and_metrics_stand_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "runs/a", 1e-4, 0.8, right=[1, 1, 0, 0, 1, 1])
+    write(tmp_path / "runs/b", 5e-5, 0.9, right=[1, 1, 1, 0, 1, 1])
+    done = compared("runs/a", "b")  # a name of a run, too
+    assert done.exit_code == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "trainer.learning_rate 0.0001 5e-05" in lines
+    assert "eval_accuracy 0.8000 0.9000 *" in lines
+    assert "eval_loss 0.5000 0.5000" in lines  # nobody is best
+    assert not any("output_dir" in line or "model" in line for line in lines)
+    assert "6 rows: `b` has +16.67 points more right" in done.stderr
+    assert "right in one alone: 0 and 1; McNemar's test: p = 1" in done.stderr
+    assert "the difference may be chance" in done.stderr
+
+
+def test_folders_of_seeds_have_means_and_deviations(tmp_path):
+    for rate, values in ((1e-4, (0.7, 0.8, 0.9)), (5e-5, (0.5, 0.6, 0.7))):
+        for seed, value in enumerate(values):
+            write(tmp_path / f"{rate}/seed-{seed}", rate, value, seed)
+    done = compared(tmp_path / "0.0001", tmp_path / "5e-05", "--format", "md")
+    assert "| eval_accuracy | 0.8000 ± 0.1000 * | 0.6000 ± 0.1000 |" in done.stdout
+    assert "| trainer.learning_rate | 0.0001 | 5e-05 |" in done.stdout
+    assert "seed |" not in done.stdout
+
+
+def test_other_rows_are_not_compared_row_by_row(tmp_path):
+    a = write(tmp_path / "a", 1e-4, 0.8, right=[1, 0, 1])
+    assert judge(a, write(tmp_path / "b", 1e-4, 0.8, right=[1, 0])) == "the runs were evaluated on different rows"
+    assert judge(a, write(tmp_path / "c", 1e-4, 0.8)) == f"`{tmp_path / 'c'}` has no predictions.jsonl.gz"
+    assert "note: not compared row by row" in compared(a, tmp_path / "b").stderr
+
+
+def test_a_run_compared_with_itself_does_not_differ(tmp_path):
+    rng = np.random.default_rng(0)
+    a = write(tmp_path / "a", 1e-4, 0.8, right=rng.random(100) < 0.8)
+    verdict = judge(a, a)
+    assert (verdict.difference, verdict.interval, verdict.p) == (0.0, (0.0, 0.0), 1.0)
+    assert "no setting differs" in compared(a, a).stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["runs/a"], "two runs at least"), (["runs/a", "nowhere"], "`nowhere` is not a run")]
+)
+def test_mistakes_are_answered(tmp_path, monkeypatch, names, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "runs/a", 1e-4, 0.8)
+    done = compared(*names)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_a_run_without_results_is_answered(tmp_path):
+    a = write(tmp_path / "a", 1e-4, 0.8)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/run.json").write_text('{"status": "failed"}')
+    done = compared(a, tmp_path / "b")
+    assert done.exit_code == 2
+    assert "has no results: it is failed" in done.stderr
