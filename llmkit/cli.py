@@ -729,6 +729,24 @@ def explain(
     _do(act)
 
 
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit report runs/sst2""",
+)
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Write RUN/report.html: curves, results, mistakes, data and recipe of a run, to open in a browser."""
+
+    def act() -> int:
+        from llmkit.reports import report as reporting
+
+        print(reporting.write(Path(_run_or_model(run))))  # noqa: T201
+        return 0
+
+    _do(act)
+
+
 @recipes_app.callback()
 def recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:

@@ -62,7 +62,10 @@ def start(
 
         shared = Path(os.environ[process.DIRECTORY])
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
-            return train.run(recipe, shared, resume, max_time, allowed)
+            code = train.run(recipe, shared, resume, max_time, allowed)
+            if os.environ.get("RANK") == "0":
+                _report(recipe, shared, code)
+            return code
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "llmkit was started by a launcher; it starts its processes itself",
@@ -174,7 +177,17 @@ def _in_this_process(
     one_gpu()
     from llmkit.training import train
 
-    return train.run(recipe, directory, resume, max_time, allowed)
+    code = train.run(recipe, directory, resume, max_time, allowed)
+    _report(recipe, directory, code)
+    return code
+
+
+def _report(recipe: Recipe, directory: Path, code: int) -> None:
+    """Write the report of a run that is finished, unless its recipe says otherwise."""
+    from llmkit.reports import report
+
+    if code == 0:
+        report.write_behind(directory, wanted=recipe.report.write is not False)
 
 
 # ---- the parent ----------------------------------------------------------------------------------------------------

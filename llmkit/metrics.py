@@ -6,7 +6,7 @@ import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import regex
@@ -40,6 +40,41 @@ def perplexity(loss: float) -> float:
 def bits_per_byte(loss: float, num_tokens: int, num_bytes: int) -> float:
     """Convert a loss in nats a token to bits a UTF-8 byte of text, which is comparable between tokenizers."""
     return loss / math.log(2) * num_tokens / num_bytes
+
+
+class ClassScores(NamedTuple):
+    """Precision, recall and F1 of each class, their mean, those over all decisions; and how often each class is true.
+
+    They are 0 where there is nothing to count.
+    """
+
+    of: dict[str, tuple[float, float, float]]
+    mean: tuple[float, float, float]
+    together: tuple[float, float, float]
+    actual: dict[str, int]
+
+
+def class_scores(counts: Mapping[tuple[str | None, str | None], int], classes: Sequence[str]) -> ClassScores:
+    """Compute the scores of `classes` from how often each pair of a true and a predicted class (None: none) occurs."""
+    actual, predicted = Counter[str | None](), Counter[str | None]()
+    for (true, found), count in counts.items():
+        actual[true] += count
+        predicted[found] += count
+
+    def scores(hits: int, predicted: int, actual: int) -> tuple[float, float, float]:
+        return hits / max(predicted, 1), hits / max(actual, 1), 2 * hits / max(predicted + actual, 1)
+
+    of = {name: scores(counts.get((name, name), 0), predicted[name], actual[name]) for name in classes}
+    sums = (sum(each[name] for name in classes) for each in (predicted, actual))
+    together = scores(sum(counts.get((name, name), 0) for name in classes), *sums)
+    mean = tuple(np.mean(list(of.values()), axis=0).tolist()) if of else (0.0, 0.0, 0.0)
+    return ClassScores(of, mean, together, {name: actual[name] for name in classes})
+
+
+def most_confused(counts: Mapping[tuple[str | None, str | None], int], most: int) -> list[str]:
+    """Return the classes, `most` at most, that are most often taken for one another, the most frequent first."""
+    pairs = Counter({pair: count for pair, count in counts.items() if len({*pair} - {None}) == 2})
+    return list(dict.fromkeys(str(name) for pair, _ in pairs.most_common() for name in pair))[:most]
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:

@@ -42,12 +42,13 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
     # All runs hold out the same rows: their metrics vary by the seed alone.
     data_tables = {"data": recipe.data, **{f"tasks.{name}.data": part.data for name, part in recipe.tasks.items()}}
     split_seed = [f"{key}.seed={first}" for key, data in data_tables.items() if data is not None and data.seed is None]
+    quiet = ["report.write=false"] if recipe.report.write is None else []
     metrics: dict[str, list[float]] = {}
     for seed in range(first, first + seeds):
         run_directory = directory / f"seed-{seed}"
         resume_flag = ["--resume"] if resume and run_directory.exists() else []
         settings = [f"trainer.seed={seed}", *([] if resume_flag and _splits_by_own_seed(run_directory) else split_seed)]
-        code = _run([*argv, *settings, "--output-dir", str(run_directory), *resume_flag])
+        code = _run([*argv, *settings, *quiet, "--output-dir", str(run_directory), *resume_flag])
         if code:
             with suppress(OSError):  # it holds a run
                 directory.rmdir()

@@ -113,6 +113,18 @@ def the_hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def reports() -> None:
+    """Let trainings of a test write their reports."""
+
+
+@pytest.fixture(autouse=True)
+def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of other tests write no report: a quarter of a second each."""
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("llmkit.launch._report", lambda *run: None)
+
+
+@pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with two small recipes and the text that they learn from."""
     (tmp_path / "causal.toml").write_text(CAUSAL)

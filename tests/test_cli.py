@@ -48,6 +48,7 @@ OPTIONS = {
     "check": ["run"],
     "explain": ["key"],
     "runs": ["folder", "--sort", "--filter", "--format"],
+    "report": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],

@@ -215,6 +215,25 @@ class Speed(Table):
     )
 
 
+class Report(Table):
+    """What a finished run keeps for people to look at."""
+
+    write: bool | None = Field(
+        default=None,
+        description="Write `report.html` and `loss.svg` when training ends; by default true, and false under --seeds.",
+    )
+    rows: bool = Field(
+        default=True,
+        description="Show and keep texts of rows: the worst mistakes, the answers. `false` leaves out every text, and "
+        "keeps labels and figures.",
+    )
+    predictions: bool = Field(
+        default=True,
+        description="Keep what the last evaluation made of each row: truth, prediction, score and loss, in "
+        "`predictions.jsonl.gz`.",
+    )
+
+
 class Part(Table):
     """One of several tasks that share an encoder."""
 
@@ -260,6 +279,7 @@ class Recipe(Table):
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
+    report: Report = Field(default=Report.model_construct(), description="What to show and keep when training ends.")
 
     # Set by the loader; a recipe cannot set these.
     source: Path | None = Field(default=None, exclude=True)
@@ -339,7 +359,14 @@ UPSTREAM_TABLES = {"trainer": "TrainingArguments", "lora": "LoraConfig", "genera
 def own_tables(task: object) -> dict[str, type[Table]]:
     """Return the classes of llmkit's own tables for `task`; for an unknown task, those with the most keys."""
     if task == "multi-task":
-        return {"model": Model, "tokenizer": Tokenizer, "early_stopping": EarlyStopping, "guard": Guard, "speed": Speed}
+        return {
+            "model": Model,
+            "tokenizer": Tokenizer,
+            "early_stopping": EarlyStopping,
+            "guard": Guard,
+            "speed": Speed,
+            "report": Report,
+        }
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
     return {
         "model": Model,
@@ -349,6 +376,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "early_stopping": EarlyStopping,
         "guard": Guard,
         "speed": Speed,
+        "report": Report,
     }
 
 

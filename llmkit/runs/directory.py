@@ -20,6 +20,7 @@ RECORD_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
+REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE = "report.html", "loss.svg", "predictions.jsonl.gz"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
 PATIENCE = 10.0  # seconds in which the children of a killed run must have ended
@@ -75,7 +76,8 @@ def _is_startup_file(path: Path) -> bool:
 
 def _is_draft(path: Path) -> bool:
     """Whether a file is a draft that `write_text` leaves when it is killed."""
-    return path.name.startswith((f".{RECORD_FILE}.", f".{HOLDER_FILE}.", f".{RECIPE_FILE}."))
+    written = (RECORD_FILE, HOLDER_FILE, RECIPE_FILE, REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE)
+    return path.name.startswith(tuple(f".{name}." for name in written))
 
 
 def sweep(directory: Path) -> None:
@@ -83,6 +85,13 @@ def sweep(directory: Path) -> None:
     for path in directory.iterdir():
         if _is_draft(path):
             path.unlink(missing_ok=True)
+
+
+def remove_views(directory: Path) -> None:
+    """Remove what shows the result of a run, which is about to change."""
+    for name in (REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE):
+        with suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
 
 
 def release(directory: Path) -> None:

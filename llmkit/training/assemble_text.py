@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from llmkit import tasks
 from llmkit.data.cleaning import pipeline as cleaning
+from llmkit.data.histogram import histogram
 from llmkit.data.text import findings, mixture, pack, sources
 from llmkit.data.text.documents import Corpus, Documents, chained
 from llmkit.errors import UserError, quantity
@@ -218,5 +220,6 @@ def _blocks(
         "tokens": len(row.ids),
         "blocks": windows.num_blocks,
         "tail": windows.tail,
+        "length_histogram": histogram(np.diff(row.ends, prepend=0)),
     }
     return windows

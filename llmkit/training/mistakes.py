@@ -15,6 +15,7 @@ from llmkit.data.display import USUAL, columns_of, cut, printable
 from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.data.rows.batches import Examples
 from llmkit.errors import say
+from llmkit.metrics import class_scores, most_confused
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.tasks.task import Result, Results, RowTask
 from llmkit.training.assembly import Assembly
@@ -79,9 +80,7 @@ def of_rows(task: RowTask, results: Results | None, stats: np.ndarray, part: Exa
     [N, 2 + K]. Where labels are tokens a row says how many it has. A row without a label has an error.
     """
     columns = [row for _, row in part.source.read()]
-    sums, counts = (
-        np.bincount(part.row[part.order], stats[:, i].astype(np.float64), len(columns)).tolist() for i in (0, 1)
-    )
+    sums, counts = (values.tolist() for values in row_losses(stats, part))
     found = {result.row: result for result in results.rows} if results is not None else {}
     lines: list[Line] = []
     for number, (row, total, count) in enumerate(zip(columns, sums, counts, strict=True)):
@@ -92,6 +91,13 @@ def of_rows(task: RowTask, results: Results | None, stats: np.ndarray, part: Exa
         said = {**result.said, "loss": loss, **({"tokens": int(count)} if task.losses is None else {})}
         lines.append(((*result.rank, loss if math.isfinite(loss) else -math.inf), row, said))
     return lines
+
+
+def row_losses(stats: np.ndarray, part: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Return the summed loss of each row and its count of labels, from those of each example in the order of `part`."""
+    examples, rows = part.row[part.order], len(part.keys)
+    sums, counts = (np.bincount(examples, stats[:, i].astype(np.float64), rows) for i in (0, 1))
+    return sums, counts
 
 
 @dataclass
@@ -145,11 +151,11 @@ def write(output: Path, parts: Mapping[str, Sequence[Line]]) -> int:
     with row_writer(output, own_name(ERROR, columns, "evaluated_")) as write_row:
         for _, row, said in lines:
             beside = {column: row.get(column) for column in columns}
-            write_row(beside | {keys[key]: _written(value) for key, value in said.items()})
+            write_row(beside | {keys[key]: written(value) for key, value in said.items()})
     return len(lines)
 
 
-def _written(value: Any) -> Any:
+def written(value: Any) -> Any:
     """Round a figure; one that is not finite is no figure."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
@@ -176,22 +182,15 @@ def tables(results: Results) -> list[str]:
 
 
 def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> list[str]:
-    actual, predicted = Counter[Class](), Counter[Class]()
-    for (true, found), count in counts.items():
-        actual[true] += count
-        predicted[found] += count
     classes = list(results.classes)
-    figures = {name: _scores(counts.get((name, name), 0), predicted[name], actual[name]) for name in classes}
-    shown = classes if len(classes) <= SHOWN else sorted(classes, key=lambda name: -actual[name])[:SHOWN]
-    hits = sum(counts.get((name, name), 0) for name in classes)
-    of_all = _scores(hits, sum(predicted[name] for name in classes), sum(actual[name] for name in classes))
-    mean = np.mean([figures[name] for name in classes], axis=0).tolist() if classes else [0.0] * 3
-    total = sum(actual[name] for name in classes)
+    scores = class_scores(counts, classes)
+    shown = classes if len(classes) <= SHOWN else sorted(classes, key=lambda name: -scores.actual[name])[:SHOWN]
+    total = sum(scores.actual[name] for name in classes)
     head = f"the {SHOWN} most frequent of {len(classes)}" if len(shown) < len(classes) else "class"
     rows = [
-        *((name, figures[name], actual[name]) for name in shown),
-        (f"mean of {len(classes)}", mean, total),
-        ("all together", of_all, total),
+        *((name, scores.of[name], scores.actual[name]) for name in shown),
+        (f"mean of {len(classes)}", scores.mean, total),
+        ("all together", scores.together, total),
     ]
     return [
         f"{_padded(head, 34)} precision   recall       f1 {results.unit:>10}",
@@ -202,11 +201,6 @@ def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> li
     ]
 
 
-def _scores(hits: int, predicted: int, actual: int) -> tuple[float, float, float]:
-    """Compute precision, recall and F1."""
-    return hits / max(predicted, 1), hits / max(actual, 1), 2 * hits / max(predicted + actual, 1)
-
-
 def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]) -> list[str]:
     """Return how often each class is taken for each; where not all fit in, for those that are most often confused."""
     none: list[Class] = [None] if any(None in decision for decision in counts) else []
@@ -215,8 +209,7 @@ def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]
     shown: list[Class] = [*classes, *none]
     named = max(width, *(columns_of(printable(name or NONE)) + 2 for name in shown))
     if len(shown) > room:
-        pairs = Counter({pair: count for pair, count in counts.items() if len({*pair} - {None}) == 2})
-        most = list(dict.fromkeys(name for pair, _ in pairs.most_common() for name in pair))[: room - 1 - len(none)]
+        most = most_confused(counts, room - 1 - len(none))
         shown = [*(name for name in classes if name in most), OTHERS, *none]
     known = set(classes)
 

@@ -24,7 +24,7 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.training import batch_size, report, trivial
+from llmkit.training import batch_size, kept_rows, report, trivial
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
@@ -200,8 +200,13 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         if trainer.state.best_global_step and trainer.state.best_metric is not None:
             facts["best"] = report.best(trainer.state, args)
         said, hint = trivial.judge(args, trainer.state, found)
+        runs.update_record(
+            directory, "predictions", verdicts=[{"warning": warns, "says": line} for warns, line in said]
+        )
+        runs.remove_views(directory)  # those of a shorter training
         seconds = time.monotonic() - started
         report.finish(recipe, directory, metrics, facts, seconds, said, hint, assembly.example)
+        kept_rows.keep(recipe, assembly, trainer, directory)
     return FINISHED
 
 

@@ -331,14 +331,20 @@ class Trainer(ResumableTrainer):
         self.stats[prefix] = stats.predictions
         return self._metrics(stats.predictions, part)
 
+    def prefixes(self) -> dict[str, str]:
+        """Return what the metrics of each part begin with."""
+        return {
+            name: f"eval_{name}" if number or self._several else "eval" for number, name in enumerate(self._validation)
+        }
+
     def compared(self, compare: Callable[[Any, Any], Comparison | None]) -> dict[str, Comparison]:
         """Compare each part of the last evaluation, by what its metrics begin with; `compare(stats, part)`.
 
         A run that was stopped behind its last evaluation computes once more what that was made of.
         """
         found = {}
-        for number, (name, part) in enumerate(self._validation.items()):
-            prefix = f"eval_{name}" if number or self._several else "eval"
+        for name, prefix in self.prefixes().items():
+            part = self._validation[name]
             if prefix not in self.stats:
                 self.compute_metrics = lambda *stats: {}
                 self.stats[prefix] = self.predict(part).predictions

@@ -72,7 +72,8 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         "top_p = 0.95  # default\nmax_new_tokens = 200  # default\n\n"
         "[guard]\nmax_skipped_steps = 5  # default\ndataloader_timeout = 600  # default\n\n"
         "[speed]\nfused_loss = true  # default\nskip_ignored = true  # default\n"
-        "fast_dropout = true  # default\nreuse_memory = true  # default\n"
+        "fast_dropout = true  # default\nreuse_memory = true  # default\n\n"
+        "[report]\nrows = true  # default\npredictions = true  # default\n"
     )
 
 

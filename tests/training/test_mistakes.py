@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from typer.testing import CliRunner
 from llmkit import metrics as measures
 from llmkit.cli import app
 from llmkit.data.display import columns_of
+from llmkit.metrics import evaluation_metrics
+from llmkit.reports import report
+from llmkit.runs import predictions
 from llmkit.tasks.task import Result, Results
 from llmkit.training.mistakes import tables
 
@@ -478,3 +482,43 @@ def test_rows_that_cannot_be_used_are_counted_and_not_in_the_file(evaluated, hom
 def test_without_a_file_stdout_is_the_same(home, llmkit, evaluated):
     metrics, _, _ = evaluated("tags")
     assert json.loads(llmkit("evaluate", "tags").stdout) == metrics
+
+
+# --- what a finished run keeps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*RUNS, "chat"])
+def test_a_run_keeps_what_evaluate_says_of_each_row(evaluated, home, name):
+    _, _, rows = evaluated(name)
+    kept = list(predictions.read(home / name))
+    said = ("truth", "prediction", "right", "errors", "difference", "f1", "chrf")
+
+    def shown(row):
+        return json.dumps([row.get(key) for key in said if key not in row.get("columns", ())])
+
+    assert [row["row"] for row in kept] == list(range(len(rows)))
+    assert sorted(map(shown, kept)) == sorted(map(shown, rows))
+    assert sorted(row["loss"] for row in kept) == pytest.approx(sorted(row["loss"] for row in rows), abs=1e-4)
+    worst = sorted((row for row in kept if "worst" in row), key=lambda row: row["worst"])
+    wrong = [row for row in rows if not row.get("right")]
+    assert [row["worst"] for row in worst] == list(range(1, min(20, len(wrong)) + 1))
+    assert [shown(row) for row in worst] == [shown(row) for row in wrong[:20]]
+    inputs = dict(json.loads((home / name / "run.json").read_text())["columns"].items())
+    for row, beside in zip(worst, wrong, strict=False):
+        assert row["columns"] and set(row["columns"]) <= set(inputs.values())
+        assert all(beside[column] == value for column, value in row["columns"].items() if shown(row) != shown(beside))
+    assert len({row["key"] for row in kept}) > len(kept) / 2
+
+
+@pytest.mark.parametrize("name", [*RUNS, "chat", "causal", "masked"])
+def test_every_task_has_a_report_of_its_run(home, tmp_path, name):
+    run = shutil.copytree(home / name, tmp_path / name)
+    page = report.write(run).read_text()
+    record = json.loads((run / "run.json").read_text())
+    for key, value in evaluation_metrics(record["metrics"]).items():
+        assert f">{key}</th>" in page and f">{report.figure(float(value))}</td>" in page
+    assert ("The worst mistakes" in page or "went worst" in page) == (name not in ("causal", "masked"))
+    assert ("Expected calibration error" in page) == (name in ("three", "multi", "choice"))
+    assert ("By class" in page) == (name in ("three", "multi", "tags", "plain"))
+    assert ("Confusions" in page) == (name in ("three", "plain"))
+    assert ("Predicted and true values" in page) == (name == "value")

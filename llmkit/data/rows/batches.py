@@ -17,13 +17,14 @@ class Examples(Dataset[dict[str, Any]]):
 
     With `by_length`, for evaluation, they are sorted by length, so that batches hold little padding: no metric depends
     on the order, and `index` says which example an output belongs to. `extra` is what the metrics need beside labels,
-    and `source` has the rows that `row` numbers.
+    `source` has the rows that `row` numbers, and `keys` a hash of the texts of each of them.
     """
 
     def __init__(self, encoded: Encoded, extra: Any = None, by_length: bool = False) -> None:
         self.source = encoded.source
         self.inputs = encoded.inputs
         self.row = np.asarray(encoded.row, np.int64)
+        self.keys = encoded.keys
         self.labels = encoded.labels
         self.extra = extra
         self.lengths = encoded.inputs["input_ids"].lengths if encoded.row else np.empty(0, np.int64)

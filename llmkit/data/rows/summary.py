@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmkit.data.display import printable, wrapped
+from llmkit.data.histogram import histogram
 from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.examples import Encoded, places
 from llmkit.data.rows.unused import listed, unused_columns
@@ -45,6 +46,7 @@ def look(
                     strict=True,
                 )
             ),
+            "length_histogram": histogram(lengths),
             "truncated_rows": int((cut > 0).sum()),
             "truncated_tokens": int(cut.sum()),
             "empty_rows": len(part.empty),

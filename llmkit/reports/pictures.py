@@ -1,0 +1,272 @@
+"""Draw pictures as SVG that follows the page: its font, its colours in light and dark, a title and a description.
+
+matplotlib draws; `_finish` then makes of its colours the page's variables, of its text the page's font, and gives each
+picture ids of its own.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from llmkit.reports.curves import Curve
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+# What is drawn in these colours gets the page's; the values are those of a picture that stands alone.
+INK, GRID, TRAIN, EVAL, FILL = "#010203", "#020304", "#030405", "#040506", "#050607"
+VARIABLES = {INK: "ink", GRID: "grid", TRAIN: "train", EVAL: "eval", FILL: "fill"}
+ALONE = """\
+svg{--ink:#57606a;--grid:#d8dee4;--train:#8793a1;--eval:#0b63b8;--fill:#9dbfe0;font-family:system-ui,sans-serif}
+@media (prefers-color-scheme:dark){svg{--ink:#a4b0bc;--grid:#343c45;--train:#7d8996;--eval:#71b7f7;--fill:#31597f}}"""
+WIDTH, HEIGHT = 4.4, 2.3  # inches
+LEGEND = 16  # points above the axes
+FAR = 1.5  # times the range of the curves
+SETTINGS = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # the one that matplotlib brings, wider than most: what fits in it fits
+    "font.size": 8.2,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "ytick.minor.width": 0,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8.2,
+    "path.simplify_threshold": 0.3,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve in a picture; `evaluated` ones stand out, and have a dot for each evaluation where these are few."""
+
+    name: str
+    curve: Curve
+    evaluated: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG, in the page and alone."""
+
+    svg: str
+    title: str
+    description: str
+    note: str = ""  # what stands beside the title
+
+    def alone(self) -> str:
+        """Return the picture as a file of its own."""
+        begin = self.svg.index(">") + 1
+        return f"{self.svg[:begin]}<style>{ALONE}</style>{self.svg[begin:]}\n"
+
+
+def lines(
+    name: str,
+    title: str,
+    description: str,
+    curves: Sequence[Line],
+    level: tuple[str, float] | None = None,
+    mark: int | None = None,
+) -> Picture:
+    """Draw curves over steps; `level` is the value that a trivial answer has, `mark` the best step.
+
+    A level far from the curves would leave no room for them, and is not drawn.
+    """
+    low, high = min(line.curve.least[1] for line in curves), max(line.curve.most[1] for line in curves)
+    if level is not None and not low - FAR * (high - low) <= level[1] <= high + FAR * (high - low):
+        level = None
+    several = len(curves) > 1 or level is not None or mark is not None
+
+    def draw(axes: Any) -> None:
+        for line in curves:
+            curve, color = line.curve, EVAL if line.evaluated else TRAIN
+            if curve.low is not None:
+                axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.22, linewidth=0)
+            few = line.evaluated and len(curve.steps) <= 40
+            dots: dict[str, Any] = {"marker": "o", "markersize": 3.2} if few or len(curve.steps) == 1 else {}
+            axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, label=line.name, **dots)
+        if level is not None:
+            axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=level[0])
+        if mark is not None:
+            axes.axvline(mark, color=EVAL, linewidth=0.8, linestyle=(0, (1, 2)), label="best step")
+        _scale(axes, low, high)
+        if several:
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=1.4, columnspacing=1.2)
+        axes.set_xlabel("step", loc="right", labelpad=1)
+
+    note = "" if len(curves) > 1 else f"{short(curves[0].curve.first[1])} to {short(curves[0].curve.last[1])}"
+    each = max(line.curve.each for line in curves)
+    note = "; ".join(
+        filter(None, [note, f"each point is the mean of {each} logged, the band their range" * (each > 1)])
+    )
+    return replace(_picture(name, title, description, draw, legend=several), note=note)
+
+
+def _scale(axes: Any, low: float, high: float) -> None:
+    """Set the axes: steps as whole numbers; a logarithmic scale where values differ by more than a factor of 30."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if 0 < 30 * low < high:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """Write a number in few characters: 0.05, 2e-05, 12k."""
+    for size, least, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e3, 1e4, "k")):
+        if abs(value) >= least:
+            return f"{value / size:.3g}{letter}"
+    if abs(value) >= 1e3:
+        return f"{value:,.0f}"
+    if not value or abs(value) >= 1e-3:
+        return f"{value:.3g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
+
+
+def bars(name: str, title: str, description: str, edges: Sequence[float], counts: Sequence[int], label: str) -> Picture:
+    """Draw a histogram."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        axes.stairs(counts, edges, fill=True, color=FILL, linewidth=0)
+        grown = edges[1] - edges[0] < (edges[-1] - edges[-2]) / 2
+        if grown:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.grid(visible=False, axis="x", which="both")
+        axes.set_xlim(max(edges[0], 0.8) if grown else edges[0], edges[-1])
+        axes.set_ylim(0)
+        axes.set_xlabel(label, loc="right", labelpad=1)
+
+    return _picture(name, title, description, draw, height=1.6)
+
+
+def reliability(
+    name: str, title: str, description: str, bins: Sequence[Mapping[str, float]], labels: tuple[str, str]
+) -> Picture:
+    """Draw how often what is said with a probability is right; dots are as large as the bin has rows."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        number = sum(each["rows"] for each in bins)
+        x, y = ([each[key] for each in bins] for key in ("confidence", "accuracy"))
+        axes.vlines(x, x, y, color=EVAL, linewidth=1, alpha=0.6)
+        axes.scatter(x, y, s=[12 + 160 * each["rows"] / number for each in bins], color=EVAL, alpha=0.75, linewidth=0)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel(labels[0], loc="right", labelpad=1)
+        axes.set_ylabel(labels[1], loc="top", labelpad=3)
+
+    return _picture(name, title, description, draw, width=3.0, height=2.6)
+
+
+def values(name: str, title: str, description: str, truth: np.ndarray, found: np.ndarray) -> Picture:
+    """Draw predicted over true values, counted on a grid: dots are as large as their cell has rows."""
+
+    def draw(axes: Any) -> None:
+        cells, x, y = np.histogram2d(truth, found, bins=24)
+        i, j = np.nonzero(cells)
+        middle = [(edges[:-1] + edges[1:]) / 2 for edges in (x, y)]
+        sizes = 6 + 60 * cells[i, j] / cells.max()
+        low, high = float(min(truth.min(), found.min())), float(max(truth.max(), found.max()))
+        axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        axes.scatter(middle[0][i], middle[1][j], s=sizes, color=EVAL, alpha=0.75, linewidth=0)
+        axes.set_xlabel("true value", loc="right", labelpad=1)
+        axes.set_ylabel("predicted", loc="top", labelpad=3)
+
+    return _picture(name, title, description, draw, width=3.0, height=2.6)
+
+
+def _picture(
+    name: str,
+    title: str,
+    description: str,
+    draw: Callable[[Any], None],
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    legend: bool = False,
+) -> Picture:
+    """Draw into axes of a size in inches, with room for a legend; `name` is that of its ids."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that a cache of fonts is being made is nobody's business
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height))
+        axes = figure.subplots()
+        across, up = 72 * width, 72 * height
+        top = 6 + LEGEND * legend
+        figure.subplots_adjust(left=38 / across, right=1 - 8 / across, bottom=28 / up, top=1 - top / up)
+        draw(axes)
+        out = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return Picture(_finish(out.getvalue(), name, title, description), title, description)
+
+
+def _finish(drawn: str, name: str, title: str, description: str) -> str:
+    """Make the page's own of what matplotlib wrote."""
+    root = ElementTree.fromstring(drawn)
+    used = {link.removeprefix("#") for element in root.iter() if (link := element.get(f"{{{XLINK}}}href"))}
+    used |= set(re.findall(r"url\(#([^)]*)\)", drawn))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag == f"{{{SVG}}}style" or child.tag.endswith("}metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        if (own := element.get("id")) is not None:
+            if own in used:
+                element.set("id", f"{name}-{own}")
+            else:
+                del element.attrib["id"]
+        if (link := element.get(f"{{{XLINK}}}href")) is not None:
+            del element.attrib[f"{{{XLINK}}}href"]
+            element.set("href", f"#{name}-{link.removeprefix('#')}")
+        for key, value in element.attrib.items():
+            element.set(key, _themed(re.sub(r"url\(#", f"url(#{name}-", value)))
+    box = root.get("viewBox") or ""
+    root.attrib.clear()
+    named = {"viewBox": box, "role": "img", "aria-labelledby": f"{name}-title {name}-description"}
+    root.attrib.update(named)
+    for position, (tag, text) in enumerate((("title", title), ("desc", description))):
+        said = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{'title' if tag == 'title' else 'description'}"})
+        said.text = text
+        root.insert(position, said)
+    ElementTree.register_namespace("", SVG)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _themed(value: str) -> str:
+    """Write the page's variables and font into an attribute."""
+    for color, variable in VARIABLES.items():
+        value = value.replace(color, f"var(--{variable})")
+    value = re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", value)
+    return re.sub(r"font-family: [^;]*;? ?", "", value)
