@@ -6,7 +6,7 @@ STORY := Once upon a time there was a young cat named Pip. Pip lived in a sunny 
 Pip looked for the ball with a kind owl. They never found it, and Pip went home and cried.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs test quick check crash bench clean
+.PHONY: help demo install format lint types docs test quick check browser crash bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -49,6 +49,11 @@ quick: install  ## the tests but those that tests/slow.txt names, in a fifth of 
 	$(PYTEST) -m "not alone and not slow"
 
 check: lint types docs test  ## all that CI runs
+
+browser: install  ## the reports in a real browser: Debian's chromium, driven by Playwright; both are installed
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(BIN)/pip install -q --disable-pip-version-check -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -rs tests/browser tests/reports
 
 crash: install  ## kill a training at random moments many times
 	$(BIN)/python tests/crash.py

@@ -184,10 +184,10 @@ def _in_this_process(
 
 def _report(recipe: Recipe, directory: Path, code: int) -> None:
     """Write the report of a run that is finished, unless its recipe says otherwise."""
-    from llmkit.reports import report
+    if code == 0 and recipe.report.write is not False:
+        from llmkit.reports import report
 
-    if code == 0:
-        report.write_behind(directory, wanted=recipe.report.write is not False)
+        report.write_behind(directory)
 
 
 # ---- the parent ----------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Picture:
     title: str
     description: str
     note: str = ""  # what stands beside the title
+    width: float = WIDTH
 
     def alone(self) -> str:
         """Return the picture as a file of its own."""
@@ -84,8 +85,11 @@ def lines(
     curves: Sequence[Line],
     level: tuple[str, float] | None = None,
     mark: int | None = None,
+    scaled: bool = False,
 ) -> Picture:
     """Draw curves over steps; `level` is the value that a trivial answer has, `mark` the best step.
+
+    `scaled`: the scale is logarithmic where values differ by more than a factor of 30.
 
     A level far from the curves would leave no room for them, and is not drawn.
     """
@@ -106,7 +110,7 @@ def lines(
             axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=level[0])
         if mark is not None:
             axes.axvline(mark, color=EVAL, linewidth=0.8, linestyle=(0, (1, 2)), label="best step")
-        _scale(axes, low, high)
+        _scale(axes, scaled and 0 < 30 * low < high and (level is None or level[1] > 0))
         if several:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=1.4, columnspacing=1.2)
         axes.set_xlabel("step", loc="right", labelpad=1)
@@ -119,13 +123,13 @@ def lines(
     return replace(_picture(name, title, description, draw, legend=several), note=note)
 
 
-def _scale(axes: Any, low: float, high: float) -> None:
-    """Set the axes: steps as whole numbers; a logarithmic scale where values differ by more than a factor of 30."""
+def _scale(axes: Any, log: bool) -> None:
+    """Set the axes: steps as whole numbers, few ticks."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if 0 < 30 * low < high:
+    if log:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -229,7 +233,7 @@ def _picture(
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return Picture(_finish(out.getvalue(), name, title, description), title, description)
+    return Picture(_finish(out.getvalue(), name, title, description), title, description, width=width)
 
 
 def _finish(drawn: str, name: str, title: str, description: str) -> str:

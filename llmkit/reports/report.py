@@ -35,13 +35,11 @@ ORDER = {
 TITLES = {"learning_rate": "Learning rate", "grad_norm": "Gradient norm"}
 
 
-def write_behind(directory: Path, wanted: bool) -> None:
+def write_behind(directory: Path) -> None:
     """Write the report of a run that has just finished; a failure is said in one line and costs nothing else."""
-    if not wanted:
-        return
     try:
         say(f"report   {write(directory)}")
-    except Exception as problem:  # a full disk, data that nobody thought of: the run is finished all the same
+    except (Exception, KeyboardInterrupt) as problem:  # a full disk, odd data, Ctrl-C: the run is finished all the same
         why = " ".join(f"{type(problem).__name__}: {problem}".split())
         say(f"warning  the report could not be written, and the run is finished all the same: {why}")
 
@@ -142,7 +140,7 @@ class Contents:
         said = [described(line.name + " loss", line.curve) for line in drawn]
         said += [] if level is None else [f"{level[0]}: {figure(level[1])}"]
         said += [] if best is None else [f"best step: {best:,}"]
-        return pictures.lines("loss", "Loss over steps", sentence(said), drawn, level, best)
+        return pictures.lines("loss", "Loss over steps", sentence(said), drawn, level, best, scaled=True)
 
     @property
     def trivial(self) -> dict[str, Any]:
@@ -340,7 +338,8 @@ def _learning(contents: Contents, loss: Picture | None) -> Iterator[Picture]:
         if not key.startswith("eval_"):
             title = TITLES.get(key, key.removesuffix("_per_second").capitalize() + " a second")
             said = sentence([described(title, log.curves[key])])
-            yield pictures.lines(f"curve{number}", title, said, [Line(title, log.curves[key])])
+            lines = [Line(title, log.curves[key])]
+            yield pictures.lines(f"curve{number}", title, said, lines, scaled=key == "grad_norm")
 
 
 def _evaluations(log: Log) -> dict[str, Any]:
@@ -488,7 +487,11 @@ def _mistake(row: Mapping[str, Any]) -> dict[str, Any]:
         "prediction",
         "scores",
     )
-    figures = [(key, figure(value)) for key, value in row.items() if key not in hidden and value is not None]
+    figures = [
+        (key, f"{value:.4g}" if isinstance(value, float) else figure(value))
+        for key, value in row.items()
+        if key not in hidden and value is not None
+    ]
     sides = row.get("true_text", row.get("truth")), row.get("text" if "true_text" in row else "prediction")
     words = row.get("words") or []
     most = max((abs(score) for _, score in words), default=0) or 1

@@ -77,7 +77,7 @@ def _lines(
 ) -> list[bytes]:
     sums, counts = row_losses(stats, part)
     classes = set() if results is None else set(results.classes)
-    found = enumerate_losses(counts) if results is None else results.rows
+    found = _losses_alone(counts) if results is None else results.rows
     lines: list[bytes | None] = [None] * len(part.keys)
     worst: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
     for result in found:
@@ -105,7 +105,7 @@ def _lines(
     return [line for line in lines if line is not None]
 
 
-def enumerate_losses(counts: np.ndarray) -> list[Result]:
+def _losses_alone(counts: np.ndarray) -> list[Result]:
     """Return a result that says nothing but the loss for each row with a label."""
     return [Result(int(row), {}, ()) for row in np.flatnonzero(counts)]
 

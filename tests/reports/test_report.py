@@ -271,7 +271,7 @@ def test_a_report_that_cannot_be_written_costs_the_finished_run_nothing(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llmkit.runs.directory.write_text", full)
-    report.write_behind(run, wanted=True)
+    report.write_behind(run)
     said = capsys.readouterr().err
     assert "warning  the report could not be written, and the run is finished all the same" in said
     assert said.count("\n") == 1

@@ -1,0 +1,125 @@
+"""Reports as a browser shows them: no error, no request, nothing too wide, words that can be read. `make browser`."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made_runs
+import pytest
+
+from llmkit.reports import report
+
+CHROMIUM = shutil.which("chromium")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed: `make browser` installs it"
+)
+if CHROMIUM is None:
+    pytest.skip("there is no `chromium`: `make browser` installs Debian's", allow_module_level=True)
+
+# The contrast of each element that holds text with what is behind it (WCAG 2.2, 1.4.3), the least first.
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = color => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const behind = element => { const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.unshift(rgba(getComputedStyle(e).backgroundColor));
+    const over = (below, [r, g, b, a]) => below.map((v, i) => v + ([r, g, b][i] - v) * a / 255);
+    return layers.reduce(over, [255, 255, 255]); };
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!own || ['STYLE', 'title', 'desc'].includes(element.tagName)) continue;
+    const style = getComputedStyle(element), svg = element.namespaceURI.endsWith('svg');
+    const pair = [light(rgba(svg ? style.fill : style.color)), light(behind(element))].sort((a, b) => b - a);
+    found.push([(pair[0] + 0.05) / (pair[1] + 0.05), element.textContent.slice(0, 40)]);
+  }
+  return found.sort((a, b) => a[0] - b[0]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["classifier", "language_model"])
+def page_file(request, tmp_path_factory) -> Path:
+    made = getattr(made_runs, request.param)(
+        tmp_path_factory.mktemp("runs") / "a-run-with-a-rather-long-name_2026-11-29"
+    )
+    return report.write(made)
+
+
+@pytest.fixture(params=[("light", 400), ("dark", 400), ("light", 1400), ("dark", 1400)], ids=lambda p: f"{p[0]}-{p[1]}")
+def page(request, browser, page_file) -> Iterator[Any]:
+    scheme, width = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.said, page.asked = [], []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(page_file.as_uri())
+    yield page
+    context.close()
+
+
+def test_it_opens_without_an_error_or_a_request(page, page_file):
+    assert page.said == []
+    assert page.asked == [page_file.as_uri()]
+
+
+def test_nothing_is_wider_than_the_window(page):
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    wide = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && !e.closest('svg')
+        && e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    assert page.evaluate(wide) == []
+
+
+def test_all_words_stand_out_from_what_is_behind_them(page):
+    least = page.evaluate(CONTRAST)
+    assert len(least) > 100
+    assert least[0][0] >= 4.5, least[:5]
+
+
+def test_pictures_have_a_size_and_letters_that_can_be_read(page):
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, "
+        "s.getBoundingClientRect().height, Math.min(...[...s.querySelectorAll('text')].map("
+        "t => t.getBoundingClientRect().height))])"
+    )
+    assert len(sizes) >= 6
+    assert all(width > 250 and height > 100 and letters > 8 for width, height, letters in sizes), sizes
+    outside = """[...document.querySelectorAll('svg')].flatMap(s => [...s.querySelectorAll('text')].filter(t => {
+        const a = t.getBoundingClientRect(), b = s.getBoundingClientRect();
+        return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+    }).map(t => t.textContent))"""
+    assert page.evaluate(outside) == []
+
+
+def test_a_screen_reader_finds_headings_tables_and_pictures_by_name(page):
+    for role, least in (("img", 6), ("heading", 10), ("table", 4), ("navigation", 1)):
+        assert page.get_by_role(role).count() >= least
+    assert page.get_by_role("img", name="Loss over steps").count() == 1
+    assert page.get_by_role("table", name="What was set, and where each value is from").count() == 1
+    assert page.get_by_role("heading", level=1).count() == 1
+
+
+def test_it_prints(page, tmp_path):
+    file = tmp_path / "report.pdf"
+    page.pdf(path=file, format="A4")
+    assert file.read_bytes().startswith(b"%PDF") and file.stat().st_size < 2_000_000
+
+
+def test_the_picture_alone_is_an_image(browser, page_file):
+    page = browser.new_page()
+    picture = page_file.with_name("loss.svg")
+    page.goto(picture.as_uri())
+    assert page.evaluate("document.documentElement.tagName") == "svg"
+    page.close()
