@@ -741,7 +741,7 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directo
     def act() -> int:
         from llmkit.reports import report as reporting
 
-        print(reporting.write(Path(_run_or_model(run))))  # noqa: T201
+        print(reporting.write(Path(_run_or_model(run)), explained=True))  # noqa: T201
         return 0
 
     _do(act)

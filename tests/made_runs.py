@@ -106,7 +106,7 @@ def classifier(directory: Path, **options: object) -> Path:
     metrics = {"eval_loss": 0.4321, "eval_accuracy": 0.75, "eval_f1": 0.7512}
     answer = 'always "bad"'
     trivial = {
-        "eval_loss": {"answer": "label frequencies", "value": 1.0986},
+        "eval_loss": {"answer": "label frequencies as of a long name", "value": 1.0986},
         "eval_accuracy": {"answer": answer, "value": 0.3333, "better_by": [0.31, 0.52]},
     }
     about = {

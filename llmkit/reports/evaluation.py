@@ -29,6 +29,7 @@ class Part:
     task: str
     classes: Sequence[str]
     unit: str
+    folder: str = ""  # that of its model below the run's, of several tasks
     rows: int = 0
     wrong: int | None = None  # None: rows are not right or wrong
     decisions: Counter[tuple[Class, Class]] = field(default_factory=Counter)
@@ -97,7 +98,7 @@ def read(directory: Path, record: Mapping[str, Any]) -> list[Part]:
     """Read the kept rows of a run: none where none were kept."""
     about = record.get("predictions", {})
     parts = {
-        name: Part(name, each["task"], each.get("classes", ()), each.get("unit", "rows"))
+        name: Part(name, each["task"], each.get("classes", ()), each.get("unit", "rows"), each.get("folder", ""))
         for name, each in about.items()
     }
     for row in predictions.read(directory) if parts else ():

@@ -26,6 +26,7 @@ svg{--ink:#57606a;--grid:#d8dee4;--train:#8793a1;--eval:#0b63b8;--fill:#9dbfe0;f
 WIDTH, HEIGHT = 4.4, 2.3  # inches
 LEGEND = 16  # points above the axes
 FAR = 1.5  # times the range of the curves
+LONGEST_NAME = 20  # characters in a legend
 SETTINGS = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # the one that matplotlib brings, wider than most: what fits in it fits
@@ -96,7 +97,7 @@ def lines(
     low, high = min(line.curve.least[1] for line in curves), max(line.curve.most[1] for line in curves)
     if level is not None and not low - FAR * (high - low) <= level[1] <= high + FAR * (high - low):
         level = None
-    several = len(curves) > 1 or level is not None or mark is not None
+    several = len(curves) > 1 or level is not None
 
     def draw(axes: Any) -> None:
         for line in curves:
@@ -107,12 +108,17 @@ def lines(
             dots: dict[str, Any] = {"marker": "o", "markersize": 3.2} if few or len(curve.steps) == 1 else {}
             axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, label=line.name, **dots)
         if level is not None:
-            axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=level[0])
+            name = level[0] if len(level[0]) <= LONGEST_NAME else f"{level[0][: LONGEST_NAME - 3]}..."
+            axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=name)
         if mark is not None:
-            axes.axvline(mark, color=EVAL, linewidth=0.8, linestyle=(0, (1, 2)), label="best step")
+            axes.axvline(mark, color=EVAL, linewidth=0.8, linestyle=(0, (1, 2)))
+            left = mark < max(line.curve.last[0] for line in curves) / 2
+            options = {"ha": "left" if left else "right", "va": "top", "color": EVAL}
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axes.annotate("best", (mark, 1), (3 if left else -3, -1), **place, **options)
         _scale(axes, scaled and 0 < 30 * low < high and (level is None or level[1] > 0))
         if several:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=1.4, columnspacing=1.2)
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, handlelength=1.4, columnspacing=1.0)
         axes.set_xlabel("step", loc="right", labelpad=1)
 
     note = "" if len(curves) > 1 else f"{short(curves[0].curve.first[1])} to {short(curves[0].curve.last[1])}"

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,16 @@ from llmkit.runs import directory as runs
 LARGEST = 1_000_000  # bytes of a report
 SHOWN_SAMPLES = 8  # times at which samples are shown
 SHOWN_TEXT = 800  # characters of a text
+LEAST_SHARE = 0.12  # of the word that decides most, below which a word is not marked
+NAMED_WORDS = 5
+# What a kept row has beside figures.
+NO_FIGURES = (
+    *("split", "row", "key", "worst", "columns", "labels", "decisions", "right", "attribution", "truth", "prediction"),
+    *("scores", "true_text", "text"),
+)
 CURVES = 6  # metrics that have a picture
+# The tasks whose words can be weighed.
+EXPLAINED = ("text-classification", "token-classification", "multiple-choice", "question-answering")
 # How the worst rows are ordered.
 ORDER = {
     "text-classification": "those first of which the model was surest",
@@ -44,10 +53,10 @@ def write_behind(directory: Path) -> None:
         say(f"warning  the report could not be written, and the run is finished all the same: {why}")
 
 
-def write(directory: Path, explain: Callable[[Path, list[dict[str, Any]]], Sequence[Any]] | None = None) -> Path:
+def write(directory: Path, explained: bool = False) -> Path:
     """Write `report.html` and `loss.svg` into a run directory, and show the picture in its model card.
 
-    `explain(directory, rows)` returns, for each of the worst rows, which words decided (`attributions.explain`).
+    `explained`: mark the words that decided in each of the worst mistakes, which takes the model some seconds a row.
     Raises UserError for a folder that is no run.
     """
     if not runs.is_run(directory):
@@ -55,8 +64,8 @@ def write(directory: Path, explain: Callable[[Path, list[dict[str, Any]]], Seque
             f"`{directory}` is no run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME"
         )
     contents = Contents.of(directory)
-    if explain is not None:
-        contents.explain(explain)
+    if explained:
+        contents.explain()
     picture = contents.loss_picture()
     page = render(contents, picture)
     if len(page.encode()) > LARGEST:  # long texts: without them
@@ -116,14 +125,21 @@ class Contents:
         for part in self.parts:
             part.worst = []
 
-    def explain(self, explain: Callable[[Path, list[dict[str, Any]]], Sequence[Any]]) -> None:
-        """Let each of the worst rows say which words decided."""
+    def explain(self) -> None:
+        """Let each of the worst rows say which words decided, where the model can tell."""
         for part in self.parts:
-            rows = [row["columns"] for row in part.worst if "columns" in row]
-            if rows and len(rows) == len(part.worst):
-                for row, found in zip(part.worst, explain(self.directory, rows), strict=True):
-                    row["words"] = list(found.words)
-                    row["gap"] = found.gap
+            rows = [row for row in part.worst if "columns" in row]
+            if not rows:
+                continue
+            from llmkit.reports import attributions  # it needs the model, and torch for it
+
+            say(f"words    of {quantity(len(rows), 'row')} are weighed by integrated gradients")
+            try:
+                asked = [{**row["columns"], **row.get("labels", {})} for row in rows]
+                for found in attributions.explain(self.directory / part.folder, asked):
+                    rows[found.row]["attribution"] = found
+            except UserError as problem:
+                say(f"note     no words are shown that decided: {problem.message}")
 
     def loss_picture(self) -> Picture | None:
         """Draw the losses of training and evaluation; None where none was logged."""
@@ -258,6 +274,7 @@ def page(contents: Contents, loss: Picture | None) -> dict[str, Any]:
         "evaluations": _evaluations(contents.log),
         "samples": _samples(contents.log),
         "rows": contents.settings.rows,
+        "explained": EXPLAINED,
         "parts": [_shown_part(part, number, len(contents.parts)) for number, part in enumerate(contents.parts)],
         "data": list(_data(record)),
         "machine": list(_machine(contents)),
@@ -361,7 +378,7 @@ def _samples(log: Log) -> list[dict[str, Any]]:
     return [
         {
             "step": f"{step:,}",
-            "texts": [(cut(str(each.get("prompt", ""))), cut(str(each.get("text", "")))) for each in samples],
+            "texts": [tuple(cut(str(each.get(key, ""))) for key in ("prompt", "text", "target")) for each in samples],
         }
         for step, samples in chosen
     ]
@@ -395,7 +412,9 @@ def _shown_part(part: Part, number: int, of: int) -> dict[str, Any]:
         "confusion": _confusion(part),
         "calibration": _calibration(part, number),
         "pictures": list(_spread(part, number)),
+        "task": part.task,
         "worst": [_mistake(row) for row in part.worst],
+        "marked": any("attribution" in row for row in part.worst),
         "mistakes": part.wrong is not None,
         "order": ORDER.get(part.task, "the worst first"),
     }
@@ -473,37 +492,44 @@ def _spread(part: Part, number: int) -> Iterator[Picture]:
 
 def _mistake(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return one of the worst rows: texts, truth, prediction and figures."""
-    hidden = (
-        "split",
-        "row",
-        "key",
-        "worst",
-        "columns",
-        "decisions",
-        "right",
-        "words",
-        "gap",
-        "truth",
-        "prediction",
-        "scores",
-    )
-    figures = [
-        (key, f"{value:.4g}" if isinstance(value, float) else figure(value))
-        for key, value in row.items()
-        if key not in hidden and value is not None
-    ]
+    figures = {key: value for key, value in row.items() if key not in NO_FIGURES and value is not None}
     sides = row.get("true_text", row.get("truth")), row.get("text" if "true_text" in row else "prediction")
-    words = row.get("words") or []
-    most = max((abs(score) for _, score in words), default=0) or 1
+    found = row.get("attribution")
     return {
         "number": row["worst"],
         "row": f"{row['row'] + 1:,}",
-        "texts": [(name, cut(_text(value))) for name, value in row.get("columns", {}).items()],
+        "texts": [(name, [(cut(_text(value)), 0.0)]) for name, value in row.get("columns", {}).items()]
+        if found is None
+        else _marked(found, list(row["columns"])),
         **_answer(*sides, judged="right" in row),
-        "figures": [(key, value) for key, value in figures if key != "true_text" and key != "text"],
-        "words": [(cut(word, 80), score, round(abs(score) / most, 3)) for word, score in words],
-        "gap": row.get("gap"),
+        "figures": [(key, f"{v:.4g}" if isinstance(v, float) else figure(v)) for key, v in figures.items()],
+        "explained": None if found is None else cut(found.explained or "no answer", 80),
+        "words": [] if found is None else _most(found),
+        "gap": 0.0 if found is None else found.gap,
     }
+
+
+def _marked(found: Any, names: Sequence[str]) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Return the texts that a model read, each with a name, in pieces: text, and how much it decided (-1 to 1)."""
+    most = max((abs(word.score) for word in found.words), default=0.0) or 1.0
+    texts = []
+    for number, text in enumerate(found.texts):
+        pieces, end = list[tuple[str, float]](), 0
+        for word in found.words:
+            share = word.score / most
+            if word.part == number and abs(share) >= LEAST_SHARE and word.begin < SHOWN_TEXT:
+                pieces += [(cut(text[end : word.begin]), 0.0), (cut(word.text), share)]
+                end = word.end
+        pieces.append((cut(text[end:], max(0, SHOWN_TEXT - end)), 0.0))
+        name = names[number] if len(names) == len(found.texts) else ""
+        texts.append((name, [piece for piece in pieces if piece[0]]))
+    return texts
+
+
+def _most(found: Any) -> list[tuple[str, str]]:
+    """Return the words that decided most, with their scores."""
+    words = sorted(found.words, key=lambda word: -abs(word.score))[:NAMED_WORDS]
+    return [(f"“{cut(word.text, 40)}”", f"{word.score:+.3f}") for word in words]
 
 
 def _answer(truth: Any, found: Any, judged: bool) -> dict[str, str | None]:

@@ -2,7 +2,8 @@
 
 A line has `split` where several parts were evaluated, `row` (its number in the part), `key` (a hash of its texts, not
 under `report.rows = false`), what the task says of it (`truth`, `prediction`, figures), its `loss`, `decisions` where
-these are not the truth and the prediction, and of the worst rows `worst` (from 1) and `columns`, the texts.
+these are not the truth and the prediction, and of the worst rows `worst` (from 1), `columns`, the texts, and of tags
+`labels`.
 """
 
 import gzip

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ def _part(
     `stats` are of each example, in the order of the part: its summed loss, its count of labels, and what was kept.
     """
     part, record, metrics, named = assembly.validation[name], assembly.record, recipe.evaluation.metrics, recipe.task
+    folder = {}
     if recipe.tasks:  # one of several
+        folder = {"folder": part.name}
         of_task = recipe.tasks[part.name]
         part, record = part.examples, record["tasks"][part.name]
         metrics, named = of_task.evaluation.metrics, of_task.task
@@ -61,7 +63,7 @@ def _part(
     results = None
     if task.results is not None and task.preprocess_logits_for_metrics is not None and metrics != ():
         results = task.results(stats[:, 2:], part, columns)
-    about = {"task": named, "rows": len(part.keys)}
+    about = {"task": named, "rows": len(part.keys), **folder}
     about |= {} if results is None else {"classes": list(results.classes), "unit": results.unit}
     return about, _lines(task, results, stats, part, columns, split, texts=recipe.report.rows)
 
@@ -97,11 +99,10 @@ def _lines(
             push = heapq.heappushpop if len(worst) == WORST else heapq.heappush
             push(worst, (rank, -row, line))
     inputs = [name for role, name in columns.items() if results is None or role not in task.reader.LABEL_ROLES]
-    shown = _texts(part, {-row for _, row, _ in worst}, inputs) if texts else {}
+    shown = _texts(part, {-row for _, row, _ in worst}, inputs, columns.get("tags")) if texts else {}
     for number, (_, negative, line) in enumerate(sorted(worst, key=lambda each: each[:2], reverse=True), 1):
         row = -negative
-        beside = {"columns": shown[row]} if row in shown else {}
-        lines[row] = predictions.as_line({**line, "worst": number, **beside})
+        lines[row] = predictions.as_line({**line, "worst": number, **shown.get(row, {})})
     return [line for line in lines if line is not None]
 
 
@@ -110,10 +111,20 @@ def _losses_alone(counts: np.ndarray) -> list[Result]:
     return [Result(int(row), {}, ()) for row in np.flatnonzero(counts)]
 
 
-def _texts(part: Examples, wanted: Collection[int], names: list[str]) -> dict[int, dict[str, Any]]:
-    """Read the columns of the rows with these numbers."""
-    rows = enumerate(islice(part.source.read(), max(wanted, default=-1) + 1))
-    return {number: {name: _short(row.get(name)) for name in names} for number, (_, row) in rows if number in wanted}
+def _texts(
+    part: Examples, wanted: Collection[int], names: Sequence[str], tags: str | None
+) -> dict[int, dict[str, Any]]:
+    """Read the `columns` with these names of the wanted rows, and as `labels` their column of tags, if there is one."""
+    meant = part.source.class_names.get(tags or "", ())
+    found: dict[int, dict[str, Any]] = {}
+    for number, (_, row) in enumerate(islice(part.source.read(), max(wanted, default=-1) + 1)):
+        if number in wanted:
+            found[number] = {"columns": {name: _short(row.get(name)) for name in names}}
+            if tags is not None and isinstance(row.get(tags), list):
+                found[number]["labels"] = {
+                    tags: [meant[tag] if type(tag) is int and meant else tag for tag in row[tags]]
+                }
+    return found
 
 
 def _short(value: Any) -> Any:

@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from llmkit.errors import UserError
 from llmkit.reports import report
+from llmkit.reports.attributions import Attribution, Word
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "col"}
 
@@ -246,21 +247,34 @@ def test_the_recipe_of_the_page_is_that_of_the_run(tmp_path):
     assert len(told) == 1 + sum(len(each) for each in tables.values() if isinstance(each, dict))
 
 
-def test_words_that_decided_are_marked_with_their_scores(tmp_path):
-    class Attribution:
-        words = (("SECRET", 0.75), ("<b>", -0.25))
-        gap = 0.004
-
+def test_words_that_decided_are_marked_with_their_scores(tmp_path, monkeypatch):
     run = made_runs.classifier(tmp_path / "run")
     asked = []
 
     def explain(directory, rows):
+        assert directory == run
         asked.extend(rows)
-        return [Attribution] * len(rows)
+        for number, row in enumerate(rows[:3]):  # the others cannot be explained
+            text = row["text"]
+            words = (Word("SECRET", 0.75, 0, 0, 6), Word("<b>text", -0.25, 0, 7, 14), Word("row", 0.001, 0, 28, 31))
+            yield Attribution(number, "fair", (text,), words, None, 0.5, 0.004 if number else 0.3)
 
-    page = Page(report.write(run, explain).read_text())
+    monkeypatch.setattr("llmkit.reports.attributions.explain", explain)
+    text = report.write(run, explained=True).read_text()
+    page = Page(text)
     assert len(asked) == 15 and set(asked[0]) == {"text"}
-    assert "Decided by SECRET +0.750, <b> -0.250; the words' shares differ from the model's by 0.40 %." in page.text
+    assert page.text.count("For fair: “SECRET” +0.750, “<b>text” -0.250, “row” +0.001") == 3
+    assert text.count('<mark class="for" style="--share:45%">SECRET</mark> <mark class="against"') == 3
+    assert "all words together miss the model's score by 30 %" in page.text
+    assert page.text.count("SECRET <b>text </b> & words of row") == 3  # nothing of the text is lost
+    assert page.text.count("SECRET <b>text</b> & words of row") == 12
+
+
+def test_a_model_that_is_gone_costs_the_words_alone(tmp_path, monkeypatch, capsys):
+    run = made_runs.classifier(tmp_path / "run")
+    assert "Worst" not in Page(report.write(run, explained=True).read_text()).text
+    assert "note     no words are shown that decided: " in capsys.readouterr().err
+    assert "The worst mistakes" in (run / "report.html").read_text()
 
 
 def test_a_report_that_cannot_be_written_costs_the_finished_run_nothing(tmp_path, capsys, monkeypatch):

@@ -522,3 +522,16 @@ def test_every_task_has_a_report_of_its_run(home, tmp_path, name):
     assert ("By class" in page) == (name in ("three", "multi", "tags", "plain"))
     assert ("Confusions" in page) == (name in ("three", "plain"))
     assert ("Predicted and true values" in page) == (name == "value")
+
+
+@pytest.mark.parametrize("name", ["three", "tags", "qa", "choice"])
+def test_the_report_of_a_verb_marks_the_words_that_decided(home, tmp_path, llmkit, name):
+    run = shutil.copytree(home / name, tmp_path / name)
+    report.write(run)
+    before = (run / "report.html").read_text()
+    assert "<mark" not in before and "marks the words that decided" in before
+    done = llmkit("report", str(run))
+    assert (done.exit_code, done.stdout) == (0, f"{run}/report.html\n")
+    after = (run / "report.html").read_text()
+    worst = sum("worst" in row for row in predictions.read(run))
+    assert after.count('<p class="figures">For ') == worst > 0
