@@ -42,14 +42,14 @@ class Curve:
         def at(index: Any) -> tuple[int, float]:
             return int(steps[index]), float(values[index])
 
-        about = {"first": at(0), "last": at(-1), "least": at(values.argmin()), "most": at(values.argmax())}
+        ends = at(0), at(-1), at(values.argmin()), at(values.argmax())
         if len(points) <= 2 * POINTS:
-            return cls(steps, values, len(points), **about)
+            return cls(steps, values, len(points), *ends)
         begins = np.linspace(0, len(points), POINTS + 1).astype(int)[:-1]
         sizes = np.diff(begins, append=len(points))
-        means = (np.add.reduceat(each, begins) / sizes for each in (steps.astype(float), values))
+        middle, mean = (np.add.reduceat(each, begins) / sizes for each in (steps.astype(float), values))
         low, high = np.minimum.reduceat(values, begins), np.maximum.reduceat(values, begins)
-        return cls(*means, len(points), **about, each=int(sizes.min()), low=low, high=high)
+        return cls(middle, mean, len(points), *ends, int(sizes.min()), low, high)
 
 
 @dataclass

@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 4.4, 2.3  # inches
 LEGEND = 16  # points above the axes
 FAR = 1.5  # times the range of the curves
 LONGEST_NAME = 20  # characters in a legend
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # the one that matplotlib brings, wider than most: what fits in it fits
     "font.size": 8.2,

@@ -354,9 +354,9 @@ def _learning(contents: Contents, loss: Picture | None) -> Iterator[Picture]:
     for number, key in enumerate(key for key in log.curves if key in TITLES or key.endswith("_per_second")):
         if not key.startswith("eval_"):
             title = TITLES.get(key, key.removesuffix("_per_second").capitalize() + " a second")
-            said = sentence([described(title, log.curves[key])])
+            shows = sentence([described(title, log.curves[key])])
             lines = [Line(title, log.curves[key])]
-            yield pictures.lines(f"curve{number}", title, said, lines, scaled=key == "grad_norm")
+            yield pictures.lines(f"curve{number}", title, shows, lines, scaled=key == "grad_norm")
 
 
 def _evaluations(log: Log) -> dict[str, Any]:

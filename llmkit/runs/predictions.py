@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit.runs.directory import PREDICTIONS_FILE as FILE
+from llmkit.runs.directory import PREDICTIONS_FILE
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:
@@ -23,8 +23,8 @@ def as_line(row: Mapping[str, Any]) -> bytes:
 
 def write(directory: Path, lines: Iterable[bytes]) -> None:
     """Write the lines, whole or not at all; the same lines make the same bytes."""
-    path = directory / FILE
-    draft = path.with_name(f".{FILE}.{os.getpid()}")
+    path = directory / PREDICTIONS_FILE
+    draft = path.with_name(f".{PREDICTIONS_FILE}.{os.getpid()}")
     try:
         with draft.open("wb") as raw:
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as out:
@@ -38,7 +38,7 @@ def write(directory: Path, lines: Iterable[bytes]) -> None:
 
 def read(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows; none where there is no file."""
-    path = directory / FILE
+    path = directory / PREDICTIONS_FILE
     if path.is_file():
         with gzip.open(path, "rb") as lines:
             yield from map(json.loads, lines)

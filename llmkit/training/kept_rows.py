@@ -42,7 +42,7 @@ def keep(recipe: Recipe, assembly: Assembly, trainer: Trainer, directory: Path) 
             runs.update_record(directory, predictions=parts)
     except Exception as problem:  # the run is finished, whatever becomes of this
         why = " ".join(f"{type(problem).__name__}: {problem}".split())
-        say(f"warning  `{predictions.FILE}` could not be written: {why}; the run is finished all the same")
+        say(f"warning  `{runs.PREDICTIONS_FILE}` could not be written: {why}; the run is finished all the same")
 
 
 def _part(
