@@ -141,7 +141,7 @@ def judge(first: Path, second: Path) -> Verdict | str:
     rows = [{(row.get("split"), row["row"]): row for row in predictions.read(path)} for path in (first, second)]
     for path, found in zip((first, second), rows, strict=True):
         if not found:
-            return f"`{path}` has no {predictions.FILE}"
+            return f"`{path}` has no {runs.PREDICTIONS_FILE}"
     if rows[0].keys() != rows[1].keys() or any(_identity(rows[0][i]) != _identity(rows[1][i]) for i in rows[0]):
         return "the runs were evaluated on different rows"
     pairs = [(rows[0][i], rows[1][i]) for i in rows[0]]
