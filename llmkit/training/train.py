@@ -201,7 +201,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             facts["best"] = report.best(trainer.state, args)
         said, hint = trivial.judge(args, trainer.state, found)
         seconds = time.monotonic() - started
-        report.finish(recipe, directory, metrics, facts, seconds, said, hint, assembly.example)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
     return FINISHED
 
 
