@@ -43,7 +43,6 @@ def wide(monkeypatch):
     ("line", "indent"),
     [
         (WARNING, 9),
-        ("data       " + "5 to 20 tokens, half up to 12, 95% up to 18, and so on " * 2, 11),
         ("         " + "  half up to 12, 95% up to 18, and so on " * 3, 11),
         ("error: " + "the tokenizer has no chat template and has not learned to answer " * 2, 7),
         ("  detail: " + "one of several mistakes that were found at once " * 3, 4),

@@ -202,7 +202,8 @@ def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results, width
     gap = 3 if width >= USUAL else 1
     widths = [gap + max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     room = max(LEAST_NAME, min(34, width - sum(widths)))
-    return [
+    above, head = ([], head) if len(head) <= room else ([f"{head}:"], "class")
+    return above + [
         _padded(name, room) + "".join(_right(cell, size) for cell, size in zip(row, widths, strict=True))
         for name, row in zip([head, *(name for name, _, _ in rows)], cells, strict=True)
     ]
