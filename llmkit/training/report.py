@@ -24,6 +24,7 @@ from llmkit.training.model_card import figures, said, write_model_card
 from llmkit.training.progress import clock
 
 SPARKLINE = 40  # columns, at most
+DAY = '"What a day!"'
 
 
 def introduce(
@@ -161,8 +162,9 @@ def finish(
     if try_it is not None:
         say(try_it.format(directory=directory, mask_token=facts.get("mask_token")))
     elif columns.keys() in ({"text"}, {"source"}, {"tokens"}):
-        text = shlex.quote(cut(example, 50)) if example else '"What a day!"'
-        say(f"try it: llmkit predict {directory} {text}")
+        command = f"llmkit predict {directory} "
+        room = max(20, min(50, width - terminal.HANG - len(command) - 2))  # so that it fits into a line
+        say(f"try it: {command}{shlex.quote(cut(example, room)) if example else DAY}")
     else:
         say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(columns.values())}")
 
