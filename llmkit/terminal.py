@@ -25,13 +25,15 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 # What begins a line: a word in nine columns, or nothing there, or one of a few words with a colon.
 _LABEL = re.compile(r"[a-z]+ +(?<=^.{9})(?=\S)| {9}|(?:error|hint|model|note|warning|go on|try it): +")
 _COMMAND = (
-    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|data|check|recipes|report)"
+    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|data|check|explain|recipes|report|runs)"
     r"|pip install|hf auth|accelerate config|iconv)\b"
 )
 # What is not broken: a command with its arguments, up to a comma, a colon or a semicolon; what stands in backticks.
 _COMMAND_LINE = rf"{_COMMAND}(?:(?<![,;:]) (?:'[^']*'|\"[^\"]*\"|[^ '\"])+)*"
 _UNIT = re.compile(rf"( *)({_COMMAND_LINE}|(?:`[^`]*`|[^ ])+)")
-_STYLES = {"error": "1;31", "warning": "33", "hint": "36", "finished": "32", "result": "32", "best": "32"}
+_STYLES = {"error": "1;31", "warning": "33", "stopping": "33", "hint": "36"} | dict.fromkeys(
+    ("finished", "result", "best"), "32"
+)
 _QUIET, _TYPED = "2", "36"  # other labels; what can be typed
 _BARS = "▁▂▃▄▅▆▇█"
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from contextlib import suppress
@@ -16,11 +15,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from llmkit.errors import say
 from llmkit.metrics import evaluation_metrics
 from llmkit.runs.directory import METRICS_FILE
-from llmkit.terminal import TERMINAL, TOGETHER, columns, is_terminal
+from llmkit.terminal import TOGETHER, USUAL, columns, is_terminal
 from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
 
 TIMED = 10  # steps, after which the time left is said; the first one, which is slower, does not count
+ECHO = 3  # columns behind the bar, where a terminal shows Ctrl-C as ^C
 LEAST_LEFT = 10  # seconds that are worth a line
 
 
@@ -39,18 +39,16 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if is_terminal(sys.stderr):
-            fixed = TERMINAL in os.environ
             self.bar = tqdm(
                 total=state.max_steps if self.limit is None else self.limit.seconds,
                 initial=state.global_step if self.limit is None else int(self.limit.passed),
                 file=sys.stderr,
-                ncols=columns(sys.stderr) if fixed else None,
-                dynamic_ncols=not fixed,
                 unit="step",
                 leave=False,
                 bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
                 + ("[{elapsed}<{remaining}]{postfix}" if self.limit is None else "s{postfix}"),
             )
+            self.bar.dynamic_ncols = lambda stream: ((columns(sys.stderr) or USUAL) - ECHO, None)
         self._mark(state)
 
     def on_step_begin(
