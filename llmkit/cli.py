@@ -42,7 +42,8 @@ def _in_our_style(ctx: Any = None) -> Iterator[None]:
             said = f"{max(parameter.opts, key=len) if parameter.opts[0].startswith('-') else parameter.metavar} {said}"
         command = context.command_path if context is not None else "llmkit"
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ") if context is not None else command
-        say(str(UserError(f"{command}: {said}", f"{usage.replace('{', '').replace('}', '')}; more by {command} -h")))
+        hint = f"{usage.replace('{', '').replace('}', '')}; more by {command} -h"
+        say(*UserError(f"{command}: {said}", hint).lines())
         raise typer.Exit(2) from None
 
 
@@ -63,7 +64,7 @@ class Group(TyperGroup):
 
             close, named = nearest(args[0], self.commands), ", ".join(self.list_commands(ctx))
             hint = f"did you mean `{ctx.command_path} {close}`?" if close else f"there are {named}"
-            say(str(UserError(f"{ctx.command_path} has no command `{args[0]}`", hint)))
+            say(*UserError(f"{ctx.command_path} has no command `{args[0]}`", hint).lines())
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
@@ -107,7 +108,7 @@ class Command(TyperCommand):
             try:
                 refuse_options(ctx.info_name or "", args, known)
             except UserError as mistake:
-                say(str(mistake))
+                say(*mistake.lines())
                 raise typer.Exit(2) from None
         with _in_our_style(ctx):
             return super().parse_args(ctx, args)
@@ -785,9 +786,11 @@ def list_recipes() -> None:
 
     from llmkit.recipe import bundled
     from llmkit.recipe.schema import PRETRAINING
+    from llmkit.terminal import LEAST, USUAL, columns
 
     names = bundled()
     width = max(map(len, names))
+    room = max(LEAST, min(USUAL, columns(sys.stdout) or USUAL) - width - 4)
     groups: dict[str, list[str]] = {"Pretrain:": [], "Fine-tune:": [], "Try, without a network:": []}
     for name, path in names.items():
         text = path.read_text()
@@ -795,7 +798,7 @@ def list_recipes() -> None:
         first = re.split(r"(?<=\.) ", comment)[0]
         pretraining = tomllib.loads(text)["task"] in PRETRAINING
         heading = list(groups)[2 if name.startswith("tiny/") else 0 if pretraining else 1]
-        groups[heading].append(f"  {name:{width}}  " + textwrap.shorten(first, 76 - width, placeholder=" ..."))
+        groups[heading].append(f"  {name:{width}}  {textwrap.shorten(first, room, placeholder=' ...')}")
     for heading, lines in groups.items():
         print("\n".join([heading, *lines]))  # noqa: T201
 
@@ -866,7 +869,7 @@ def _do(act: Callable[[], int]) -> NoReturn:
     try:
         code = act()
     except UserError as mistake:
-        say(str(mistake))
+        say(*mistake.lines())
         code = 1 if isinstance(mistake, RunError) else 2
     except KeyboardInterrupt:
         code = 130

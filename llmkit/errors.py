@@ -1,13 +1,13 @@
-"""Talk to the user on stderr: plain lines, and the exceptions that are shown without a traceback."""
+"""Talk to the user on stderr: lines, and the exceptions that are shown without a traceback."""
 
 import sys
-from contextlib import suppress
+
+from llmkit.terminal import laid_out, put
 
 
-def say(line: str) -> None:
-    """Print a line to stderr, as stdout is for data alone; do nothing if stderr is closed."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+def say(*lines: str) -> None:
+    """Write lines to stderr, as stdout is for data alone; do nothing if stderr is closed."""
+    put(*(laid_out(line, sys.stderr) for line in lines))
 
 
 def quantity(count: int, noun: str) -> str:
@@ -28,11 +28,13 @@ class UserError(Exception):
         self.hint = hint
         self.details = details
 
+    def lines(self) -> list[str]:
+        """Return what is shown of it."""
+        hint = [f"hint: {self.hint}"] if self.hint else []
+        return [f"error: {self.message}", *(f"  {detail}" for detail in self.details), *hint]
+
     def __str__(self) -> str:
-        lines = [f"error: {self.message}", *(f"  {detail}" for detail in self.details)]
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(self.lines())
 
 
 class RunError(UserError):

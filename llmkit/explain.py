@@ -1,27 +1,24 @@
 """`llmkit explain`: what a key of a recipe means, of which type it is, and its default."""
 
-import shutil
-import textwrap
+import sys
 
 from llmkit.errors import UserError
 from llmkit.recipe import catalogue, schema, upstream
 from llmkit.recipe.toml import toml_value
 from llmkit.recipe.types import nearest
-
-USUAL_WIDTH = 80
+from llmkit.terminal import laid_out
 
 
 def explain(name: str | None) -> list[str]:
     """Describe a key or a table, or list the tables; return the lines. Raises UserError for an unknown name."""
-    width = min(100, shutil.get_terminal_size((USUAL_WIDTH, 24)).columns)
     if name is None:
-        return _tables(width)
+        return _tables()
     name = name.strip("[]")
     keys = {key.name: key for key in reversed(catalogue.recipe_keys())}
     if name in keys:
-        return [line for key in catalogue.recipe_keys() if key.name == name for line in _key(key, width)][:-1]
+        return [line for key in catalogue.recipe_keys() if key.name == name for line in _key(key)][:-1]
     if below := [key for key in catalogue.recipe_keys() if key.name.startswith(f"{name}.")]:
-        return _table(name, below, width)
+        return _table(name, below)
     for table, class_name in schema.UPSTREAM_TABLES.items():
         field = name.removeprefix(f"{table}.")
         if name.startswith(f"{table}.") and (reason := upstream.refusal(class_name, field, "...")):
@@ -34,37 +31,35 @@ def explain(name: str | None) -> list[str]:
     )
 
 
-def _tables(width: int) -> list[str]:
+def _tables() -> list[str]:
     counts = dict.fromkeys(catalogue.tables(), 0)
     for name in {key.name for key in catalogue.recipe_keys()}:
         if (table := name.partition(".")[0]) in counts:
             counts[table] += 1
-    lines = [
-        _entry(f"[{table}]", f"{catalogue.tables()[table]} {count} keys.", width) for table, count in counts.items()
-    ]
+    lines = [_entry(f"[{table}]", f"{catalogue.tables()[table]} {count} keys.") for table, count in counts.items()]
     return [*(line for entry in lines for line in entry), "", "the keys of a table: llmkit explain data"]
 
 
-def _table(name: str, keys: list[catalogue.RecipeKey], width: int) -> list[str]:
+def _table(name: str, keys: list[catalogue.RecipeKey]) -> list[str]:
     about = catalogue.tables().get(name, "")
-    lines = [*textwrap.wrap(f"[{name}]  {about}", width), ""]
+    lines = [laid_out(f"[{name}]  {about}", sys.stdout), ""]
     last = ""
     for key in keys:
         if key.name != last:  # one that differs from task to task is listed once
             first = key.meaning.partition(". ")[0].rstrip(".")
             default = catalogue.shown_default(key)
-            lines += _entry(key.name.removeprefix(f"{name}."), first + (f"  [{default}]" if default else ""), width)
+            lines += _entry(key.name.removeprefix(f"{name}."), first + (f"  [{default}]" if default else ""))
         last = key.name
     return [*lines, "", f"defaults are in brackets; all about a key: llmkit explain {keys[0].name}"]
 
 
-def _entry(name: str, text: str, width: int, left: int = 30) -> list[str]:
+def _entry(name: str, text: str, left: int = 30) -> list[str]:
     if len(name) > left - 2:
-        return [name, *textwrap.wrap(text, width, initial_indent=" " * left, subsequent_indent=" " * left)]
-    return textwrap.wrap(text, width, initial_indent=name.ljust(left), subsequent_indent=" " * left) or [name]
+        return [name, laid_out(" " * left + text, sys.stdout, left)]
+    return [laid_out(name.ljust(left) + text, sys.stdout, left)]
 
 
-def _key(key: catalogue.RecipeKey, width: int) -> list[str]:
+def _key(key: catalogue.RecipeKey) -> list[str]:
     facts = {"type": str(key.type)}
     if key.required:
         facts["default"] = "none: it is required"
@@ -82,5 +77,5 @@ def _key(key: catalogue.RecipeKey, width: int) -> list[str]:
         facts["example"] = f"{key.name}={toml_value(key.default)}"
     lines = [key.name]
     for label, text in facts.items():
-        lines += textwrap.wrap(text, width, initial_indent=f"  {label:<9}", subsequent_indent=" " * 11)
+        lines.append(laid_out(f"  {label:<9}{text}", sys.stdout, left=11))
     return [*lines, ""]

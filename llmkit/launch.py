@@ -9,7 +9,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +31,7 @@ from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.runs import checkpoint, compatibility, longer
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
+from llmkit.terminal import TERMINAL, columns
 
 
 def start(
@@ -295,8 +295,8 @@ def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         variables["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
         variables.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
-    if sys.stderr.isatty():
-        variables[process.TERMINAL] = str(shutil.get_terminal_size().columns)
+    if width := columns(sys.stderr):
+        variables[TERMINAL] = str(width)
     return variables
 
 
@@ -365,4 +365,4 @@ def _report_failure(log_text: str, log: Path, rank: int, code: int) -> None:
     lines = log_text.splitlines()
     causes = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
     excerpt = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
-    say("\n".join([*excerpt, f"error: a process of this run failed; all it said is in {log}"]))
+    say(*excerpt, f"error: a process of this run failed; all it said is in {log}")

@@ -12,11 +12,11 @@ from types import FrameType
 from typing import Any
 
 from llmkit.errors import say
+from llmkit.terminal import TERMINAL
 
-# llmkit's own environment variables, by which a process passes values to its children.
+# llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
 LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: the folder shared with the parent
 DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
-TERMINAL = "LLMKIT_TERMINAL"  # launch.py sets it for ranks, progress.py reads it: the terminal's width in columns
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
@@ -64,6 +64,9 @@ def join() -> None:
             os._exit(STOPPED)
         os.set_blocking(pipe, True)
         os.dup2(pipe, 2)
+    else:  # it writes into launch.log
+        os.environ.pop(TERMINAL, None)
+        os.environ["NO_COLOR"] = "1"
     threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
 
 

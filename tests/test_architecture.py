@@ -16,7 +16,7 @@ LAYERS = (
     ("data",),
     ("runs",),
     ("recipe", "hub", "process"),
-    ("metrics", "language", "errors", ""),
+    ("metrics", "language", "errors", "terminal", ""),
 )
 
 

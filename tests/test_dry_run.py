@@ -9,6 +9,7 @@ import pytest
 from conftest import corpus, losses
 
 from llmkit.dry_run import examples
+from llmkit.terminal import TERMINAL
 
 RECIPE = """
 task = "{task}"
@@ -46,6 +47,12 @@ SHOWN = {
     "question-answering": "[SEP] the [[",
     "multiple-choice": "the fox [SEP]]]",
 }
+
+
+@pytest.fixture(autouse=True)
+def a_terminal(monkeypatch):
+    monkeypatch.setenv(TERMINAL, "80")
+    monkeypatch.setenv("NO_COLOR", "1")
 
 
 @pytest.fixture

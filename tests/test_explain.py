@@ -10,11 +10,13 @@ from llmkit.errors import UserError
 from llmkit.explain import explain
 from llmkit.recipe import bundled, catalogue, schema, upstream
 from llmkit.recipe.keys import known_keys
+from llmkit.terminal import TERMINAL
 
 
 def test_a_key_is_explained_with_type_default_meaning_and_example(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = explain("trainer.lr_scheduler_type")
+    monkeypatch.setenv(TERMINAL, "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = "\n".join(explain("trainer.lr_scheduler_type")).split("\n")
     text = " ".join(" ".join(lines).split())
     assert lines[0] == "trainer.lr_scheduler_type"
     for part in (

@@ -1,6 +1,7 @@
 """Read a recipe's data and calculate its size before training: rows, parameters, tokens a step, steps, warm-up."""
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from llmkit import tasks
 from llmkit.data.display import Report
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.texts import read_texts
-from llmkit.errors import quantity, say
+from llmkit.errors import quantity
 from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
@@ -16,6 +17,7 @@ from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.global_batch import divide
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
+from llmkit.terminal import put
 from llmkit.training.arguments import check_trackers, choose_precision
 from llmkit.training.schedule import Schedule
 
@@ -29,7 +31,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     they are read. Raises UserError as the run would.
     """
     check_trackers(recipe.trainer)
-    report = Report(LEFT, say)
+    report = Report(LEFT, put, sys.stderr)
     rows = recipe.task not in PRETRAINING
     world = processes if processes is not None else default_processes()
     seed = recipe.trainer.get("seed", 42)

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.cells import set_cell_size
 
-from llmkit.data.display import Report, columns_of, printable
+from llmkit.data.display import Report
 from llmkit.data.rows.samples import tagged
+from llmkit.terminal import columns_of, printable
 from llmkit.training.assembly import Assembly
 
 EXAMPLES = 3

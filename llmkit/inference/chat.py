@@ -1,5 +1,6 @@
 """Converse with a chat model: on the terminal, from a pipe, or over the rows of a file."""
 
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from llmkit.errors import UserError, say
 from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
+from llmkit.terminal import colours, painted
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
+PROMPT = "> "
 RESERVED = 4  # an answer has room for max_new_tokens, or for 1/4 of the positions if that is less
 
 Message = dict[str, Any]
@@ -153,7 +156,7 @@ def converse(conversation: Conversation) -> int:
             try:
                 tokens = ask(conversation, line)
             except UserError as mistake:
-                say(str(mistake))
+                say(*mistake.lines())
                 code = 0 if terminal else 2
                 continue
             with interruptible() if terminal else nullcontext(Event()) as stop:
@@ -168,25 +171,28 @@ def typed() -> Iterator[str]:
 
     # input() edits where it writes its prompt: to stdout, which must be the terminal then.
     editing = sys.stdout.isatty()
+    prompt = PROMPT if not colours(sys.stdout if editing else sys.stderr) else painted(PROMPT, "1;36")
+    if editing and "readline" in sys.modules:  # which counts the columns of what is not marked as taking none
+        prompt = re.sub("(\x1b[^m]*m)", "\x01\\1\x02", prompt)
     interrupted = False
     while True:
         try:
             if not editing:
-                sys.stderr.write("> ")
+                sys.stderr.write(prompt)
                 sys.stderr.flush()
-            line = input("> " if editing else "")
+            line = input(prompt if editing else "")
             line.encode()
         except EOFError:
             say("")
             return
         except UnicodeError:
-            say("error: the line is not UTF-8\nhint: check the encoding of the terminal (LC_ALL)")
+            say(*UserError("the line is not UTF-8", "check the encoding of the terminal (LC_ALL)").lines())
             continue
         except KeyboardInterrupt:
             if interrupted:
                 raise
             interrupted = True
-            say("\nCtrl-C again ends the conversation, as do Ctrl-D and /exit")
+            say("", "Ctrl-C again ends the conversation, as do Ctrl-D and /exit")
             continue
         interrupted = False
         yield line

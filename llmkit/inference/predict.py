@@ -144,7 +144,7 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
         module.postprocess,
     )
     if spec_from_config is None or forward is None or postprocess is None:
-        raise UserError(f"`{name}` is a model for {task}, which predicts nothing", "llmkit evaluate measures it")
+        raise UserError(f"`{name}` is a model for {task}, which predicts nothing", "`llmkit evaluate` measures it")
     data: RowData = data_of(name, task)
     record = record_of(name)
     model = loading.load_model(name, tasks.model_class(task))

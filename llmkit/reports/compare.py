@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.display import terminal_width
 from llmkit.errors import UserError, say
 from llmkit.metrics import evaluation_metrics
 from llmkit.recipe.toml import toml_value
@@ -18,6 +17,7 @@ from llmkit.reports.runs import smaller_is_better, status_of
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
 from llmkit.runs import predictions
+from llmkit.terminal import columns as terminal_columns
 
 RESAMPLES, CHUNK = 10_000, 2**22  # of the bootstrap; random numbers drawn at a time
 SEEDS = ("trainer.seed", "data.seed")
@@ -70,7 +70,7 @@ def compare(names: Sequence[str], format: Format = "table") -> int:
     if format == "json":
         print(render([*settings, *metrics], columns, "json"), end="")  # noqa: T201
     else:
-        width = terminal_width() if sys.stdout.isatty() and format == "table" else None
+        width = terminal_columns(sys.stdout)
         tables = [render(rows, columns, format, width) for rows in (settings, metrics) if rows]
         print("\n".join(tables), end="")  # noqa: T201
     if not settings:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.display import terminal_width
 from llmkit.errors import UserError
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
+from llmkit.terminal import columns
 
 COLUMNS = ("run", "task", "model", "status", "steps", "age", "time", "metric", "value")
 # The metric that counts where the task's first is not it, and the recipe names none.
@@ -46,8 +46,7 @@ def list_runs(
         rows = [*present, *(row for row in rows if row[key] is None)]
     if format in ("csv", "json"):  # for programs: numbers in seconds, not words
         rows = [{**row, "age": row["seconds_ago"], "time": row["seconds"]} for row in rows]
-    width = terminal_width() if sys.stdout.isatty() else None
-    print(render(rows, COLUMNS, format, width), end="")  # noqa: T201
+    print(render(rows, COLUMNS, format, columns(sys.stdout)), end="")  # noqa: T201
     return 0
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from llmkit.data.display import columns_of, cut, printable
+from llmkit.data.display import cut
+from llmkit.terminal import columns_of, printable
 
 Format = Literal["table", "csv", "md", "latex", "json"]
 LEAST_WIDTH = 8  # of a cut column

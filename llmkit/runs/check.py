@@ -1,6 +1,7 @@
 """`llmkit check`: check whether a run directory is whole, and what it can resume from."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from llmkit.errors import UserError, quantity
 from llmkit.recipe import load
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
+from llmkit.terminal import laid_out
 
 
 def check(name: str) -> int:
@@ -99,4 +101,4 @@ def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
 
 
 def _print(label: str, text: str) -> None:
-    print(f"{label:14} {text}")  # noqa: T201
+    print(laid_out(f"{label:14} {text}", sys.stdout, left=15))  # noqa: T201

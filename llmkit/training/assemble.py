@@ -115,7 +115,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
         learned=learned,
         compare=beside,
         lines=[
-            *summary.column_lines(columns, first.columns, task.reader.LABEL_ROLES),
+            summary.columns_used(columns, first.columns, task.reader.LABEL_ROLES),
             *summary.lines(record),
             *([] if units is None else units.lines),
         ],

@@ -40,7 +40,7 @@ def build_trainer(
         raise UserError(
             "trainer.eval_strategy asks for evaluation, and there is no validation data", "see data.validation_fraction"
         )
-    stop = StopOnSignal()
+    stop = StopOnSignal(speaks=args.process_index == 0)
     callbacks: list[Any] = [stop, *([] if limit is None else [limit])]
     if recipe.early_stopping is not None:
         if recipe.tasks and (args.metric_for_best_model or "loss") in ("loss", "eval_loss"):

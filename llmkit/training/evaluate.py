@@ -130,7 +130,7 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         for key in [key for key in said if key in about["metrics"]]:
             say(f"result   {trivial.beside(key, said[key], about)}")
         for warns, line in trivial.verdicts(beside):
-            say(trivial.wrapped("warning" if warns else "note", line))
+            say(f"{'warning' if warns else 'note':8} {line}")
     if said.get("eval_f1") is not None and (of_class := assembly.record.get("f1_of")):
         say(f'note     eval_f1 is that of the class "{of_class}"')
     if getattr(recipe.data, "masking", None) == "each":

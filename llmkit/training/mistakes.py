@@ -1,6 +1,7 @@
 """What a model gets wrong: a table of its classes, which is taken for which, and a file of every row or document."""
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +12,20 @@ import numpy as np
 import torch
 
 from llmkit import tasks
-from llmkit.data.display import USUAL, columns_of, cut, printable
+from llmkit.data.display import cut
 from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.data.rows.batches import Examples
 from llmkit.errors import say
 from llmkit.metrics import class_scores, most_confused
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.tasks.task import Result, Results, RowTask
+from llmkit.terminal import USUAL, columns, columns_of, printable
 from llmkit.training.assembly import Assembly
 
 SHOWN = 20  # classes in a table
-NAME = 24  # columns of a class's name
+NAME, LEAST_NAME = 24, 10  # columns of a class's name
 SHOWN_TOKENS = 64  # of a document's beginning
+CONFUSION = "true, and taken for"
 NONE, OTHERS = "(none)", "(others)"
 Class = str | None  # None: no class
 Line = tuple[tuple[float, ...], dict[str, Any], dict[str, Any]]  # the rank, columns of the data, what is said of them
@@ -54,7 +57,7 @@ class Measured:
             if results is not None and output is not None:
                 results = Results(list(results.rows), results.classes, results.unit)
             if results is not None and results.classes:
-                for number, line in enumerate(tables(results)):
+                for number, line in enumerate(tables(results, columns(sys.stderr) or USUAL)):
                     say(f"mistakes {f'{name}: ' * (len(self._parts) > 1)}{line}" if not number else line)
             if output is not None:
                 lines[name] = of_rows(tasks.row_task(self._recipe.task), results, stats, part)
@@ -165,23 +168,24 @@ def written(value: Any) -> Any:
 # ---- by class ------------------------------------------------------------------------------------------------------
 
 
-def tables(results: Results) -> list[str]:
+def tables(results: Results, width: int) -> list[str]:
     """Say how many rows are wrong; below it a table of the classes, and one of which is taken for which, where one is.
 
-    Precision, recall and F1 are 0 where there is nothing to count, as in the metrics.
+    Lines have `width` columns, or what three classes take. Precision, recall and F1 are 0 where there is nothing to
+    count, as in the metrics.
     """
     counts, wrong, number = Counter[tuple[Class, Class]](), 0, 0
     for result in results.rows:
         counts.update(result.decisions)
         wrong, number = wrong + (not result.said["right"]), number + 1
-    lines = [f"{wrong:,} of {number:,} rows are wrong", *_by_class(counts, results)]
+    lines = [f"{wrong:,} of {number:,} rows are wrong", *_by_class(counts, results, width)]
     taken = any(true != found for true, found in counts if true is not None and found is not None)
     if taken or not any(None in decision for decision in counts):
-        lines += ["", *_confusion(counts, results.classes)]
+        lines += ["", *_confusion(counts, results.classes, width)]
     return lines
 
 
-def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> list[str]:
+def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results, width: int) -> list[str]:
     classes = list(results.classes)
     scores = class_scores(counts, classes)
     shown = classes if len(classes) <= SHOWN else sorted(classes, key=lambda name: -scores.actual[name])[:SHOWN]
@@ -192,20 +196,24 @@ def _by_class(counts: Mapping[tuple[Class, Class], int], results: Results) -> li
         (f"mean of {len(classes)}", scores.mean, total),
         ("all together", scores.together, total),
     ]
-    return [
-        f"{_padded(head, 34)} precision   recall       f1 {results.unit:>10}",
-        *(
-            f"{_padded(name, 34)}   {precision:7.4f}  {recall:7.4f}  {f1:7.4f} {count:10,}"
-            for name, (precision, recall, f1), count in rows
-        ),
+    cells = [["precision", "recall", "f1", results.unit]]
+    cells += [[*(f"{figure:.4f}" for figure in scores), f"{count:,}"] for _, scores, count in rows]
+    gap = 3 if width >= USUAL else 1
+    widths = [gap + max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    room = max(LEAST_NAME, min(34, width - sum(widths)))
+    above, head = ([], head) if len(head) <= room else ([f"{head}:"], "class")
+    return above + [
+        _padded(name, room) + "".join(_right(cell, size) for cell, size in zip(row, widths, strict=True))
+        for name, row in zip([head, *(name for name, _, _ in rows)], cells, strict=True)
     ]
 
 
-def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]) -> list[str]:
+def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str], total: int) -> list[str]:
     """Return how often each class is taken for each; where not all fit in, for those that are most often confused."""
     none: list[Class] = [None] if any(None in decision for decision in counts) else []
-    width = max(8, *(len(f"{count:,}") + 2 for count in counts.values()))
-    room = (USUAL - NAME) // width
+    name_room = NAME if total >= USUAL else len(CONFUSION)
+    width = max(8 if total >= USUAL else 5, *(len(f"{count:,}") + 2 for count in counts.values()))
+    room = max(3, (total - name_room) // width)
     shown: list[Class] = [*classes, *none]
     named = max(width, *(columns_of(printable(name or NONE)) + 2 for name in shown))
     if len(shown) > room:
@@ -221,17 +229,17 @@ def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]
         cells[of(true), of(found)] += count
     names = [NONE if name is None else name for name in shown]
     heads = names
-    if named * len(shown) <= USUAL - NAME:
+    if named * len(shown) <= total - name_room:
         width = named
     else:  # a number for each stands above its column
         heads = [name if name in (NONE, OTHERS) else str(number) for number, name in enumerate(names, 1)]
         heads = [head.strip("()") for head in heads]
         names = [name if name in (NONE, OTHERS) else f"{head} {name}" for name, head in zip(names, heads, strict=True)]
     lines = [f"the {len(shown) - 1 - len(none)} that are most often confused, of {len(classes)}:"] * (OTHERS in shown)
-    lines.append(_padded("true, and taken for", NAME) + "".join(_right(head, width) for head in heads))
+    lines.append(_padded(CONFUSION, name_room) + "".join(_right(head, width) for head in heads))
     for name, true in zip(names, shown, strict=True):
         row = [f"{cells[true, found]:,}" if cells[true, found] else "." for found in shown]
-        lines.append(_padded(name, NAME) + "".join(_right(cell, width) for cell in row))
+        lines.append(_padded(name, name_room) + "".join(_right(cell, width) for cell in row))
     return lines
 
 

@@ -1,62 +1,74 @@
-"""What a run says while it trains: a live bar in a terminal, plain lines in a log, `metrics.jsonl` on the disk."""
+"""What a run says while it trains: lines that stay, a bar below them in a terminal, `metrics.jsonl` on the disk."""
 
 import json
 import math
-import os
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.errors import say
 from llmkit.metrics import evaluation_metrics
-from llmkit.process import TERMINAL
 from llmkit.runs.directory import METRICS_FILE
+from llmkit.terminal import TOGETHER, USUAL, columns, is_terminal
 from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
 
-
-def is_terminal() -> bool:
-    """Return whether stderr (or the launcher's, which passes our bytes on) goes to a terminal."""
-    return TERMINAL in os.environ or sys.stderr.isatty()
+TIMED = 10  # steps, after which the time left is said; the first one, which is slower, does not count
+ECHO = 3  # columns behind the bar, where a terminal shows Ctrl-C as ^C
+LEAST_LEFT = 10  # seconds that are worth a line
 
 
 class Progress(TrainerCallback):
-    """Shows the bar or the lines, from the main process alone."""
+    """Shows the lines, and the bar with what changes at every step, from the main process alone."""
 
     def __init__(self, per_step: int, unit: str, limit: MaxTime | None = None) -> None:
         self.per_step = per_step  # tokens, or examples
         self.unit = unit
         self.limit = limit  # the end, where the clock decides it
         self.bar: tqdm[Any] | None = None
+        self.steps = 0  # of this process
+        self.begun, self.seconds = 0.0, 0.0  # the step; in steps so far, but the first
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if is_terminal():
-            columns = os.environ.get(TERMINAL)
+        if is_terminal(sys.stderr):
             self.bar = tqdm(
                 total=state.max_steps if self.limit is None else self.limit.seconds,
                 initial=state.global_step if self.limit is None else int(self.limit.passed),
                 file=sys.stderr,
-                ncols=int(columns) if columns else None,
-                dynamic_ncols=not columns,
                 unit="step",
                 leave=False,
                 bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
                 + ("[{elapsed}<{remaining}]{postfix}" if self.limit is None else "s{postfix}"),
             )
+            self.bar.dynamic_ncols = lambda stream: ((columns(sys.stderr) or USUAL) - ECHO, None)
         self._mark(state)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.begun = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
             with suppress(OSError):  # the terminal is gone, the run is not
                 passed = 1 if self.limit is None else min(int(self.limit.passed), self.limit.seconds) - self.bar.n
                 self.bar.update(passed)
+        self.steps += 1
+        if self.steps in (1, TIMED) and args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)  # steps are only queued so far
+        if 1 < self.steps <= TIMED:
+            self.seconds += time.monotonic() - self.begun
+        left = self.seconds / (TIMED - 1) * (state.max_steps - state.global_step)
+        if self.steps == TIMED and left >= LEAST_LEFT and self.limit is None:
+            say(f"time     about {clock(left)} of training left")
 
     def on_log(
         self,
@@ -72,15 +84,14 @@ class Progress(TrainerCallback):
         steps = state.global_step - self.from_step
         speed = steps / seconds if seconds > 0 else 0.0
         rate = f"{speed * self.per_step:,.0f} {self.unit}/s"
+        line = f"{self._step(state)}  loss {logs['loss']:.4f}  lr {logs.get('learning_rate', 0):.2e}"
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate}", refresh=False)
+            self.bar.set_postfix_str(rate, refresh=False)
+            say(line)
         else:
             left = clock((state.max_steps - state.global_step) / speed) if speed else "?"
             left = left if self.limit is None else clock(self.limit.left)
-            self._say(
-                f"{self._step(state)}  loss {logs['loss']:.4f}  "
-                f"lr {logs.get('learning_rate', 0):.2e}  {rate}  {left} left"
-            )
+            say(f"{line}  {rate}  {left} left")
         self._mark(state)
 
     def on_evaluate(
@@ -92,7 +103,7 @@ class Progress(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         shown = evaluation_metrics(metrics or {})
-        self._say(f"{self._step(state)}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+        say(f"{self._step(state)}  " + "  ".join(f"{k}{TOGETHER}{v:.4f}" for k, v in shown.items()))
         self._mark(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -113,13 +124,6 @@ class Progress(TrainerCallback):
         """Measure speed from here on: evaluation and saving do not count as training."""
         self.since = time.monotonic()
         self.from_step = state.global_step
-
-    def _say(self, line: str) -> None:
-        if self.bar is not None:
-            with suppress(OSError):
-                self.bar.write(line, file=sys.stderr)
-        else:
-            say(line)
 
 
 class MetricsFile(TrainerCallback):

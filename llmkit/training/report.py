@@ -2,13 +2,14 @@
 
 import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState, TrainingArguments
 
-from llmkit import tasks
+from llmkit import tasks, terminal
 from llmkit.data.display import cut
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import quantity, say
@@ -21,6 +22,9 @@ from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
 from llmkit.training.model_card import figures, said, write_model_card
 from llmkit.training.progress import clock
+
+SPARKLINE = 40  # columns, at most
+DAY = '"What a day!"'
 
 
 def introduce(
@@ -64,12 +68,8 @@ def introduce(
 
 
 def fast(switches: dict[str, Any]) -> list[str]:
-    """Say in words what is switched on to make a run fast."""
+    """Say in words what makes a run fast, as far as the user chooses it; `run.json` has the rest."""
     words = {
-        "split_batches": "batches in pieces of like length",
-        "skip_ignored": "logits of labels alone",
-        "fused_loss": "fused loss",
-        "fast_dropout": "fast dropout",
         "tf32": "TF32",
         "use_liger_kernel": "Liger kernels",
         "torch_compile": "torch.compile",
@@ -78,7 +78,6 @@ def fast(switches: dict[str, Any]) -> list[str]:
     attention = f"{switches['attn_implementation'] or 'own'} attention"
     threads = switches.get("threads")
     on_cpu = [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
-    on_cpu += ["memory used again"] if switches.get("reuse_memory") else []
     return [attention, *(said for name, said in words.items() if switches.get(name)), *on_cpu]
 
 
@@ -111,12 +110,13 @@ def finish(
     seconds: float,
     verdicts: Sequence[tuple[bool, str]],
     hint: str,
+    losses: Sequence[float],
     example: str = "",
 ) -> None:
     """Model card and record; only now is the run called finished.
 
     `verdicts` are (whether it is a warning, what to say) of the result; `hint`, where there is one, is what to try;
-    `example` is a text to try the model with.
+    `losses` are those that were logged in training; `example` is a text to try the model with.
     """
     if not recipe.tasks:
         write_model_card(recipe, directory, metrics, facts)
@@ -136,13 +136,18 @@ def finish(
         for key in figures(metrics)
         if key != "eval_bits_per_byte"
     ]
-    done = f"finished in {clock(seconds)}: "
-    whole = done + ", ".join(shown)
-    say(whole if len(whole) <= trivial.WIDTH else done + "\n         ".join(shown))
+    whole, width = f"finished in {clock(seconds)}: {', '.join(shown)}", terminal.columns(sys.stderr) or terminal.USUAL
+    if len(whole) <= width:
+        say(whole)
+    else:
+        say(f"finished in {clock(seconds)}: {shown[0]}", *(f"         {figure}" for figure in shown[1:]))
+    if len(losses) > 1 and terminal.draws(sys.stderr):
+        drawn = terminal.sparkline(losses, max(8, min(SPARKLINE, width - 36)))
+        say(f"loss     {drawn}  from {losses[0]:.4f} to {losses[-1]:.4f}")
     for warns, line in verdicts:
-        say(trivial.wrapped("warning" if warns else "note", line))
+        say(f"{'warning' if warns else 'note':8} {line}")
     if any(warns for warns, _ in verdicts):
-        say(trivial.wrapped("hint", hint))
+        say(f"hint     {hint}")
     say(f"{directory}: {on_disk(directory)}")
     if found := facts.get("best"):
         kept = "its weights are kept" if found["kept"] else "the last weights are kept"
@@ -157,8 +162,9 @@ def finish(
     if try_it is not None:
         say(try_it.format(directory=directory, mask_token=facts.get("mask_token")))
     elif columns.keys() in ({"text"}, {"source"}, {"tokens"}):
-        text = shlex.quote(cut(example, 50)) if example else '"What a day!"'
-        say(f"try it: llmkit predict {directory} {text}")
+        command = f"llmkit predict {directory} "
+        room = max(20, min(50, width - terminal.HANG - len(command) - 2))  # so that it fits into a line
+        say(f"try it: {command}{shlex.quote(cut(example, room)) if example else DAY}")
     else:
         say(f"try it: llmkit predict {directory} --input FILE, with the columns {', '.join(columns.values())}")
 

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmkit.process import SAVING, stopping
+from llmkit.terminal import put_at_once
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 
 AGREE_EVERY = 10  # steps between two agreements to stop on an accelerator, where each costs a synchronisation
@@ -21,7 +22,8 @@ SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of
 class StopOnSignal(TrainerCallback):
     """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
+        self.speaks = speaks  # one of several processes does
         self.received = 0  # by this process, at any moment: also while the ranks agree
         self.asked = False  # for a checkpoint
         self.signal = 0  # what they agreed on
@@ -46,6 +48,9 @@ class StopOnSignal(TrainerCallback):
             sys.stderr.flush()
             os._exit(128 + number)
         self.received = number
+        if self.speaks:
+            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+            put_at_once(f"stopping after this step, which is saved{again}")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY:

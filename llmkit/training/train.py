@@ -205,7 +205,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         )
         runs.remove_views(directory)  # those of a shorter training
         seconds = time.monotonic() - started
-        report.finish(recipe, directory, metrics, facts, seconds, said, hint, assembly.example)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
         kept_rows.keep(recipe, assembly, trainer, directory)
     return FINISHED
 

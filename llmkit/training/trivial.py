@@ -1,7 +1,6 @@
 """Put the result of a run beside the trivial one: learned from the training rows, compared on those evaluated."""
 
 import math
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +22,6 @@ READ = 2000  # blocks of the training data, at most, that a unigram model is cou
 AT_ONCE = 16  # blocks that are made into a batch
 FEW_STEPS = 200
 SMALL = 8  # examples in a batch
-WIDTH = 80  # columns of a terminal
 MOST_LABELS = 200  # kinds of them that `run.json` keeps the counts of
 
 
@@ -166,12 +164,6 @@ def beside(key: str, value: float, about: Mapping[str, Any]) -> str:
     """Write a metric, with the trivial answer's in brackets."""
     trivial = about.get("metrics", {}).get(key)
     return f"{key} {value:.4f}" + (f" ({trivial['answer']}: {trivial['value']:.4f})" if trivial else "")
-
-
-def wrapped(kind: str, line: str) -> str:
-    """Break a line of one kind, such as a warning, to the width of a terminal."""
-    broken = textwrap.wrap(line, WIDTH - 9, break_long_words=False, break_on_hyphens=False)
-    return f"{kind:8} " + "\n         ".join(broken)
 
 
 def verdicts(found: Mapping[str, Comparison]) -> Iterator[tuple[bool, str]]:

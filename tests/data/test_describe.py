@@ -12,7 +12,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from llmkit.terminal import TERMINAL
+
 POLES = [{"text": f"the film {i} was {'good' if i % 2 else 'bad'}", "label": ("no", "yes")[i % 2]} for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def a_terminal(monkeypatch):
+    monkeypatch.setenv(TERMINAL, "80")
+    monkeypatch.setenv("NO_COLOR", "1")
 
 
 def json_lines(file, rows):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -522,6 +523,24 @@ def test_the_prompt_is_not_on_stdout_and_a_second_ctrl_c_ends(place: Path) -> No
     assert Path("said.txt").read_text() == expected([user("Hello there")]) + "\n"
 
 
+@pytest.mark.parametrize(("no_color", "shown"), [("1", "> "), ("", "\x01\x1b[1;36m\x02> \x01\x1b[0m\x02")])
+def test_the_colour_of_the_prompt_takes_no_column(no_color, shown, monkeypatch):
+    """What stands between \\1 and \\2 is not counted by readline, which would else break long lines too early."""
+    pytest.importorskip("readline")
+    prompts = []
+
+    def ask(prompt):
+        prompts.append(prompt)
+        raise EOFError
+
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", ask)
+    assert list(chat.typed()) == []
+    assert prompts == [shown]
+
+
 class Terminal:
     """`llmkit` in a process of its own at a pseudo-terminal, where Ctrl-C is a signal."""
 
@@ -534,6 +553,7 @@ class Terminal:
             stdin=theirs,
             stdout=stdout or theirs,
             stderr=theirs,
+            env={**os.environ, "NO_COLOR": "1"},
             preexec_fn=lambda: _take_terminal(theirs),
         )
         os.close(theirs)

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from llmkit import metrics as measures
 from llmkit.cli import app
-from llmkit.data.display import columns_of
 from llmkit.metrics import evaluation_metrics
 from llmkit.reports import report
 from llmkit.runs import predictions
 from llmkit.tasks.task import Result, Results
+from llmkit.terminal import columns_of
 from llmkit.training.mistakes import tables
 
 TRAINER = "[trainer]\nmax_steps = {steps}\nper_device_train_batch_size = 16\nlearning_rate = 5e-3\n"
@@ -145,9 +145,9 @@ def mean(rows, key: str) -> float:
 # --- by class ---------------------------------------------------------------------------------------------------------
 
 
-def counted(*pairs, classes, unit="rows"):
+def counted(*pairs, classes, unit="rows", width=80):
     rows = [Result(i, {"right": pair[0] == pair[1]}, (), [pair]) for i, pair in enumerate(pairs)]
-    first, *lines = tables(Results(rows, classes, unit))
+    first, *lines = tables(Results(rows, classes, unit), width)
     assert first == f"{sum(a != b for a, b in pairs):,} of {len(pairs):,} rows are wrong"
     return lines
 
@@ -188,12 +188,13 @@ def test_what_is_missed_or_is_none_counts_against_its_class_alone():
     "name", ["class {}", "a class with a name that is far too long for a table, number {}", "很好的电影 {}"]
 )
 @pytest.mark.parametrize("number", [2, 8, 77])
-def test_a_table_fits_into_80_columns_and_says_what_it_leaves_out(name, number):
+@pytest.mark.parametrize("width", [80, 50])
+def test_a_table_fits_into_the_width_and_says_what_it_leaves_out(name, number, width):
     classes = [name.format(i) for i in range(number)]
     pairs = [(one, one) for one in classes for _ in range(1000)]
     pairs += [(classes[-1], classes[-2])] * 9 + [(classes[0], classes[-1])]
-    lines = counted(*pairs, classes=classes)
-    assert max(map(columns_of, lines)) <= 80
+    lines = counted(*pairs, classes=classes, width=width)
+    assert max(map(columns_of, lines)) <= width
     screen = "\n".join(lines)
     assert ("the 20 most frequent of 77" in screen) == (number == 77)
     assert ("that are most often confused, of 77" in screen) == (number == 77)

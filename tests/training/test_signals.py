@@ -5,16 +5,20 @@ import json
 import os
 import signal
 import subprocess
+import time
+from threading import Event, Thread
 
 import forks
 import pytest
 from conftest import corpus, losses
 from forks import Fork
+from tqdm import tqdm
 
 from llmkit.data.text import token_cache
 from llmkit.runs import checkpoint, state
 from llmkit.training import train
 from llmkit.training.progress import MetricsFile
+from llmkit.training.signals import StopOnSignal
 from llmkit.training.trainer import Trainer
 
 EVALUATED = ("trainer.eval_strategy=steps", "trainer.eval_steps=2", "trainer.per_device_eval_batch_size=2")
@@ -188,6 +192,52 @@ def test_a_second_signal_leaves_at_once(workplace):
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=60)
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGINT, "stopping after this step, which is saved; Ctrl-C again leaves at once\n"),
+        (signal.SIGTERM, "stopping after this step, which is saved\n"),
+    ],
+)
+def test_a_signal_is_answered_before_the_step_is_over(number, told, workplace, llmkit, monkeypatch, capfd):
+    step, said = Trainer.training_step, []
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            capfd.readouterr()
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            said.append(capfd.readouterr().err)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", stopping)
+    done = llmkit("pretrain", "causal.toml")
+    assert said == [told]
+    assert "stopped at step 4; " in done.stderr
+
+
+def test_the_answer_to_a_signal_waits_for_no_lock(capfd):
+    lock = tqdm.get_lock()
+    held, over = Event(), Event()
+
+    def hold():
+        with lock:
+            held.set()
+            over.wait()
+
+    thread = Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        StopOnSignal()._note(signal.SIGINT, None)
+        assert capfd.readouterr().err.startswith("stopping after this step")
+        StopOnSignal(speaks=False)._note(signal.SIGINT, None)  # of several processes one speaks
+        assert not capfd.readouterr().err
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_two_runs_in_one_directory_one_trains_and_one_is_told_who_does(workplace):

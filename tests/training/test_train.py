@@ -354,7 +354,7 @@ def test_dropout_is_fast_unless_the_recipe_says_no(asked, workplace, llmkit):
     done = llmkit("pretrain", "masked.toml", "model.config.hidden_dropout_prob=0.1", "trainer.max_steps=2", *words)
     assert done.exit_code == 0, done.stderr
     assert record(workplace / "runs/masked")["speed"]["fast_dropout"] == asked
-    assert ("fast dropout" in done.stderr) == asked
+    assert "fast dropout" not in done.stderr  # nobody has to do anything about it
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -364,7 +364,7 @@ def test_memory_is_used_again_unless_the_recipe_says_no(asked, workplace, llmkit
     words = () if asked else ("speed.reuse_memory=false",)
     done = llmkit("pretrain", "causal.toml", "trainer.max_steps=1", *words)
     assert record(workplace / "runs/causal")["speed"]["reuse_memory"] == bool(told) == asked
-    assert ("memory used again" in done.stderr) == asked
+    assert "memory used again" not in done.stderr
 
 
 def test_as_many_threads_as_the_recipe_says(workplace, llmkit):

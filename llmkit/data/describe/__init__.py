@@ -6,6 +6,7 @@ It needs neither torch nor a network, and reads no more of a large file than a s
 import glob
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.tasks import TASKS
+from llmkit.terminal import laid_out
 
 LEFT = 11  # columns of what stands before a line
 # Keys that a hint asks for; a second text is never needed.
@@ -41,13 +43,13 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
     assert recipe.data is not None
     lines = list[str]()
-    report = Report(LEFT, lines.append, {recipe.data.path: path})
+    report = Report(LEFT, lines.append, sys.stdout, {recipe.data.path: path})
     if recipe.task in TEXT_TASKS:
         describe_texts(report, recipe, found, path, suggested=task is None)
         name = found.task if found.task not in (PRETRAINING, "causal-lm", "masked-lm") else SMALL
         lines += _command(["pretrain", name], settings, None)
         if name == SMALL:
-            lines.append(f"or a larger model, with {LARGER} in place of {SMALL}")
+            lines.append(laid_out(f"or a larger model, with {LARGER} in place of {SMALL}", sys.stdout))
         return lines
     fault = describe_rows(report, recipe, found, path, suggested=task is None)
     if fault is not None:
@@ -62,7 +64,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
 def _check_path(path: str) -> None:
     local = at_home(path)
     if local.suffix == ".toml" and local.is_file():
-        raise UserError(f"`{path}` is a recipe", f"llmkit finetune {shlex.quote(path)} --dry-run shows its data")
+        raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")
     if local.exists() or (glob.has_magic(path) and glob.glob(str(local))):  # noqa: PTH207
         return
     near = files.nearest(local.name, _names_beside(local))
@@ -91,4 +93,5 @@ def _command(words: list[str], settings: list[str], fault: UserError | None) -> 
         then = ", with the name of a column in place of COLUMN"
     else:
         then = ", once that is mended" if fault and not unset else ""
-    return [f"train with{then}", f"  {shlex.join(['llmkit', *words, *settings, *unset])}"]
+    lines = f"train with{then}", f"  {shlex.join(['llmkit', *words, *settings, *unset])}"
+    return [laid_out(line, sys.stdout) for line in lines]

@@ -17,7 +17,7 @@ from llmkit.data.rows.reader import reader_of
 from llmkit.data.rows.samples import row_lines
 from llmkit.data.rows.screening import Screened
 from llmkit.data.rows.splits import screened_by_split
-from llmkit.data.rows.summary import column_lines, inputs_first
+from llmkit.data.rows.summary import columns_used, inputs_first
 from llmkit.data.rows.table import Rows, default_validation, open_files, splits_of_folder
 from llmkit.data.rows.unused import unused_columns
 from llmkit.data.suggest import Suggestion
@@ -60,7 +60,7 @@ def describe_rows(report: Report, recipe: Recipe, found: Suggestion, path: str, 
         report.add("note", note)
     report.add("task", _why(found, first, data.path) if suggested else recipe.task)
     if columns:
-        report.lines("columns", column_lines(columns, first.columns, reader.LABEL_ROLES, report.width))
+        report.add("columns", columns_used(columns, first.columns, reader.LABEL_ROLES))
     _values(report, first, columns)
     for split, one in samples.items():
         use = "" if split == data.split or split in validation else ", not read in training"

@@ -3,7 +3,7 @@
 from llmkit.data import files
 from llmkit.data.describe.measure import word_counts
 from llmkit.data.describe.sizes import kinds_and_size
-from llmkit.data.display import Report, wrapped
+from llmkit.data.display import Report
 from llmkit.data.rows.table import default_validation
 from llmkit.data.suggest import Suggestion
 from llmkit.data.text import head
@@ -33,7 +33,7 @@ def describe_texts(report: Report, recipe: Recipe, found: Suggestion, path: str,
     found_in_text = [note for findings in corpus.findings for note in findings.notes]
     for note in dict.fromkeys([*notes, *found_in_text]):
         report.add("note", note)
-    report.lines("columns", [line for text in text_columns(corpus.findings) for line in wrapped(text, report.width)])
+    report.lines("columns", text_columns(corpus.findings))
     for name, (documents, partial) in read.items():
         report.add("" if name != "train" else "splits", f"{name}: {number_of(documents, partial)}")
     if corpus.validation is None:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmkit.data.display import columns_of, cut, printable
+from llmkit.data.display import cut
 from llmkit.data.rows.cells import ABSENT, parsed, value_at
 from llmkit.data.rows.table import Rows
+from llmkit.terminal import columns_of, printable
 
 TURNS = 6  # messages of a conversation that are shown
 CELL = 20  # columns of a word above its tag

@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.display import printable, wrapped
 from llmkit.data.histogram import histogram
 from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.examples import Encoded, places
 from llmkit.data.rows.unused import listed, unused_columns
 from llmkit.errors import UserError, quantity
+from llmkit.terminal import printable
 
 # Above these shares of the rows (of the validation rows, for the overlap) a warning is printed.
 DUPLICATES, OVERLAP, TRUNCATED, EMPTY, UNLEARNED = 0.05, 0.01, 0.05, 0.0, 0.0
 HUGE = 100_000  # tokens of one row: seldom meant to be one
 RARE = 0.1  # a class is rare with fewer rows than this share of an equal part
-LINE = 71  # columns of a line behind "data     "
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -109,7 +108,7 @@ def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:
-    """Write the record of the parts in a few lines, of 80 columns at most where the labels allow it."""
+    """Write the record of the parts in a few lines."""
     written = []
     for name, summary in record.items():
         lengths = summary["lengths"]
@@ -130,19 +129,15 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     return written
 
 
-def column_lines(
-    columns: Mapping[str, str], names: Sequence[str], label_roles: Collection[str], width: int = LINE
-) -> list[str]:
-    """Say in lines of `width` which column is taken for what, and which of `names` are not used."""
+def columns_used(columns: Mapping[str, str], names: Sequence[str], label_roles: Collection[str]) -> str:
+    """Say which column is taken for what, and which of `names` are not used."""
     by_role: dict[str, list[str]] = {}
     for role, name in inputs_first(columns, label_roles).items():
         role = "choices" if re.fullmatch(r"choice\d+", role) else role
         by_role.setdefault(role, []).extend(name.split(JOINED))
     parts = [f"{role}: {', '.join(f'`{printable(name)}`' for name in named)}" for role, named in by_role.items()]
-    line = ", ".join(parts)
-    if unused := unused_columns(columns, names):
-        line += f"; not used: {listed(unused)}"
-    return wrapped(line, width, "  ")
+    unused = unused_columns(columns, names)
+    return ", ".join(parts) + (f"; not used: {listed(unused)}" if unused else "")
 
 
 def inputs_first(columns: Mapping[str, str], label_roles: Collection[str]) -> dict[str, str]:

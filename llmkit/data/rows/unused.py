@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmkit.data.display import printable
 from llmkit.data.rows.cells import JOINED, find_column, parsed
+from llmkit.terminal import printable
 
 BESIDE = {"answers": "answer_start"}  # columns that are read beside one of these roles
 LISTED = 30  # columns, by name

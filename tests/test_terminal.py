@@ -1,0 +1,198 @@
+"""Lines for people: wrapped at a terminal's width and coloured there, whole and plain in a file."""
+
+import io
+import math
+import os
+import pty
+import sys
+import termios
+
+import pytest
+import typer
+
+from llmkit import terminal
+from llmkit.cli import app
+from llmkit.errors import UserError, say
+from llmkit.terminal import columns, columns_of, laid_out, sparkline
+
+WARNING = (
+    "warning  no better than the trivial answer: the difference is in eval_loss -0.0100 to +0.0300 "
+    "(95 % interval, + is better)"
+)
+HINT = (
+    'hint: let it go on from a text: llmkit generate "Once upon a time" --model runs/a; or teach it to answer: '
+    "llmkit finetune --task chat model.name=runs/my-very-first-model"
+)
+TRY = "try it: llmkit predict runs/animals 'the fox saw 3 of the hens, it'\"'\"'s said; twice'"
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal of so many columns, in which a line is laid out."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def lay_out(line, width, left=0):
+        monkeypatch.setenv(terminal.TERMINAL, str(width))
+        return laid_out(line, sys.stderr, left).split("\n")
+
+    return lay_out
+
+
+@pytest.mark.parametrize("width", [80, 50, 40])
+@pytest.mark.parametrize(
+    ("line", "indent"),
+    [
+        (WARNING, 9),
+        ("         " + "  half up to 12, 95% up to 18, and so on " * 3, 11),
+        ("error: " + "the tokenizer has no chat template and has not learned to answer " * 2, 7),
+        ("  detail: " + "one of several mistakes that were found at once " * 3, 4),
+        ("going on from here, " + "and for a long time, " * 6, 2),
+    ],
+)
+def test_a_line_goes_on_below_its_text(line, indent, width, wide):
+    first, *rest = wide(line, width)
+    assert rest
+    assert max(map(len, (first, *rest))) <= width
+    assert {len(each) - len(each.lstrip()) for each in rest} == {indent}
+    assert " ".join(" ".join([first, *rest]).split()) == " ".join(line.split())  # no word is lost or broken
+
+
+@pytest.mark.parametrize("width", [38, 30, 20, 1])
+def test_in_a_very_narrow_terminal_no_room_goes_to_an_indent(width, wide):
+    first, *rest = wide(WARNING, width)
+    assert max(map(len, (first, *rest))) <= max(width, terminal.LEAST)
+    assert {len(each) - len(each.lstrip()) for each in rest} == {2}
+
+
+def test_a_report_has_names_of_its_own_width(wide):
+    first, *rest = wide(f"{'learning rate':16}up to 5e-05 over 10 steps (10.0%), then linear", 50, left=16)
+    assert first.startswith("learning rate   up to")
+    assert rest == [" " * 16 + "then linear"]
+
+
+@pytest.mark.parametrize("width", [80, 50, 30, 20])
+def test_a_command_is_never_broken(width, wide):
+    commands = (
+        'llmkit generate "Once upon a time" --model runs/a',
+        "llmkit finetune --task chat model.name=runs/my-very-first-model",
+    )
+    lines = wide(HINT, width)
+    assert all(any(command in line for line in lines) for command in commands)
+    (told,) = (line for line in wide(TRY, width) if "llmkit" in line)
+    assert told.endswith(TRY.removeprefix("try it: "))
+    longest = "`llmkit finetune 'my recipe.toml' data.path='my data.csv' --dry-run`"
+    assert any(longest in line for line in wide(f"hint: look at it first: {longest} shows what is in it", width))
+
+
+def test_a_command_that_is_longer_than_the_line_begins_one(wide):
+    assert wide(TRY, 50) == ["try it: ", "  " + TRY.removeprefix("try it: ")]
+
+
+def test_every_command_of_ours_is_known(wide):
+    for name in typer.main.get_command(app).commands:
+        line = f"there is much to say of it: llmkit {name} some words of it, and more"
+        assert any(f"llmkit {name} some words of it," in each for each in wide(line, 30)), name
+
+
+def test_a_path_with_blanks_is_not_broken(wide):
+    path = "`/home/me/my data/of last year/a b.csv`"
+    assert any(path in line for line in wide(f"note     {path}: 3 lines repeat the header", 50))
+
+
+def test_a_lone_backtick_holds_nothing_together(wide):
+    assert max(map(len, wide("error: an odd ` stands in here, and the line goes on for long after it", 40))) <= 40
+
+
+@pytest.mark.parametrize("width", [80, 50])
+def test_wide_characters_take_two_columns(width, wide):
+    lines = wide("note     " + "很好的电影 " * 20, width)
+    assert max(map(columns_of, lines)) <= width
+    assert max(map(columns_of, lines)) > width - 11  # and no room is wasted
+    assert "".join(lines).count("很好的电影") == 20
+
+
+def test_what_a_terminal_would_obey_is_shown(wide, capsys):
+    (line,) = wide("note     `a\x1b[2J\r\u202eb`", 80)
+    assert line == r"note     `a\x1b[2J\r\u202eb`"
+    say(*UserError("no file `a\nerror: `", "look\x07").lines())
+    assert capsys.readouterr().err == "error: no file `a\\nerror: `\nhint: look\\x07\n"
+
+
+def test_in_a_file_a_line_is_whole_and_plain(monkeypatch, capsys):
+    monkeypatch.delenv(terminal.TERMINAL, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    say(WARNING, HINT)
+    assert capsys.readouterr().err == f"{WARNING}\n{HINT}\n"
+
+
+# --- colour -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": ""}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        ({terminal.TERMINAL: None}, False),
+        ({terminal.TERMINAL: None, "FORCE_COLOR": "1"}, True),
+    ],
+)
+def test_there_is_colour_where_it_is_wanted(variables, coloured, monkeypatch):
+    for name, value in {"TERM": "xterm", "NO_COLOR": None, "FORCE_COLOR": None, terminal.TERMINAL: "80"}.items():
+        value = variables.get(name, value)
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    line = laid_out("error: try `llmkit data a.csv`", io.StringIO())
+    assert (line == "\x1b[1;31merror: \x1b[0mtry \x1b[36m`llmkit data a.csv`\x1b[0m") == coloured
+    assert ("\x1b" in line) == coloured
+
+
+@pytest.mark.parametrize("line", [WARNING, HINT, TRY, "note     " + "很好 " * 40])
+def test_colour_moves_nothing(line, monkeypatch, wide):
+    plain = wide(line, 50)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR")
+    coloured = laid_out(line, sys.stderr)
+    assert "\x1b" in coloured
+    for style in {"0", *terminal._STYLES.values(), terminal._QUIET, terminal._TYPED}:
+        coloured = coloured.replace(f"\x1b[{style}m", "")
+    assert coloured.split("\n") == plain
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_the_width_is_that_of_this_moment(monkeypatch):
+    monkeypatch.delenv(terminal.TERMINAL, raising=False)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours), os.fdopen(theirs, "w") as stream:
+        for width in (50, 120, 8):
+            termios.tcsetwinsize(theirs, (24, width))
+            assert columns(stream) == max(width, terminal.LEAST)
+        termios.tcsetwinsize(theirs, (0, 0))  # it does not tell
+        assert columns(stream) == terminal.USUAL
+    assert columns(io.StringIO()) is None
+    assert columns(stream) is None  # closed
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [
+        ([2.0], "▁"),
+        ([2.0, 2.0, 2.0], "▁▁▁"),
+        ([math.nan, math.inf], "xx"),
+        ([8.0, 7.0, math.nan, 1.0], "█▇x▁"),
+        ([1e308] * 9, "xx"),
+        ([4.0, 2.0, 3.0, 1.0, 0.0, 0.0], "█▆▁"),
+    ],
+)
+def test_the_course_of_a_loss_is_drawn(values, drawn):
+    assert sparkline(values, len(drawn)) == drawn
+
+
+def test_nothing_is_drawn_where_the_encoding_has_no_bars():
+    assert not terminal.draws(io.TextIOWrapper(io.BytesIO(), "latin-1"))
+    assert terminal.draws(io.TextIOWrapper(io.BytesIO(), "utf-8"))
