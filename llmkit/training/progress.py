@@ -12,12 +12,15 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmkit.data.display import terminal_width
 from llmkit.errors import say
 from llmkit.metrics import evaluation_metrics
 from llmkit.process import TERMINAL
 from llmkit.runs.directory import METRICS_FILE
+from llmkit.training import samples
 from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
+from llmkit.training.samples import Sample
 
 
 def is_terminal() -> bool:
@@ -95,6 +98,12 @@ class Progress(TrainerCallback):
         self._say(f"{self._step(state)}  " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         self._mark(state)
 
+    def on_samples(self, state: TrainerState, found: list[Sample]) -> None:
+        columns = int(os.environ.get(TERMINAL) or terminal_width())
+        for sample in found:
+            self._say(f"sample   {samples.line(sample, columns - 9)}")
+        self._mark(state)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._mark(state)
 
@@ -167,6 +176,13 @@ class MetricsFile(TrainerCallback):
         if "loss" in figures and self.per_step and steps and seconds > 0:
             figures[f"{self.unit}_per_second"] = round(steps * self.per_step / seconds, 1)
             self._mark(state)
+        self._write(state, figures)
+
+    def on_samples(self, state: TrainerState, found: list[Sample]) -> None:
+        self._write(state, {"samples": found})
+        self._mark(state)
+
+    def _write(self, state: TrainerState, figures: dict[str, Any]) -> None:
         line = json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n"
         try:
             with self.path.open("ab", buffering=0) as lines:
