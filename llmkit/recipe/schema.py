@@ -155,8 +155,9 @@ class Samples(Table):
 
     prompts: tuple[str, ...] | None = Field(
         default=None,
-        description="Prompts for the model to answer at each evaluation and at the end: beginnings of a text, of chat "
-        "questions, of seq2seq and denoising inputs. By default a few of the validation data; `[]` for none.",
+        description="What the model is given at each evaluation and at the end, to show what it writes: beginnings of "
+        "texts (causal-lm), questions (chat), sources (seq2seq), corrupted texts (denoising). By default three of the "
+        "validation data; `[]` for none.",
     )
     max_new_tokens: int = Field(
         default=60, ge=1, description="How many tokens it writes for each at most; all else is as `[generation]` says."

@@ -31,6 +31,7 @@ LOOKED_AT = 400  # tokens, for it
 CORRUPTED = 40  # tokens of a text that is to be restored
 # Writing takes at most SHARE of the time of training, where a token takes at most COST of a pass over a micro-batch.
 SHARE, COST = 1 / 20, 1 / 12
+NONE = "take it out; samples.prompts = [] asks for none at all"
 
 Sample = dict[str, str]  # `prompt`, `text`, and `target` where what is to be written is known
 
@@ -178,7 +179,7 @@ def of_text(
         if table.prompts is None:
             prompts = list(islice(_corrupted(held_out, tokenizer, collate), NUMBER))
         else:
-            prompts = [_whole(text, tokenizer(text)["input_ids"], limit) for text in table.prompts]
+            prompts = [_read_whole(text, text, tokenizer, limit) for text in table.prompts]
         return _sampler(prompts, tokenizer, table, encoder=True)
     if table.prompts is not None:
         prompts = [_whole(text, _tokens(text, tokenizer), limit, room=1) for text in table.prompts]
@@ -210,7 +211,7 @@ def of_rows(recipe: Recipe, tokenizer: Any, config: Any, part: Encoded, columns:
         prompts = list(_pairs(part, tokenizer))
     else:
         prefix = data.source_prefix
-        prompts = [_whole(text, tokenizer(prefix + text, verbose=False)["input_ids"], length) for text in table.prompts]
+        prompts = [_read_whole(text, prefix + text, tokenizer, length) for text in table.prompts]
     return _sampler(prompts, tokenizer, table, encoder=True)
 
 
@@ -232,6 +233,13 @@ def _whole(text: str, ids: Sequence[int], limit: int | None, room: int = 0) -> P
     return Prompt(text, ids)
 
 
+def _read_whole(text: str, given: str, tokenizer: Any, limit: int | None) -> Prompt:
+    """Return a prompt for an encoder, which is `given` it behind a prefix."""
+    if not text.strip():
+        raise UserError("samples.prompts: a text is empty", NONE)
+    return _whole(text, tokenizer(given, verbose=False)["input_ids"], limit)
+
+
 def _tokens(text: str, tokenizer: Any) -> list[int]:
     if text and not tokenizer(text, add_special_tokens=False)["input_ids"]:
         raise UserError(
@@ -243,7 +251,7 @@ def _tokens(text: str, tokenizer: Any) -> list[int]:
 
 def _question(text: str, data: ChatData, template: ChatTemplate) -> list[int]:
     if not text.strip():
-        raise UserError("samples.prompts: a question is empty", "take it out; `samples.prompts = []` asks for none")
+        raise UserError("samples.prompts: a question is empty", NONE)
     system = [] if data.system_prompt is None else [{"role": "system", "content": data.system_prompt}]
     try:
         written = template.write([*system, {"role": "user", "content": text}], asking=True)
