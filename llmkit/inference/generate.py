@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError, say
-from llmkit.models.prompt import encode
+from llmkit.models.prompt import encode as encode
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
 from llmkit.recipe.tasks import task_of_architecture

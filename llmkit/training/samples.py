@@ -1,23 +1,24 @@
 """Samples while a model learns: what it writes behind a few prompts, with random numbers of its own."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Any
 
-import numpy as np
 import torch
+from rich.cells import set_cell_size
 from torch.utils.data import Dataset
 from transformers import StoppingCriteria, StoppingCriteriaList, TrainingArguments
 
-from llmkit.data.display import columns_of, cut
+from llmkit.data.display import columns_of, cut, printable
 from llmkit.data.rows.conversations import Conversation, conversation
 from llmkit.data.rows.examples import Encoded, key_of
 from llmkit.data.rows.reader import Unusable
 from llmkit.data.text.pack import EVALUATION, TokenStream
-from llmkit.errors import UserError
+from llmkit.errors import UserError, quantity
 from llmkit.models.chat_template import ChatTemplate
 from llmkit.models.config import positions
 from llmkit.models.loading import quiet
@@ -26,10 +27,11 @@ from llmkit.recipe.data_tables import ChatData, PairData
 from llmkit.recipe.schema import Recipe, Samples
 
 NUMBER = 3  # prompts of the data, where the recipe names none
-COLUMNS = 28  # of a document's beginning: a third of a line
-LOOKED_AT = 400  # tokens, for it
+COLUMNS = 28  # of a document's beginning: a third of a line or so
+PLACES, LOOKED_AT = 30, 400  # at which such beginnings are looked for, and the tokens of each
 CORRUPTED = 40  # tokens of a text that is to be restored
-# Writing takes at most SHARE of the time of training, where a token takes at most COST of a pass over a micro-batch.
+# Writing is to take SHARE of the time of training at most. A token took 1/66 of the time of a micro-batch with the tiny
+# GPT-2 and 1/34 with SmolLM2 and 4 conversations, on a CPU; COST leaves room for a GPU, on which it was not measured.
 SHARE, COST = 1 / 20, 1 / 12
 NONE = "take it out; samples.prompts = [] asks for none at all"
 
@@ -146,9 +148,17 @@ def line(sample: Sample, width: int) -> str:
     """Show a sample in one line: its prompt and what was written, or beside that what was to be written."""
     parts = ("prompt", "text") if "target" not in sample else ("text", "target")
     first, second = (" ".join(sample[part].split()) for part in parts)
-    label = "" if "target" not in sample else "target: "
-    first = cut(first, width // (3 if not label else 2))
-    return f"{first} | {label}{cut(second, width - columns_of(first) - len(label) - 3)}"
+    if "target" not in sample:
+        first = _ending(first, width // 2)
+        return f"{first} | {cut(second, width - columns_of(first) - 3)}"
+    first = cut(first, width // 2)
+    return f"{first} | target: {cut(second, width - columns_of(first) - 11)}"
+
+
+def _ending(text: str, width: int) -> str:
+    """Cut a text to its last `width` columns: what is written goes on from there, and a question stands there."""
+    shown = printable(text[-4 * width :])
+    return shown if columns_of(shown) <= width else f"...{set_cell_size(shown[::-1], width - 3)[::-1].lstrip()}"
 
 
 def note(sampler: Sampler, args: TrainingArguments, steps: int) -> str:
@@ -159,8 +169,8 @@ def note(sampler: Sampler, args: TrainingArguments, steps: int) -> str:
     if args.eval_strategy != "steps" or every >= interval:
         return ""
     return (
-        f"samples are written {interval:,} steps apart at least, so as to take a twentieth of the time at most; "
-        f"evaluation is every {every:,.0f}"
+        f"samples are written {interval:,} steps apart at least, so that they take little of the time; evaluation is "
+        f"every {quantity(int(every), 'step')}"
     )
 
 
@@ -184,8 +194,8 @@ def of_text(
     if table.prompts is not None:
         prompts = [_whole(text, _tokens(text, tokenizer), limit, room=1) for text in table.prompts]
     else:
-        texts = [_beginning(text, tokenizer, limit) for text in islice(_places(held_out, tokenizer), NUMBER)]
-        prompts = [Prompt(text, encode(text, tokenizer)) for text in dict.fromkeys(texts or [""])]
+        texts = dict.fromkeys(_beginning(text, tokenizer, limit) for text in _places(held_out, tokenizer))
+        prompts = [Prompt(text, encode(text, tokenizer)) for text in [*texts, *[""] * (not texts)][:NUMBER]]
     return _sampler(prompts, tokenizer, table)
 
 
@@ -300,25 +310,27 @@ def read(tokenizer: Any, ids: Any) -> str:
 
 
 def _places(held_out: Mapping[str, Any], tokenizer: Any) -> Iterator[str]:
-    """Yield texts from all over the data: from where documents begin, of fewer of them from where lines do.
+    """Yield texts from all over the data: from where documents begin, of few of them from where lines do.
 
-    Of several sources each has its turn.
+    Some begin alike, and so there are more than are wanted. Of several sources each has its turn.
     """
     streams: list[TokenStream] = [blocks.stream for blocks in held_out.values() if hasattr(blocks, "stream")]
-    each = math.ceil(NUMBER / len(streams)) if streams else 0
-    for stream in streams:
-        bounds = np.unique(np.concatenate([[0], stream.ends, [len(stream.ids)]]))
-        documents = len(bounds) - 1
-        for place in range(each if documents else 0):
-            first = int(bounds[documents * place // each]) if documents >= each else len(stream.ids) * place // each
-            behind = int(bounds[np.searchsorted(bounds, first, "right")])
-            text = tokenizer.decode(
-                stream.ids[first : min(behind, first + LOOKED_AT)].tolist(), skip_special_tokens=True
-            )
-            if documents < each and place:
-                text = text.partition("\n")[2].lstrip() or text.partition(" ")[2]
-            if text.strip():
-                yield text.strip()
+    for place, stream in itertools.product(range(PLACES), streams):
+        text = _text_at(stream, place % NUMBER / NUMBER + place // NUMBER / PLACES, tokenizer)
+        if text:
+            yield text
+
+
+def _text_at(stream: TokenStream, part: float, tokenizer: Any) -> str:
+    """Return the text of the document, or behind the next line end, that begins behind so large a part of a stream."""
+    ends, inside = stream.ends, part > 0 and stream.num_documents < NUMBER
+    document = int(stream.num_documents * part)
+    first = int(len(stream.ids) * part) if inside else int(ends[document - 1]) if document else 0
+    last = next(map(int, ends[ends.searchsorted(first, "right") :]), len(stream.ids))
+    text = str(tokenizer.decode(stream.ids[first : min(last, first + LOOKED_AT)].tolist(), skip_special_tokens=True))
+    if inside:
+        text = text.partition("\n")[2].lstrip() or text.partition(" ")[2]
+    return text.strip()
 
 
 def _beginning(text: str, tokenizer: Any, limit: int | None) -> str:

@@ -257,6 +257,9 @@ def test_a_line_fits_whatever_is_written(width):
         assert samples.columns_of(line) <= width
         assert line.isprintable()
     assert samples.line({"prompt": "a", "text": "b", "target": "c"}, 80) == "b | target: c"
+    asked = samples.line({"prompt": "A long story. " * 9 + "Who saw it?", "text": "A fox."}, width)
+    assert asked.startswith("...")
+    assert asked.endswith(" Who saw it? | A fox.")
 
 
 def test_by_default_a_text_begins_as_held_out_documents_do(place, llmkit):
@@ -267,6 +270,17 @@ def test_by_default_a_text_begins_as_held_out_documents_do(place, llmkit):
     assert len(held_out) >= 3
     assert all(sample["prompt"].split() == sample["prompt"].strip().split() for sample in found)
     assert all(f"{sample['prompt']} " in corpus() for sample in found)  # no word is cut
+
+
+def test_documents_that_begin_alike_give_way_to_others(place, llmkit):
+    (place / "alike.txt").write_text(
+        "".join(f"{'once upon a time there was a ' * (n % 6 > 0)}{n} foxes and {n} owls, who met\n" for n in range(90))
+    )
+    trained(
+        llmkit, "pretrain", "causal.toml", "data.path=alike.txt", "data.validation_fraction=0.4", "--output-dir", "run"
+    )
+    ((_, found),) = written("run")
+    assert len({sample["prompt"] for sample in found}) == 3
 
 
 def test_one_long_text_is_begun_at_its_lines(place, llmkit):
