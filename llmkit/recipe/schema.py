@@ -271,7 +271,9 @@ class Recipe(Table):
     trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
-    samples: Samples | None = Field(default=None, description="What the model writes while it learns, where it writes.")
+    samples: Samples | None = Field(
+        default=None, description="What the model writes while it learns, for the tasks that write."
+    )
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
