@@ -54,7 +54,7 @@ validation_fraction = 0.2
 learning_rate = 1e-3
 """
 TASKS = {
-    "causal-lm": ("pretrain", "causal.toml", *GPT2),
+    "causal-lm": ("pretrain", "causal.toml", "samples.max_new_tokens=2", *GPT2),  # so few that each evaluation has some
     "masked-lm": ("pretrain", "masked.toml", *BERT),
     "text-classification": ("finetune", "classify.toml", *BERT),
     "lora": (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError, say
+from llmkit.models.prompt import encode as encode
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
 from llmkit.recipe.tasks import task_of_architecture
@@ -249,21 +250,6 @@ def settings(pairs: Sequence[str], one: bool = False) -> dict[str, Any]:
     if one and options.get("num_return_sequences", 1) != 1:
         raise UserError("num_return_sequences: there is place for one answer", "leave it out, and ask again")
     return options
-
-
-def encode(prompt: str, tokenizer: Any) -> list[int]:
-    """Tokenize a prompt: with the BOS token if the tokenizer adds one, never with a token that ends a text."""
-    begin = tokenizer.bos_token_id
-    always = tokenizer("")["input_ids"][:1] == [begin]
-    tokens = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    if always and tokens[:1] != [begin]:
-        return [begin, *tokens]
-    if tokens:
-        return tokens
-    start = begin if begin is not None else tokenizer.eos_token_id
-    if start is None:
-        raise UserError("the prompt is empty, and the tokenizer has no token to begin a text with", "give a prompt")
-    return [start]
 
 
 # ---- generating ----------------------------------------------------------------------------------------------------

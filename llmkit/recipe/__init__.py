@@ -293,6 +293,8 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
 
 def _as_begun(draft: Draft) -> None:
     """Fill in what the code did that wrote a run's recipe, for keys that the recipe lacks."""
+    if draft.task in schema.GENERATING:
+        draft.values.setdefault("samples", {"prompts": []})
     parts = draft.get("tasks")
     tables = [draft.get("data"), *(part.get("data") for part in (parts.values() if isinstance(parts, dict) else ()))]
     for table in tables if draft.task not in schema.PRETRAINING else ():

@@ -35,10 +35,10 @@ def check_keys(draft: Draft) -> None:
             mistakes = list(TEXT.mistakes(content, (table,)))
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
             reason = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
+        elif table in ("generation", "samples") and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
+            reason = f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"
         elif table not in tables and table not in schema.UPSTREAM_TABLES:
             mistakes = _unknown_table(table, content, draft)
-        elif table == "generation" and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
-            reason = f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"
         elif table == "evaluation" and draft.task in schema.PRETRAINING:
             reason = f"belongs to fine-tuning; the figures of {draft.task} are its own"
         elif not isinstance(content, dict):

@@ -150,6 +150,20 @@ class Evaluation(Table):
     )
 
 
+class Samples(Table):
+    """What the model writes while it learns, for the eye alone: training is the same with and without."""
+
+    prompts: tuple[str, ...] | None = Field(
+        default=None,
+        description="What the model is given at each evaluation and at the end, to show what it writes: beginnings of "
+        "texts (causal-lm), questions (chat), sources (seq2seq), corrupted texts (denoising). By default three of the "
+        "validation data; `[]` for none.",
+    )
+    max_new_tokens: int = Field(
+        default=60, ge=1, description="How many tokens it writes for each at most; all else is as `[generation]` says."
+    )
+
+
 class EarlyStopping(Table):
     """transformers.EarlyStoppingCallback, field for field."""
 
@@ -276,6 +290,9 @@ class Recipe(Table):
     trainer: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.TrainingArguments, field for field.")
     lora: ReadOnly[Any] | None = Field(default=None, description="peft.LoraConfig, field for field: train an adapter.")
     generation: ReadOnly[Any] = Field(default=ReadOnly(), description="transformers.GenerationConfig, field for field.")
+    samples: Samples | None = Field(
+        default=None, description="What the model writes while it learns, for the tasks that write."
+    )
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
@@ -373,6 +390,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "tokenizer": Tokenizer,
         "data": data,
         "evaluation": Evaluation,
+        **({"samples": Samples} if task in GENERATING or task not in TASKS else {}),
         "early_stopping": EarlyStopping,
         "guard": Guard,
         "speed": Speed,

@@ -18,7 +18,7 @@ from llmkit.runs import directory as runs
 
 # Settings that do not change a run's weights (with another batch size it resumes at the right example): whole tables,
 # and keys of [trainer] by prefix.
-FREE_TABLES = ("output_dir", "evaluation", "generation", "speed", "report")
+FREE_TABLES = ("output_dir", "evaluation", "samples", "generation", "speed", "report")
 FREE = (
     *(
         "per_device_",
@@ -46,6 +46,9 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
     if recipe.fits_rows and before:
         recipe = _as_fitted(recipe, before)
     recipe = _batches_as_begun(recipe, before)
+    asked = any(key.startswith("samples.") and origin != "default" for key, origin in recipe.origins.items())
+    if before and "samples" not in before and recipe.samples is not None and not asked:
+        recipe = recipe.model_copy(update={"samples": schema.Samples(prompts=())})
     for part, key in lacking:
         then = {key: schema.before(recipe.task)[key]}
         if not part and recipe.data is not None:

@@ -26,6 +26,7 @@ from llmkit.tasks import multi_task
 from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
 from llmkit.tasks.task import RowTask
 from llmkit.tasks.trivial import Comparison
+from llmkit.training import samples
 from llmkit.training.assemble_text import assemble_text
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
 from llmkit.training.trivial import Learned, compare_rows
@@ -95,6 +96,10 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     for name, found in unknown.items():
         if found is not None:
             record[name]["unknown"] = round(found, 6)
+    sampler = None
+    if train is not None:
+        part = next(iter(held_out.values()), train)
+        sampler = samples.of_rows(recipe, tokenizer, config, part, columns, length)
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
     about |= _counts(splits.record, parts)
     scored = {} if units is None or not held_out else units.record
@@ -126,6 +131,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
         example=_example(task, next(iter(splits.validation.values()), first), columns),
         rows=splits.rows,
         validation_fraction=splits.validation_fraction,
+        sampler=sampler,
         judged_by=_judged_by(recipe, task.metric_names(label_spec)),
     )
 

@@ -18,6 +18,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.config import choose_block_size, fit_to_tokenizer, load_config
 from llmkit.recipe.data_tables import CausalData, MaskedData, TextData
 from llmkit.recipe.schema import Recipe
+from llmkit.training import samples
 from llmkit.training.assembly import Assembly, has_own_tokenizer, load_tokenizer
 from llmkit.training.trivial import text_comparison
 
@@ -112,6 +113,9 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         record=record,
         subtokens=subtokens,
         several=several,
+        sampler=None
+        if fixed is not None
+        else samples.of_text(recipe, tokenizer, config, validation or training, collate),
         compare=None if beside is None else lambda _, stats, part: beside(stats, part),
     )
 

@@ -12,6 +12,7 @@ from llmkit.models import added_tokens, tokenizer
 from llmkit.models.config import positions
 from llmkit.recipe.schema import Model, Recipe
 from llmkit.tasks.trivial import Comparison
+from llmkit.training.samples import Sampler
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Assembly:
     # (learned, stats, part) -> the result beside the trivial one
     compare: Callable[[Any, Any, Any], Comparison | None] | None = None
     example: str = ""  # a row's text, to try the model with
+    sampler: Sampler | None = None  # of what the model writes while it learns
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

@@ -84,6 +84,7 @@ def make_trainer(
             validation=assembly.validation,
             metrics=assembly.metrics,
             several=assembly.several,
+            sampler=assembly.sampler,
             rows=assembly.length is None,
             eval_dataset=next(iter(assembly.validation.values()), None),
             data_collator=assembly.collate,

@@ -16,8 +16,10 @@ from llmkit.errors import say
 from llmkit.metrics import evaluation_metrics
 from llmkit.runs.directory import METRICS_FILE
 from llmkit.terminal import TOGETHER, USUAL, columns, is_terminal
+from llmkit.training import samples
 from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
+from llmkit.training.samples import Sample
 
 TIMED = 10  # steps, after which the time left is said; the first one, which is slower, does not count
 ECHO = 3  # columns behind the bar, where a terminal shows Ctrl-C as ^C
@@ -106,6 +108,11 @@ class Progress(TrainerCallback):
         say(f"{self._step(state)}  " + "  ".join(f"{k}{TOGETHER}{v:.4f}" for k, v in shown.items()))
         self._mark(state)
 
+    def on_samples(self, state: TrainerState, found: list[Sample]) -> None:
+        width = (columns(sys.stderr) or USUAL) - len("sample   ")
+        for sample in found:
+            say(f"sample   {samples.line(sample, width)}")
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._mark(state)
 
@@ -171,6 +178,13 @@ class MetricsFile(TrainerCallback):
         if "loss" in figures and self.per_step and steps and seconds > 0:
             figures[f"{self.unit}_per_second"] = round(steps * self.per_step / seconds, 1)
             self._mark(state)
+        self._write(state, figures)
+
+    def on_samples(self, state: TrainerState, found: list[Sample]) -> None:
+        self._write(state, {"samples": found})
+        self._mark(state)
+
+    def _write(self, state: TrainerState, figures: dict[str, Any]) -> None:
         line = json.dumps({"step": state.global_step, "time": round(time.time(), 3), **figures}) + "\n"
         try:
             with self.path.open("ab", buffering=0) as lines:

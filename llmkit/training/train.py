@@ -24,7 +24,7 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.training import batch_size, kept_rows, report, trivial
+from llmkit.training import batch_size, kept_rows, report, samples, trivial
 from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
 from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
@@ -36,7 +36,7 @@ from llmkit.training.resumable_trainer import StoppedInEvaluation
 from llmkit.training.resumption import Resumption, find_resumption
 from llmkit.training.saving_trainer import NO_ROOM
 from llmkit.training.schedule import Schedule
-from llmkit.training.trainer import Trainer, compared, final_evaluation
+from llmkit.training.trainer import Trainer, compared, final_evaluation, final_samples
 
 FINISHED = 0
 EXPORT = ".draft-model"
@@ -96,6 +96,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if limit is None:
         steps = trainer.planned_steps()
         assembly.notes.extend(filter(None, [schedule.fit(args, steps)]))
+    if trainer.sampler is not None:
+        assembly.notes.extend(filter(None, [samples.note(trainer.sampler, args, steps)]))
     facts = {
         "task": recipe.task,
         "name": recipe.name,
@@ -153,6 +155,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             )
             result = trainer.train(resume_from_checkpoint=path)
             metrics = {} if stop.stopped else {**result.metrics, **final_evaluation(trainer)}
+            if not stop.stopped:
+                final_samples(trainer)
             found = {} if stop.stopped else compared(trainer, assembly.compare, assembly.learned)
         except StoppedInEvaluation:
             if trainer.saved_at != trainer.state.global_step:

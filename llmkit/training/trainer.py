@@ -21,9 +21,11 @@ from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.tasks.trivial import Comparison
+from llmkit.training import samples
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.guard import Guard, Skipped, skip_step
 from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
+from llmkit.training.samples import Sampler
 from llmkit.training.signals import StopOnSignal
 
 SHOWN = 8  # examples of a skipped step that its line names
@@ -54,6 +56,7 @@ class Trainer(ResumableTrainer):
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         several: bool = False,
+        sampler: Sampler | None = None,
         rows: bool = False,
         guard: GuardTable | None = None,
         speed: Speed | None = None,
@@ -68,6 +71,8 @@ class Trainer(ResumableTrainer):
         self._metrics = metrics or (lambda stats, part: {})
         self.evaluated: tuple[int, dict[str, float]] = (-1, {})  # the last step that was, and its metrics
         self.stats: dict[str, Any] = {}  # what these are made of, by what they begin with
+        self.sampler = sampler
+        self.sampled: int | None = None  # the last step whose samples were written
         self._use_cache_when_saved = getattr(model.config, "use_cache", None)
         super().__init__(model=model, **kwargs)
         self._loss_shifts_labels = False  # our labels stand where they are predicted
@@ -232,11 +237,12 @@ class Trainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def extra_state(self) -> dict[str, Any]:
-        return {**self.guard.state_dict(), "evaluated": self.evaluated}
+        return {**self.guard.state_dict(), "evaluated": self.evaluated, "sampled": self.sampled}
 
     def restore_extra_state(self, saved: dict[str, Any]) -> None:
         self.guard.load_state_dict(saved)
         self.evaluated = saved.get("evaluated", self.evaluated)
+        self.sampled = saved.get("sampled")
         self._logged_before = self._globalstep_last_logged
 
     def stopping(self) -> bool:
@@ -315,6 +321,8 @@ class Trainer(ResumableTrainer):
                 prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
                 self.compute_metrics = lambda stats, part=part, prefix=prefix: self._keep(prefix, stats, part)
                 metrics |= super().evaluate(part, ignore_keys, prefix)
+            if eval_dataset is None:
+                self.sample()
         except StoppedInEvaluation:
             self.rollback_evaluation(mark)
             raise
@@ -325,6 +333,41 @@ class Trainer(ResumableTrainer):
             metrics[f"{metric_key_prefix}_loss"] = sum(losses) / len(losses)
         self.evaluated = (self.state.global_step, metrics)
         return metrics
+
+    def sample(self) -> None:
+        """Let all processes write samples, unless the last ones are too few steps old; nothing in training changes.
+
+        What goes wrong in writing costs the samples, and never the run: they are for the eye alone.
+        """
+        step = self.state.global_step
+        due = self.sampled is None or self._at_last_step() or not self.is_in_train
+        if self.sampler is None or not (
+            due or step - (self.sampled or 0) >= self.sampler.interval(self.args.gradient_accumulation_steps)
+        ):
+            return
+        random, together = state.random_state(), self.args.world_size > 1
+        try:
+            with self.compute_loss_context_manager():
+                found = self.sampler.write(
+                    self.model, self.args.device, samples.seed_of(self.args.seed, step), self._heed, together
+                )
+            self._heed()
+        except (RuntimeError, ValueError) as problem:
+            if together:  # the others may wait for this process
+                raise
+            say(f"warning  no samples from here on: {' '.join(str(problem).split())}")
+            self.sampler = None
+            return
+        finally:
+            state.set_random_state(random)
+        self.sampled = step
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "on_samples"):
+                callback.on_samples(self.state, found)
+
+    def _heed(self) -> None:
+        """Heed a signal as between two batches of an evaluation."""
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _keep(self, prefix: str, stats: Any, part: Any) -> dict[str, float]:
         """Compute the metrics of one part, and keep what they are made of."""
@@ -388,6 +431,12 @@ def final_evaluation(trainer: Trainer) -> dict[str, float]:
     step, metrics = trainer.evaluated
     as_they_were = step == trainer.state.global_step and not trainer.args.load_best_model_at_end
     return metrics if as_they_were else trainer.evaluate()
+
+
+def final_samples(trainer: Trainer) -> None:
+    """Write the samples of the finished model, unless an evaluation of it has just done so."""
+    if trainer.sampled != trainer.state.global_step:
+        trainer.sample()
 
 
 def compared(trainer: Trainer, compare: Callable[..., Comparison | None] | None, learned: Any) -> dict[str, Comparison]:
