@@ -10,6 +10,7 @@ LAYERS = (
     ("__main__", "cli", "dry_run"),
     ("launch", "seeds", "inference", "instead", "reports", "explain"),
     ("training",),
+    ("reports",),
     ("tasks",),
     ("speed",),
     ("models",),

@@ -84,14 +84,14 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
     Every word is tokenized as one that stands behind a blank. Targets are the tags as they were read, or Sentences
     where there are none.
     """
-    template, num_special = _template(tokenizer)
+    template, num_special = template_of(tokenizer)
     stride = data.stride if data.stride is not None else min(STRIDE, length // 4)
     room = length - num_special
     if room <= stride:
         raise UserError(
             f"data.stride = {stride} leaves no room in inputs of {length} tokens", "lower it, or raise data.max_length"
         )
-    blank = " " * _needs_blank(tokenizer)
+    blank = " " * needs_blank(tokenizer)
     pieces: dict[str, list[int]] = {}  # of each word that has occurred, its tokens
     done = Encoded(rows)
     mistakes: dict[int, str] = {}
@@ -124,7 +124,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Tagging
     return done.finish()
 
 
-def _template(tokenizer: Any) -> tuple[dict[str, tuple[list[int], int, list[int]]], int]:
+def template_of(tokenizer: Any) -> tuple[dict[str, tuple[list[int], int, list[int]]], int]:
     """For each input of the model what stands before, in and behind the tokens of a text; and how many are not of it.
 
     In all but `input_ids` the tokens of one text have one value.
@@ -136,7 +136,7 @@ def _template(tokenizer: Any) -> tuple[dict[str, tuple[list[int], int, list[int]
     return template, len(whole["input_ids"]) - len(own)
 
 
-def _needs_blank(tokenizer: Any) -> bool:
+def needs_blank(tokenizer: Any) -> bool:
     """Whether a word is tokenized as inside a text only behind a blank, as byte-level BPE does it."""
     alone, two, behind_blank = tokenizer(["a", "a a", " a"], add_special_tokens=False)["input_ids"]
     second = two[len(alone) :]
