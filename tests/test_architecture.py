@@ -10,7 +10,6 @@ LAYERS = (
     ("__main__", "cli", "dry_run"),
     ("launch", "seeds", "inference", "instead", "reports", "explain"),
     ("training",),
-    ("reports",),
     ("tasks",),
     ("speed",),
     ("models",),
