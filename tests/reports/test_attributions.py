@@ -96,12 +96,10 @@ def sums(found):
         "deberta",
         "deberta-v2",
         "modernbert",
-        "gpt2",
     ],
 )
 def test_the_words_of_every_kind_of_encoder_sum_to_the_difference(kind, tmp_path):
-    own = {"pad_token_id": 0} if kind == "gpt2" else {}
-    run = run_of(tmp_path, kind, "text-classification", {"text": "text", "label": "label"}, **CLASSES, **own)
+    run = run_of(tmp_path, kind, "text-classification", {"text": "text", "label": "label"}, **CLASSES)
     found = sums(explain(run, ROWS))
     assert [each.row for each in found] == [0, 1]
     assert [word.text for word in found[1].words] == ["Good", "film", "!"]
@@ -119,6 +117,23 @@ def test_the_words_of_every_kind_of_encoder_sum_to_the_difference(kind, tmp_path
         others = [number for number in range(3) if number != best]
         odds = [float(each[best] - each[others].logsumexp(0)) for each in logits]
         assert each.difference == pytest.approx(odds[1] - odds[0], abs=1e-4)
+
+
+def test_a_decoder_without_a_mask_begins_at_its_padding(tmp_path):
+    """The ids stay, by which it finds its last token."""
+    columns, tokenizer = {"text": "text"}, byte_tokenizer()
+    run = run_of(tmp_path, "gpt2", "text-classification", columns, tokenizer, **CLASSES)
+    (found,) = sums(explain(run, ROWS[1:]))
+    assert [word.text for word in found.words] == ["Good", "film", "!"]
+    model = loading.load_model(str(run), transformers.AutoModelForSequenceClassification)
+    ids = torch.tensor([tokenizer("Good film!")["input_ids"]])
+    odds = []
+    for own in (torch.full_like(ids, tokenizer.eos_token_id), ids):
+        with torch.no_grad():
+            logits = model.score(model.transformer(own).last_hidden_state)[0, -1]
+        best = CLASSES["label2id"][found.explained]
+        odds.append(float(logits[best] - logits[[number for number in range(3) if number != best]].logsumexp(0)))
+    assert found.difference == pytest.approx(odds[1] - odds[0], abs=1e-4)
 
 
 def test_several_classes_a_value_and_a_pair_are_explained(tmp_path):
@@ -191,7 +206,9 @@ def test_both_logits_of_an_answer_are_explained_in_the_window_that_it_is_from(tm
         assert [word.text for word in each.words if word.part == 0] in (["who", "waited", "?"], ["who", "?"])
         inside = [word.text for word in each.words if word.part == 1]
         assert set(attributions.SEGMENT.findall(each.explained)) - {" "} <= set(inside)
-        assert (len(inside) < 10) == (length is not None)
+        words = list(filter(str.strip, attributions.SEGMENT.findall(row["context"])))
+        assert inside in [words[i : i + len(inside)] for i in range(len(words))]
+        assert (len(inside) < len(words)) == (length is not None)
 
 
 def test_an_adapter_on_its_base_is_explained(llmkit, base, tmp_path, monkeypatch):
