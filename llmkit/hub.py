@@ -92,7 +92,7 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
                 if status not in BUSY:
                     raise
                 if wait is None:
-                    go_offline(f"answers {status} again and again")
+                    go_offline(f"keeps answering {status}")
                     break
                 retry_after = problem.response.headers.get("Retry-After", "")
                 seconds = max(wait, min(int(retry_after), 60)) if retry_after.isdigit() else wait
@@ -234,13 +234,13 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
             f"open {page}, accept, then {LOG_IN}",
         )
     if caused_by(errors.RevisionNotFoundError):
-        return UserError(f"the {what} has no such revision", f"those there are: {page}/tree/main")
+        return UserError(f"the {what} has no such revision", f"see its revisions: {page}/tree/main")
     if caused_by(errors.RepositoryNotFoundError):
         return UserError(f"the Hub knows no {what}", f"check the spelling; if it is private, {LOG_IN}")
     if caused_by(errors.HFValidationError):
         return UserError(
             f"`{repo_id}` is neither a path that exists nor a Hub id",
-            "a Hub id reads `organisation/name`; a path in a recipe is relative to the recipe",
+            "a Hub id has the form `organisation/name`; a path in a recipe is relative to the recipe",
         )
     if not Path(repo_id).exists() and (
         caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
@@ -250,15 +250,16 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         reason = f"the Hub at {_endpoint()} {trouble}" if trouble else "HF_HUB_OFFLINE is set"
         others = cached(kind, besides=repo_id)
         return UserError(
-            f"{reason}, and the {what} is not (or not wholly) in the cache",
-            f"{f'in the cache: {others}' if others else 'nothing else is there'}; or name a folder on this machine",
+            f"{reason}, and the {what} is missing from the cache or incomplete there",
+            f"{f'in the cache: {others}' if others else 'nothing else is cached'}; you can also name a folder on "
+            "this machine",
         )
     http_error = caused_by(errors.HfHubHTTPError)
     if isinstance(http_error, errors.HfHubHTTPError) and not isinstance(http_error, errors.EntryNotFoundError):
         if http_error.response is not None and http_error.response.status_code in (401, 403):
-            return UserError(f"the Hub refuses the {what} to this login: {_first_line(http_error)}", LOG_IN)
+            return UserError(f"the Hub denies this login access to the {what}: {_first_line(http_error)}", LOG_IN)
         return UserError(
-            f"the Hub at {_endpoint()} could not give the {what}: {_first_line(http_error)}",
+            f"the Hub at {_endpoint()} could not deliver the {what}: {_first_line(http_error)}",
             "try again later; what has been downloaded is kept",
         )
     if download_error := caused_by(httpx2.HTTPError, ConnectionError):
@@ -268,9 +269,9 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         )
     if isinstance(problem, pickle.UnpicklingError):  # torch.load with weights_only
         return UserError(
-            f"the weights of the {what} are a pickle with more in it than tensors: it was not opened, for it would "
+            f"the weights of the {what} are a pickle that holds more than tensors: it was not opened, as it would "
             "run code",
-            "have them saved as model.safetensors by somebody who trusts them, or choose another model",
+            "ask somebody who trusts them to save them as model.safetensors, or choose another model",
         )
     if not isinstance(problem, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
         return None
@@ -280,17 +281,17 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
     if SAFETENSORS_WANTED.search(message) and _has_pickle(repo_id):
         return UserError(
             f"the weights of the {what} are a pickle (pytorch_model.bin), which can run code when it is opened",
-            "look for one with model.safetensors; a recipe may read it, with no code run, and saves safetensors: "
-            "model.use_safetensors = false",
+            "look for one with model.safetensors; or read it in a recipe, without running its code: "
+            "model.use_safetensors = false (the run saves safetensors)",
         )
     if message.startswith("Couldn't find cache") and not _offline():  # upstream's last resort where no file matches
-        message = f"it has no such data_files ({page}/tree/main lists them)"
+        message = f"it has no such data_files (its files: {page}/tree/main)"
     if kind == "dataset":
-        hint = "data.name is its configuration, data.split its split, data.data_files its files"
+        hint = "check data.name (its configuration), data.split and data.data_files"
     elif SAFETENSORS_WANTED.search(message):
-        hint = 'no weights are there: train it from scratch (model.init = "scratch"), or choose another model'
+        hint = 'it has no weights: train it from scratch (model.init = "scratch"), or choose another model'
     else:
-        hint = "is it whole, and a model in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)?"
+        hint = "is it complete, and in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)?"
     return UserError(f"the {what} could not be loaded: {message}", hint)
 
 
@@ -300,7 +301,7 @@ def code_refused(problem: Exception, name: str) -> UserError | None:
         return None
     page = str(Path(name).absolute()) if Path(name).exists() else f"{_endpoint()}/{name}/tree/main"
     return UserError(
-        f"the model `{name}` is made of Python code that comes with it, and that is not run unasked",
+        f"the model `{name}` needs the Python code that comes with it, which llmkit does not run unless you allow it",
         f"read it first: {page}; in a recipe, model.trust_remote_code = true allows it (generate, predict, evaluate "
         "and merge never run it)",
     )
@@ -354,7 +355,7 @@ def _quiet() -> None:
 
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_is_wait)
-        handler.setFormatter(logging.Formatter("the Hub is not well: %(message)s"))
+        handler.setFormatter(logging.Formatter("the Hub has problems: %(message)s"))
     logging.getLogger("datasets").setLevel(logging.ERROR)
 
 

@@ -57,7 +57,7 @@ def refuse_data(
     if (path / "config.json").is_file():
         raise UserError(
             f"`{named}` is a model, not a recipe",
-            f"name a recipe, and the model by a key: llmkit {verb} RECIPE {assignment('model.name', named)}",
+            f"name a recipe, and set the model by a key: llmkit {verb} RECIPE {assignment('model.name', named)}",
         )
     others = [argument for argument in overrides if "=" not in argument and is_data(argument)]
     files = [*wrong, *others]
@@ -75,7 +75,7 @@ def ask_for_recipe(verb: str, settings: list[str]) -> NoReturn:
     hint = f"name one, such as {SMALL}" if verb == "pretrain" else _WHICH
     if paths and is_data(paths[-1]):
         hint, commands = _advice(verb, paths[-1:], list(map(without_secrets, settings)), None, None)
-    raise UserError("which recipe?", hint, commands)
+    raise UserError("no recipe is given", hint, commands)
 
 
 def _advice(
@@ -98,11 +98,11 @@ def _advice(
             settings += found.settings
             if task == PRETRAINING:
                 verb = "pretrain"
-                hint = f"it holds {found.because}, which is for pretraining; to fine-tune on rows, name --task TASK"
+                hint = f"it holds {found.because}, which is for pretraining; to fine-tune on rows, add --task TASK"
             elif found.because:
-                hint = f"{found.because}: that looks like {task}; another task by --task"
+                hint = f"{found.because}: that looks like {task}; for another task, use --task"
             else:
-                hint = "another task by --task, such as token-classification or seq2seq"
+                hint = "for another task, use --task, such as token-classification or seq2seq"
         if verb == "finetune":
             train = shlex.join(["llmkit", "finetune", "--task", task, *settings])
             return hint, (f"train on it:       {train}", f"see what it holds: {look}")
@@ -210,7 +210,7 @@ def refuse_file_as_text(model: str, texts: Sequence[str]) -> None:
     """Raise UserError where the one text to predict for is a data file."""
     if len(texts) == 1 and texts[0].lower().endswith(SUFFIXES) and Path(texts[0]).is_file():
         command = shlex.join(["llmkit", "predict", model, "--input", texts[0]])
-        raise UserError(f"`{texts[0]}` is a file, and a text stands here", command)
+        raise UserError(f"`{texts[0]}` is a file, but a text is expected here", command)
 
 
 class _Instead(NamedTuple):
@@ -237,7 +237,7 @@ def _instead(verb: str, option: str, value: str | None, known: dict[str, Known])
     if verb == "generate" and (field := generation_replacement(word)):
         return _assigned(field, value, upstream.fields("GenerationConfig")[field].type.kinds == {"bool"})
     if verb == "predict" and word.endswith("column"):
-        return _Instead([], reason="the columns are those that the model was trained on; rename those of the file")
+        return _Instead([], reason="rename the columns of the file to those that the model was trained on")
     return _close(option, value, known)
 
 

@@ -436,7 +436,7 @@ def entity_scores(predictions: Sequence[Sequence[str]], references: Sequence[Seq
     predicted, actual, right = Counter[str](), Counter[str](), Counter[str]()
     for prediction, reference in zip(predictions, references, strict=True):
         if len(prediction) != len(reference):
-            raise ValueError(f"{len(prediction)} tags are predicted where the reference has {len(reference)}")
+            raise ValueError(f"{len(prediction)} tags are predicted, but the reference has {len(reference)}")
         predicted_entities, actual_entities = set(entities(prediction)), set(entities(reference))
         for counts, side in (
             (predicted, predicted_entities),

@@ -89,8 +89,8 @@ def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Pa
     if output_dir is not None and not resume:
         if first.is_dir() and any(first.iterdir()):
             raise UserError(
-                f"the output directory `{output_dir}` holds other files",
-                "name another, or go on with the runs in it: --resume",
+                f"the output directory `{output_dir}` already contains other files",
+                "name another, or resume the runs in it with --resume",
             )
         return first
     number, directory, newest = 1, first, None
@@ -101,7 +101,7 @@ def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Pa
     if newest is None or not resume:
         return directory
     if runs.is_run(newest):
-        raise UserError(f"`{newest}` is one run and not several", "name another: --output-dir")
+        raise UserError(f"`{newest}` is a single run, not a group of runs", "name another: --output-dir")
     return newest
 
 

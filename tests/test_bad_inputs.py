@@ -64,10 +64,10 @@ TASKS = {
     "seq2seq": T5 + ROWS,
 }
 COLUMNS = "set data.text_column to one of: txt, label"
-EMPTY = "is it empty, or a header with no rows?"
+EMPTY = "is it empty, or a header without rows?"
 WINDOWS = "set data.encoding (Windows files are often cp1252, Chinese ones gb18030)"
 DAMAGED = "copy or download it again"
-WHOLE = "is it there, whole, and yours to read?"
+WHOLE = "check that it exists, is complete, and that you may read it"
 
 
 def good(number=12):
@@ -131,60 +131,60 @@ EVERYWHERE = {
     "column.parquet": (["data.text_column=text"], " has no column `text`", f"did you mean `txt`? {COLUMNS}"),
     "empty.csv": ([], ": there ", EMPTY),
     "empty.jsonl": ([], ": there ", EMPTY),
-    "empty.parquet": ([], ": not a whole Parquet file (Parquet file size is 0 bytes)", DAMAGED),
+    "empty.parquet": ([], ": not a complete Parquet file (Parquet file size is 0 bytes)", DAMAGED),
     "no_rows.parquet": ([], ": there ", EMPTY),
     "blank.csv": ([], ": there ", EMPTY),
     "blank.jsonl": ([], ": there ", EMPTY),
     "header.csv": ([], ": there ", EMPTY),
     "latin.csv": ([], ", line 4: byte 0xe9 is not utf-8", WINDOWS),
     "latin.jsonl": ([], ", line 4: byte 0xe9 is not utf-8", WINDOWS),
-    "utf16.csv": ([], ", line 1: byte 0xff is not utf-8", 'it begins like UTF-16: set data.encoding = "utf-16"'),
-    "utf16.jsonl": ([], ", line 1: byte 0xff is not utf-8", 'it begins like UTF-16: set data.encoding = "utf-16"'),
-    "unmarked.csv": ([], ", line 1: NUL bytes among the names of the columns", 'data.encoding = "utf-16-le"'),
+    "utf16.csv": ([], ", line 1: byte 0xff is not utf-8", 'it looks like UTF-16: set data.encoding = "utf-16"'),
+    "utf16.jsonl": ([], ", line 1: byte 0xff is not utf-8", 'it looks like UTF-16: set data.encoding = "utf-16"'),
+    "unmarked.csv": ([], ", line 1: NUL bytes in the column names", 'data.encoding = "utf-16-le"'),
     "unmarked.jsonl": ([], ", line 1: not JSON", 'data.encoding = "utf-16-le"'),
-    "packed.csv": ([], ", line 1: byte 0x8b is not utf-8", "it begins like a gzip file: let its name end in .gz"),
+    "packed.csv": ([], ", line 1: byte 0x8b is not utf-8", "it looks like a gzip file: rename it to end in .gz"),
     "workbook.csv": ([], ", line 1: byte 0xff is not utf-8", "a ZIP archive or an Excel workbook"),
-    "carriage_returns.csv": ([], ", line 1: a carriage return inside a field that is not quoted", "write line feeds"),
-    "same_names.csv": ([], ", line 1: 2 columns are called `text`", "give every column a name of its own"),
+    "carriage_returns.csv": ([], ", line 1: a carriage return inside an unquoted field", "convert them to line feeds"),
+    "same_names.csv": ([], ", line 1: 2 columns are called `text`", "give every column a unique name"),
     "number.parquet": ([], ", row 1: column `text` holds int, not text", "data.text_column"),
-    "bytes.parquet": ([], ", row 2: 'utf-8' codec can't decode byte 0xe9", "mend the row"),
-    "array.jsonl": ([], ", line 1: an object is expected, this is a list", "write a row as an object with its columns"),
-    "same_keys.json": ([], ": the key `text` stands in one object twice", "one object a line"),
-    "half_a_list.json": ([], ": not JSON (Expecting ',' delimiter: line 2 column 16", "mend it there"),
+    "bytes.parquet": ([], ", row 2: 'utf-8' codec can't decode byte 0xe9", "fix the row"),
+    "array.jsonl": ([], ", line 1: expected an object, found list", "write a row as an object with its columns"),
+    "same_keys.json": ([], ": the key `text` occurs twice in one object", "one object per line"),
+    "half_a_list.json": ([], ": not JSON (Expecting ',' delimiter: line 2 column 16", "fix it there"),
     "truncated.csv.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),
     "truncated.jsonl.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),
     "plain.jsonl.gz": ([], " cannot be read: Not a gzipped file", WHOLE),
     "truncated.jsonl.zst": ([], " cannot be read: Truncated compressed stream", WHOLE),
-    "nameless": ([], ": its name does not say what it is", "it reads files that end in .txt"),
-    "truncated.parquet": ([], ": not a whole Parquet file", DAMAGED),
-    "zeros.parquet": ([], ": not a whole Parquet file", DAMAGED),
+    "nameless": ([], ": its name does not show its format", "llmkit reads files that end in .txt"),
+    "truncated.parquet": ([], ": not a complete Parquet file", DAMAGED),
+    "zeros.parquet": ([], ": not a complete Parquet file", DAMAGED),
 }
 TEXT = {
     "empty.txt": ([], ": there is no text in it", EMPTY),
     "blank.txt": (["data.sample_by=line"], ": there is no text in it", EMPTY),
     "no_text.csv": ([], ": there is no text in it", EMPTY),
     "latin.txt": ([], ", line 2: byte 0xe9 is not utf-8", WINDOWS),
-    "utf16.txt": ([], ", line 1: byte 0xff is not utf-8", 'it begins like UTF-16: set data.encoding = "utf-16"'),
-    "packed.txt": ([], ", line 1: byte 0x8b is not utf-8", "it begins like a gzip file: let its name end in .gz"),
+    "utf16.txt": ([], ", line 1: byte 0xff is not utf-8", 'it looks like UTF-16: set data.encoding = "utf-16"'),
+    "packed.txt": ([], ", line 1: byte 0x8b is not utf-8", "it looks like a gzip file: rename it to end in .gz"),
     "truncated.txt.gz": ([], " cannot be read: Compressed file ended before the end-of-stream marker", WHOLE),
-    "half_a_character.jsonl": ([], ", line 4: `text` holds half a character (\\ud83d)", "mend the row"),
+    "half_a_character.jsonl": ([], ", line 4: `text` holds half a character (\\ud83d)", "fix the row"),
 }
 CLASSES = {
-    "empty.txt": ([], ": a text file has no columns", "rows come from files that end in .jsonl"),
+    "empty.txt": ([], ": a text file has no columns", "rows are read from files that end in .jsonl"),
     "no_text.csv": (
         ["data.validation_fraction="],
-        ": not one row of the train data has text",
+        ": no row of the train data has text",
         "is it the right column?",
     ),
     "label_negative.csv": (
         [],
         ": 4 of 12 rows have the label -1: is it a class, or no label?",
-        'a class: data.label_names = ["-1", "0", "1"]; no label, so that these rows are left out: data.label_names = '
+        'if a class, data.label_names = ["-1", "0", "1"]; if no label, leave these rows out: data.label_names = '
         '["0", "1"] and data.max_skipped_fraction = 0.34',
     ),
     "label_float.csv": ([], ", line 2: label 0.5 is a float, where a class is expected", "data.problem_type"),
     "label_float.parquet": ([], ", row 1: label 0.5 is a float, where a class is expected", "data.problem_type"),
-    "label_one.csv": ([], ": every row has the label sad: nothing can be learned", "is it the right column"),
+    "label_one.csv": ([], ": every row has the label sad: there is nothing to learn", "is it the right column"),
     "column.csv": (
         ["data.label_column=labels"],
         " has no column `labels`",
@@ -203,12 +203,12 @@ IN_ROWS = {
     },
     "token-classification": {
         "tags_few.jsonl": ([], "left out: words and tags differ in number"),
-        "tags_null.jsonl": ([], "left out: no list of words or tags"),
-        "tags_word.jsonl": ([], "left out: no list of words or tags"),
+        "tags_null.jsonl": ([], "left out: not a list of words or tags"),
+        "tags_word.jsonl": ([], "left out: not a list of words or tags"),
         "tags_columns.conll": ([], "left out: a line with more or fewer columns"),
     },
     "question-answering": {
-        "answer_elsewhere.jsonl": ([], "mended: `answer_start` was wrong; the answer stands once elsewhere"),
+        "answer_elsewhere.jsonl": ([], "mended: `answer_start` was wrong; the answer occurs once elsewhere"),
         "answer_nowhere.jsonl": ([], "left out: answer not in its context"),
         "answer_lengths.jsonl": ([], "left out: answers that cannot be read"),
         "answer_no_context.jsonl": ([], "left out: no `context`"),
@@ -217,7 +217,7 @@ IN_ROWS = {
         "chat_turns.jsonl": ([], "left out: roles out of turn"),
         "chat_roles.jsonl": ([], "left out: unknown role"),
         "chat_empty.jsonl": ([], "left out: empty answer"),
-        "chat_number.jsonl": ([], "left out: a message is no text"),
+        "chat_number.jsonl": ([], "left out: a message is not text"),
     },
     "seq2seq": {
         "pair_empty.jsonl": ([], "left out: empty target"),
@@ -226,7 +226,7 @@ IN_ROWS = {
         "pair_no_table.jsonl": (LANGUAGES, "left out: no `translation.de`"),
     },
     "multiple-choice": {
-        "choice_range.jsonl": ([], "left out: the answer is none of the choices"),
+        "choice_range.jsonl": ([], "left out: the answer is not one of the choices"),
         "choice_one.jsonl": ([], "left out: fewer than two choices"),
         "choice_none.jsonl": ([], "left out: no answer"),
     },
@@ -241,11 +241,11 @@ DATA_OF = {
 }
 # Of these files one row cannot be read or is no text, and a run goes on without it: what it says.
 LEFT_OUT = {
-    "many_fields.csv": "fields missing or too many",
-    "few_fields.csv": "fields missing or too many",
+    "many_fields.csv": "missing or extra fields",
+    "few_fields.csv": "missing or extra fields",
     "open_quote.csv": "a quote that is not closed",
     "half_an_object.jsonl": "not JSON",
-    "same_keys.jsonl": "a key twice in one object",
+    "same_keys.jsonl": "a repeated key in one object",
     "text.jsonl": "not an object",
     "item.json": "not an object",
     "deep.jsonl": "nested too deeply",
@@ -396,8 +396,8 @@ def test_a_link_to_nothing(verb, place, refused):
     (place / "folder/link.csv").symlink_to("gone.csv")
     for path in ("folder", "folder/*.csv"):  # the others are not taken for all there is
         error, hint = refused(*verb, f"data.path={path}")
-        assert f"`{place / 'folder/link.csv'}` is a link to `gone.csv`, which is not there" in error
-        assert hint.startswith("mend the link")
+        assert f"`{place / 'folder/link.csv'}` is a link to `gone.csv`, which does not exist" in error
+        assert hint.startswith("fix or remove the link")
     error, _ = refused(*verb, "data.path=folder/link.csv")
     assert f"there is no file or folder {place / 'folder/link.csv'}" in error
 
@@ -407,7 +407,7 @@ def test_a_folder_where_a_file_is_meant(verb, place, refused):
     (place / "rows.csv").mkdir()
     error, hint = refused(*verb, "data.path=rows.csv")
     assert f"data.path `{place / 'rows.csv'}`: no {'text' if verb[0] == 'pretrain' else 'data'} files there" in error
-    assert "files that can be read end in" in hint
+    assert "llmkit reads files that end in" in hint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -427,8 +427,12 @@ def test_a_file_that_one_may_not_read(verb, place, llmkit):
 @pytest.mark.parametrize(
     ("words", "said", "remedy"),
     [
-        (["model.config.vocab_size=100"], "has 300 tokens and the model embeddings for 100", "model.config.vocab_size"),
-        (["data.block_size=64"], "data.block_size is 64 and the model has 32 positions", "make the block smaller"),
+        (
+            ["model.config.vocab_size=100"],
+            "has 300 tokens, but the model has embeddings for only 100",
+            "model.config.vocab_size",
+        ),
+        (["data.block_size=64"], "data.block_size = 64 is more than the 32 positions", "make the block smaller"),
     ],
 )
 def test_tokens_that_the_model_has_no_room_for(words, said, remedy, refused):
@@ -440,8 +444,8 @@ def test_tokens_that_the_model_has_no_room_for(words, said, remedy, refused):
 def test_a_row_longer_than_the_model_has_positions(place, refused):
     (place / "rows.csv").write_text(as_csv(good()))
     error, hint = refused("finetune", "text-classification.toml", "data.max_length=64")
-    assert "data.max_length is 64 and the model has 32 positions" in error
-    assert hint.startswith("make it smaller")
+    assert "data.max_length = 64 is more than the 32 positions" in error
+    assert hint.startswith("lower data.max_length")
 
 
 def test_a_tokenizer_that_is_not_the_models(base, place, llmkit):
@@ -452,7 +456,9 @@ def test_a_tokenizer_that_is_not_the_models(base, place, llmkit):
     done = llmkit("finetune", "text-classification.toml", *words)
     assert done.exit_code == 2, done.stderr
     size = json.loads((base / "config.json").read_text())["vocab_size"]
-    assert re.match(rf"error: the tokenizer has \d+ tokens and the model embeddings for {size}\n", done.stderr)
+    assert re.match(
+        rf"error: the tokenizer has \d+ tokens, but the model has embeddings for only {size}\n", done.stderr
+    )
     assert "use the tokenizer that belongs to the model" in done.stderr
     assert not (place / "runs").exists()
 
@@ -466,7 +472,7 @@ def test_no_supervised_tokens_in_a_split(split, place, refused):
     files = 'data.data_files={train="a.jsonl", validation="b.jsonl"}'
     error, hint = refused("finetune", "chat.toml", "data.path=.", files)
     file = "a.jsonl" if split == "training" else "b.jsonl"
-    assert f"{file}`: no supervised tokens in the {split} data: of 8 rows, every answer begins behind" in error
+    assert f"{file}`: no supervised tokens in the {split} data: in all 8 rows, the answers begin after" in error
     assert hint.startswith("raise data.max_length")
 
 
@@ -478,7 +484,7 @@ def test_more_classes_than_the_model_has(place, llmkit):
     done = llmkit("evaluate", "run", "text-classification.toml", "data.path=odd.csv", "data.validation_fraction=")
     assert done.exit_code == 0, done.stderr
     said = "1 row has a label that the model does not know (odd (1)) and counts as wrong, such as"
-    assert f"{said} `{place / 'odd.csv'}`, line 14; there are happy, sad" in done.stderr
+    assert f"{said} `{place / 'odd.csv'}`, line 14; the classes are happy, sad" in done.stderr
     assert contents(place) == before
 
 
@@ -488,7 +494,7 @@ def test_half_precision_is_not_used_where_it_is_slow(place, llmkit, monkeypatch)
     monkeypatch.setattr(arguments, "has_fast_bf16", lambda: False)
     done = llmkit("pretrain", "causal.toml", "trainer.bf16=true", "trainer.use_cpu=true", "trainer.max_steps=1")
     assert done.exit_code == 0, done.stderr
-    assert "trainer.bf16 was asked for; this hardware is not fast at it" in done.stderr
+    assert "trainer.bf16 is set, but this hardware is not fast at it" in done.stderr
     assert json.loads((place / "runs/causal/run.json").read_text())["precision"] == "fp32"
 
 

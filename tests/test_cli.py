@@ -235,7 +235,7 @@ def test_a_task_stands_for_a_recipe_to_pretrain_with_too(llmkit, workplace):
     assert "hint: llmkit finetune --task sst2" in wrong.stderr
     neither = llmkit("pretrain")
     assert neither.exit_code == 2
-    assert "which recipe?" in neither.stderr
+    assert "no recipe is given" in neither.stderr
 
 
 def test_python_m_llmkit_is_the_command(tmp_path):
@@ -256,7 +256,7 @@ def test_recipes_are_listed_shown_and_copied(llmkit, tmp_path, monkeypatch):
     assert llmkit("pretrain", "mine.toml", "--dry-run").exit_code == 0
     again = llmkit("recipes", "copy", "tiny/gpt2", "mine.toml")
     assert again.exit_code == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def test_an_unknown_recipe_names_the_nearest(llmkit):
@@ -290,7 +290,7 @@ def test_half_precision_that_a_cpu_is_slow_in_is_answered_in_the_dry_run(llmkit,
     done = llmkit("pretrain", "causal.toml", "trainer.fp16=true", "trainer.use_cpu=true", "--dry-run")
     assert done.exit_code == 0
     said = " ".join(done.stderr.split())
-    assert "precision fp32 (trainer.fp16 was asked for; this hardware is not fast at it)" in said
+    assert "precision fp32 (trainer.fp16 is set, but this hardware is not fast at it)" in said
 
 
 def test_steps_without_effect_are_said(llmkit, workplace):

@@ -128,7 +128,7 @@ def test_rows_that_a_run_leaves_out_are_counted(place, llmkit):
     [
         ([{"one": "a", "two": "b"}] * 20, "", "column"),
         ([{"text": "a", "label": None}] * 20, "", "label"),
-        (ROWS["text-classification"], "split = 'tset'", "files make no splits"),
+        (ROWS["text-classification"], "split = 'tset'", "local files define no splits"),
         (ROWS["text-classification"], "text_column = 'txet'", "txet"),
     ],
 )

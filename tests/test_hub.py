@@ -177,7 +177,7 @@ def test_a_readable_repository_gives_its_commit(server: Server) -> None:
         ("org/gated", "model", None, ["`org/gated` is gated", "/org/gated, accept", "hf auth login"]),
         ("org/gated", "dataset", None, ["is gated", "/datasets/org/gated, accept"]),
         ("org/good", "model", "nope", ["`org/good` has no such revision"]),
-        ("org/locked", "model", None, ["refuses the model `org/locked` to this login", "hf auth login"]),
+        ("org/locked", "model", None, ["denies this login access to the model `org/locked`", "hf auth login"]),
         ("not an id", "model", None, ["`not an id` is neither a path that exists nor a Hub id"]),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_hub_that_stays_busy_leaves_the_cache(server: Server) -> None:
     assert hub.check("org/good", "model") == COMMIT  # that of the cache
     assert COMMIT in hf_hub_download("org/good", "config.json")  # not asked any more
     text = mistake(lambda: _load("org/gated"))
-    assert f"{server.url} answers 503 again and again, and the model `org/gated` is not" in text
+    assert f"{server.url} keeps answering 503, and the model `org/gated` is missing from the cache" in text
     assert "hint: in the cache: org/good;" in text
 
 
@@ -218,7 +218,9 @@ def test_without_a_network_the_cache_is_read_at_once(server: Server, monkeypatch
     assert COMMIT in hf_hub_download("org/good", "config.json")
     text = mistake(lambda: _load("org/none"))
     assert time.monotonic() - began < 2
-    assert "http://127.0.0.1:9 cannot be reached (no network?), and the model `org/none` is not" in text
+    assert (
+        "http://127.0.0.1:9 cannot be reached (no network?), and the model `org/none` is missing from the cache" in text
+    )
     assert "in the cache: org/good;" in text
     assert os.environ["HF_HUB_OFFLINE"] == "1"  # for the processes that this one starts
 
@@ -228,7 +230,9 @@ def test_offline_mode_asks_nothing_and_says_so(server: Server, monkeypatch: pyte
     server.fail_first = 1
     assert hub.check("org/none", "model") is None
     assert server.fail_first == 1
-    assert "HF_HUB_OFFLINE is set, and the model `org/none` is not" in mistake(lambda: _load("org/none"))
+    assert "HF_HUB_OFFLINE is set, and the model `org/none` is missing from the cache" in mistake(
+        lambda: _load("org/none")
+    )
 
 
 def test_a_local_folder_is_not_blamed_on_the_network(
@@ -250,7 +254,7 @@ def test_a_repository_without_weights(server: Server) -> None:
 
     text = mistake(load)
     assert "does not appear to have a file named pytorch_model.bin or model.safetensors" in text
-    assert "no weights are there" in text
+    assert "it has no weights" in text
 
 
 def test_a_download_that_breaks_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +347,7 @@ def test_a_file_that_is_refused_for_a_while_is_waited_for_aloud(
     _load("org/good")
     assert waits == [8]  # upstream adds a second
     assert screen.getvalue().splitlines() == [
-        "the Hub is not well: Rate limited. Waiting 8.0s before retry [Retry 1/5]."
+        "the Hub has problems: Rate limited. Waiting 8.0s before retry [Retry 1/5]."
     ]
 
 
@@ -406,7 +410,7 @@ def test_a_data_set_is_read_at_one_commit_and_again_without_the_hub(
     said = mistake(
         lambda: splits.tables(data.model_copy(update={"revision": PUSHED}), 0, reader_of("text-classification"))
     )
-    assert f"the cache holds `org/good` at {COMMIT}, and {PUSHED} is asked for" in said
+    assert f"the cache has `org/good` at {COMMIT}, but not at {PUSHED}" in said
     assert attempts == []
 
 
@@ -418,8 +422,8 @@ def test_a_file_that_a_cached_data_set_has_not_is_said_to_be_missing(server: Ser
     said = mistake(
         lambda: splits.tables(data.model_copy(update={"data_files": "nope.csv"}), 0, reader_of("text-classification"))
     )
-    assert f": it has no such data_files ({server.url}/datasets/org/good/tree/main lists them)" in said
-    assert "data.data_files its files" in said
+    assert f": it has no such data_files (its files: {server.url}/datasets/org/good/tree/main)" in said
+    assert "check data.name (its configuration), data.split and data.data_files" in said
 
 
 # ---- pickles and code ------------------------------------------------------------------------------------------------
@@ -486,7 +490,7 @@ def test_offline_generates_from_the_cache_alone(
     assert (again.exit_code, again.stdout) == (0, online.stdout)
     missing = llmkit("generate", "w1", "--model", "org/none", "--offline")
     assert missing.exit_code == 2
-    assert "is not asked (--offline), and the model `org/none` is not" in missing.stderr
+    assert "is not asked (--offline), and the model `org/none` is missing from the cache" in missing.stderr
     assert "in the cache: org/good;" in missing.stderr
     assert attempts == []
 
@@ -585,7 +589,7 @@ def test_the_command_with_no_network(tmp_path: Path) -> None:
     done = subprocess.run(command, env={**os.environ, **endpoint}, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["error:", "hint:"]
-    assert "nothing else is there" in done.stderr
+    assert "nothing else is cached" in done.stderr
 
 
 def _load(name: str) -> None:
@@ -635,4 +639,4 @@ def test_a_dry_run_of_a_data_set_reads_its_first_rows(
     assert "train: 1,000 rows" in done.stderr
     assert "1 500 (50.0%)" in done.stderr
     assert "a dry run reads the first 1,000 rows" in " ".join(done.stderr.split())
-    assert "steps           as many as there are in" in done.stderr
+    assert "steps           enough for " in done.stderr

@@ -193,7 +193,7 @@ def test_an_option_that_means_nothing_is_sent_to_help(files, llmkit):
 
 def test_predict_takes_its_columns_from_the_run(files, llmkit):
     said = answered(llmkit, "predict", "runs/x", "--text-column", "review", "--input", "reviews.csv")
-    assert "the columns are those that the model was trained on" in said
+    assert "rename the columns of the file to those that the model was trained on" in said
     assert said.endswith("hint: without that: llmkit predict runs/x --input reviews.csv\n")
 
 

@@ -132,11 +132,11 @@ def test_a_named_folder_that_is_in_use_is_refused(place):
     Path("mine").mkdir()
     assert seeds.choose_directory(recipe, "mine", resume=False) == Path("mine")
     Path("mine/seed-42").mkdir()
-    with pytest.raises(UserError, match="`mine` holds other files"):
+    with pytest.raises(UserError, match="`mine` already contains other files"):
         seeds.choose_directory(recipe, "mine", resume=False)
     assert seeds.choose_directory(recipe, "mine", resume=True) == Path("mine")
     Path("mine/run.json").write_text("{}")
-    with pytest.raises(UserError, match="is one run and not several"):
+    with pytest.raises(UserError, match="is a single run, not a group of runs"):
         seeds.choose_directory(recipe, "mine", resume=True)
 
 

@@ -117,7 +117,7 @@ def test_code_beside_a_model_is_refused_without_a_question(read, with_code, monk
     began = time.monotonic()
     said = refused(read, str(with_code))
     assert time.monotonic() - began < 2
-    assert f"the model `{with_code}` is made of Python code that comes with it" in said
+    assert f"the model `{with_code}` needs the Python code that comes with it" in said
     assert "model.trust_remote_code = true" in said
     assert not list(with_code.rglob("it-ran"))
 
@@ -226,7 +226,7 @@ def test_a_pickle_that_would_run_code_does_not(folder, tmp_path):
     with (folder / "pytorch_model.bin").open("rb"), pytest.raises(pickle.UnpicklingError):
         torch.load(folder / "pytorch_model.bin", weights_only=True)
     said = refused(pretrained, name, use_safetensors=False)
-    assert "a pickle with more in it than tensors" in said
+    assert "a pickle that holds more than tensors" in said
     assert not trace.exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert trace.exists()  # the payload is a real one
@@ -381,7 +381,7 @@ def test_the_name_of_one_of_several_tasks_is_a_plain_word(name, workplace, llmki
     (workplace / "several.toml").write_text(f'task = "multi-task"\n[model]\nname = "org/none"\n{parts}')
     done = llmkit("finetune", "several.toml")
     assert done.exit_code == 2
-    assert "its model is saved under this name: letters, digits, - and _ only" in done.stderr
+    assert "its model is saved under this name: use letters, digits, - and _ only" in done.stderr
 
 
 def test_a_link_in_runs_is_not_written_through(workplace):

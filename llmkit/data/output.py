@@ -20,7 +20,7 @@ def check_output(output: Path) -> None:
     if output.is_dir():
         raise UserError(f"--output: `{output}` is a folder", "name a file")
     if not output.parent.is_dir():
-        raise UserError(f"--output: there is no folder `{output.parent}`", "make it first, or write elsewhere")
+        raise UserError(f"--output: there is no folder `{output.parent}`", "create it first, or write elsewhere")
 
 
 def own_name(key: str, columns: Collection[str], prefix: str = "predicted_") -> str:

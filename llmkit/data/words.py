@@ -64,7 +64,7 @@ def word_list(given: str | tuple[str, ...], key: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or "it is not UTF-8"
         raise UserError(
-            f"data.clean.{key}: `{given}` cannot be read: {reason}", "name a file with one word on each line"
+            f"data.clean.{key}: `{given}` cannot be read: {reason}", "name a file with one word per line"
         ) from problem
     return tuple(line.strip() for line in lines if line.strip())
 

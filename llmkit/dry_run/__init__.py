@@ -53,7 +53,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes, *batch_notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))
-    at_most = f" (at most: the vocabulary may stay below {config.vocab_size:,})"
+    at_most = f" (at most: the vocabulary may be smaller than {config.vocab_size:,})"
     at_most = at_most if trains_tokenizer and size.config is None else ""
     uncounted = TASKS[recipe.task].uncounted if recipe.task in TASKS else ", without the heads"
     if recipe.task in ("text-classification", "token-classification") and size.config is None:
@@ -76,14 +76,14 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     about = "" if size.exact else "about "
     of_epochs = f"{epochs:g} epoch{'s' * (epochs != 1)}"
     if max_time is not None:
-        report.add("steps", f"as many as there is time for in {max_time}")
+        report.add("steps", f"as many as fit in {max_time}")
     elif steps > 0:
         seen = "" if an_epoch is None else f", {about}{_short(steps / an_epoch)} epochs of the data"
         report.add("steps", f"{steps:,}, {steps * total:,} {examples_or_tokens} in all{seen}")
     elif an_epoch is not None:
         report.add("steps", f"{about}{math.ceil(epochs * an_epoch):,}: {of_epochs} of {an_epoch:,}")
     else:
-        report.add("steps", f"as many as there are in {of_epochs} of the data")
+        report.add("steps", f"enough for {of_epochs} of the data")
     warmup, kind = settings.get("warmup_steps", 0), settings.get("lr_scheduler_type", "linear")
     peak = settings.get("learning_rate", 5e-5)
     share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else quantity(warmup, "step")

@@ -21,7 +21,7 @@ def show_examples(report: Report, task: str, assembly: Assembly, name: str = "ex
     if show is None:
         return
     train: Any = assembly.train
-    how = "each tag that is learned under its token" if show is _tags else "what is learned in [[brackets]]"
+    how = "with each learned tag under its token" if show is _tags else "with what is learned in [[brackets]]"
     report.add(name, f"as the model reads them, {how}")
     for number in range(min(EXAMPLES, len(train))):
         report.lines(f"  {number + 1}", show(train, number, assembly, report.width))

@@ -39,7 +39,7 @@ def read_rows(report: Report, recipe: Recipe, seed: int, world: int, timed: bool
         for part, table in zip(parts.values(), data, strict=True):
             tables(table, seed, reader_of(part.task), from_hub=from_hub)
         # The columns are right, and the first rows of a sorted file may lack a label.
-        return Size(None, False, (*recipe.notes, f"of the first rows alone a run would say: {fault.message}"))
+        return Size(None, False, (*recipe.notes, f"on the first rows alone, a run would say: {fault.message}"))
     for line in assembly.lines:
         report.add("" if line.startswith("  ") else "data", line)
     for name, counts in _label_counts(assembly.record):
@@ -51,7 +51,7 @@ def read_rows(report: Report, recipe: Recipe, seed: int, world: int, timed: bool
     train: Any = assembly.train
     fitted = fit_to_rows(recipe, assembly, world, timed) if local else recipe
     if recipe.fits_rows and not local:
-        assembly.notes.append("a run chooses epochs, batch and evaluation by the number of rows")
+        assembly.notes.append("a run chooses epochs, batch size and evaluation by the number of rows")
     batch = fitted.trainer.get("per_device_train_batch_size", 8) * world
     number = len(MixedBatches(train, batch, seed, False)) if isinstance(train, Mixture) else len(train)
     return Size(

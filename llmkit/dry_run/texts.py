@@ -43,7 +43,7 @@ def read_texts(report: Report, recipe: Recipe, seed: int, config: Any, block_siz
                     if documents is not None:
                         held[name, part] = first(documents, limit)
         except TooMuchError:
-            report.add("data", f"not all is read: a dry run downloads {BYTES // 1_000_000} MB at most")
+            report.add("data", f"only a part is read: a dry run downloads at most {BYTES // 1_000_000} MB")
     tokenizer = None
     if recipe.tokenizer.type is None:
         tokenizer, _, _ = load_tokenizer(recipe, Documents(lambda: iter(()), "", ""), config)
@@ -54,7 +54,7 @@ def read_texts(report: Report, recipe: Recipe, seed: int, config: Any, block_siz
             tokens = _tokens(tokenizer, texts)
             rate = _rate(tokens, texts)
             if rate:
-                report.add("", f"  {1 / rate:.2f} characters a token")
+                report.add("", f"  {1 / rate:.2f} characters per token")
                 found = unknown_tokens.share(tokenizer, tokens)
                 for warning in unknown_tokens.warnings(recipe, tokenizer, {name or "text": found}):
                     report.add("warning", warning)

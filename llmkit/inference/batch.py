@@ -52,7 +52,7 @@ def generate_rows(
         with located(location):
             prompt = text_in(row, "text" if "prompt" not in row and "text" in row else "prompt")
         if not prompt:
-            raise UserError(f"{location}: the prompt is empty", "take the row out")
+            raise UserError(f"{location}: the prompt is empty", "remove the row")
         return {"prompt": prompt}, generate.encode(prompt, tokenizer)
 
     def completion(prompt: list[int], new: list[int]) -> str:
@@ -104,7 +104,7 @@ def write_rows(
         generate.new_tokens(config, session.model, len(read(location, row)[1]), f"{location}: the prompt")
         total += 1
     if _one_by_one(session, config):
-        say("note: with assisted decoding and prompt lookup rows are written one by one")
+        say("note: with assisted decoding or prompt lookup, rows are generated one by one")
     if output is None:
         session.seed = random.getrandbits(32) if session.seed is None else session.seed
         with rows_io.row_writer(None) as write_row:
@@ -124,10 +124,10 @@ def write_rows(
         except OSError as error:
             raise UserError(
                 f"--output: `{partial}` cannot be written: {error.strerror or error}",
-                "make room: what is done is kept there, and the same command goes on with it",
+                "free some disk space: what is done is kept, and the same command goes on from there",
             ) from error
         except KeyboardInterrupt:
-            say(f"what is done is kept in `{partial}`: the same command goes on with it")
+            say(f"what is done is kept in `{partial}`: the same command goes on from there")
             raise
         with rows_io.row_writer(output) as write_row:
             for row in in_order(_read_batches(partial)):
@@ -285,7 +285,7 @@ def _resume(
     if changed:
         raise UserError(
             f"`{partial}` holds {done:,} rows of another command",
-            "repeat that one, name another --output, or remove the file",
+            "repeat that command, name another --output, or remove the file",
             tuple(f"{key} was {header.get(key)!r} and is {current.get(key)!r}" for key in changed),
         )
     say(f"note: {done:,} of {total:,} rows are in `{partial}`: going on")
@@ -305,7 +305,7 @@ def _read_header(partial: Path) -> dict[str, Any] | None:
             stream.truncate(length)
         return dict(json.loads(header)) if length else None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"`{partial}` is not what llmkit leaves: {error}", "move it away") from error
+        raise UserError(f"`{partial}` is not a partial output of llmkit: {error}", "move it away") from error
 
 
 def _read_batches(partial: Path) -> Iterator[Batch]:
@@ -344,4 +344,4 @@ def _output_lock(output: Path) -> Iterator[None]:
                 with suppress(OSError):  # Windows removes no file that is open
                     lock.unlink()
     except Timeout as problem:
-        raise UserError(f"--output: another command writes `{output}` at this moment", "name another") from problem
+        raise UserError(f"--output: another command is writing `{output}`", "name another file") from problem

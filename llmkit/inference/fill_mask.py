@@ -46,9 +46,7 @@ def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
         if len(segments) == 1:
             raise Unusable("no blank", f"no {mask} in it: write {mask} for the word to guess")
         if len(blanks) < len(segments) - 1:
-            raise Unusable(
-                "too long", f"{mask} stands beyond the {limit} tokens that the model reads: shorten the text"
-            )
+            raise Unusable("too long", f"{mask} is beyond the {limit} tokens that the model reads: shorten the text")
         with torch.inference_mode():
             scores = model(**inputs).logits[0, blanks].double().softmax(dim=-1)
         check_finite(torch.isfinite(scores).all())

@@ -141,8 +141,8 @@ def _assistant(name: str, session: GenerationSession) -> dict[str, Any]:
         return {"assistant_model": model, "assistant_tokenizer": tokenizer}
     if not same:
         raise UserError(
-            f"{ASSISTANT}: `{name}` has other words than `{session.name}`, and as many embeddings",
-            "take a smaller model of the same family",
+            f"{ASSISTANT}: `{name}` has a different vocabulary from `{session.name}`, of the same size",
+            "use a smaller model of the same family",
         )
     return {"assistant_model": model}
 
@@ -189,14 +189,14 @@ def _check_generative(name: str, config: Any, generative: Any) -> None:
     architecture = (config.architectures or ["?"])[0]
     if "MaskedLM" in architecture or (architecture == "?" and config.model_type not in generative):
         raise UserError(
-            f"`{name}` is a masked language model ({architecture}): it fills in blanks and does not go on writing",
+            f"`{name}` is a masked language model ({architecture}): it fills in blanks and cannot continue a text",
             f'llmkit predict {name} "..."',
         )
     if architecture != "?" and architecture not in generative.values():
         hint = f'llmkit predict {name} "..."' if task_of_architecture(architecture) else "generate needs one"
         if writer := runs.newest_finished("causal-lm", "chat"):
-            hint += f"; to generate, `{writer}` is one that writes: --model {writer}"
-        raise UserError(f"`{name}` ({architecture}) is no causal language model", hint)
+            hint += f"; to generate, use `{writer}`: --model {writer}"
+        raise UserError(f"`{name}` ({architecture}) is not a causal language model", hint)
 
 
 # ---- prompts -------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def read_prompt(prompt: str | None) -> str:
     key, equals, _ = prompt.partition("=")
     if equals and (key in upstream.fields("GenerationConfig") or key == ASSISTANT):
         raise UserError(
-            f"`{prompt}` stands where the prompt belongs",
+            f"`{prompt}` is where the prompt should be",
             f'the prompt comes first: llmkit generate "Once upon a time" {prompt}',
         )
     return prompt
@@ -242,13 +242,13 @@ def settings(pairs: Sequence[str], one: bool = False) -> dict[str, Any]:
     from llmkit import recipe
 
     if any(pair.startswith(f"{SYSTEM}=") for pair in pairs):
-        raise UserError("system_prompt belongs to a conversation", "add --chat")
+        raise UserError("system_prompt is only for conversations", "add --chat")
     assistants = [pair.partition("=")[2] for pair in pairs if pair.startswith(f"{ASSISTANT}=")]
     options = recipe.generation_options([pair for pair in pairs if not pair.startswith(f"{ASSISTANT}=")])
     if assistants and assistants[-1]:  # `assistant_model=` asks for none
         options[ASSISTANT] = assistants[-1]
     if one and options.get("num_return_sequences", 1) != 1:
-        raise UserError("num_return_sequences: there is place for one answer", "leave it out, and ask again")
+        raise UserError("num_return_sequences: only one answer is possible here", "leave it out")
     return options
 
 
@@ -265,7 +265,7 @@ def generation_config(model: Any, tokenizer: Any, options: dict[str, Any], num_p
     if allowed < wanted:
         if LENGTHS & options.keys():
             say(
-                f"note: {allowed:,} new tokens at most: the prompt has {num_prompt_tokens:,} of "
+                f"note: at most {allowed:,} new tokens: the prompt takes {num_prompt_tokens:,} of "
                 f"{num_prompt_tokens + allowed:,} positions"
             )
         config.max_new_tokens, config.max_length = allowed, None
@@ -312,12 +312,12 @@ def new_tokens(config: Any, model: Any, num_prompt_tokens: int, what: str = "the
         wanted = config.max_length - num_prompt_tokens
         if wanted <= 0:
             raise UserError(
-                f"{what} has {num_prompt_tokens:,} tokens, and max_length ({config.max_length:,}) counts them",
-                "max_new_tokens counts those behind it alone",
+                f"{what} has {num_prompt_tokens:,} tokens, and max_length ({config.max_length:,}) includes them",
+                "set max_new_tokens instead: it counts only the new tokens",
             )
     limit = positions(model.config)
     if limit is not None and num_prompt_tokens >= limit:
-        raise UserError(f"{what} has {num_prompt_tokens:,} tokens and the model {limit:,} positions", "shorten it")
+        raise UserError(f"{what} has {num_prompt_tokens:,} tokens, but the model has {limit:,} positions", "shorten it")
     return wanted, wanted if limit is None else min(wanted, limit - num_prompt_tokens)
 
 
@@ -354,7 +354,7 @@ def refusals() -> Iterator[None]:
         ) from problem
     except (ValueError, UserWarning) as problem:  # values and combinations that upstream refuses
         raise UserError(
-            f"the generation settings are refused: {' '.join(str(problem).split())}",
+            f"the generation settings are not valid: {' '.join(str(problem).split())}",
             "each is described at https://huggingface.co/docs/transformers/main_classes/text_generation",
         ) from problem
 

@@ -54,14 +54,14 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
         chat = " --chat" * (task == "chat")
         hint = f"llmkit generate{chat} --model {name}"
         if other := runs.newest_finished(*(known for known in TASKS if known not in ("causal-lm", "chat"))):
-            hint += f"; to predict, `{other}` is a run that does: llmkit predict {other}"
-        raise UserError(f"`{name}` is a causal language model: it writes", hint)
+            hint += f"; to predict, use the run `{other}`: llmkit predict {other}"
+        raise UserError(f"`{name}` is a causal language model: it generates text", hint)
     if task == "denoising":  # its model generates from a text, as that of seq2seq does
         task = "seq2seq"
     if task == "replaced-token-detection":
         run = str(Path(name).parent) if Path(name).name.startswith("checkpoint-") else name
         raise UserError(
-            f"`{name}` tells which tokens of a text were replaced: it is made to be fine-tuned",
+            f"`{name}` only detects which tokens of a text were replaced: it is meant to be fine-tuned",
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
     resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
@@ -144,7 +144,9 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
         module.postprocess,
     )
     if spec_from_config is None or forward is None or postprocess is None:
-        raise UserError(f"`{name}` is a model for {task}, which predicts nothing", "`llmkit evaluate` measures it")
+        raise UserError(
+            f"`{name}` is a model for {task}, which has nothing to predict", "measure it with `llmkit evaluate`"
+        )
     data: RowData = data_of(name, task)
     record = record_of(name)
     model = loading.load_model(name, tasks.model_class(task))
@@ -222,4 +224,4 @@ def _columns(rows: "Rows", task: str, trained: Mapping[str, str], data: RowData)
     try:
         return dict(module.reader.resolve_columns(data, rows, False))
     except UserError as mistake:
-        raise UserError(mistake.message, "call it `text`; of a pair, `text` and `text_pair`") from mistake
+        raise UserError(mistake.message, "call it `text`; for a pair, `text` and `text_pair`") from mistake

@@ -22,14 +22,14 @@ def check_files(texts: Sequence[str], source: Path | None, output: Path | None) 
     if source is None and not texts:
         raise UserError("nothing to predict", "give texts, or a file: --input FILE")
     if source is not None and texts:
-        raise UserError("texts and --input exclude one another", "put the texts into the file")
+        raise UserError("texts and --input cannot be combined", "put the texts into the file")
     if source is not None and not source.is_file():
         raise UserError(f"--input: there is no file `{source}`")
     if output is None:
         return
     check_output(output)
     if source is not None and output.resolve() == source.resolve():
-        raise UserError("--output is the file that --input reads", "name another")
+        raise UserError("--output is the file that --input reads", "name another file")
 
 
 # From the rows of a chunk: the columns that the model reads, by role. From the rows and these: a prediction a row, or

@@ -38,7 +38,7 @@ class RowsToAnswer:
             for kind in filter(None, (found.mended, fitted.mended)):
                 self.mended.add(kind, location)
             for part in fitted.unused:
-                self.unused.add(f"{part}, for which the chat template has no place", location)
+                self.unused.add(f"{part}, which the chat template leaves out", location)
         values = {name: value_at(row, name) for name in columns.values()}
         return {"prompt" if n == TEXT else n: value for n, value in values.items() if value is not ABSENT}, fitted
 

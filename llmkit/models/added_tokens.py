@@ -47,11 +47,13 @@ def extend(tokenizer: Any, table: Table, documents: Documents) -> tuple[Any, dic
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer.add_tokens and tokenizer.add_from_text need a fast tokenizer, not {type(tokenizer).__name__}",
-            "is there one with a tokenizer.json? Name it: tokenizer.name",
+            "set tokenizer.name to one that has a tokenizer.json",
         )
     for index, word in enumerate(table.add_tokens or ()):
         if not word or word != word.strip():
-            raise UserError(f"tokenizer.add_tokens: {word!r} (number {index + 1}) is empty or has blanks at an end")
+            raise UserError(
+                f"tokenizer.add_tokens: {word!r} (number {index + 1}) is empty, or begins or ends with a space"
+            )
     text = documents.cache_key if table.add_from_text else None
     rules = tokenizer.backend_tokenizer.to_str()
     cache_key = (1, rules, repr(tokenizer), tokenizer.chat_template, table.add_tokens, table.add_from_text, text)
@@ -100,7 +102,7 @@ class _Words:
             new = {} if self._is_token(subtokens) else {word: subtokens}
             self.matched |= new
         if not new:
-            self.notes.append(f"tokenizer.add_tokens: `{word}` is a token already")
+            self.notes.append(f"tokenizer.add_tokens: `{word}` is already a token")
 
     def _forms(self, word: str) -> list[str]:
         """Return the word as the model sees it, with the space before it and without; nothing if it is split."""
@@ -119,9 +121,10 @@ class _Words:
         """
         if not (self.unigram or self.byte_level or self.kind == "WordPiece"):
             raise UserError(
-                f"tokenizer.add_from_text: a tokenizer of this kind ({self.kind}) splits text into no words that could "
+                f"tokenizer.add_from_text: this kind of tokenizer ({self.kind}) does not split text into words "
+                "that can "
                 "be counted",
-                "name the words: tokenizer.add_tokens",
+                "list the words in tokenizer.add_tokens",
             )
         savings = {}
         for form, count in self._word_counts(documents).items():
@@ -133,8 +136,9 @@ class _Words:
         new |= {form: savings[form][1] for form in chosen}
         if len(chosen) < number:
             self.notes.append(
-                f"tokenizer.add_from_text: {len(chosen)} words are added, not {number}: no others occur {MIN_COUNT} "
-                "times and are more than one token"
+                f"tokenizer.add_from_text: {len(chosen)} words are added, not {number}: no other words occur "
+                f"{MIN_COUNT} "
+                "times and take more than one token"
             )
 
     def _word_counts(self, documents: Documents) -> Counter[str]:

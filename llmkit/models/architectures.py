@@ -12,9 +12,9 @@ from llmkit.errors import UserError
 
 # For messages: a description of the architectures that a task fits, and an example of one.
 DESCRIPTIONS = {
-    "masked-lm": ("an encoder: each of its tokens sees those on both sides", "bert or modernbert"),
-    "causal-lm": ("a decoder: each of its tokens sees those before it", "gpt2 or llama"),
-    "denoising": ("an encoder-decoder: it reads one text and writes another", "bart or t5"),
+    "masked-lm": ("an encoder (each token sees those on both sides)", "bert or modernbert"),
+    "causal-lm": ("a decoder (each token sees only those before it)", "gpt2 or llama"),
+    "denoising": ("an encoder-decoder (it reads one text and writes another)", "bart or t5"),
     "replaced-token-detection": ("a discriminator", "electra"),
 }
 
@@ -39,10 +39,10 @@ def check_architecture(config: Any, task: str) -> None:
     if task in fitting or getattr(config, "auto_map", None):
         return
     name = type(config).__name__.removesuffix("Config")
-    description, example = DESCRIPTIONS[task][0].partition(":")[0], DESCRIPTIONS[task][1]
+    description, example = DESCRIPTIONS[task][0].partition(" (")[0], DESCRIPTIONS[task][1]
     if not fitting:
         raise UserError(
-            f"[model]: {name} ({config.model_type}) is no language model that {task} could pretrain",
+            f"[model]: {name} ({config.model_type}) is not a language model that {task} can pretrain",
             f"{task} is for {description}, such as {example}",
         )
     raise UserError(

@@ -14,8 +14,8 @@ from llmkit.data.rows.reader import Unusable
 PROBE = "qVzW"  # stands for a text where only the template around it matters
 DEVELOPER = "the role `developer` read as `system`, which the chat template knows"
 WITHOUT_TOOLS = (
-    "a chat template with tools writes `tools` and `tool_calls` out, as that of Qwen/Qwen2.5-0.5B-Instruct does: "
-    "choose a model with one (model.name), or a tokenizer whose chat_template.jinja is one (tokenizer.name)"
+    "choose a model whose chat template writes `tools` and `tool_calls`, as Qwen/Qwen2.5-0.5B-Instruct does "
+    "(model.name), or a tokenizer with such a chat_template.jinja (tokenizer.name)"
 )
 _OWN = ("role", "content", "tool_calls")
 _Message = dict[str, Any]
@@ -77,8 +77,8 @@ class ChatTemplate:
         unused: dict[str, None] = {}
         if any("tool_calls" in message for message in messages) and not self.knows_calls:
             raise Unusable(
-                "calls of tools, which the chat template leaves out",
-                "the assistant calls a tool, and the chat template has no place for calls",
+                "tool calls, which the chat template leaves out",
+                "the assistant calls a tool, but the chat template does not support tool calls",
                 WITHOUT_TOOLS,
             )
         if tools and not self.knows_tools:

@@ -50,7 +50,9 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
                 if close_names
                 else "for example gpt2, llama, bert, modernbert"
             )
-            raise UserError(f"{where}.config.model_type: transformers knows no `{model_type}`", hint) from problem
+            raise UserError(
+                f"{where}.config.model_type: transformers has no model type `{model_type}`", hint
+            ) from problem
         name = str(model_type)
     else:
         name = table.name
@@ -59,7 +61,7 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
         multi_task = path.name.startswith("checkpoint-") and (path / "model.safetensors").is_file()
         if multi_task and not (path / "config.json").is_file():
             raise UserError(
-                f"{where}.name: `{name}` holds several models in one, from which training goes on (--resume)",
+                f"{where}.name: `{name}` holds several models in one and is only for resuming the run (--resume)",
                 "name a finished run",
             )
         with hub.loading(name, "model"):
@@ -87,7 +89,7 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
     notes = []
     for key in () if finetuning else ATTENTION_DROPOUT:
         if getattr(config, key, 0) and key not in overrides:
-            notes.append(f"{key} = 0 in place of {getattr(config, key)}: set {where}.config.{key} for another")
+            notes.append(f"{key} = 0 instead of {getattr(config, key)}: set {where}.config.{key} to change it")
             overrides[key] = 0.0
     if "num_hidden_layers" in overrides and "layer_types" not in overrides and getattr(config, "layer_types", None):
         overrides["layer_types"] = _layer_types(config, overrides["num_hidden_layers"])
@@ -137,7 +139,7 @@ def choose_block_size(wanted: int | None, config: Any) -> int:
         return min(limit or LONGEST_DEFAULT_BLOCK, LONGEST_DEFAULT_BLOCK)
     if limit is not None and wanted > limit:
         raise UserError(
-            f"data.block_size is {wanted} and the model has {limit} positions",
+            f"data.block_size = {wanted} is more than the {limit} positions of the model",
             "make the block smaller, or give a model from scratch more positions in model.config",
         )
     return wanted
@@ -176,7 +178,7 @@ def fit_to_tokenizer(config: Any, table: Model, tokenizer: Any, own_tokenizer: b
                     setattr(config, key, value)
     if len(tokenizer) - (num_new if table.init == "pretrained" else 0) > config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {config.vocab_size:,}",
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model has embeddings for only {config.vocab_size:,}",
             "remove model.config.vocab_size, or use the tokenizer that belongs to the model",
         )
 

@@ -59,9 +59,9 @@ def load_model(
             model, missing = _reload_adapter(name, adapter, model_class, config, options)
     if missing:
         raise UserError(
-            f"the weights of `{name}` do not fit {type(model).__name__}: {len(missing)} tensors are missing or have "
-            f"another size than its configuration gives, such as {min(missing)}",
-            "was it saved whole, and for this task?",
+            f"the weights of `{name}` do not fit {type(model).__name__}: {len(missing)} tensors are missing or differ "
+            f"in shape from its configuration, such as {min(missing)}",
+            "check that the model was saved completely, and for this task",
         )
     return (model if "device_map" in options else model.to(device)).eval()
 
@@ -83,7 +83,7 @@ def _reload_adapter(
     if weights is None:
         raise UserError(
             f"the adapter `{name}` has no {ADAPTER_WEIGHTS}",
-            "an adapter_model.bin is a pickle, which can run code when it is opened: have it saved as safetensors",
+            "adapter_model.bin is a pickle, which can run code when opened: save the adapter as safetensors instead",
         )
     folder = str(Path(weights).parent)  # of a Hub id, the commit in the cache
     base, revision = adapter["base_model_name_or_path"], adapter.get("revision")
@@ -92,7 +92,7 @@ def _reload_adapter(
         with hub.loading(base, "model"):
             model, loading_info = model_class.from_pretrained(base, config=config, revision=revision, **options)
     except UserError as problem:
-        raise UserError(f"the base of the adapter `{name}`: {problem.message}", problem.hint) from problem
+        raise UserError(f"the base model of the adapter `{name}`: {problem.message}", problem.hint) from problem
     if model.can_generate() and (path := adapter_file(name, "generation_config.json")):
         model.generation_config = GenerationConfig.from_pretrained(Path(path).parent)
     try:

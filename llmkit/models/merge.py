@@ -25,7 +25,9 @@ def merge(run: str, output: str) -> None:
     """
     target = at_home(output).resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UserError(f"the output directory `{output}` holds other files", "name another, empty or new")
+        raise UserError(
+            f"the output directory `{output}` already contains other files", "name a new or empty directory"
+        )
     revision = hub.commit(run)  # before torch is imported, which takes seconds
     import torch
     from transformers import AutoTokenizer
@@ -40,8 +42,8 @@ def merge(run: str, output: str) -> None:
             cached_file(run, "config.json", revision=revision)
     if adapter is None:
         raise UserError(
-            f"`{run}` holds no adapter, there is nothing to merge",
-            "a run with [lora] makes one; of a run that is not finished, name a checkpoint",
+            f"`{run}` has no adapter to merge",
+            "name a run trained with [lora], or a checkpoint of one that is not finished",
         )
     model_class = _model_class(run, adapter)
     model = loading.load_model(run, model_class).float()
@@ -70,7 +72,7 @@ def merge(run: str, output: str) -> None:
         difference = ((after - before).abs().max() / before.abs().max()).item()
         if not difference <= TOLERANCE:  # NaN too
             raise RuntimeError(
-                f"the merged model is another one: its logits differ by up to {difference:.1e} of the largest"
+                f"the merged model does not match: its logits differ by up to {difference:.1e} of the largest"
             )
         draft.replace(target)
     except OSError as problem:
@@ -90,8 +92,8 @@ def _model_class(run: str, adapter: dict[str, Any]) -> Any:
     task = record_of(run).get("task") or task_of_adapter(kind)
     if task not in TASKS:
         raise UserError(
-            f"`{run}` does not say what its model is for (task_type {kind}, task {task})",
-            "an adapter that a run of llmkit made says it in the run's run.json; any other in its task_type",
+            f"cannot tell which task `{run}` was trained for (task_type {kind}, task {task})",
+            "llmkit looks in run.json for its own runs, and in task_type (adapter_config.json) for other adapters",
         )
     return getattr(transformers, TASKS[task].auto_class)
 
@@ -117,7 +119,7 @@ def _merge_weights(model: Any, run: str) -> Any:
             return model.merge_and_unload()
     except (AttributeError, NotImplementedError, ValueError) as problem:  # no LoRA, or one that depends on the text
         raise UserError(
-            f"the adapter `{run}` is none that can be merged into its base: {problem}",
+            f"the adapter `{run}` cannot be merged into its base model: {problem}",
             "use it as it is: llmkit loads an adapter wherever it loads a model",
         ) from problem
 

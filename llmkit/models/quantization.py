@@ -104,7 +104,7 @@ def on_cpu(model: Any, name: str, precision: Precision) -> Any:
     if hasattr(model, "peft_config"):
         if not hasattr(model, "merge_and_unload"):
             raise UserError(
-                f"--quantize: the adapter `{name}` is none that can be merged into its base", "leave --quantize out"
+                f"--quantize: the adapter `{name}` cannot be merged into its base model", "leave out --quantize"
             )
         model = model.merge_and_unload()
     for paths in _siblings(model):
@@ -152,7 +152,7 @@ def on_gpu(precision: Precision) -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise UserError(
             f"--quantize {precision} on a GPU needs the package bitsandbytes",
-            "pip install bitsandbytes, or leave it out",
+            "pip install bitsandbytes, or leave out --quantize",
         )
     if precision == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": 0}}

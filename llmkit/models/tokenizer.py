@@ -47,14 +47,14 @@ def load(
     name = table.name or model.name
     if name is None:
         raise UserError(
-            "a model from a config table needs a tokenizer",
+            "a model defined by model.config needs a tokenizer",
             'name one (tokenizer.name) or train one on the data (tokenizer.type = "byte-bpe")',
         )
     revision = hub.commit(name, model.revision if table.name is None else None)
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # upstream invents one where there are no files
-        raise UserError(f"`{name}` has no tokenizer", "name another (tokenizer.name), or train one (tokenizer.type)")
+        raise UserError(f"`{name}` has no tokenizer", "name one (tokenizer.name), or train one (tokenizer.type)")
     return tokenizer
 
 
@@ -173,9 +173,9 @@ def _train(table: Table, documents: Documents, tokens: dict[str, str], max_entri
         raise UserError(
             f"tokenizer.vocab_size = {table.vocab_size} is too small: the special tokens and the single characters of "
             + (
-                f"{documents.source} alone are more"
+                f"{documents.source} alone need more"
                 if size is None
-                else f"a {table.type} tokenizer alone are {size + num_sentinels}"
+                else f"a {table.type} tokenizer alone need {size + num_sentinels}"
             ),
             "make it larger" if table.type == "byte-bpe" else 'make it larger, or use tokenizer.type = "byte-bpe"',
         )
@@ -266,12 +266,12 @@ def report(tokenizer: Any, documents: Documents) -> dict[str, Any]:
 def line(report: dict[str, Any]) -> str:
     """Format the report as one line for the terminal."""
     text = (
-        f"tokenizer: {report['type']}, {report['vocab_size']:,} entries: {report['bytes_per_token']:.2f} bytes a "
-        f"token, {report['unknown']:.2%} unknown, round trip {report['round_trip']:.1%} of texts"
+        f"tokenizer: {report['type']}, {report['vocab_size']:,} entries: {report['bytes_per_token']:.2f} bytes per "
+        f"token, {report['unknown']:.2%} unknown, {report['round_trip']:.1%} of texts decode to the original"
     )
     if report["round_trip_but_for_spaces"] == report["round_trip"]:
         return text
-    return f"{text} ({report['round_trip_but_for_spaces']:.1%} but for spaces)"
+    return f"{text} ({report['round_trip_but_for_spaces']:.1%} ignoring spaces)"
 
 
 def _sample(documents: Documents) -> Iterator[str]:

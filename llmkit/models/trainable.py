@@ -34,12 +34,12 @@ def freeze(model: Any, part: str, new: set[str]) -> None:
     kind, base = type(model).__name__, model.base_model
     inside = {id(parameter) for parameter in base.parameters()}
     if base is model:
-        raise UserError(f"model.train: {kind} does not set its head apart from its layers", 'use model.train = "all"')
+        raise UserError(f"model.train: {kind} does not separate its head from its layers", 'use model.train = "all"')
     if part == "head" and any(
         id(p) in inside for name in heads_of(model) for p in model.get_submodule(name).parameters()
     ):
         raise UserError(
-            f'model.train = "head": {kind} has no separate one, its output layer is its input embeddings (tied)',
+            f'model.train = "head": {kind} has no separate head: its output layer is its input embeddings (tied)',
             'train its last layers instead: model.train = "top-2"',
         )
     model.requires_grad_(False)
@@ -54,7 +54,7 @@ def freeze(model: Any, part: str, new: set[str]) -> None:
     length = max(lists.values(), default=0)
     first = length - int(part.removeprefix("top-"))
     if first < 0:
-        raise UserError(f'model.train = "{part}": {kind} has {length} layers')
+        raise UserError(f'model.train = "{part}": {kind} has only {length} layers')
     layers = [f"{path}." for path in lists if lists[path] == length]
     embeddings = {id(p) for module in base.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     reached = False
@@ -112,15 +112,15 @@ def _note_start(model: Any) -> None:
         rank, name = layer.r["default"], path.removeprefix("base_model.model.")
         if "default" not in layer.lora_A:
             raise UserError(
-                f"lora.init_lora_weights: it is for linear layers, and {name} is none",
+                f"lora.init_lora_weights works for linear layers only, and {name} is not one",
                 "leave that layer out of lora.target_modules, or leave out lora.init_lora_weights",
             )
         a, b = (part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
         if len(a) < rank:
-            raise UserError(f"lora.r: {rank} is more than {name} has, {len(a)}")
+            raise UserError(f"lora.r = {rank} is too large for {name}, which allows {len(a)} at most")
         if uses[id(layer.get_base_layer().weight)] > 1:
             raise UserError(
-                f"lora.init_lora_weights: it changes the weights of {name}, which another layer uses too (tied)",
+                f"lora.init_lora_weights would change the weights of {name}, which another layer shares (tied)",
                 "leave that layer out of lora.target_modules, or leave out lora.init_lora_weights",
             )
         layer.lora_start = a, b
@@ -186,8 +186,8 @@ def _targets(model: Any) -> list[str] | None:
         if linear.issuperset(names):
             return list(names)
     raise UserError(
-        f"[lora]: which layers of `{model.config.model_type}` to adapt is not known",
-        'set lora.target_modules to some of them, or to "all-linear"',
+        f"[lora]: llmkit does not know which layers of `{model.config.model_type}` to adapt",
+        'set lora.target_modules to some of its linear layers, or to "all-linear"',
         (f"its linear layers: {', '.join(sorted(linear))}",),
     )
 

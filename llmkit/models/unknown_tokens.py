@@ -46,15 +46,15 @@ def warnings(recipe: Recipe, tokenizer: Any, shares: Mapping[str, float | None])
     part, found = next(((part, found) for part, found in shares.items() if (found or 0) > MUCH), ("", None))
     if found is None:
         return []
-    about = f"{found:.1%} of the tokens are `{tokenizer.unk_token}`: the model cannot tell what stands there"
+    about = f"{found:.1%} of the tokens are `{tokenizer.unk_token}`: the model cannot see the text behind them"
     return [f"{part}: {about}; {_remedy(recipe)}"]
 
 
 def _remedy(recipe: Recipe) -> str:
     if recipe.tokenizer.type is not None:
-        return "raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which knows every character"
+        return "raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which covers every character"
     models = MULTILINGUAL.get(recipe.task, ENCODERS)
     if not models:
         return "train a tokenizer on the text (tokenizer.type)"
     key = "tokenizer.name" if recipe.tokenizer.name is not None else "model.name"
-    return f"{key} may be a multilingual model: {', '.join(f'{name} ({size} parameters)' for name, size in models)}"
+    return f"try a multilingual model as {key}: {', '.join(f'{name} ({size} parameters)' for name, size in models)}"

@@ -49,9 +49,9 @@ def create_model(
     """
     if subtokens and (lora is not None or table.train != "all"):
         raise UserError(
-            "new tokens need embeddings that are trained, and "
-            + ("an adapter leaves them as they are" if lora is not None else f'model.train is "{table.train}"'),
-            "train the whole model, or take out tokenizer.add_tokens and tokenizer.add_from_text",
+            "new tokens need trainable embeddings, and "
+            + ("an adapter does not train them" if lora is not None else f'model.train is "{table.train}"'),
+            "train the whole model, or remove tokenizer.add_tokens and tokenizer.add_from_text",
         )
     if table.load_in_4bit:
         check_4bit()
@@ -117,25 +117,25 @@ def _pretrained(
     lacking = sorted(key for key in missing if _in_base(model, key) and not key.startswith(pooler))
     if lacking:
         raise UserError(
-            f"the weights of `{table.name}` lack {len(lacking)} tensors of {kind}, such as {lacking[0]}",
-            "are they of this architecture, and saved whole? transformers would fill them with random numbers",
+            f"the weights of `{table.name}` lack {len(lacking)} tensors that {kind} needs, such as {lacking[0]}",
+            "check that they are complete and for this architecture; transformers would fill in random numbers",
         )
     size_notes = {
-        key: f"{key} is {list(there)} there and {list(here)} here"
+        key: f"{key} is {list(there)} in the weights and {list(here)} in this model"
         for key, there, here in loading_info["mismatched_keys"]
     }
     mismatched = sorted(key for key in size_notes if task_type not in WITH_HEAD or _in_base(model, key))
     if mismatched:
         raise UserError(
-            f"the weights of `{table.name}` have other sizes than {kind} with this configuration",
-            "only the head of a classifier or of question answering is made anew; see model.config",
+            f"the weights of `{table.name}` do not have the shapes of {kind} with this configuration",
+            "llmkit replaces only the head of a classifier or a question-answering model; check model.config",
             tuple(size_notes[key] for key in mismatched),
         )
     new_tensors = missing | size_notes.keys()
     if not new_tensors:
         return model, new_tensors, []
     sizes = f" (`{table.name}` has another size: {'; '.join(sorted(size_notes.values()))})" if size_notes else ""
-    return model, new_tensors, [f"new in this run: {', '.join(outermost(model, new_tensors))}{sizes}"]
+    return model, new_tensors, [f"newly initialized: {', '.join(outermost(model, new_tensors))}{sizes}"]
 
 
 def _initialize_new_tokens(model: Any, subtokens: Mapping[int, Sequence[int]]) -> str:
@@ -159,8 +159,8 @@ def _initialize_new_tokens(model: Any, subtokens: Mapping[int, Sequence[int]]) -
             for token, ids in subtokens.items():
                 table[token] = table[list(ids)].mean(0)
     if len(subtokens) == 1:
-        return "1 token is new: its embedding begins at the mean of its pieces'"
-    return f"{len(subtokens):,} tokens are new: their embeddings begin at the mean of their pieces'"
+        return "1 new token: its embedding starts as the mean of its subtokens' embeddings"
+    return f"{len(subtokens):,} new tokens: each embedding starts as the mean of its subtokens' embeddings"
 
 
 def _in_base(model: Any, key: str) -> bool:
@@ -173,8 +173,8 @@ def _from_config(table: Model, config: Any, model_class: Any, **options: Any) ->
         return model_class.from_config(config, trust_remote_code=table.trust_remote_code, **code, **options)
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as problem:  # sizes that do not divide, ...
         raise hub.code_refused(problem, table.name or config.model_type) or UserError(
-            f"[model]: {type(config).__name__} with these settings makes no model: {' '.join(str(problem).split())}",
-            "see model.config",
+            f"[model]: {type(config).__name__} does not work with these settings: {' '.join(str(problem).split())}",
+            "check model.config",
         ) from problem
 
 

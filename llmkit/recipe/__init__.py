@@ -46,7 +46,9 @@ def find(path_or_name: str) -> Path:
     if name.lower().endswith(SUFFIXES):
         near = nearest(path.name, _names_in(path.parent))
         hint = f"did you mean `{path.with_name(near)}`? " if near else ""
-        raise UserError(f"there is no file `{path_or_name}`", f"{hint}data goes behind a recipe, as data.path=FILE")
+        raise UserError(
+            f"there is no file `{path_or_name}`", f"{hint}give the data after the recipe, as data.path=FILE"
+        )
     problem = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor a recipe that comes with llmkit"
     raise UserError(f"`{path_or_name}` {problem}", f"{hint}`llmkit recipes list` names those that come with llmkit")
 
@@ -67,7 +69,7 @@ def copy(name: str, to: Path | None = None) -> Path:
     pairs = [(source, target), *([(beside, target.parent / beside.name)] if beside else [])]
     for source_file, copied in pairs:
         if copied.exists() and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
-            raise UserError(f"`{copied}` exists already", "name another: llmkit recipes copy NAME FILE")
+            raise UserError(f"`{copied}` already exists", "name another: llmkit recipes copy NAME FILE")
     try:
         for source_file, copied in pairs:
             copied.write_bytes(source_file.read_bytes())
@@ -105,7 +107,7 @@ def generation_options(arguments: Sequence[str]) -> dict[str, Any]:
         count = len(mistakes)
         raise UserError(
             f"{count} problem{'s' if count > 1 else ''} in the generation settings",
-            "they are KEY=VALUE, with the keys of transformers' GenerationConfig",
+            "write KEY=VALUE, with the keys of transformers' GenerationConfig",
             tuple(mistakes),
         )
     return options
@@ -122,11 +124,12 @@ def recipe_of_task(name: str) -> tuple[str, dict[str, Any]]:
     close_name = nearest(name, [*NAMED, *recipes_by_name])
     if not close_name and (Path(name).exists() or name.endswith(".toml")):
         raise UserError(
-            f"--task takes a name, and `{name}` is a file", f"a recipe goes without: llmkit finetune {name}"
+            f"--task takes the name of a task, and `{name}` is a file",
+            f"to use it as a recipe, leave out --task: llmkit finetune {name}",
         )
     names = ", ".join(NAMED)
     raise UserError(
-        f"there is no task `{name}`", f"did you mean `{close_name}`?" if close_name else f"there are {names}"
+        f"there is no task `{name}`", f"did you mean `{close_name}`?" if close_name else f"choose from {names}"
     )
 
 
@@ -210,7 +213,7 @@ def _fit_stride(draft: Draft) -> None:
     if isinstance(length, int) and isinstance(stride, int) and stride > length // 3 > 0:
         draft.values["data"]["stride"] = length // 3
         draft.notes.append(
-            f"data.stride is {length // 3}: the recipe's {stride} is too long for data.max_length = {length}"
+            f"data.stride is now {length // 3}: the recipe's {stride} is too large for data.max_length = {length}"
         )
 
 
@@ -222,7 +225,7 @@ def _give_way(draft: Draft) -> None:
         kept = f"{dotted(key)}={draft.get(*key)}"
         draft.unset(key)
         draft.notes.append(
-            f"a step grows with {' and '.join(given)}, and with the processes; {kept} keeps the recipe's"
+            f"examples per step depend on {' and '.join(given)} and the number of processes; {kept} keeps the recipe's"
         )
 
 
@@ -308,12 +311,12 @@ def _read_parts(draft: Draft) -> dict[str, schema.Part]:
     parts = {}
     entries = draft.get("tasks")
     if not isinstance(entries, dict) or len(entries) < 2:
-        draft.problem(("tasks",), "several tasks are expected: [tasks.NAME], two at least")
+        draft.problem(("tasks",), "needs at least two tasks, each in a table [tasks.NAME]")
         return {}
     for name, entry in entries.items():
         key = ("tasks", name)
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name.startswith("checkpoint"):
-            draft.problem(key, "its model is saved under this name: letters, digits, - and _ only")
+            draft.problem(key, "its model is saved under this name: use letters, digits, - and _ only")
         if not isinstance(entry, dict):
             draft.problem(key, f'must be a table, such as {{ recipe = "{entry}" }}')
             continue
@@ -344,7 +347,7 @@ def _read_parts(draft: Draft) -> dict[str, schema.Part]:
             ours.update({path[2:]: position for path, position in theirs.items() if path[:2] == key and len(path) > 2})
         part.lines[("model", "name")] = 0
         if part.task not in schema.HEADED:
-            draft.problem((*key, "task"), f"one of {', '.join(schema.HEADED)} is needed: they share an encoder")
+            draft.problem((*key, "task"), f"must be one of {', '.join(schema.HEADED)}: the tasks share an encoder")
             continue
         check.check_keys(part)
         resolve_paths(part)
@@ -393,7 +396,7 @@ def _read_file(path: Path) -> Draft:
     except tomllib.TOMLDecodeError as error:
         message, _, location = str(error).rpartition(" (at ")
         position = location.removesuffix(")").replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
-        hint = "" if path.suffix == ".toml" else "is it data? That goes behind a recipe, as data.path=FILE"
+        hint = "" if path.suffix == ".toml" else "is it data? Give it after the recipe, as data.path=FILE"
         raise UserError(f"`{_displayed(path)}` {position}: not TOML: {message}", hint) from None
     return Draft(path.resolve(), values, key_lines(text))
 

@@ -34,13 +34,17 @@ def check_keys(draft: Draft) -> None:
         if table == "output_dir":
             mistakes = list(TEXT.mistakes(content, (table,)))
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
-            reason = "an adapter has one task" if table == "lora" else f"each task has its own, [tasks.NAME.{table}]"
+            reason = (
+                "an adapter is for one task only"
+                if table == "lora"
+                else f"each task has its own: set it in [tasks.NAME.{table}]"
+            )
         elif table in ("generation", "samples") and draft.task in schema.TASKS and draft.task not in schema.GENERATING:
-            reason = f"belongs to the tasks that write: {', '.join(schema.GENERATING)}"
+            reason = f"belongs to the tasks that generate text: {', '.join(schema.GENERATING)}"
         elif table not in tables and table not in schema.UPSTREAM_TABLES:
             mistakes = _unknown_table(table, content, draft)
         elif table == "evaluation" and draft.task in schema.PRETRAINING:
-            reason = f"belongs to fine-tuning; the figures of {draft.task} are its own"
+            reason = f"belongs to fine-tuning; {draft.task} has its own metrics"
         elif not isinstance(content, dict):
             mistakes = list(TABLE.mistakes(content, (table,)))
             if meant := replacement((table,), draft.written((table,)), draft.task):
@@ -64,7 +68,7 @@ def _check_task(draft: Draft) -> None:
         close_task = nearest(task, schema.TASKS)
         draft.problem(
             ("task",),
-            f'"{task}" is no task, ' + (f'did you mean "{close_task}"?' if close_task else f"there are {tasks}"),
+            f'"{task}" is not a task; ' + (f'did you mean "{close_task}"?' if close_task else f"choose from {tasks}"),
         )
 
 
@@ -79,7 +83,7 @@ def _unknown_table(name: str, content: Any, draft: Draft) -> list[tuple[Key, str
             mistakes.append((key, f"unknown table, did you mean `{meant}`?"))
     if mistakes and not any(key[0] == name for key in draft.lines):
         return mistakes
-    advice = f", did you mean [{close_table}]?" if close_table else f"; there are {', '.join(tables)}"
+    advice = f", did you mean [{close_table}]?" if close_table else f"; the tables are {', '.join(tables)}"
     return [*mistakes, ((name,), f"unknown table{advice}")]
 
 
@@ -208,10 +212,12 @@ def check_together(draft: Draft) -> None:
     get, problem = draft.get, draft.problem
     if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
         later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
-        problem(("trainer", later), "bf16 and fp16 exclude one another")
+        problem(("trainer", later), "set bf16 or fp16, not both")
     if "early_stopping" in draft.values and not draft.fits_rows:
         if get("trainer", "eval_strategy") in (None, "no") and not _refused(draft, "trainer", "eval_strategy"):
-            problem(("early_stopping",), 'needs `trainer.eval_strategy = "steps"` or "epoch": it looks at evaluations')
+            problem(
+                ("early_stopping",), 'needs `trainer.eval_strategy = "steps"` or "epoch": it is based on evaluations'
+            )
         if not (get("trainer", "metric_for_best_model") or get("trainer", "load_best_model_at_end")):
             problem(
                 ("early_stopping",), "needs `trainer.metric_for_best_model` or `trainer.load_best_model_at_end = true`"
@@ -226,7 +232,7 @@ def without_effect(draft: Draft) -> list[str]:
         chosen = draft.get(*strategy) or usual
         if draft.get(*steps) is not None and chosen != "steps":
             notes.append(
-                f"{dotted(steps)} has no effect: {dotted(strategy)} is {chosen}; {what} by steps is "
+                f"{dotted(steps)} has no effect: {dotted(strategy)} is {chosen}; for {what} by steps, set "
                 f"{dotted(strategy)}=steps"
             )
     return notes
@@ -251,26 +257,29 @@ def _check_model(draft: Draft) -> None:
         if "lora" in draft.values:
             problem(("lora",), "an adapter needs pretrained weights, and `model.init` is scratch")
         if trained_part != "all":
-            problem(("model", "train"), "a model from scratch has nothing to keep: all of it is trained")
+            problem(
+                ("model", "train"), "a model from scratch has no pretrained weights to freeze: all of it is trained"
+            )
     if trained_part != "all" and "lora" in draft.values:
-        problem(("model", "train"), "an adapter leaves all of the model as it is; take out `model.train` or [lora]")
+        problem(("model", "train"), "an adapter freezes the whole model; remove `model.train` or [lora]")
     if draft.task == "replaced-token-detection":
-        reason = "replaced-token-detection trains both of its models whole"
+        reason = "replaced-token-detection trains all weights of both its models"
         if "lora" in draft.values:
             problem(("lora",), reason)
         elif trained_part != "all":
             problem(("model", "train"), reason)
         if get("model", "generator", "name") and (get("model", "init") == "scratch" or (built and not named)):
             problem(
-                ("model", "generator", "name"), "the discriminator is from scratch, and both read with its embeddings"
+                ("model", "generator", "name"),
+                "the generator shares the embeddings of the discriminator, which starts from scratch",
             )
     if get("model", "load_in_4bit") and "lora" not in draft.values:
-        problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; they need an adapter: `lora.r = 16`")
+        problem(("model", "load_in_4bit"), "4-bit weights cannot be trained; add an adapter, such as `lora.r = 16`")
     start = get("lora", "init_lora_weights")
     if str(start).lower().startswith(("pissa", "olora")):
         for key in ("model.load_in_4bit", "lora.target_parameters", "lora.use_bdlora", "lora.alora_invocation_tokens"):
             if get(*key.split(".")):
-                problem(("lora", "init_lora_weights"), f'"{start}" and `{key}` exclude one another; leave one out')
+                problem(("lora", "init_lora_weights"), f'"{start}" and `{key}` exclude each other; leave one out')
     if draft.task in schema.TASKS and draft.task not in schema.PRETRAINING:
         for key in ("num_labels", "id2label", "label2id", "problem_type"):
             if get("model", "config", key) is not None:
@@ -279,30 +288,30 @@ def _check_model(draft: Draft) -> None:
         problem(("model", "generator"), f"belongs to the task replaced-token-detection, and this is {draft.task}")
     trained = get("tokenizer", "type")
     if trained and draft.task == "multi-task":
-        problem(("tokenizer", "type"), "the tasks share one tokenizer: name one, or that of a run")
+        problem(("tokenizer", "type"), "the tasks share one tokenizer: name an existing one, or that of a run")
     if trained and get("tokenizer", "name"):
-        problem(("tokenizer", "type"), "`name` and `type` exclude one another: a tokenizer that exists, or a new one")
+        problem(("tokenizer", "type"), "set `name` for an existing tokenizer or `type` for a new one, not both")
     if trained and named and get("model", "init") in (None, "pretrained") and not _refused(draft, "model", "init"):
         problem(("tokenizer", "type"), 'a new tokenizer does not fit pretrained weights; set `model.init = "scratch"`')
     if not named and built and not trained and not get("tokenizer", "name") and not _any_given(draft, "tokenizer"):
         problem(("tokenizer",), "without `model.name` it needs `tokenizer.name`, or `tokenizer.type` to train one")
     for key in schema.TRAINED_TOKENIZER:
         if get("tokenizer", key) is not None and not trained and not given(draft, "tokenizer", "type"):
-            problem(("tokenizer", key), "only for a tokenizer that is trained; set `tokenizer.type`, or leave it out")
+            problem(("tokenizer", key), "only for a new tokenizer; set `tokenizer.type`, or leave this key out")
     for key in ("add_tokens", "add_from_text"):
         if get("tokenizer", key) is None:
             continue
         if trained:
-            problem(("tokenizer", key), "extends a tokenizer that exists; one that is trained has tokenizer.vocab_size")
+            problem(("tokenizer", key), "extends an existing tokenizer; for a new one, set tokenizer.vocab_size")
         elif "lora" in draft.values or trained_part != "all":
-            problem(("tokenizer", key), "new tokens need embeddings that are trained: train the whole model")
+            problem(("tokenizer", key), "new tokens need trainable embeddings: train the whole model")
         elif draft.task in ("multi-task", "replaced-token-detection"):
-            problem(("tokenizer", key), f"{draft.task} has several models, which share what they had")
+            problem(("tokenizer", key), f"{draft.task} has several models, which share their embeddings")
     for name in get("tokenizer", "special_tokens") or {}:
         if name not in schema.SPECIAL_TOKENS:
             close_name = nearest(name, schema.SPECIAL_TOKENS)
             suggestion = (
-                f"did you mean `{close_name}`?" if close_name else f"there are {', '.join(schema.SPECIAL_TOKENS)}"
+                f"did you mean `{close_name}`?" if close_name else f"the keys are {', '.join(schema.SPECIAL_TOKENS)}"
             )
             problem(("tokenizer", "special_tokens", name), f"unknown key, {suggestion}")
 
@@ -319,9 +328,9 @@ def _check_data(draft: Draft) -> None:
         if get("data", "streaming"):
             problem(("data", "validation_from"), "the end of a stream is not known; hold out documents instead")
         elif not given(draft, "data", "validation_fraction"):
-            problem(("data", "validation_from"), "needs `data.validation_fraction`: how much of the end")
+            problem(("data", "validation_from"), "needs `data.validation_fraction`: the share of the text to hold out")
     if get("data", "streaming") and (get("trainer", "dataloader_num_workers") or 0) > 1:
-        problem(("trainer", "dataloader_num_workers"), "a stream is read by one worker at most")
+        problem(("trainer", "dataloader_num_workers"), "a stream is read by at most one worker")
     steps = get("trainer", "max_steps")
     if get("data", "streaming") and (steps is None or steps <= 0) and not _refused(draft, "trainer", "max_steps"):
         problem(
@@ -335,7 +344,7 @@ def _check_data(draft: Draft) -> None:
     if get("data", "problem_type") == "regression":
         for key in ("class_weights", "label_names"):
             if get("data", key) is not None:
-                problem(("data", key), "a regression has no classes")
+                problem(("data", key), "regression has no classes")
     stride, length = get("data", "stride"), get("data", "max_length")
     if stride is not None and length is not None and stride >= length // 2:
         problem(("data", "stride"), f"must be below half of data.max_length ({length}): the question needs room too")
@@ -350,32 +359,36 @@ def _check_text(draft: Draft) -> None:
     get, problem = draft.get, draft.problem
     sources, streamed = get("data", "sources"), get("data", "streaming")
     if sources is not None and given(draft, "data", "path"):
-        problem(("data", "sources"), "in place of `data.path`, not beside it: one source is no mixture")
+        problem(("data", "sources"), "replaces `data.path`: set one of them, not both")
     elif sources is None and not given(draft, "data", "path") and not _refused(draft, "data", "sources"):
-        problem(("data", "path"), "required: a Hub id, a file, a folder or a glob; or [data.sources.NAME], several")
+        problem(("data", "path"), "required: a Hub id, a file, a folder or a glob; or several [data.sources.NAME]")
     elif get("data", "path") == "":
         problem(("data", "path"), "must not be empty")
     if sources is not None:
         if len(sources) < 2:
-            problem(("data", "sources"), "a mixture has two sources at least")
+            problem(("data", "sources"), "a mixture needs at least two sources")
         if streamed:
-            problem(("data", "streaming"), "sources are mixed by what they hold, which of a stream is not known")
+            problem(("data", "streaming"), "sources are mixed by their size, and the size of a stream is unknown")
         for name in sources:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                problem(("data", "sources", name), "its figures bear this name: letters, digits, - and _ only")
+                problem(
+                    ("data", "sources", name),
+                    "its metrics are logged under this name: use letters, digits, - and _ only",
+                )
         for key, field in Source.model_fields.items():
             # Not a default, though: a resolved recipe names them all.
             if key not in ("path", "clean") and get("data", key) not in (None, field.default):
-                problem(("data", key), "each source has its own, [data.sources.NAME]")
+                problem(("data", key), "each source has its own: set it in [data.sources.NAME]")
         if given(draft, "data", "max_train_samples"):
             problem(
-                ("data", "max_train_samples"), "a mixture ends with the run; a source has `split`, such as train[:5%]"
+                ("data", "max_train_samples"),
+                "a mixture lasts as long as the run; to limit a source, set its `split`, such as train[:5%]",
             )
     corruptions = ("permutation", "infilling", "span_corruption")
     weighted = any(get("data", "corruption", key) or _refused(draft, "data", "corruption", key) for key in corruptions)
     if draft.task == "denoising" and not weighted and not _refused(draft, "data", "corruption"):
         problem(
             ("data", "corruption"),
-            "which? Give a weight to `permutation`, `infilling` or `span_corruption`, such as "
+            "no corruption is chosen: give a weight to `permutation`, `infilling` or `span_corruption`, such as "
             "data.corruption.span_corruption=1",
         )

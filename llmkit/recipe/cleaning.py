@@ -52,8 +52,8 @@ class Clean(Table):
     )
     whitespace: bool = Field(
         default=False,
-        description="Use one kind of line end and blank, without two blanks or two empty lines in a row and without "
-        "blanks at the edge of a line; the indentation of code is lost.",
+        description="Use one kind of line end and space, collapse repeated spaces and empty lines, and strip "
+        "spaces from the ends of each line; the indentation of code is lost.",
     )
     boilerplate: bool = Field(
         default=False,
@@ -61,18 +61,18 @@ class Clean(Table):
         "rights, invitations to share, subscribe or log in; English and Chinese.",
     )
     boilerplate_patterns: tuple[str, ...] = Field(
-        default=(), description="Regular expressions: drop lines in which one of them is found."
+        default=(), description="Drop lines in which any of these regular expressions matches."
     )
 
     # Documents that are not good enough.
     c4: bool = Field(
         default=False, description="Apply C4's rules for lines and pages (Raffel et al. 2019, arXiv:1910.10683)."
     )
-    c4_min_words_per_line: int = Field(default=5, ge=0, description="With `c4`: drop lines with fewer words.")
-    c4_min_sentences: int = Field(default=3, ge=0, description="With `c4`: drop pages with fewer sentences.")
+    c4_min_words_per_line: int = Field(default=5, ge=0, description="With `c4`: drop lines with fewer words than this.")
+    c4_min_sentences: int = Field(default=3, ge=0, description="With `c4`: drop pages with fewer sentences than this.")
     c4_bad_words: str | tuple[str, ...] | None = Field(
         default=None,
-        description="With `c4`: drop pages with one of these words; a file with one on each line, or an array.",
+        description="With `c4`: drop pages with any of these words: a file with one word per line, or an array.",
     )
     gopher: bool = Field(
         default=False, description="Apply Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, section A1.1)."
@@ -159,17 +159,21 @@ class Clean(Table):
     )
     stop_words: str | tuple[str, ...] | None = Field(
         default=None,
-        description='Remove these words: `"en"` or `"zh"` for a short list of ours, a file with one on each line, or '
+        description='Remove these words: `"en"` or `"zh"` for a short built-in list, a file with one word per line, or '
         "an array.",
     )
 
     # Length, after all of the above.
-    min_characters: int | None = Field(default=None, ge=1, description="Drop documents with fewer characters.")
-    max_characters: int | None = Field(default=None, ge=1, description="Drop documents with more characters.")
-    min_words: int | None = Field(
-        default=None, ge=1, description="Drop documents with fewer words; a Chinese character counts as a word."
+    min_characters: int | None = Field(
+        default=None, ge=1, description="Drop documents with fewer characters than this."
     )
-    max_words: int | None = Field(default=None, ge=1, description="Drop documents with more words.")
+    max_characters: int | None = Field(default=None, ge=1, description="Drop documents with more characters than this.")
+    min_words: int | None = Field(
+        default=None,
+        ge=1,
+        description="Drop documents with fewer words than this; a Chinese character counts as a word.",
+    )
+    max_words: int | None = Field(default=None, ge=1, description="Drop documents with more words than this.")
 
     # What needs all documents.
     exact_duplicates: bool = Field(
@@ -187,7 +191,7 @@ class Clean(Table):
         default=0.0,
         ge=0,
         lt=1,
-        description="With `overlap`: the share of a document's n-grams that may be shared; 0 drops it for one.",
+        description="With `overlap`: the largest share of a document's n-grams that may overlap; with 0, one drops it.",
     )
     near_duplicates: bool = Field(
         default=False,
@@ -197,16 +201,17 @@ class Clean(Table):
         default=0.8,
         ge=0.3,
         le=1,
-        description="With `near_duplicates`: how alike documents must be, as the Jaccard similarity of their n-grams.",
+        description="With `near_duplicates`: how similar documents must be, as the Jaccard similarity of their "
+        "n-grams.",
     )
-    near_ngram: int = Field(default=5, ge=1, description="With `near_duplicates`: words in an n-gram.")
+    near_ngram: int = Field(default=5, ge=1, description="With `near_duplicates`: the number of words in an n-gram.")
 
     @field_validator(*_SWITCHES)
     @classmethod
     def _not_alone(cls, value: Any, info: Any) -> Any:
         switches = _SWITCHES[info.field_name]
         if value != cls.model_fields[info.field_name].default and not any(info.data.get(key) for key in switches):
-            raise ValueError(f"means nothing without {' or '.join(f'`{key}`' for key in switches)}")
+            raise ValueError(f"has no effect without {' or '.join(f'`{key}`' for key in switches)}")
         return value
 
     @field_validator("boilerplate_patterns")
@@ -216,7 +221,7 @@ class Clean(Table):
             try:
                 re.compile(pattern)
             except re.error as problem:
-                raise ValueError(f'"{pattern}" is no regular expression: {problem}') from None
+                raise ValueError(f'"{pattern}" is not a valid regular expression: {problem}') from None
         return value
 
     @field_validator("gopher_max_duplicates", "gopher_max_top_ngrams", "gopher_max_duplicate_ngrams")
@@ -232,7 +237,7 @@ class Clean(Table):
     def _codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for code in value:
             if not re.fullmatch("[a-z]{2}", code):
-                raise ValueError(f'"{code}" is no ISO 639-1 code such as "en" or "zh"')
+                raise ValueError(f'"{code}" is not an ISO 639-1 code such as "en" or "zh"')
         return value
 
     @field_validator("phone_regions")
@@ -240,7 +245,7 @@ class Clean(Table):
     def _regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for code in value:
             if not re.fullmatch("[A-Z]{2}", code):
-                raise ValueError(f'"{code}" is no ISO 3166 code such as "US" or "CN"')
+                raise ValueError(f'"{code}" is not an ISO 3166 code such as "US" or "CN"')
         return value
 
     @field_validator("personal_data")
@@ -248,5 +253,5 @@ class Clean(Table):
     def _kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for kind in value:
             if kind not in PERSONAL_DATA:
-                raise ValueError(f'"{kind}" is none of {", ".join(PERSONAL_DATA)}')
+                raise ValueError(f'"{kind}" is not one of {", ".join(PERSONAL_DATA)}')
         return value

@@ -27,19 +27,22 @@ class Origin(Table):
         default=None, description="The format of files whose names do not end in a known suffix."
     )
     delimiter: str | None = Field(
-        default=None, min_length=1, max_length=1, description="What separates the fields of a table; by default found."
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="The separator between the fields of a table; by default detected.",
     )
     quoting: Literal["minimal", "none"] | None = Field(
         default=None,
-        description="Whether quotes enclose fields, which may then span lines (`minimal`), or are characters like any "
-        "other (`none`); by default found, and a field of a TSV file spans no lines.",
+        description="Whether quotes enclose fields, which may then span lines (`minimal`), or are ordinary characters "
+        "(`none`); by default detected, and fields of a TSV file then do not span lines.",
     )
     header: bool | None = Field(
         default=None,
         description="Whether the first line of a table names its columns; without a header they are called 1, 2, ...",
     )
     column_names: tuple[str, ...] | None = Field(
-        default=None, description="The names of a table's columns, instead of its header or where it has none."
+        default=None, description="The names of the columns, for a table without a header or instead of its header."
     )
 
     @field_validator("encoding")
@@ -48,7 +51,7 @@ class Origin(Table):
         try:
             codecs.lookup(value)
         except LookupError:
-            raise ValueError(f'Python knows no encoding "{value}"') from None
+            raise ValueError(f'"{value}" is not an encoding known to Python') from None
         return value
 
 
@@ -59,18 +62,19 @@ class Data(Origin):
         default=None,
         ge=0,
         lt=1,
-        description="The share of the data to hold out for evaluation if it has no validation split; of rows of your "
-        "own under a bundled recipe a tenth, unless you say another.",
+        description="The share of the data to hold out for evaluation if it has no validation split; by default "
+        "a tenth "
+        "for your own rows under a bundled recipe.",
     )
     seed: int | None = Field(
-        default=None, ge=0, description="The seed of what is held out and drawn; by default `trainer.seed`."
+        default=None, ge=0, description="The seed for holding out and sampling data; by default `trainer.seed`."
     )
     max_skipped_fraction: float | None = Field(
         default=None,
         ge=0,
         le=1,
         description="The share of the rows of a file or split that may be left out because they cannot be used; by "
-        "default 0.05. Three rows always may.",
+        "default 0.05. Up to three rows are always allowed.",
     )
     max_train_samples: int | None = Field(
         default=None, ge=1, description="Use at most this many training blocks or rows."
@@ -81,8 +85,9 @@ class Data(Origin):
     global_batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Blocks or rows that each step learns from, over all processes: gradients are accumulated for it, "
-        "and batches made smaller; by default it grows with the number of processes.",
+        description="The number of blocks or rows per step, over all processes; batch size and gradient "
+        "accumulation are "
+        "adjusted to reach it. By default it grows with the number of processes.",
     )
 
 
@@ -127,7 +132,7 @@ class TextData(Texts, Data):
     buffer_size: int | None = Field(
         default=None,
         ge=2,
-        description="With `streaming`: shuffle, drawing each block at random from a buffer of this many.",
+        description="With `streaming`: shuffle by drawing each block at random from a buffer of this many blocks.",
     )
     validation_from: Literal["documents", "end"] = Field(
         default="documents",
@@ -136,7 +141,8 @@ class TextData(Texts, Data):
     block_size: int | None = Field(
         default=None,
         ge=2,
-        description="Tokens in a training sequence; by default as many as the model has positions, 1024 at most.",
+        description="The number of tokens in a training sequence; by default the model's number of positions, at "
+        "most 1024.",
     )
 
     def named_sources(self) -> dict[str, tuple[TextData, float]]:
@@ -159,8 +165,8 @@ class CausalData(TextData):
     stride: int | None = Field(
         default=None,
         ge=1,
-        description="For `llmkit evaluate`: tokens by which each window moves on; it is scored on these alone. By "
-        "default windows do not overlap.",
+        description="For `llmkit evaluate`: how many tokens each window moves on; only these are scored. By default "
+        "windows do not overlap.",
     )
 
 
@@ -179,10 +185,10 @@ class MaskedData(TextData):
         description='With `masking = "span"`: the mean number of words in a span (geometric), before the limit of 10.',
     )
     mask_replace_prob: float = Field(
-        default=0.8, ge=0, le=1, description="The share of the predicted tokens that become the mask token."
+        default=0.8, ge=0, le=1, description="The share of the predicted tokens that are replaced by the mask token."
     )
     random_replace_prob: float = Field(
-        default=0.1, ge=0, le=1, description="The share of the predicted tokens that become a random token."
+        default=0.1, ge=0, le=1, description="The share of the predicted tokens that are replaced by a random token."
     )
 
 
@@ -240,13 +246,13 @@ class RowData(Data):
     )
     hold_out: Literal["stratified", "hash"] = Field(
         default="stratified",
-        description="How `validation_fraction`, `max_train_samples` and `max_eval_samples` choose rows: each class in "
-        "its share, or (`hash`, as in runs of earlier versions) each row by itself, and the first rows.",
+        description="How `validation_fraction`, `max_train_samples` and `max_eval_samples` choose rows: in the "
+        "proportions of the classes, or (`hash`, as in earlier versions) each row independently, and the first rows.",
     )
     max_length: int | None = Field(
         default=None,
         ge=4,
-        description="Tokens in an input; by default as many as the model has positions, 512 at most.",
+        description="The number of tokens in an input; by default the model's number of positions, at most 512.",
     )
 
 
@@ -254,19 +260,22 @@ class Augment(Table):
     """Altered copies of the training rows."""
 
     delete: float = Field(
-        default=0.0, ge=0, lt=1, description="The probability that a copy leaves out a word; never all of them."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="The probability of leaving out each word of a copy; at least one word always stays.",
     )
-    swap: float = Field(default=0.0, ge=0, le=1, description="The share of words that change places with another.")
+    swap: float = Field(default=0.0, ge=0, le=1, description="The share of words to swap with another.")
     synonym: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="The share of words to replace by an English synonym, as far as they have a clear one (nltk and "
+        description="The share of words to replace by an English synonym, if they have a clear one (nltk and "
         "its WordNet).",
     )
     copies: int = Field(default=1, ge=1, description="Altered copies of each row, in addition to the row itself.")
     seed: int = Field(
-        default=0, ge=0, description="The seed of the changes, together with the numbers of the row and the copy."
+        default=0, ge=0, description="The seed of the changes, combined with the numbers of the row and the copy."
     )
 
 
@@ -282,8 +291,8 @@ class ClassificationData(RowData):
     )
     label_column: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The column with the label, or several columns that say 0 or 1 of a label each; by default found "
-        "by name, such as `label`, or by what it holds.",
+        description="The column with the label, or several columns of 0 and 1, one for each label; by default found "
+        "by name, such as `label`, or by its contents.",
     )
     label_separator: str | None = Field(
         default=None,
@@ -318,7 +327,7 @@ class ClassificationData(RowData):
     def _probabilities(cls, value: Any) -> Any:
         for each in value.values() if isinstance(value, Mapping) else (value,):
             if each is not None and not (isinstance(each, float | int) and 0 <= each <= 1):
-                raise ValueError(f"{each} is no probability, a number from 0 to 1")
+                raise ValueError(f"{each} is not a probability: use a number from 0 to 1")
         return value
 
 
@@ -339,16 +348,17 @@ class AnsweringData(RowData):
     )
     starts_column: str | None = Field(
         default=None,
-        description="The column with the character that an answer begins at, from 0, where `answers_column` holds "
-        "texts alone; by default found by name, such as `answer_start`.",
+        description="The column with the position of the character, from 0, at which an answer begins, if "
+        "`answers_column` has only texts; by default found by name, such as `answer_start`.",
     )
     stride: int | None = Field(
         default=None,
         ge=0,
-        description="Tokens that two windows of a long context share; by default a quarter of max_length, 128 at most.",
+        description="Tokens shared by two windows of a long context; by default a quarter of max_length, at most 128.",
     )
     unanswerable: bool | None = Field(
-        default=None, description="Whether a question may have no answer; by default if one in the data has none."
+        default=None,
+        description="Whether a question may have no answer; by default true if the data has such a question.",
     )
     n_best_size: int = Field(default=20, ge=1, description="How many of the best answers to keep.")
     max_answer_length: int = Field(default=30, ge=1, description="The maximum number of tokens in an answer.")
@@ -372,8 +382,8 @@ class TaggingData(RowData):
     )
     sentence_column: str | tuple[str, ...] | None = Field(
         default=None,
-        description="With one word a row: the column, or columns, whose value changes from one sentence to the next; "
-        "by default found by name, such as `sentence_id`, or by what it holds.",
+        description="With one word per row: the column, or columns, whose value changes from one sentence to the next; "
+        "by default found by name, such as `sentence_id`, or by its contents.",
     )
     label_names: tuple[str, ...] | None = Field(
         default=None, description="The tags, in the order of the model's outputs; by default those of the data."
@@ -381,7 +391,7 @@ class TaggingData(RowData):
     stride: int | None = Field(
         default=None,
         ge=0,
-        description="Tokens that two windows of a long row share; by default a quarter of max_length, 128 at most.",
+        description="Tokens shared by two windows of a long row; by default a quarter of max_length, at most 128.",
     )
 
 
@@ -406,8 +416,9 @@ class ChoiceData(RowData):
     )
     answer_base: Literal[0, 1] | None = Field(
         default=None,
-        description="The number of the first choice, where an answer is a number; by default 0, or 1 if the answers "
-        "show it: 20 rows at least, never 0, and as many as there are choices.",
+        description="The number of the first choice, if answers are numbers. By default 0, or 1 if 20 rows or "
+        "more show "
+        "it: no answer is 0, and some answers equal the number of choices.",
     )
 
 
@@ -420,8 +431,8 @@ class PairData(RowData):
     )
     target_column: str | tuple[str, ...] | None = Field(
         default=None,
-        description="The column to write (of a list, the first text; all are references), or several, of which the "
-        "first is learned and all are references; by default found by name, such as `summary`.",
+        description="The column to generate, or several; by default found by name, such as `summary`. Of several "
+        "columns, or a list of texts, the first is learned and all are references.",
     )
     source_prefix: str = Field(default="", description='Text to put before every source, such as "summarize: " for T5.')
     source_lang: str | None = Field(
@@ -443,8 +454,8 @@ class ChatData(RowData):
     max_length: int | None = Field(
         default=None,
         ge=4,
-        description="Use at most this many tokens of a conversation, from its beginning; by default as many as the "
-        "model has positions, 1024 at most.",
+        description="Use at most this many tokens of a conversation, from its beginning; by default the "
+        "model's number of positions, at most 1024.",
     )
     messages_column: str | None = Field(
         default=None,
@@ -458,7 +469,7 @@ class ChatData(RowData):
     )
     input_column: str | None = Field(
         default=None,
-        description="The column with what a prompt is about, read behind it; by default `input` or `context`.",
+        description="The column with the input to a prompt, added after it; by default `input` or `context`.",
     )
     completion_column: str | None = Field(
         default=None,
@@ -470,7 +481,7 @@ class ChatData(RowData):
     )
     history_column: str | None = Field(
         default=None,
-        description="The column with the turns before the prompt, pairs of a question and an answer; by default "
+        description="The column with the turns before the prompt, as pairs of question and answer; by default "
         "`history`.",
     )
     tools_column: str | None = Field(
@@ -483,21 +494,22 @@ class ChatData(RowData):
     )
     role_map: ReadOnly[str] | None = Field(
         default=None,
-        description='A table: what other roles are, such as `{ patient = "user" }`. There are system, developer, '
-        "user, assistant, tool, function_call and observation.",
+        description='A table from other roles to known ones, such as `{ patient = "user" }`. Known are system, '
+        "developer, user, assistant, tool, function_call and observation.",
     )
     companions: bool = Field(
         default=True,
-        description="Read what stands beside a conversation: its system message, history and tools, and the `weight`, "
-        "`train` or `loss` of a message (0 or false: not learned). False, as in runs of earlier versions, reads the "
-        "messages, or the prompt, its `input` and the answer, alone.",
+        description="Also read what comes with a conversation: its system message, history and tools, and the "
+        "`weight`, "
+        "`train` or `loss` of a message (0 or false: not learned). False, as in earlier versions, reads only the "
+        "messages, or only the prompt, its `input` and the answer.",
     )
     system_prompt: str | None = Field(
         default=None, description="The system message for every conversation that has none."
     )
     pack: bool = Field(
         default=False,
-        description="Fill inputs up to max_length with several conversations, none of which sees another.",
+        description="Pack several conversations into each input, up to max_length tokens; none of them sees another.",
     )
 
     @field_validator("role_map")
@@ -505,5 +517,5 @@ class ChatData(RowData):
     def _roles(cls, value: Any) -> Any:
         for role in (value or {}).values():
             if role not in CHAT_ROLES:
-                raise ValueError(f"{role!r} is no role; there are {', '.join(CHAT_ROLES)}")
+                raise ValueError(f"{role!r} is not a role; the roles are {', '.join(CHAT_ROLES)}")
         return value

@@ -171,7 +171,7 @@ def _drop_description(draft: Draft, table: Key) -> None:
         draft.unset((*table, key))
     if dropped:
         names = ", ".join(dotted((*table, key)) for key in dropped)
-        draft.notes.append(f"{dotted(table)}.path is from the command line, so the recipe's {names} no longer counts")
+        draft.notes.append(f"{dotted(table)}.path is set on the command line: ignoring the recipe's {names}")
 
 
 def _drop_architecture(draft: Draft) -> None:
@@ -180,9 +180,7 @@ def _drop_architecture(draft: Draft) -> None:
         return
     for key in (("model", "config"), ("model", "init"), ("tokenizer",)):
         draft.unset(key)
-    draft.notes.append(
-        "model.name is from the command line, so the recipe's model.config and [tokenizer] no longer count"
-    )
+    draft.notes.append("model.name is set on the command line: ignoring the recipe's model.config and [tokenizer]")
 
 
 def read_value(text: str, kind: Type | None, key: str) -> Any:
@@ -199,13 +197,13 @@ def read_value(text: str, kind: Type | None, key: str) -> Any:
         parsed = None
     if parsed is not None and (kind is None or kind.admits(parsed) or not kind.takes_text):
         return parsed
-    advice = f"a string is quoted for TOML, and all of it for the shell: '{key}=\"{text}\"'"
+    advice = f"quote a string for TOML, and the whole argument for the shell: '{key}=\"{text}\"'"
     if kind is None:
         return text  # an unknown key: reported as such
     if kind.takes_text and text[:1] not in ("[", "{"):
         return text
     if kind.takes_text or kind.kinds & {"list", "dict", "any"}:
         if text[:1] in ("[", "{"):
-            advice = f'quote strings for TOML, and all of it for the shell: \'{key}=["a", "b"]\''
+            advice = f'quote strings for TOML, and the whole argument for the shell: \'{key}=["a", "b"]\''
         raise ValueError(f"{text} is not TOML; {advice}")
     raise ValueError(f"must be {kind}, not {text}")

@@ -22,7 +22,7 @@ def divide(recipe: Recipe, processes: int) -> tuple[dict[str, Any], list[str]]:
     among = f"{processes} process{'es' * (processes != 1)}"
     if total % processes:
         raise UserError(
-            f"{KEY} = {total} cannot be divided among {among}",
+            f"{KEY} = {total} cannot be divided evenly among {among}",
             f"{KEY}={_multiple(total, processes)}, or --processes {_divisor(total, processes)}",
         )
     share = total // processes  # examples of a process in each step
@@ -40,10 +40,11 @@ def divide(recipe: Recipe, processes: int) -> tuple[dict[str, Any], list[str]]:
         size = _divisor(share, 8)
         return _settings(size, share // size), []
     if asked > share:
-        return _settings(share, 1), [f"batches of {share} in place of {asked}: {KEY} = {total} on {among}"]
+        return _settings(share, 1), [f"batches of {share} instead of {asked}: {KEY} = {total} on {among}"]
     if share % asked:
         raise UserError(
-            f"{KEY} = {total} on {among} is {share} each, no multiple of trainer.per_device_train_batch_size = {asked}",
+            f"{KEY} = {total} on {among} is {share} each, not a multiple of trainer.per_device_train_batch_size = "
+            f"{asked}",
             f"trainer.per_device_train_batch_size={_divisor(share, asked)}, or "
             f"{KEY}={_multiple(total, asked * processes)}",
         )

@@ -56,7 +56,7 @@ def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
         elsewhere = [os.path.normpath(base / typed) for base in (Path.cwd(), draft.source.parents[2])]
         found = next((place for place in (path, *elsewhere) if _exists(place) or glob.glob(place)), path)  # noqa: PTH207
         if found != path:
-            draft.notes.append(f"{name}: `{path}` is not on this machine, so `{found}` is read")
+            draft.notes.append(f"{name}: `{path}` is not on this machine; reading `{found}` instead")
         draft.get(*key[:-1])[key[-1]] = found
         draft.typed[found] = typed
 
@@ -108,8 +108,8 @@ def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = T
         draft.problem(key, f"{problem} {os.path.normpath(bases[0] / expanded)}{base_note}")
     elif not on_command_line and _exists(expanded):
         draft.notes.append(
-            f"{dotted(key)}: `{text}` is taken as a Hub id; what bears that name in the working directory is not used, "
-            "for a path in a recipe is relative to the recipe"
+            f"{dotted(key)}: `{text}` is taken as a Hub id; what has that name in the working directory is ignored, "
+            "because paths in a recipe are relative to the recipe"
         )
     return text
 

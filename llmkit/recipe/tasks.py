@@ -110,7 +110,7 @@ TASKS: dict[str, TaskRecord] = {
         auto_class="AutoModelForPreTraining",
         head_suffixes=("ElectraForPreTraining",),
         uncounted=", without the generator",
-        try_it="go on:  llmkit finetune RECIPE model.name={directory}",
+        try_it="next:   llmkit finetune RECIPE model.name={directory}",
     ),
     "text-classification": TaskRecord(
         data=ClassificationData,

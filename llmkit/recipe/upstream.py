@@ -51,11 +51,11 @@ OWNED: dict[str, dict[str, str]] = {
         "`per_device_train_batch_size` and raise `gradient_accumulation_steps`",
         "enable_jit_checkpoint": "llmkit saves a checkpoint on signals itself",
         "logging_nan_inf_filter": "it hides NaN, so it is always off",
-        "average_tokens_across_devices": "losses are divided by the tokens of all processes, always",
-        "disable_tqdm": "there is a bar in a terminal and plain lines elsewhere",
-        "ignore_data_skip": "resuming goes on at the next batch, always",
-        "restore_callback_states_from_checkpoint": "what a run needs to go on is restored, always",
-        "save_only_model": "a checkpoint is what a run goes on from; its weights can be used as they are",
+        "average_tokens_across_devices": "losses are always divided by the number of tokens of all processes",
+        "disable_tqdm": "progress is a bar in a terminal and plain lines elsewhere",
+        "ignore_data_skip": "resuming always goes on at the next batch",
+        "restore_callback_states_from_checkpoint": "everything that a run needs to go on is always restored",
+        "save_only_model": "a checkpoint must hold all that --resume needs; its weights can be used as they are",
         "save_on_each_node": "machines share the run directory",
         "prediction_loss_only": _EVALUATION,
         "batch_eval_metrics": _EVALUATION,
@@ -83,15 +83,15 @@ OWNED: dict[str, dict[str, str]] = {
 }
 
 _DATA_DRIVEN = 'of the data before the first step, which llmkit does not compute; use "pissa" or "olora"'
-_LOSS = "its loss has a term that peft leaves to the training loop, and llmkit's has none; use `use_dora`"
-_START = "it belongs to a start of the adapter that llmkit does not have; see `init_lora_weights`"
+_LOSS = "its loss needs a term that the training loop must add, and llmkit's does not; use `use_dora`"
+_START = "it belongs to an initialization of the adapter that llmkit does not have; see `init_lora_weights`"
 
 # Starts of an adapter that peft leaves half done, or whose base nothing saves; by how their names begin.
 STARTS_REFUSED = {
     "eva": f"it needs the activations {_DATA_DRIVEN}",
     "corda": f"it needs the activations {_DATA_DRIVEN}",
     "lora_ga": f"it needs the gradients {_DATA_DRIVEN}",
-    "loftq": "its adapter fits a base that it has quantized itself, which no run saves; use `model.load_in_4bit`",
+    "loftq": "its adapter fits only the base that it quantized, which a run does not save; use `model.load_in_4bit`",
 }
 # Fields of LoraConfig that would not do what they say.
 REFUSED = {
@@ -123,7 +123,7 @@ DROPPED: dict[str, tuple[str, str]] = {
     "adafactor": ("optim", 'use `optim = "adafactor"`'),
     "fp16_backend": ("fp16", f"{_LEAVE}: PyTorch's own mixed precision is the only one; `fp16` and `bf16` turn it on"),
     "half_precision_backend": ("fp16", f"{_LEAVE}: PyTorch's own mixed precision is the only one; see `fp16`, `bf16`"),
-    "fp16_opt_level": ("fp16", f"{_LEAVE}: it was Apex's, and Apex is gone; use `fp16` or `bf16`"),
+    "fp16_opt_level": ("fp16", f"{_LEAVE}: it belonged to Apex, which is gone; use `fp16` or `bf16`"),
     "tpu_num_cores": ("", f"{_LEAVE}: the launcher decides; use `--processes` or `--accelerate-config`"),
     "tpu_metrics_debug": ("debug", 'use `debug = "tpu_metrics_debug"`'),
     "xpu_backend": ("ddp_backend", "use `ddp_backend = {value}`"),
@@ -138,7 +138,7 @@ DROPPED: dict[str, tuple[str, str]] = {
     "torchdynamo": ("torch_compile_backend", "use `torch_compile_backend = {value}`"),
     "ray_scope": ("", f"{_LEAVE}: it belongs to Ray's hyperparameter search"),
     "jit_mode_eval": ("torch_compile", f"{_LEAVE}; `torch_compile = true` compiles the model"),
-    "use_ipex": ("", f"{_LEAVE}: PyTorch itself holds Intel's optimizations now"),
+    "use_ipex": ("", f"{_LEAVE}: Intel's optimizations are part of PyTorch now"),
     "past_index": ("", f"{_LEAVE}: nothing replaced it"),
     "mp_parameters": ("", f"{_LEAVE}: it belonged to SageMaker's launcher; use `--accelerate-config`"),
     "sharded_ddp": ("fsdp", "use `fsdp` with `fsdp_config`, or `--accelerate-config`"),

@@ -17,7 +17,7 @@ def check(name: str) -> int:
     """Print the state of a run, a fact a line; return 0 if it is finished and whole or can resume, else 1."""
     directory = Path(name)
     if not runs.is_run(directory):
-        raise UserError(f"`{name}` is no run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
+        raise UserError(f"`{name}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
     record = runs.read_record(directory)
     damaged = [*_record(record), *_recipe(directory), *_metrics(directory)]
     holder = runs.holder(directory)
@@ -34,27 +34,29 @@ def check(name: str) -> int:
             progress = f"epoch {result.manifest['epoch']}, {quantity(result.manifest['samples_seen'], 'example')} seen"
             _print(
                 folder.name,
-                f"whole, {quantity(len(result.manifest['files']), 'file')}, {num_bytes / 1e6:,.1f} MB, {progress}",
+                f"intact, {quantity(len(result.manifest['files']), 'file')}, {num_bytes / 1e6:,.1f} MB, {progress}",
             )
     leftovers = [path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")]
     if leftovers:
-        _print("left over", f"{', '.join(sorted(leftovers))}: of a save that did not end; the next start removes it")
+        _print(
+            "left over", f"{', '.join(sorted(leftovers))}: from a save that did not finish; the next start removes it"
+        )
     finished = record.get("status") == "finished"
     weight_problems = list(_weights(directory, record)) if finished else []
     damaged += weight_problems
     for problem in damaged:
         _print("damaged", problem)
     if finished and not weight_problems:
-        _print("finished", f"whole: {', '.join(record.get('files', {})) or 'its weights are there'}")
+        _print("finished", f"intact: {', '.join(record.get('files', {})) or 'its weights are there'}")
         if longer := record.get("longer"):
-            _print("longer", f"a longer training, to {longer.get('steps', 0):,} steps, is {longer['status']}")
+            _print("longer", f"longer training, to {longer.get('steps', 0):,} steps, is {longer['status']}")
             if usable:
-                _print("resumable", f"the same command with --resume trains on from {usable[0].path.name}")
+                _print("resumable", f"the same command with --resume goes on from {usable[0].path.name}")
         return 1 if damaged else 0
     if usable:
         _print("resumable", f"--resume goes on from {usable[0].path.name} (step {usable[0].step:,})")
         return 0
-    _print("lost" if checkpoint.folders(directory) or finished else "begun", "there is no checkpoint to go on from")
+    _print("lost" if checkpoint.folders(directory) or finished else "begun", "there is no checkpoint to resume from")
     return 1
 
 
@@ -83,18 +85,18 @@ def _metrics(directory: Path) -> list[str]:
         try:
             json.loads(line)
         except ValueError:
-            return [f"{runs.METRICS_FILE}, line {number}: is not whole (the next start cuts it off)"]
+            return [f"{runs.METRICS_FILE}, line {number}: is incomplete (the next start removes it)"]
     return []
 
 
 def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
     """List what is wrong with the files that were written when the run finished."""
     if not runs.is_finished(directory):
-        return ["the run is called finished, and its weights are not there"]
+        return ["the run is marked as finished, but its weights are missing"]
     expected = record.get("files", {})
     actual = checkpoint.files_of(directory, only=expected)
     return [
-        f"{file} is {'missing' if file not in actual else 'not what was written'}"
+        f"{file} {'is missing' if file not in actual else 'has changed since it was written'}"
         for file in expected
         if actual.get(file) != expected[file]
     ]

@@ -70,16 +70,16 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
     if isinstance(manifest, str):
         return manifest
     if run is not None and manifest["run"] != run:
-        return "it is another run's"
+        return "it belongs to another run"
     if f"{PREFIX}{manifest['step']}" != folder.name:
-        return f"it is step {manifest['step']}'s under another name"
+        return f"it is the checkpoint of step {manifest['step']} under another name"
     for name, expected in manifest["files"].items():
         try:
             size = (folder / name).stat().st_size
             if size != expected["bytes"]:
-                return f"{name} has {size:,} bytes and not {expected['bytes']:,}"
+                return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
             if _checksum(folder / name) != expected["xxh3_128"]:
-                return f"{name} is not what was written"
+                return f"{name} has changed since it was written"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as problem:
@@ -93,10 +93,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | str:
         manifest = json.loads((folder / MANIFEST).read_text())
         checksum = manifest.pop("checksum")
         if checksum != _sum(manifest):
-            return f"{MANIFEST} is not what was written"
+            return f"{MANIFEST} has changed since it was written"
         return dict(manifest)
     except FileNotFoundError:
-        return f"it has no {MANIFEST}, so it was not written to its end"
+        return f"it has no {MANIFEST}, so it was not saved completely"
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return f"{MANIFEST} cannot be read"
 

@@ -83,7 +83,7 @@ def _as_fitted(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
             "trainer": ReadOnly({**recipe.trainer, **taken["trainer"]}),
             "early_stopping": stopping,
             "fits_rows": False,
-            "origins": ReadOnly({**recipe.origins, **dict.fromkeys(origins, "as the run was begun")}),
+            "origins": ReadOnly({**recipe.origins, **dict.fromkeys(origins, "as the run was started")}),
         }
     )
 
@@ -97,7 +97,7 @@ def _batches_as_begun(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
         return recipe
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     begun = {key: value for key, value in before.get("trainer", {}).items() if key in keys}
-    note = f"the run was begun without {global_batch.KEY}, and keeps its batches"
+    note = f"the run was started without {global_batch.KEY}, and keeps its batches"
     update = {"data": data.model_copy(update={"global_batch_size": None}), "notes": (*recipe.notes, note)}
     return recipe.model_copy(update={**update, "trainer": ReadOnly({**recipe.trainer, **begun})})
 
@@ -151,7 +151,7 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
     try:
         tables = tomllib.loads(saved.read_text())
     except (OSError, ValueError) as problem:
-        raise UserError(f"`{saved}` cannot be read: {problem}", "it says what the run was begun with") from problem
+        raise UserError(f"`{saved}` cannot be read: {problem}", "it records what the run was started with") from problem
     parts = {"": tables} if tables.get("task") not in schema.PRETRAINING else {}
     lacking = []
     for name, part in {**parts, **tables.get("tasks", {})}.items():
@@ -197,8 +197,8 @@ def refuse(changes: Iterable[tuple[str, Any, Any]], allowed: Sequence[str], dire
     ]
     if refused:
         raise UserError(
-            f"`{directory}` was begun with another recipe, and goes on with the same alone",
-            "to change what it is all the same: "
+            f"`{directory}` was started with another recipe, and can only be resumed with the same one",
+            "to change it anyway: "
             + " ".join(f"--allow-change {key}" for key in dict.fromkeys(key for key, *_ in refused))
             + "; or start a new run, from its weights if you like: model.name=.../checkpoint-N",
             tuple(f"{key}: {_shown(before)} -> {_shown(now)}" for key, before, now in refused),

@@ -40,8 +40,8 @@ def claim(path: str, named: bool) -> Path:
             if directory.is_dir() and not all(_is_startup_file(path) for path in directory.iterdir()):
                 another_run = is_run(directory)
                 raise UserError(
-                    f"the output directory `{path}` holds {'another run' if another_run else 'other files'}",
-                    "name another" + (", or go on with that run: --resume" if another_run else ", empty or new"),
+                    f"the output directory `{path}` already contains {'another run' if another_run else 'other files'}",
+                    "name another" + (", or resume that run with --resume" if another_run else " that is new or empty"),
                 )
             created = not directory.exists()
             directory.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def check_model(name: str) -> None:
         raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
     if not directory.exists():
         if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1 or " " in name:
-            raise UserError(f"there is no model at `{name}`", "the model comes first: a run, a folder or a Hub id")
+            raise UserError(f"there is no model at `{name}`", "name the model first: a run, a folder or a Hub id")
         hub.check(name, "model")
 
 
@@ -53,7 +53,7 @@ def task_of(name: str) -> str:
     if task := task_of_architecture(architecture):
         return task
     raise UserError(
-        f"`{name}` ({architecture}) has no head that llmkit predicts with",
+        f"`{name}` ({architecture}) has no head that llmkit can predict with",
         "fine-tune it first: llmkit finetune --task NAME model.name=" + name,
     )
 
@@ -63,7 +63,7 @@ def one_task_of(name: str) -> str:
     task = task_of(name)
     if task == "multi-task":
         models = sorted(str(file.parent) for file in Path(name).glob(f"*/{runs.RECORD_FILE}"))
-        raise UserError(f"`{name}` has several tasks", f"name the model of one: {' or '.join(models)}")
+        raise UserError(f"`{name}` has several tasks", f"name the model of one task: {' or '.join(models)}")
     return task
 
 

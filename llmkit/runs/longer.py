@@ -24,24 +24,26 @@ def is_asked(recipe: Recipe, directory: Path, allowed: Sequence[str]) -> bool:
     if not any(key in LENGTH for key, *_ in changes):
         return False
     record, folders = runs.read_record(directory), checkpoint.folders(directory)
-    anew = f"a new run can begin with its weights: without --resume, model.name={directory}"
+    anew = f"to start a new run from its weights, leave out --resume and set model.name={directory}"
     if seconds := record.get("max_time"):
-        raise UserError(f"`{directory}` was trained for {seconds} s by the clock, and has no other length", anew)
+        raise UserError(
+            f"`{directory}` was trained for {seconds} s with --max-time, and its length cannot be changed", anew
+        )
     if not folders:
-        raise UserError(f"`{directory}` has no checkpoint to train on from", anew)
+        raise UserError(f"`{directory}` has no checkpoint to resume from", anew)
     unit, asked = length(recipe.trainer)
     made = _made(directory, folders)[unit]
     if asked > made:
         return True
     if unit == "steps" and all(key != "trainer.max_steps" for key, *_ in changes):
         raise UserError(
-            f"trainer.num_train_epochs has no effect beside trainer.max_steps = {asked}",
-            f"to train `{directory}` longer: trainer.max_steps=N, above {made:g}",
+            f"trainer.num_train_epochs has no effect: trainer.max_steps = {asked} is set",
+            f"to train `{directory}` longer, set trainer.max_steps to more than {made:g}",
         )
     key = "max_steps" if unit == "steps" else "num_train_epochs"
     raise UserError(
-        f"`{directory}` has made {made:g} {unit}, and trainer.{key} = {asked:g} asks for no more",
-        f"a number above {made:g} trains it longer; a shorter run is a new one, without --resume",
+        f"`{directory}` has already trained for {made:g} {unit}, and trainer.{key} = {asked:g} asks for no more",
+        f"to train longer, set more than {made:g}; for a shorter run, start a new one without --resume",
     )
 
 

@@ -45,12 +45,12 @@ def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"tensor": str(len(tensors) - 1)}
     if isinstance(value, dict):
         if not all(isinstance(key, str | int) for key in value):
-            raise TypeError("a key that is neither a word nor a number")
+            raise TypeError("a key that is neither a string nor a number")
         return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         items = [_encode(item, tensors) for item in value]
         return items if isinstance(value, list) else {"tuple": items}
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -31,8 +31,8 @@ def document_separator(tokenizer: Any) -> list[int]:
     """Return the ids between documents: where the model learns to stop, and what its tokenizer begins a text with."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            "the tokenizer has no end-of-text token to set documents apart",
-            'use one that has, or train one: tokenizer.type = "byte-bpe"',
+            "the tokenizer has no end-of-text token to separate documents",
+            'use a tokenizer that has one, or train one: tokenizer.type = "byte-bpe"',
         )
     begin = tokenizer.bos_token_id
     begins = begin != tokenizer.eos_token_id and tokenizer("")["input_ids"][:1] == [begin]
@@ -43,8 +43,9 @@ def block_spec(data: CausalData, block_size: int) -> BlockSpec:
     """`block_size` inputs and, one further, the `block_size` tokens to predict, of which `stride` are new."""
     if data.stride is not None and data.stride > block_size:
         raise UserError(
-            f"data.stride is {data.stride}, and a window has {block_size} tokens: some would be predicted in none",
-            "make it data.block_size at most",
+            f"data.stride = {data.stride} exceeds a window of {block_size} tokens: some tokens would never be "
+            "predicted",
+            "lower it to data.block_size or less",
         )
     return BlockSpec(block_size + 1, data.stride or block_size)
 
@@ -101,8 +102,8 @@ def prepare_model(model: Any, data: CausalData) -> None:
     """Refuse to keep documents apart in a model that would let them mix."""
     if data.pack == "isolated" and not keeps_apart(model):
         raise UserError(
-            f'data.pack = "isolated": in one block, {type(model).__name__} lets a document see those before it',
-            'use data.pack = "running", or another architecture: one without recurrence, with position_ids',
+            f'data.pack = "isolated": {type(model).__name__} lets a document see the earlier ones in its block',
+            'use data.pack = "running", or an architecture without recurrence that takes position_ids',
         )
 
 

@@ -84,7 +84,7 @@ def fit_template(tokenizer: Any) -> None:
     if tokenizer.eos_token is None:
         raise UserError(
             "the tokenizer has neither a chat template nor an end-of-text token to end an answer with",
-            "use one that has: tokenizer.name",
+            "use a tokenizer that has one: tokenizer.name",
         )
     begin = tokenizer.bos_token_id
     begins = begin is not None and begin != tokenizer.eos_token_id and tokenizer("")["input_ids"][:1] == [begin]
@@ -115,7 +115,7 @@ def spans(fitted: Fitted, template: ChatTemplate) -> tuple[str, list[tuple[int, 
     if len(found) == len(answers):
         return text, found
     if not fitted.learned[-1]:
-        raise ValueError("the chat template rewrites all but the last answer, which is not to be learned")
+        raise ValueError("the chat template rewrites every answer but the last, and the last is not to be learned")
     if not text.startswith(template.write(messages[:-1], tools)):
         name = template.tokenizer.name_or_path
         raise ValueError(f"the chat template of `{name}` rewrites the prompt of the last answer")
@@ -156,7 +156,7 @@ class Rendered:
         if fitted.mended is not None:
             self.mends.add(fitted.mended, place)
         for part in fitted.unused:
-            self.unused.add(f"{part}, for which the chat template has no place", place)
+            self.unused.add(f"{part}, which the chat template leaves out", place)
         return text, places, sum(fitted.learned)
 
     def finish(self, done: Encoded, rows: Rows) -> None:
@@ -181,7 +181,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ChatDat
     """
     if not tokenizer.is_fast:
         raise UserError(
-            "the tokenizer does not say where its tokens stand in the text", "use one with a tokenizer.json"
+            "the tokenizer does not give the character offsets of its tokens", "use one with a tokenizer.json"
         )
     fit_template(tokenizer)
     done = Encoded(rows, tokenizer=tokenizer)
@@ -235,8 +235,8 @@ def resolve_labels(
     for name, part in parts.items():
         if len(part.unlearned) == len(part.keys):
             raise UserError(
-                f"{part.source.source}: no supervised tokens in the {name} data: of {len(part.keys):,} rows, every "
-                "answer begins behind the first data.max_length tokens",
+                f"{part.source.source}: no supervised tokens in the {name} data: in all {len(part.keys):,} rows, the "
+                "answers begin after the first data.max_length tokens",
                 "raise data.max_length",
             )
     room = data.max_length or min(positions(config) or LONGEST_INPUT, LONGEST_INPUT)
@@ -314,9 +314,9 @@ def prepare_model(model: Any, settings: ChatSettings) -> None:
     """Let generation stop at the end of a turn; refuse to pack for a model that would let conversations mix."""
     if settings.room is not None and not keeps_apart(model):
         raise UserError(
-            f"data.pack: in one input, {type(model).__name__} lets a conversation see those before it",
-            "leave data.pack out: one conversation an input; trainer.train_sampling_strategy = "
-            '"group_by_length" saves padding as well',
+            f"data.pack: {type(model).__name__} lets a conversation see the earlier ones in its input",
+            "leave out data.pack: each input then has one conversation; trainer.train_sampling_strategy = "
+            '"group_by_length" also saves padding',
         )
     generation = model.generation_config
     had = generation.eos_token_id
@@ -355,8 +355,8 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[Any, Any]:
     """Nothing is written during evaluation, and so there is nothing to compare."""
     raise UserError(
-        "evaluation.metrics: a chat model is measured by its loss, no other metric fits",
-        f"there are {', '.join(METRICS)}",
+        "evaluation.metrics: a chat model is evaluated by its loss, no other metric fits",
+        f"choose from {', '.join(METRICS)}",
     )
 
 

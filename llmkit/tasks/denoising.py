@@ -126,20 +126,20 @@ def _frame(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
     frame = tokenizer("")["input_ids"]
     if tokenizer.eos_token_id is None or frame[-1:] != [tokenizer.eos_token_id]:
         raise UserError(
-            "the tokenizer sets no end-of-sequence token behind a text: the model would not learn to stop",
-            "use the one of an encoder-decoder without languages (tokenizer.name), or train one (tokenizer.type)",
+            "the tokenizer adds no end-of-sequence token to a text: the model would not learn to stop",
+            "use that of an encoder-decoder without language codes (tokenizer.name), or train one (tokenizer.type)",
         )
     if tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer has no token to pad with", "use one that has: tokenizer.name")
+        raise UserError("the tokenizer has no padding token", "use a tokenizer that has one: tokenizer.name")
     return np.array(frame[:-1], np.int64), np.array(frame[-1:], np.int64)
 
 
 def _mask(tokenizer: Any) -> int:
     if tokenizer.mask_token_id is None:
         raise UserError(
-            "the tokenizer has no mask token, which stands for a span in infilling",
-            "use one that has, such as BART's (tokenizer.name), or train one (tokenizer.type); or corrupt otherwise: "
-            "data.corruption",
+            "infilling needs a mask token, and the tokenizer has none",
+            "use one with a mask token, such as BART's (tokenizer.name), or train one (tokenizer.type); or set another "
+            "corruption (data.corruption)",
         )
     return int(tokenizer.mask_token_id)
 
@@ -150,9 +150,9 @@ def _sentinels(tokenizer: Any) -> np.ndarray:
     found = [entries[name] for name in takewhile(entries.__contains__, (f"<extra_id_{i}>" for i in count()))]
     if len(found) < 2:
         raise UserError(
-            "the tokenizer has no sentinels (<extra_id_0>, <extra_id_1>, ...), which span corruption puts in for spans",
-            "use one that has, such as T5's (tokenizer.name), or train one (tokenizer.type); or corrupt otherwise: "
-            "data.corruption",
+            "span corruption needs sentinel tokens (<extra_id_0>, <extra_id_1>, ...), and the tokenizer has none",
+            "use one with sentinels, such as T5's (tokenizer.name), or train one (tokenizer.type); or set another "
+            "corruption (data.corruption)",
         )
     return np.array(found, np.int64)
 

@@ -26,7 +26,7 @@ def fit_for_batches(tokenizer: Any, config: Any) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer has no token to pad with", "use one that has: tokenizer.name")
+        raise UserError("the tokenizer has no padding token", "use a tokenizer that has one: tokenizer.name")
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
 
@@ -37,5 +37,7 @@ def choose_length(wanted: int | None, config: Any, longest: int = LONGEST_INPUT)
     if wanted is None:
         return min(limit or longest, longest)
     if limit is not None and wanted > limit:
-        raise UserError(f"data.max_length is {wanted} and the model has {limit} positions", "make it smaller")
+        raise UserError(
+            f"data.max_length = {wanted} is more than the {limit} positions of the model", "lower data.max_length"
+        )
     return wanted

@@ -48,8 +48,8 @@ def need_tokens(tokenizer: Any, task: str) -> None:
     missing = [name for name in wanted if getattr(tokenizer, name) is None]
     if missing:
         raise UserError(
-            f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, as {task} needs",
-            "use a tokenizer of a masked language model, or train one with [tokenizer]",
+            f"the tokenizer has no {missing[0]} {wanted[missing[0]]}, which {task} needs",
+            "use the tokenizer of a masked language model, or train one with [tokenizer]",
         )
 
 

@@ -82,7 +82,7 @@ def create(table: Model, parts: Sequence[Part], seed: int) -> tuple[SharedEncode
     for part in parts:
         model, made = create_model(table, part.config, part.model_class, seed)
         if model.base_model is model:
-            raise UserError(f"[model]: {type(model).__name__} does not set its head apart from its layers")
+            raise UserError(f"[model]: {type(model).__name__} does not separate its head from its layers")
         if part.prepare_model is not None:
             part.prepare_model(model)
         whole[part.name] = model

@@ -164,8 +164,8 @@ def resolve_labels(
     if meant == "counted":
         if sum("counted" in each for each in pooled) < CLEAR:
             raise UserError(
-                f"{parts[0].source.source}: {FROM_ONE}, as it seems",
-                "if they do: data.answer_base = 1; if they count from 0, and some are wrong: data.answer_base = 0",
+                f"{parts[0].source.source}: it seems that {FROM_ONE}",
+                "if so, set data.answer_base = 1; if they count from 0 and some are wrong, set data.answer_base = 0",
             )
         base = 1
     if base and not fixed:

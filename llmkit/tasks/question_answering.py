@@ -77,7 +77,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
     """
     if not tokenizer.is_fast:
         raise UserError(
-            "the tokenizer does not say where its tokens stand in the text", "use one with a tokenizer.json"
+            "the tokenizer does not give the character offsets of its tokens", "use one with a tokenizer.json"
         )
     # A question and what a window adds to the one before share what is left: no window repeats another.
     stride = data.stride if data.stride is not None else min(STRIDE, length // 4)
@@ -85,7 +85,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Answeri
     if stride >= length // 2 or longest < 1:
         raise UserError(
             f"data.stride = {stride} leaves no room in inputs of {length} tokens",
-            f"lower it, to {length // 3} say" if length >= 16 else "raise data.max_length",
+            f"lower it, for example to {length // 3}" if length >= 16 else "raise data.max_length",
         )
     done = Encoded(rows)
     for chunk in chunks(rows.read()):

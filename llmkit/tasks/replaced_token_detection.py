@@ -145,15 +145,19 @@ def create_model(table: Model, config: Any, seed: int) -> tuple[Electra, list[st
     there, here = ({key: getattr(each, key, None) for key in SHARED} for each in (narrow, config))
     if there != here:
         raise UserError(
-            "[model.generator]: it reads with the discriminator's embeddings, and is made for others",
-            "use two that belong together, or change both",
-            tuple(f"{key}: {there[key]} there, {here[key]} in [model]" for key in SHARED if there[key] != here[key]),
+            "[model.generator]: it shares the discriminator's embeddings, which do not fit it",
+            "use two models that belong together, or change both",
+            tuple(
+                f"{key}: {there[key]} in [model.generator], {here[key]} in [model]"
+                for key in SHARED
+                if there[key] != here[key]
+            ),
         )
     for key, each in (("model", config), ("model.generator", narrow)):
         if each.hidden_size % each.num_attention_heads:
             raise UserError(
-                f"[{key}]: {each.num_attention_heads} attention heads do not divide a hidden_size of "
-                f"{each.hidden_size}",
+                f"[{key}]: hidden_size = {each.hidden_size} is not divisible by its "
+                f"{each.num_attention_heads} attention heads",
                 f"see {key}.config",
             )
     discriminator, made = weights.create_model(table, config, MODEL_CLASS, seed)
@@ -169,7 +173,9 @@ def _generators_table(table: Model, config: Any) -> tuple[Model, list[str]]:
         beside = Path(table.name) / GENERATOR
         name = str(beside) if beside.is_dir() else None
         notes.append(
-            f"the generator is `{name}`" if name else "the generator is made from scratch: see model.generator.name"
+            f"the generator is `{name}`"
+            if name
+            else "the generator starts from scratch; model.generator.name sets another"
         )
     narrower = {key: max(1, getattr(config, key) // 4) for key in NARROWER}
     own = {
@@ -185,7 +191,7 @@ def load_model(name: str) -> Electra:
     beside = Path(name) / GENERATOR
     if not beside.is_dir():
         raise UserError(
-            f"`{name}` has no generator beside it, and its discriminator is measured on what one replaces",
+            f"`{name}` has no generator, which must replace tokens to evaluate its discriminator",
             "evaluate a finished run of replaced-token-detection",
         )
     return Electra(loading.load_model(name, MODEL_CLASS), loading.load_model(str(beside), AutoModelForMaskedLM)).eval()

@@ -73,8 +73,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: PairDat
     target = columns.get("target")
     if target and tokenizer.eos_token_id not in (None, *tokenizer(text_target="a")["input_ids"]):
         raise UserError(
-            "the tokenizer sets no end-of-sequence token behind a text: the model would not learn to stop",
-            "use the one of an encoder-decoder (tokenizer.name), or train one (tokenizer.type)",
+            "the tokenizer adds no end-of-sequence token to a text: the model would not learn to stop",
+            "use that of an encoder-decoder (tokenizer.name), or train one (tokenizer.type)",
         )
     done = Encoded(rows, tokenizer=tokenizer)
     for chunk in chunks(rows.read()):
@@ -184,14 +184,15 @@ def resolve_labels(
     layers = getattr(config, "num_decoder_layers", None)
     if layers is not None and layers > config.num_hidden_layers:  # the cache has as many as the encoder (5.23)
         raise UserError(
-            f"{layers} layers of the decoder and {config.num_hidden_layers} of the encoder: transformers cannot write "
-            f"with such a {type(config).__name__.removesuffix('Config')}",
-            "set model.config.num_decoder_layers to as many at most",
+            f"transformers cannot generate with {layers} decoder layers and {config.num_hidden_layers} encoder layers "
+            f"in a {type(config).__name__.removesuffix('Config')}",
+            "set model.config.num_decoder_layers to the number of encoder layers or less",
         )
     limit = positions(config)
     if limit is not None and data.max_target_length > limit:
         raise UserError(
-            f"data.max_target_length is {data.max_target_length} and the model has {limit} positions", "make it smaller"
+            f"data.max_target_length = {data.max_target_length} is more than the {limit} positions of the model",
+            "lower data.max_target_length",
         )
     part = train if train is not None else next(iter(validation.values()))
     return label_spec_from_config(config, {}, data, part.tokenizer)
@@ -213,7 +214,8 @@ def prepare_model(model: Any, settings: GenerationSettings) -> None:
     limit, width = positions(model.config), room(generation, settings)
     if limit is not None and width > limit:
         raise UserError(
-            f"[generation]: {width} new tokens and the model has {limit} positions", "lower generation.max_new_tokens"
+            f"[generation]: {width} new tokens are more than the {limit} positions of the model",
+            "lower generation.max_new_tokens",
         )
 
 

@@ -190,7 +190,7 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     if label_spec.problem_type == MULTI and len(found) and not found.any() and _first_process():
         above = "0.5" if label_spec.thresholds is None else "its data.threshold"
         say(
-            f"warning  no class is above {above} for any of {len(found):,} rows, so that none is predicted: train "
+            f"warning  no class exceeds {above} in any of {len(found):,} rows, so none is predicted: train "
             "longer, or lower data.threshold"
         )
     return _figures(found, references, label_spec)

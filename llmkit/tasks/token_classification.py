@@ -220,7 +220,7 @@ def resolve_labels(
             used |= {f"I-{tag[2:]}" for tag in used if tag.startswith("B-")}
         names = in_the_order_of(known, tuple(own) if own else _sorted(used))
     if len(set(names)) < len(names):
-        raise UserError(f"data.label_names: {', '.join(names)} holds a name twice")
+        raise UserError(f"data.label_names holds a name twice: {', '.join(names)}")
     why = "the model does not know" if fixed else "no row of the training data has"
     if own and not fixed:
         why = f"is not in {'data.label_names' if data.label_names else 'the names of the column'}"
@@ -231,7 +231,7 @@ def resolve_labels(
     if train is not None:
         used = set(chain.from_iterable(named[0])) - {UNTAGGED}
         if len(used) < 2:
-            every = f"every word has the tag {used.pop()}: nothing can be learned" if used else "not one row has a tag"
+            every = f"every word has the tag {used.pop()}: nothing can be learned" if used else "no row has a tag"
             raise UserError(f"{train.source.source}: {every}", "is it the right column?")
     config.num_labels = len(names)
     config.id2label = dict(enumerate(names))
@@ -265,8 +265,8 @@ def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown
     for row, tags in enumerate(named):
         numbers.append(np.array([index.get(tag, -1) for tag in tags], np.int64))
         for word in np.flatnonzero(numbers[-1] == -1)[:1]:
-            mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {why}; there are {_shown(names)}'
-    refuse(part.source, mistakes, "whose tags cannot be used", "mend the rows, or take them out")
+            mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {why}; the tags are {_shown(names)}'
+    refuse(part.source, mistakes, "whose tags cannot be used", "fix these rows, or remove them")
     strange = [row for row, known in enumerate(numbers) if (known >= len(names)).any()]
     if strange:
         values = np.concatenate(numbers)
@@ -274,8 +274,8 @@ def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown
         shown = _shown([unknown[number - len(names)] for number in np.unique(beyond)])
         if not ((values >= 0) & (values < len(names))).any():
             raise UserError(
-                f"{part.source.source}: all tags are such as {why}: {shown}",
-                f"there are {_shown(names)}; is it the right column?",
+                f"{part.source.source}: every tag is one that {why}: {shown}",
+                f"the tags are {_shown(names)}; is it the right column?",
             )
         part.warnings.append(
             f"words of {len(strange):,} row{'s' * (len(strange) > 1)} have a tag that {why} ({shown}) and count as "

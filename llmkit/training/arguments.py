@@ -42,7 +42,7 @@ def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
             **settings,
             "bf16": False,
             "fp16": False,
-        }, f"trainer.{'bf16' if settings.get('bf16') else 'fp16'} was asked for; this hardware is not fast at it"
+        }, f"trainer.{'bf16' if settings.get('bf16') else 'fp16'} is set, but this hardware is not fast at it"
     if gpu and torch.cuda.is_bf16_supported(including_emulation=False):
         return {**settings, "bf16": True}, "this GPU is fast at bf16"
     if gpu:
@@ -97,8 +97,8 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != expected:
         raise RuntimeError(
-            f"the launcher started {expected} processes and this one sees {args.world_size}: they would overwrite one "
-            "another (on a CPU, ACCELERATE_USE_CPU=true must be set; llmkit's own --processes does)"
+            f"the launcher started {expected} processes and this one sees {args.world_size}: they would overwrite each "
+            "other (on a CPU, set ACCELERATE_USE_CPU=true; llmkit's own --processes does)"
         )
     if args.n_gpu > 1:
         raise RuntimeError(
@@ -114,7 +114,7 @@ def check_trackers(settings: Mapping[str, Any]) -> None:
         if name == "tensorboard" and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
             raise UserError(
                 "trainer.report_to: TensorBoard is not installed",
-                f"pip install 'llmkit[{name}]', or leave it out: the figures are in metrics.jsonl too",
+                f"pip install 'llmkit[{name}]', or leave it out: the metrics are in metrics.jsonl too",
             )
 
 

@@ -61,7 +61,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     data = recipe.data
     assert isinstance(data, RowData)
     if recipe.evaluation.language is not None and task.references is None:
-        raise UserError(f"evaluation.language means nothing to {recipe.task}: it compares no texts", "leave it out")
+        raise UserError(f"evaluation.language has no effect on {recipe.task}, which compares no texts", "leave it out")
     config, notes = (fixed, []) if fixed is not None else load_config(recipe.model, finetuning=True)
     splits = tables(data, seed, task.reader, train=fixed is None, from_hub=from_hub, fits_rows=recipe.fits_rows)
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
@@ -266,7 +266,7 @@ def choose_metrics(
     wanted = own if table.metrics is None else table.metrics
     unfit = [name for name in wanted if name in task.METRICS and name not in own]
     if unfit:
-        raise UserError(f"evaluation.metrics: {unfit[0]} does not fit this data", f"there are {', '.join(own)}")
+        raise UserError(f"evaluation.metrics: {unfit[0]} does not fit this data", f"choose from {', '.join(own)}")
     further = {name: _further(name, own, table.trust_remote_code) for name in wanted if name not in own}
 
     def report(stats: Any, part: Any) -> dict[str, float]:

@@ -130,12 +130,11 @@ def check_use(data: TextData, evaluating: bool) -> None:
     if evaluating:
         return
     if isinstance(data, CausalData) and data.stride is not None:
-        raise UserError(
-            "data.stride is for llmkit evaluate: training predicts each token once as it is", "leave it out"
-        )
+        raise UserError("data.stride is for llmkit evaluate: training always predicts each token once", "leave it out")
     if isinstance(data, MaskedData) and data.masking == "each":
         raise UserError(
-            'data.masking = "each" is for llmkit evaluate: it hides one token at a time', "token, whole-word or span"
+            'data.masking = "each" is for llmkit evaluate: it hides one token at a time',
+            "use token, whole-word or span",
         )
 
 
@@ -210,13 +209,15 @@ def _blocks(
     row = pack.tokenize_documents(documents, tokenizer, separator)
     windows = pack.Blocks(row, block_spec, limit) if evaluated is None else evaluated(row, limit)
     if not row.num_documents:
-        raise UserError(f"{documents.source}: no text in the {part} data", "an empty file, or a fraction too small?")
+        raise UserError(
+            f"{documents.source}: no text in the {part} data", "is the file empty, or the fraction too small?"
+        )
     if not len(windows):
         raise UserError(
             f"{documents.source}: the {part} data has {len(row.ids):,} tokens, less than one block of "
             f"{block_spec.length}",
-            "more text or a smaller data.block_size"
-            + (' (a single document: data.validation_from = "end")' if part == "validation" else ""),
+            "use more text or a smaller data.block_size"
+            + (' (for a single document, set data.validation_from = "end")' if part == "validation" else ""),
         )
     record[part] = {
         "documents": row.num_documents,

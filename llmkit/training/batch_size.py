@@ -75,15 +75,15 @@ def shrink(args: TrainingArguments) -> None:
     size = args.per_device_train_batch_size
     if size == 1:
         raise RunError(
-            "there is not enough memory to learn from one example",
-            "shorter ones (data.block_size, data.max_length), trainer.activation_checkpointing = true, a [lora] "
-            "adapter or a smaller model",
+            "there is not enough memory for even one example",
+            "use shorter examples (data.block_size, data.max_length), trainer.activation_checkpointing = true, "
+            "a [lora] adapter or a smaller model",
         )
     smaller = next(divisor for divisor in range(size - 1, 0, -1) if size % divisor == 0)
     args.per_device_train_batch_size = smaller
     args.gradient_accumulation_steps *= size // smaller
     if args.process_index == 0:
         say(
-            f"a batch of {size} does not fit into memory: {smaller} at a time, "
-            f"{args.gradient_accumulation_steps} times a step, which learns from as many as before"
+            f"a batch of {size} does not fit into memory: using batches of {smaller} and "
+            f"{args.gradient_accumulation_steps} accumulation steps; each step learns from as many examples as before"
         )

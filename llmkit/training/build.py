@@ -34,8 +34,8 @@ def build_trainer(
         ("random", "sequential") if assembly.length is not None else ("random", "sequential", "group_by_length")
     )
     if args.train_sampling_strategy not in strategies:
-        why = "blocks are all of one length" if assembly.length is not None else "it has no seed upstream"
-        raise UserError(f"trainer.train_sampling_strategy: {why}; there are {', '.join(strategies)}")
+        why = "all blocks have the same length" if assembly.length is not None else "it has no seed upstream"
+        raise UserError(f"trainer.train_sampling_strategy: {why}; choose from {', '.join(strategies)}")
     if not assembly.validation and args.eval_strategy != "no":
         raise UserError(
             "trainer.eval_strategy asks for evaluation, and there is no validation data", "see data.validation_fraction"
@@ -46,7 +46,8 @@ def build_trainer(
         if recipe.tasks and (args.metric_for_best_model or "loss") in ("loss", "eval_loss"):
             names = ", ".join(f"eval_{name}_loss" for name in recipe.tasks)
             raise UserError(
-                "early_stopping looks at one task: which?", f"trainer.metric_for_best_model, such as {names}"
+                "early_stopping monitors one task, and none is chosen",
+                f"set trainer.metric_for_best_model, such as {names}",
             )
         callbacks.append(EarlyStoppingCallback(**recipe.early_stopping.model_dump()))
     if args.process_index == 0:

@@ -24,27 +24,26 @@ def known_failure(problem: Exception) -> RunError | None:
     """Say in words what a data worker or the memory died of; None of anything else, which is shown as it is."""
     said = " ".join(str(problem).split())
     if isinstance(problem, KeyError) and "metric_for_best_model" in said:
-        return RunError(said.strip("\"'"), "trainer.metric_for_best_model is to be one of them")
+        return RunError(said.strip("\"'"), "set trainer.metric_for_best_model to one of them")
     if isinstance(problem, torch.OutOfMemoryError):
         return RunError(
-            f"out of memory: {said}", "a smaller trainer.per_device_train_batch_size, and more accumulation"
+            f"out of memory: {said}",
+            "lower trainer.per_device_train_batch_size and raise trainer.gradient_accumulation_steps",
         )
     if "DataLoader worker" in said and ("exited unexpectedly" in said or "is killed by signal" in said):
         return RunError(
             f"a data worker was killed: {said}",
-            "by too little memory, or too little of it in /dev/shm? trainer.dataloader_num_workers=0 needs none",
+            "memory or /dev/shm may have run out; trainer.dataloader_num_workers=0 does without workers",
         )
     if isinstance(problem, torch.distributed.DistError) or LOST.search(said):
         time.sleep(LEAVE_FIRST)
         return RunError(
-            "another process of this run is gone, or has not answered for trainer.ddp_timeout: "
+            "another process of this run has exited, or has not answered within trainer.ddp_timeout: "
             + said.partition(". This is")[0],
             "--resume goes on from the last checkpoint",
         )
     if "DataLoader timed out" in said:
-        return RunError(
-            f"a data worker hung: {said}", "guard.dataloader_timeout is how long to wait; is the storage there?"
-        )
+        return RunError(f"a data worker hung: {said}", "check the storage, or raise guard.dataloader_timeout")
     return None
 
 
@@ -57,6 +56,6 @@ def stopped(trainer: Trainer, stop: StopOnSignal, directory: Path, seconds: floa
         if saved == step:
             say(f"stopped at step {step}; the same command with --resume goes on from there")
     if saved != step:
-        behind = f"checkpoint-{saved} is there, from which --resume goes on" if saved >= 0 else "no checkpoint is there"
+        behind = f"--resume goes on from checkpoint-{saved}" if saved >= 0 else "there is no checkpoint"
         raise RunError(f"stopped at step {step}, which could not be saved; {behind}", "is the disk full?")
     return 130 if stop.signal == signal.SIGINT else STOPPED

@@ -51,8 +51,9 @@ class MaxTime(TrainerCallback):
             steps = getattr(args, f"{kind}_steps")
             if getattr(args, f"{kind}_strategy") == "steps" and steps is not None and 0 < steps < 1:
                 raise UserError(
-                    f"trainer.{kind}_steps = {steps:g} is a share of the steps, and with --max-time nobody knows how "
-                    "many there will be",
+                    f"trainer.{kind}_steps = {steps:g} is a share of the steps, and with --max-time their number "
+                    "is not "
+                    "known in advance",
                     "give a number of steps",
                 )
 
@@ -69,8 +70,9 @@ class MaxTime(TrainerCallback):
             self.load_state_dict(saved)
             if args.process_index == 0:
                 say(
-                    f"{clock(self.left)} of {clock(self.seconds)} are left; not exact: by the clock no two runs have "
-                    "the same steps, and this one does not end in the weights of one that was never stopped"
+                    f"{clock(self.left)} of {clock(self.seconds)} are left; with --max-time the number of steps "
+                    "varies, so "
+                    "the final weights will differ from those of an uninterrupted run"
                 )
 
     def on_step_begin(
@@ -129,13 +131,13 @@ def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[fl
     counted = [key for key in ("num_decay_steps", "num_stable_steps", "timescale") if key in settings.keys() - shares]
     if counted and args.max_steps <= 0:
         raise UserError(
-            f"trainer.lr_scheduler_kwargs.{counted[0]} is a number of steps, and with --max-time nobody knows how many "
-            "there will be",
-            "give trainer.max_steps too: then it is the same share of the time as of them",
+            f"trainer.lr_scheduler_kwargs.{counted[0]} is a number of steps, and with --max-time their total is not "
+            "known in advance",
+            "also set trainer.max_steps: the number is then converted to the same share of the time",
         )
     if args.deepspeed is not None or "layerwise" in args.optim:
         which = "DeepSpeed" if args.deepspeed is not None else f'trainer.optim = "{args.optim.value}"'
-        raise UserError(f"--max-time does not go with {which}, which sets the learning rate itself", "leave one out")
+        raise UserError(f"--max-time does not work with {which}, which sets the learning rate itself", "leave one out")
     nothing = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     try:
         scheduler = get_scheduler(kind, nothing, warmup, length, {**settings, **shares})
@@ -143,8 +145,8 @@ def _schedule(args: TrainingArguments, warmup: int, length: int) -> Callable[[fl
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     if not isinstance(scheduler, LambdaLR):
         raise UserError(
-            f'trainer.lr_scheduler_type = "{kind.value}" follows the loss, and --max-time the clock',
-            'use a schedule of a known course, such as "cosine" or "linear"',
+            f'--max-time does not work with trainer.lr_scheduler_type = "{kind.value}", which follows the loss',
+            'use a fixed schedule, such as "cosine" or "linear"',
         )
     factor: Callable[[float], float] = scheduler.lr_lambdas[0]
     return factor

@@ -58,7 +58,7 @@ def fit_to_rows(recipe: Recipe, assembly: Assembly, world: int, timed: bool = Fa
             setting(f"{kind}_steps", trainer.get("eval_steps", trainer.get("save_steps", every or an_epoch)))
     strategy, stopping = trainer.get("eval_strategy", "no"), recipe.early_stopping
     if stopping is not None and strategy == "no":
-        raise UserError("early_stopping looks at evaluations, and there are none", "see data.validation_fraction")
+        raise UserError("early_stopping needs evaluations, and there are none", "see data.validation_fraction")
     if strategy in STRATEGIES:
         interval = trainer["eval_steps"] if strategy == "steps" else an_epoch
         evaluations = steps // (interval if interval >= 1 else math.ceil(interval * steps))
@@ -98,11 +98,11 @@ def _in_words(chosen: dict[str, Any], batch: int) -> list[str]:
     often = {
         "epoch": "evaluation after each epoch",
         "steps": f"evaluation every {every:,} steps",
-        "no": "evaluation at the end alone",
+        "no": "evaluation only at the end",
     }
     words = {
         f"{epochs} epochs": epochs,
-        f"{batch} examples a step": "trainer.per_device_train_batch_size" in chosen,
+        f"{batch} examples per step": "trainer.per_device_train_batch_size" in chosen,
         often.get(chosen.get("trainer.eval_strategy", ""), ""): "trainer.eval_strategy" in chosen,
         f"the best checkpoint by {metric} kept": metric and chosen.get("trainer.load_best_model_at_end"),
         f"stopping after {patience} evaluations without a better one": patience,

@@ -47,8 +47,8 @@ def find_resumption(
     if last is None:
         if finished:
             raise UserError(
-                f"`{directory}` has no checkpoint to train on from",
-                f"a new run from its weights: model.name={directory}",
+                f"`{directory}` has no checkpoint to resume from",
+                f"start a new run from its weights: model.name={directory}",
             )
         return Resumption()
     start = last
@@ -62,17 +62,17 @@ def find_resumption(
     args = trainer.args
     if start.step > steps if args.max_steps > 0 else begun > math.ceil(args.num_train_epochs):
         raise UserError(
-            f"`{start.path}` is further than what is asked for",
-            "ask for more; or move the checkpoints of later steps away",
+            f"`{start.path}` is already past the end of the training asked for",
+            "train for longer, or move the later checkpoints away",
         )
     changed = tuple(key for key, *_ in changes)
     if "trainer.optim" in changed:
-        raise UserError("another optimizer cannot go on from the state of this one", "keep trainer.optim")
+        raise UserError("the optimizer cannot be changed: the saved state belongs to another one", "keep trainer.optim")
     notes = []
     if finished and (planned := planned_steps(start.path)) != steps:
         notes.append(schedule.longer(planned, steps, start.step))
     if start.step < last.step:
-        notes.append(f"what followed until {last.path.name} was the decay, and is trained anew")
+        notes.append(f"the steps from {start.path.name} to {last.path.name} were the decay, and are trained again")
     return Resumption(start, changed, "; ".join(notes))
 
 
@@ -80,10 +80,10 @@ def find_checkpoint(directory: Path, run: str) -> checkpoint.Checkpoint | None:
     """Find the newest whole checkpoint; raises UserError where there are some and none is whole."""
     newest, damaged = checkpoint.newest(directory, run)
     for problem in damaged:
-        say(f"warning  passed over: {problem}")
+        say(f"warning  checkpoint skipped: {problem}")
     if newest is None and damaged:  # starting anew would hide them
         raise UserError(
-            f"no checkpoint in `{directory}` is whole",
+            f"no checkpoint in `{directory}` is intact",
             "start a new run, from their weights if you like: model.name=.../checkpoint-N",
             tuple(damaged),
         )

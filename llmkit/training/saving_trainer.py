@@ -245,7 +245,10 @@ class SavingTrainer(UpstreamTrainer):
         folder = Path(self.state.best_model_checkpoint or "")
         best = checkpoint.examine(folder, self.run)
         if isinstance(best, str):
-            raise RunError(f"the best checkpoint, {folder}, is not whole: {best}", "--resume after moving it away")
+            raise RunError(
+                f"the best checkpoint, {folder}, is damaged: {best}",
+                "move it away, then run the same command with --resume",
+            )
         super()._load_best_model()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -87,16 +87,14 @@ class Schedule:
         old, new = self.rates(before), self.rates(now)
         rate = f'the learning rate ("{self.kind}")'
         if old is None or new is None:
-            return f"{rate} goes on as it was"
+            return f"{rate} goes on unchanged"
         if self.is_same(before, now, step):
-            return (
-                f"{rate} goes on exactly: up to step {step:,} a run of {now:,} steps has the same as one of {before:,}"
-            )
+            return f"{rate} goes on unchanged: up to step {step:,} it is the same for {now:,} and for {before:,} steps"
         if step > self._warm(before, now) and self.is_same(before, now, step + 1, warm=True):
-            return f"{rate} goes on at {new(step):.2g}; only the warm-up of a run of {now:,} steps is another"
+            return f"{rate} goes on at {new(step):.2g}; only the warm-up differs from that of a run of {now:,} steps"
         return (
-            f"{rate} is stretched from {before:,} to {now:,} steps: it had come to {old(step):.2g} and goes on from "
-            f"{new(step):.2g}; a run of {now:,} steps from the start has other ones up to here"
+            f"{rate} is stretched from {before:,} to {now:,} steps: it was {old(step):.2g} and goes on from "
+            f"{new(step):.2g}; a run of {now:,} steps from the start would have other values up to here"
         )
 
     def _warm(self, *lengths: int) -> int:

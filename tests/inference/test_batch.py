@@ -47,7 +47,7 @@ def test_an_interrupted_file_goes_on_to_the_same_bytes(
     with pytest.MonkeyPatch.context() as patch:
         interrupted(patch, after, KeyboardInterrupt())
         stopped = llmkit(*FILE, "--seed", "3")
-    assert stopped.exit_code == 130 and "the same command goes on with it" in stopped.stderr
+    assert stopped.exit_code == 130 and "the same command goes on from there" in stopped.stderr
     assert not list(rows.glob("*said.jsonl")) and not list(rows.glob("*.lock"))
     with Path("said.jsonl.partial").open("a") as stream:  # as kill -9 or a full disk leaves it
         stream.write(torn)

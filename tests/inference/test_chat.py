@@ -268,10 +268,10 @@ def test_what_does_not_converse_is_refused(place: Path, llmkit: Callable[..., Re
     message = refused(llmkit(*argv))
     assert "`model` has no chat template" in message and 'llmkit generate "..." --model model' in message
     assert "the question is empty" in refused(llmkit("generate", " ", "--chat"))
-    assert "system_prompt belongs to a conversation" in refused(llmkit("generate", "Hi", "system_prompt=a"))
+    assert "system_prompt is only for conversations" in refused(llmkit("generate", "Hi", "system_prompt=a"))
     assert "one answer" in refused(llmkit("generate", "Hi", "num_return_sequences=2", "--chat", "--model", "endless"))
     assert "did you mean `max_new_tokens`?" in llmkit("generate", "Hi", "max_new_tokns=2", "--chat").stderr
-    assert "settings are refused" in refused(llmkit(*argv[:-1], "endless", "temperature=0"))
+    assert "settings are not valid" in refused(llmkit(*argv[:-1], "endless", "temperature=0"))
     assert (
         "line 2: byte 3 is not UTF-8" in llmkit(*argv[:1], *argv[2:-1], "endless", *GREEDY, stdin=b"a\nab\xff").stderr
     )
@@ -351,17 +351,17 @@ def test_the_system_prompt_stands_before_rows_without_one(place: Path, llmkit: C
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ('{"topic": "a"}', "which column holds the conversations, or which the prompts"),
+        ('{"topic": "a"}', "which column holds the conversations, or which hold the prompts"),
         ('{"prompt": ""}', "message 1, the user's, is empty"),
         ('{"prompt": 3}', "holds int, not text"),
         ('{"prompt": "\\ud83d"}', "half a character"),
         ('{"messages": []}', "the conversation is empty"),
         ('{"messages": "Hi"}', "`messages` holds text that is not JSON"),
-        ('{"messages": [{"role": "assistant", "content": "b"}]}', "the roles are not in turn: assistant"),
+        ('{"messages": [{"role": "assistant", "content": "b"}]}', "the roles do not take turns: assistant"),
         ('{"messages": [{"role": "nurse", "content": "a"}]}', "message 1 has the role 'nurse'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "holds a part of type image"),
         ('{"messages": ["a"]}', "a conversation is a list of messages"),
-        ('{"prompt": "' + "x" * POSITIONS + '"}', f"{POSITIONS + 3} tokens and the model {POSITIONS} positions"),
+        ('{"prompt": "' + "x" * POSITIONS + '"}', f"{POSITIONS + 3} tokens, but the model has {POSITIONS} positions"),
         ("{", "not JSON"),
     ],
 )
@@ -397,9 +397,9 @@ def test_what_finetune_reads_is_answered(place: Path, llmkit: Callable[..., Resu
     assert [row["completion"] for row in said] == [expected(messages) for _, messages in shapes]
     assert said[1].keys() == {"instruction", "input", "history", "completion"}
     for note in (
-        "1 row mended: the last answer left out: it is what is written, such as `rows.jsonl`, line 5",
-        "1 row mended: two turns of one speaker joined, a blank line between and a first turn of the assistant left",
-        "1 row read without: `tools`, for which the chat template has no place, such as `rows.jsonl`, line 9",
+        "1 row mended: the last answer left out: the model is to write it, such as `rows.jsonl`, line 5",
+        "1 row mended: two turns of one speaker joined by a blank line and a first turn of the assistant left",
+        "1 row read without: `tools`, which the chat template leaves out, such as `rows.jsonl`, line 9",
     ):
         assert f"note: {note}" in done.stderr, done.stderr
 
@@ -408,7 +408,10 @@ def test_calls_of_tools_are_refused_where_the_template_has_none(place: Path, llm
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
     Path("rows.jsonl").write_text(json.dumps({"messages": [user("Add"), call, {"role": "tool", "content": "3"}]}))
     message = refused(llmkit("generate", "--chat", "--model", "model", "--input", "rows.jsonl"))
-    assert "`rows.jsonl`, line 1: the assistant calls a tool" in message and "a chat template with tools" in message
+    assert (
+        "`rows.jsonl`, line 1: the assistant calls a tool" in message
+        and "choose a model whose chat template writes `tools`" in message
+    )
 
 
 def test_rows_are_read_with_the_roles_and_columns_of_the_run(place: Path, llmkit: Callable[..., Result]) -> None:

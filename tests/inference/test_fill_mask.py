@@ -40,4 +40,4 @@ def test_blanks_are_filled_from_a_file_with_its_ids(said, refused):
 
 def test_a_text_without_a_blank_or_with_one_out_of_reach_is_refused(refused):
     assert "text 2: no [MASK] in it" in refused("home/masked", "a [MASK]", "a fox")
-    assert "text 1: [MASK] stands beyond the 32 tokens" in refused("home/masked", "far " * 40 + "[MASK]")
+    assert "text 1: [MASK] is beyond the 32 tokens" in refused("home/masked", "far " * 40 + "[MASK]")

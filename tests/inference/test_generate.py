@@ -76,7 +76,7 @@ def test_an_unfinished_run_names_its_checkpoint(models: Path, llmkit: Callable[.
     ("model", "said"),
     [
         ("bert", "llmkit predict bert"),
-        ("t5", "(T5ForConditionalGeneration) is no causal language model"),
+        ("t5", "(T5ForConditionalGeneration) is not a causal language model"),
         ("runs/none", "there is no model at `runs/none`"),
         ("a/b/c", "there is no model at `a/b/c`"),
         ("gpt2/config.json", "is a file"),
@@ -96,9 +96,12 @@ def test_models_that_write_and_models_that_predict_point_at_one_another(
         record = {"status": "finished", "task": task, "finished": 1e12}
         (models / "runs" / f"own-{name}" / "run.json").write_text(json.dumps(record))
     said = refused(llmkit("generate", PROMPT, "--model", "t5"))
-    assert 'llmkit predict t5 "..."; to generate, `runs/own-gpt2` is one that writes: --model runs/own-gpt2' in said
+    assert 'llmkit predict t5 "..."; to generate, use `runs/own-gpt2`: --model runs/own-gpt2' in said
     said = refused(llmkit("predict", "runs/own-gpt2", PROMPT))
-    assert "llmkit generate --model runs/own-gpt2; to predict, `runs/own-bert` is a run that does" in said
+    assert (
+        "llmkit generate --model runs/own-gpt2; to predict, use the run `runs/own-bert`: llmkit predict runs/own-bert"
+        in said
+    )
 
 
 def test_weights_that_do_not_fit_are_refused(models: Path, llmkit: Callable[..., Result]) -> None:
@@ -171,11 +174,11 @@ def test_a_key_that_is_not_there_and_a_wrong_type(models: Path, llmkit: Callable
 
 def test_prompts_at_the_edge(models: Path, llmkit: Callable[..., Result]) -> None:
     long = "x" * POSITIONS
-    assert f"{POSITIONS} tokens and the model {POSITIONS} positions" in refused(
+    assert f"{POSITIONS} tokens, but the model has {POSITIONS} positions" in refused(
         llmkit("generate", long, "--model", "gpt2")
     )
     result = llmkit("generate", long[2:], "max_new_tokens=50", "--model", "gpt2")
-    assert result.stderr == f"note: 2 new tokens at most: the prompt has {POSITIONS - 2} of {POSITIONS} positions\n"
+    assert result.stderr == f"note: at most 2 new tokens: the prompt takes {POSITIONS - 2} of {POSITIONS} positions\n"
     assert llmkit("generate", long[2:], "--model", "gpt2").stderr == ""  # not asked for more: nothing to say
     assert llmkit("generate", "", "max_new_tokens=3", "--model", "gpt2").stdout.strip() != ""
     said = refused(llmkit("generate", "max_new_tokens=3", "--model", "gpt2"))
@@ -273,4 +276,6 @@ def test_guesses_change_nothing(models: Path, llmkit: Callable[..., Result]) -> 
     words_of = tokenizer["model"]["vocab"]
     words_of["a"], words_of["b"] = words_of["b"], words_of["a"]
     Path("draft/tokenizer.json").write_text(json.dumps(tokenizer))
-    assert "has other words than" in refused(llmkit("generate", "A", "assistant_model=draft", "--model", "gpt2"))
+    assert "has a different vocabulary from" in refused(
+        llmkit("generate", "A", "assistant_model=draft", "--model", "gpt2")
+    )

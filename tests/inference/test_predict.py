@@ -150,7 +150,7 @@ def test_a_causal_model_is_for_generate(refused):
         ("home/none", "the model `home/none`"),
         ("runs/none", "there is no model at `runs/none`"),
         ("home/single.csv", "`home/single.csv` is a file"),
-        ("headless", "(BertModel) has no head that llmkit predicts with"),
+        ("headless", "(BertModel) has no head that llmkit can predict with"),
     ],
 )
 def test_what_is_no_model_is_refused(model, said, refused, home, monkeypatch):

@@ -176,7 +176,7 @@ def test_where_it_cannot_write_it_says_so_first(output, said, refused):
 
 def test_there_is_one_source_of_rows(refused):
     assert "nothing to predict" in refused("home/single")
-    assert "exclude one another" in refused("home/single", "the fox", "--input", "home/single.csv")
+    assert "cannot be combined" in refused("home/single", "the fox", "--input", "home/single.csv")
     assert "there is no file `none.csv`" in refused("home/single", "--input", "none.csv")
     assert "does not read `.toml` files" in refused("home/single", "--input", "home/single.toml")
 

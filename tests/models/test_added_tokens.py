@@ -203,16 +203,18 @@ def test_what_is_a_token_already_is_named_and_not_added(kind, load):
     blanks = kind == "characters"
     known = next(w for w in found if len(tokens_of(old, w)) == 1 and len(tokens_of(old, f"{w} {w}")) == 2 + blanks)
     new, subtokens, notes = extend(load(kind), known, "tokamak", "tokamak")
-    assert notes == [f"tokenizer.add_tokens: `{known}` is a token already"]
+    assert notes == [f"tokenizer.add_tokens: `{known}` is already a token"]
     assert len(new) - len(old) == len(subtokens) == (2 if kind in ("gpt2", "roberta") else 1)
     again, none, notes = added_tokens.extend(new, Tokenizer(add_tokens=("tokamak",)), documents([]))
-    assert (none, notes) == ({}, ["tokenizer.add_tokens: `tokamak` is a token already"])
+    assert (none, notes) == ({}, ["tokenizer.add_tokens: `tokamak` is already a token"])
     assert len(again) == len(new)
 
 
 def test_a_word_with_blanks_at_its_ends_is_refused(load):
     for word in ("", " tokamak", "tokamak\n"):
-        with pytest.raises(UserError, match=r"tokenizer.add_tokens: .* \(number 2\) is empty or has blanks"):
+        with pytest.raises(
+            UserError, match=r"tokenizer.add_tokens: .* \(number 2\) is empty, or begins or ends with a space"
+        ):
             extend(load("gpt2"), "good", word)
 
 
@@ -239,8 +241,8 @@ def test_the_words_that_save_most_are_added(kind, load):
     assert names[:3] == ["zzzzzzzz", "qxqxqx", "wvwv"]
     assert "hjhjhjhjhjhj" not in names  # too rare
     assert notes == [
-        f"tokenizer.add_from_text: {len(subtokens)} words are added, not 50: no others occur 5 times and are more than "
-        "one token"
+        f"tokenizer.add_from_text: {len(subtokens)} words are added, not 50: no other words occur 5 times and take "
+        "more than one token"
     ]
 
 
@@ -285,7 +287,7 @@ def test_counting_forgets_the_rarest_words_where_there_are_too_many(load, monkey
 
 
 def test_a_tokenizer_without_words_has_none_to_count(load):
-    with pytest.raises(UserError, match="add_from_text: a tokenizer of this kind") as caught:
+    with pytest.raises(UserError, match="add_from_text: this kind of tokenizer") as caught:
         extend(load("characters"), from_text=5, texts=["some text"])
     assert "tokenizer.add_tokens" in caught.value.hint
 
@@ -359,7 +361,7 @@ def extended(folder, model_class, subtokens, **options):
 def test_a_new_token_begins_as_the_mean_of_its_pieces(kind, tmp_path):
     old, model_class = language_model(kind, tmp_path / "old")
     new, notes = extended(tmp_path / "old", model_class, SUBTOKENS)
-    assert notes == ["3 tokens are new: their embeddings begin at the mean of their pieces'"]
+    assert notes == ["3 new tokens: each embedding starts as the mean of its subtokens' embeddings"]
     assert new.config.vocab_size == VOCABULARY + 3
     tied = old.get_output_embeddings().weight is old.get_input_embeddings().weight
     assert (new.get_output_embeddings().weight is new.get_input_embeddings().weight) == tied
@@ -402,7 +404,7 @@ def test_a_model_with_new_tokens_trains_and_loads_in_plain_transformers(kind, tm
 def test_embeddings_with_room_keep_their_size(tmp_path):
     old, model_class = language_model("gpt2", tmp_path / "old")
     new, notes = extended(tmp_path / "old", model_class, {VOCABULARY - 2: [5, 9]})
-    assert notes[-1].startswith("1 token is new: its embedding begins")
+    assert notes[-1].startswith("1 new token: its embedding starts")
     rows = new.get_input_embeddings().weight
     assert new.config.vocab_size == VOCABULARY
     assert_close(rows[VOCABULARY - 2], old.get_input_embeddings().weight[[5, 9]].mean(0))
@@ -415,7 +417,7 @@ def test_a_classifier_gets_the_new_tokens_too(base):
     config, _ = load_config(table, finetuning=True)
     model, notes = create_model(table, config, AutoModelForSequenceClassification, 0, subtokens=SUBTOKENS)
     assert model.get_input_embeddings().num_embeddings == VOCABULARY + 3
-    assert notes[-1].startswith("3 tokens are new")
+    assert notes[-1].startswith("3 new tokens: each embedding starts as the mean")
 
 
 @pytest.mark.parametrize("part", ["head", "top-1", "lora"])
@@ -424,7 +426,7 @@ def test_new_tokens_whose_embeddings_would_not_be_trained_are_refused(part, base
     config, _ = load_config(table)
     lora = {} if part == "lora" else None
     said = refused(create_model, table, config, AutoModelForMaskedLM, 0, lora=lora, subtokens=SUBTOKENS)
-    assert "new tokens need embeddings that are trained" in said
+    assert "new tokens need trainable embeddings" in said
     assert "tokenizer.add_tokens" in said
 
 
@@ -442,4 +444,4 @@ def test_a_model_from_scratch_has_room_for_new_tokens(base):
     for table in (scratch, pretrained):
         config, _ = load_config(table)
         said = refused(fit_to_tokenizer, config, table, words, own_tokenizer=False)
-        assert "the tokenizer has 42 tokens and the model embeddings for 40" in said
+        assert "the tokenizer has 42 tokens, but the model has embeddings for only 40" in said

@@ -44,7 +44,7 @@ def test_why_an_encoder_is_refused_is_said_in_words():
     with pytest.raises(UserError) as refused:
         check_architecture(AutoConfig.for_model("bert"), "causal-lm")
     assert refused.value.message == (
-        "[model]: Bert (bert) is an encoder: each of its tokens sees those on both sides; causal-lm does not fit it"
+        "[model]: Bert (bert) is an encoder (each token sees those on both sides); causal-lm does not fit it"
     )
     assert refused.value.hint == "its task is masked-lm; causal-lm is for a decoder, such as gpt2 or llama"
 

@@ -83,8 +83,8 @@ def test_calls_and_tools_are_passed_to_a_template_that_writes_them():
 def test_a_conversation_with_calls_is_refused_where_the_template_leaves_them_out():
     with pytest.raises(Unusable) as caught:
         template(CHATML).fit(read(USER, CALL, RESULT, SAYS))
-    assert caught.value.kind == "calls of tools, which the chat template leaves out"
-    assert "a chat template with tools writes `tools` and `tool_calls` out" in caught.value.hint
+    assert caught.value.kind == "tool calls, which the chat template leaves out"
+    assert "choose a model whose chat template writes `tools` and `tool_calls`" in caught.value.hint
 
 
 def test_tools_without_calls_and_fields_of_messages_are_named_where_they_have_no_place():

@@ -45,14 +45,14 @@ def test_an_adapter_that_lacks_a_tensor_is_refused(lost, base, tmp_path):
     del weights[name]
     save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
     said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert f"1 tensors are missing or have another size than its configuration gives, such as {name[17:]}" in said
+    assert f"1 tensors are missing or differ in shape from its configuration, such as {name[17:]}" in said
 
 
 def test_what_an_adapter_was_trained_on_and_did_not_save_is_not_made_up(base, tmp_path):
     plain = AutoModelForSequenceClassification.from_pretrained(base("bert"))  # with a random pooler
     peft.get_peft_model(plain, peft.LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
     said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert "2 tensors are missing or have another size than its configuration gives, such as bert.pooler" in said
+    assert "2 tensors are missing or differ in shape from its configuration, such as bert.pooler" in said
 
 
 def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
@@ -61,5 +61,5 @@ def test_an_adapter_whose_base_has_gone_says_so(base, tmp_path, no_network):
     settings = tmp_path / "adapter_config.json"
     settings.write_text(settings.read_text().replace(base("bert"), str(tmp_path / "gone")))
     said = refused(loading.load_model, str(tmp_path), AutoModelForSequenceClassification)
-    assert f"the base of the adapter `{tmp_path}`: " in said
+    assert f"the base model of the adapter `{tmp_path}`: " in said
     assert str(tmp_path / "gone") in said

@@ -291,18 +291,21 @@ def test_an_adapter_goes_on_from_the_start_that_it_was_saved_with(kind, home, tm
         (["lora.init_lora_weights=eva"], 'lora.init_lora_weights: "eva" is not in llmkit: it needs the activations'),
         (["lora.init_lora_weights=corda"], 'lora.init_lora_weights: "corda" is not in llmkit: it needs the activ'),
         (["lora.init_lora_weights=lora_ga"], 'lora.init_lora_weights: "lora_ga" is not in llmkit: it needs the grad'),
-        (["lora.init_lora_weights=loftq"], 'lora.init_lora_weights: "loftq" is not in llmkit: its adapter fits a base'),
-        (["lora.eva_config.rho=2.0"], "lora.eva_config: not in llmkit: it belongs to a start"),
-        (["lora.kasa_config.beta=0.1"], "lora.kasa_config: not in llmkit: its loss has a term"),
+        (
+            ["lora.init_lora_weights=loftq"],
+            'lora.init_lora_weights: "loftq" is not in llmkit: its adapter fits only the base',
+        ),
+        (["lora.eva_config.rho=2.0"], "lora.eva_config: not in llmkit: it belongs to an initialization"),
+        (["lora.kasa_config.beta=0.1"], "lora.kasa_config: not in llmkit: its loss needs a term"),
         (["lora.arrow_config.top_k=2"], "lora.arrow_config: not in llmkit: it chooses between adapters"),
         (["lora.layer_replication=[[0, 1]]"], "lora.layer_replication: not in llmkit: such a model can neither"),
         (
             ["lora.init_lora_weights=olora", "model.load_in_4bit=true"],
-            'lora.init_lora_weights: "olora" and `model.load_in_4bit` exclude one another',
+            'lora.init_lora_weights: "olora" and `model.load_in_4bit` exclude each other',
         ),
         (
             ["lora.init_lora_weights=pissa", 'lora.target_parameters=["x"]'],
-            'lora.init_lora_weights: "pissa" and `lora.target_parameters` exclude one another',
+            'lora.init_lora_weights: "pissa" and `lora.target_parameters` exclude each other',
         ),
     ],
 )
@@ -318,17 +321,17 @@ def test_an_adapter_that_would_not_be_what_it_says_is_refused_before_anything_is
         (
             "text-classification",
             ["lora.r=17"],
-            "lora.r: 17 is more than bert.encoder.layer.0.attention.self.query has, 16",
+            "lora.r = 17 is too large for bert.encoder.layer.0.attention.self.query, which allows 16 at most",
         ),
         (
             "text-classification",
             ['lora.target_modules=["word_embeddings"]'],
-            "lora.init_lora_weights: it is for linear layers, and bert.embeddings.word_embeddings is none",
+            "lora.init_lora_weights works for linear layers only, and bert.embeddings.word_embeddings is not one",
         ),
         (
             "causal-lm",
             ['lora.target_modules=["c_attn", "lm_head"]'],
-            "it changes the weights of lm_head, which another layer uses too (tied)",
+            "lora.init_lora_weights would change the weights of lm_head, which another layer shares (tied)",
         ),
     ],
 )
@@ -352,22 +355,22 @@ def test_an_adapter_that_depends_on_the_text_cannot_be_merged(train, llmkit):
     train("causal-lm", "lora.alora_invocation_tokens=[5, 6]")
     done = llmkit("merge", "run", "--output", "whole")
     assert done.exit_code == 2
-    assert "the adapter `run` is none that can be merged into its base: aLoRA does not support merging" in done.stderr
+    assert "the adapter `run` cannot be merged into its base model: aLoRA does not support merging" in done.stderr
     assert not Path("whole").exists()
 
 
 def test_what_cannot_be_merged(base, tmp_path):
-    assert "holds no adapter" in refused(merge, base("bert"), str(tmp_path / "out"))
+    assert "has no adapter to merge" in refused(merge, base("bert"), str(tmp_path / "out"))
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
     loading.save_config(model, tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
-    assert "holds other files" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full"))
+    assert "already contains other files" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full"))
     assert "cannot be written" in refused(merge, str(tmp_path / "run"), str(tmp_path / "full/notes.txt/out"))
     masked = AutoModelForMaskedLM.from_pretrained(base("bert"))
     peft.get_peft_model(masked, peft.LoraConfig()).save_pretrained(tmp_path / "foreign")
-    assert "does not say what its model is for" in refused(merge, str(tmp_path / "foreign"), str(tmp_path / "out"))
+    assert "cannot tell which task" in refused(merge, str(tmp_path / "foreign"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -379,7 +382,7 @@ def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_pa
     next(tensor for name, tensor in weights.items() if "lora_B" in name).fill_(float("inf"))
     save_file(weights, tmp_path / "run/adapter_model.safetensors", {"format": "pt"})
     (tmp_path / "out").mkdir()
-    with pytest.raises(RuntimeError, match="is another one"):
+    with pytest.raises(RuntimeError, match="the merged model does not match"):
         merge(str(tmp_path / "run"), str(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir() if path.name != "run"] == ["out"]
     assert list((tmp_path / "out").iterdir()) == []

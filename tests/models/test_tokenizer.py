@@ -255,7 +255,7 @@ def test_a_report_counts_bytes_tokens_and_what_comes_back():
         "sample_texts": 3,
     }
     assert tokenizing.line(report) == (
-        "tokenizer: WordLevel, 9 entries: 1.11 bytes a token, 11.11% unknown, round trip 66.7% of texts"
+        "tokenizer: WordLevel, 9 entries: 1.11 bytes per token, 11.11% unknown, 66.7% of texts decode to the original"
     )
 
 
@@ -270,7 +270,7 @@ def test_white_space_that_is_lost_is_told_apart():
     tokenizer = train("wordpiece", "masked-lm")
     report = tokenizing.report(tokenizer, documents(["ba da", "ba  da\n", "ba (a)", "ba ☃"]))
     assert (report["round_trip"], report["round_trip_but_for_spaces"]) == (0.25, 0.75)
-    assert tokenizing.line(report).endswith("round trip 25.0% of texts (75.0% but for spaces)")
+    assert tokenizing.line(report).endswith("25.0% of texts decode to the original (75.0% ignoring spaces)")
 
 
 def test_of_much_text_the_beginning_is_looked_at(monkeypatch):

@@ -89,7 +89,7 @@ def test_of_two_stacks_both_are_trained_if_they_are_as_high(encoder, decoder, tm
 
 
 def test_more_layers_than_there_are(base):
-    assert "BertForSequenceClassification has 3 layers" in refused(classifier, base("bert"), train="top-4")
+    assert "BertForSequenceClassification has only 3 layers" in refused(classifier, base("bert"), train="top-4")
 
 
 def test_the_head_of_a_language_model(base):
@@ -98,7 +98,7 @@ def test_the_head_of_a_language_model(base):
         return create_model(table, load_config(table)[0], AutoModelForCausalLM, 0, generation={})[0]
 
     said = refused(language_model, "gpt2", "head")
-    assert "GPT2LMHeadModel has no separate one, its output layer is its input embeddings" in said
+    assert "GPT2LMHeadModel has no separate head: its output layer is its input embeddings" in said
     assert trainable(language_model("llama", "head")) == {"lm_head.weight"}  # not tied
     top = trainable(language_model("gpt2", "top-1"))
     assert all(name.startswith(("transformer.h.2.", "transformer.ln_f.")) for name in top)

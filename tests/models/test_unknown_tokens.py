@@ -36,7 +36,7 @@ RECIPE = 'task = "{task}"\n[model]\nname = "base"\n[data]\npath = "rows.csv"\n'
     [
         (
             "text-classification",
-            "model.name may be a multilingual model: FacebookAI/xlm-roberta-base (278M parameters)",
+            "try a multilingual model as model.name: FacebookAI/xlm-roberta-base (278M parameters)",
         ),
         ("token-classification", "google-bert/bert-base-multilingual-cased (178M parameters)"),
         ("question-answering", "distilbert/distilbert-base-multilingual-cased (135M parameters)"),
@@ -51,7 +51,7 @@ def test_the_warning_names_models_that_fit_the_task(task, named, tmp_path):
     recipe = load(str(tmp_path / "recipe.toml"))
     assert unknown_tokens.warnings(recipe, Known(), {"train": 0.02, "validation": None}) == []
     (said,) = unknown_tokens.warnings(recipe, Known(), {"train": 0.63, "validation": 0.5})
-    assert said.startswith("train: 63.0% of the tokens are `[UNK]`: the model cannot tell what stands there; ")
+    assert said.startswith("train: 63.0% of the tokens are `[UNK]`: the model cannot see the text behind them; ")
     assert named in said
 
 
@@ -60,4 +60,4 @@ def test_the_warning_names_the_keys_of_a_tokenizer_that_is_trained(tmp_path):
     text = 'task = "text-classification"\n[model.config]\nmodel_type = "bert"\n[tokenizer]\ntype = "wordpiece"\n'
     (tmp_path / "recipe.toml").write_text(text + '[data]\npath = "rows.csv"\n')
     (said,) = unknown_tokens.warnings(load(str(tmp_path / "recipe.toml")), Known(), {"train": 0.03})
-    assert said.endswith("raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which knows every character")
+    assert said.endswith("raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which covers every character")

@@ -22,7 +22,7 @@ from llmkit.recipe.table import ReadOnly
 def test_new_weights_are_named_and_drawn_from_the_seed(kind, base):
     model, notes = classifier(base(kind), seed=7)
     assert len(notes) == 1
-    assert set(notes[0].removeprefix("new in this run: ").split(", ")) == NEW[kind]
+    assert set(notes[0].removeprefix("newly initialized: ").split(", ")) == NEW[kind]
     stored = load_file(Path(base(kind), "model.safetensors"))
     fresh = dict(model.named_parameters())
     for name in [name for name in fresh if name in stored]:
@@ -40,7 +40,7 @@ def test_a_tensor_that_only_pretraining_gives_must_be_there(base, tmp_path):
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     AutoConfig.from_pretrained(base("bert")).save_pretrained(tmp_path)
-    assert "lack 1 tensors of BertForSequenceClassification" in refused(classifier, str(tmp_path))
+    assert "lack 1 tensors that BertForSequenceClassification needs" in refused(classifier, str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -49,8 +49,8 @@ def test_a_head_of_another_size_is_new(kind, base, tmp_path):
     five.save_pretrained(tmp_path)
     model, notes = classifier(str(tmp_path))
     head = {"bert": "classifier", "roberta": "classifier.out_proj"}[kind]
-    assert notes[0].startswith(f"new in this run: {head} (")
-    assert f"{head}.weight is [5, 16] there and [3, 16] here" in notes[0]
+    assert notes[0].startswith(f"newly initialized: {head} (")
+    assert f"{head}.weight is [5, 16] in the weights and [3, 16] in this model" in notes[0]
     kept = five.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items() if head not in name)
     assert model.get_submodule(head).weight.std() > 0
@@ -60,7 +60,7 @@ def test_no_other_size_is_made_to_fit(base):
     table = Model(name=base("bert"), config=ReadOnly({"max_position_embeddings": 12}))
     config, _ = load_config(table)
     said = refused(create_model, table, config, AutoModelForSequenceClassification, 0, task_type="SEQ_CLS")
-    assert "bert.embeddings.position_embeddings.weight is [24, 16] there and [12, 16] here" in said
+    assert "bert.embeddings.position_embeddings.weight is [24, 16] in the weights and [12, 16] in this model" in said
     table = Model(name=base("llama"), config=ReadOnly({"vocab_size": 50}))
     config, _ = load_config(table)
     assert "lm_head.weight is [40, 16]" in refused(create_model, table, config, AutoModelForCausalLM, 0, generation={})

@@ -46,10 +46,10 @@ def test_the_shape_of_the_message(write):
     ("text", "message"),
     [
         # the task
-        (PLAIN.replace("causal-lm", "causal_lm"), 'line 1  task: "causal_lm" is no task, did you mean "causal-lm"?'),
+        (PLAIN.replace("causal-lm", "causal_lm"), 'line 1  task: "causal_lm" is not a task; did you mean "causal-lm"?'),
         (
             PLAIN.replace("causal-lm", "denoisin"),
-            'line 1  task: "denoisin" is no task, did you mean "denoising"?',
+            'line 1  task: "denoisin" is not a task; did you mean "denoising"?',
         ),
         (
             PLAIN.replace('"causal-lm"', "1"),
@@ -85,7 +85,7 @@ def test_the_shape_of_the_message(write):
         ),
         (
             MASKED + "[generation]\ntop_k = 1\n",
-            "line 8  generation: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat",
+            "line 8  generation: belongs to the tasks that generate text: causal-lm, denoising, seq2seq, chat",
         ),
         # the run's own
         (
@@ -140,12 +140,12 @@ def test_the_shape_of_the_message(write):
         (PLAIN + "validation_fraction = 1.0\n", "line 8  data.validation_fraction: must be below 1, not 1.0"),
         (MASKED + "mlm_probability = 0\n", "line 8  data.mlm_probability: must be above 0, not 0"),
         (MASKED + "random_replace_prob = -1\n", "line 8  data.random_replace_prob: must be at least 0, not -1"),
-        (PLAIN + 'encoding = "utf-9"\n', 'line 8  data.encoding: Python knows no encoding "utf-9"'),
+        (PLAIN + 'encoding = "utf-9"\n', 'line 8  data.encoding: "utf-9" is not an encoding known to Python'),
         (PLAIN.replace("org/corpus", ""), "line 7  data.path: must not be empty"),
         # what is missing
         (
             PLAIN.replace("path", "# path"),
-            "line 6  data.path: required: a Hub id, a file, a folder or a glob; or [data.sources.NAME], several",
+            "line 6  data.path: required: a Hub id, a file, a folder or a glob; or several [data.sources.NAME]",
         ),
         (
             PLAIN.replace("name", "# name"),
@@ -167,7 +167,7 @@ def test_the_shape_of_the_message(write):
         (SCRATCH + "[lora]\n", "line 8  lora: an adapter needs pretrained weights, and `model.init` is scratch"),
         (
             SCRATCH.replace("[data]", 'name = "gpt2"\n[data]'),
-            "line 5  tokenizer.type: `name` and `type` exclude one another: a tokenizer that exists, or a new one",
+            "line 5  tokenizer.type: set `name` for an existing tokenizer or `type` for a new one, not both",
         ),
         (
             PLAIN + '[tokenizer]\ntype = "unigram"\n',
@@ -175,7 +175,7 @@ def test_the_shape_of_the_message(write):
         ),
         (
             PLAIN + "[tokenizer]\nvocab_size = 9\n",
-            "line 9  tokenizer.vocab_size: only for a tokenizer that is trained; set `tokenizer.type`, or leave it out",
+            "line 9  tokenizer.vocab_size: only for a new tokenizer; set `tokenizer.type`, or leave this key out",
         ),
         (
             SCRATCH.replace("[data]", 'special_tokens = { eos = "x" }\n[data]'),
@@ -183,7 +183,7 @@ def test_the_shape_of_the_message(write):
         ),
         (
             PLAIN + 'validation_from = "end"\n',
-            "line 8  data.validation_from: needs `data.validation_fraction`: how much of the end",
+            "line 8  data.validation_from: needs `data.validation_fraction`: the share of the text to hold out",
         ),
         (
             PLAIN + 'validation_from = "end"\nvalidation_fraction = 0.1\nstreaming = true\n[trainer]\nmax_steps = 9\n',
@@ -198,7 +198,7 @@ def test_the_shape_of_the_message(write):
             MASKED + "mask_replace_prob = 0.8\nrandom_replace_prob = 0.3\n",
             "line 9  data.random_replace_prob: mask_replace_prob and random_replace_prob add up to 1.1, more than 1",
         ),
-        (PLAIN + "[trainer]\nbf16 = true\nfp16 = true\n", "line 10  trainer.fp16: bf16 and fp16 exclude one another"),
+        (PLAIN + "[trainer]\nbf16 = true\nfp16 = true\n", "line 10  trainer.fp16: set bf16 or fp16, not both"),
         # several sources
         (SOURCES + "wieght = 2\n", "line 12  data.sources.books.wieght: unknown key, did you mean `weight`?"),
         (
@@ -215,7 +215,7 @@ def test_the_shape_of_the_message(write):
         (SOURCES.replace("= 3", "= 0"), "line 9  data.sources.web.weight: must be above 0, not 0"),
         (
             SOURCES + 'encoding = "utf-9"\n',
-            'line 12  data.sources.books.encoding: Python knows no encoding "utf-9"',
+            'line 12  data.sources.books.encoding: "utf-9" is not an encoding known to Python',
         ),
         (
             SOURCES.replace('path = "org/web"', ""),
@@ -228,27 +228,29 @@ def test_the_shape_of_the_message(write):
         ),
         (
             SOURCES.replace("[data]", '[data]\npath = "org/all"'),
-            "line 7  data.sources: in place of `data.path`, not beside it: one source is no mixture",
+            "line 7  data.sources: replaces `data.path`: set one of them, not both",
         ),
-        (SOURCES.partition("[data.sources.books]")[0], "line 6  data.sources: a mixture has two sources at least"),
+        (SOURCES.partition("[data.sources.books]")[0], "line 6  data.sources: a mixture needs at least two sources"),
         (
             SOURCES.replace("block_size = 8", "streaming = true") + "[trainer]\nmax_steps = 9\n",
-            "line 5  data.streaming: sources are mixed by what they hold, which of a stream is not known",
+            "line 5  data.streaming: sources are mixed by their size, and the size of a stream is unknown",
         ),
         *(
             (
                 SOURCES.replace("block_size = 8", said),
-                f"line 5  data.{said.split()[0]}: each source has its own, [data.sources.NAME]",
+                f"line 5  data.{said.split()[0]}: each source has its own: set it in [data.sources.NAME]",
             )
             for said in ('split = "x"', 'text_column = "x"', 'sample_by = "line"', 'encoding = "latin-1"', 'name = "x"')
         ),
         (
             SOURCES.replace("block_size = 8", "max_train_samples = 8"),
-            "line 5  data.max_train_samples: a mixture ends with the run; a source has `split`, such as train[:5%]",
+            "line 5  data.max_train_samples: a mixture lasts as long as the run; to limit a source, set its "
+            "`split`, such as train[:5%]",
         ),
         (
             SOURCES.replace("sources.books", 'sources."my books"'),
-            'line 10  data.sources."my books": its figures bear this name: letters, digits, - and _ only',
+            'line 10  data.sources."my books": its metrics are logged under this name: use letters, digits, - '
+            "and _ only",
         ),
         (
             SOURCES.replace("causal-lm", "chat").replace("block_size = 8", 'path = "org/all"'),
@@ -268,11 +270,11 @@ def test_the_shape_of_the_message(write):
         ),
         (
             PLAIN + "[data.clean]\nnear_threshold = 0.7\n",
-            "line 9  data.clean.near_threshold: means nothing without `near_duplicates`",
+            "line 9  data.clean.near_threshold: has no effect without `near_duplicates`",
         ),
         (
             PLAIN + "[data.clean]\nlanguages = ['english']\n",
-            'line 9  data.clean.languages: "english" is no ISO 639-1 code such as "en" or "zh"',
+            'line 9  data.clean.languages: "english" is not an ISO 639-1 code such as "en" or "zh"',
         ),
         (
             SOURCES + "[data.sources.books.clean]\nrepair = true\nrepare = true\n",
@@ -284,13 +286,14 @@ def test_the_shape_of_the_message(write):
         ),
         (
             SOURCES + "[data.sources.books.clean]\nnear_ngram = 3\n",
-            "line 13  data.sources.books.clean.near_ngram: means nothing without `near_duplicates`",
+            "line 13  data.sources.books.clean.near_ngram: has no effect without `near_duplicates`",
         ),
         # denoising
         *(
             (
                 text,
-                f"line {line}  data.corruption: which? Give a weight to `permutation`, `infilling` or "
+                f"line {line}  data.corruption: no corruption is chosen: give a weight to `permutation`, "
+                "`infilling` or "
                 "`span_corruption`, such as data.corruption.span_corruption=1",
             )
             for text, line in (
@@ -326,13 +329,13 @@ def test_the_shape_of_the_message(write):
         ),
         (
             REPLACED + "[generation]\ntop_k = 1\n",
-            "line 8  generation: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat",
+            "line 8  generation: belongs to the tasks that generate text: causal-lm, denoising, seq2seq, chat",
         ),
         # tokens that are added
         *(
             (
                 SCRATCH.replace("causal-lm", task).replace("[data]", f"{said}\n[data]"),
-                f"line 6  tokenizer.{said.split()[0]}: extends a tokenizer that exists; one that is trained has "
+                f"line 6  tokenizer.{said.split()[0]}: extends an existing tokenizer; for a new one, set "
                 "tokenizer.vocab_size",
             )
             for task in ("causal-lm", "text-classification")
@@ -345,7 +348,7 @@ def test_the_shape_of_the_message(write):
         (PLAIN + "[tokenizer]\nadd_from_text = 0\n", "line 9  tokenizer.add_from_text: must be at least 1, not 0"),
         (
             PLAIN + "[early_stopping]\n[trainer]\nload_best_model_at_end = true\n",
-            'line 8  early_stopping: needs `trainer.eval_strategy = "steps"` or "epoch": it looks at evaluations',
+            'line 8  early_stopping: needs `trainer.eval_strategy = "steps"` or "epoch": it is based on evaluations',
         ),
         (
             PLAIN + "[early_stopping]\n[trainer]\neval_strategy = 'steps'\n",

@@ -91,8 +91,8 @@ def test_another_data_path_drops_what_described_the_first(write):
         None,
     )
     assert read.notes == (
-        "data.path is from the command line, so the recipe's data.name, data.revision, data.split, data.data_files, "
-        "data.validation_split no longer counts",
+        "data.path is set on the command line: ignoring the recipe's data.name, data.revision, data.split, "
+        "data.data_files, data.validation_split",
     )
 
 
@@ -122,7 +122,7 @@ def test_another_data_path_drops_the_sources(write):
     read = recipe.load(path, ["data.path=org/corpus"])
     assert (read.data.path, dict(read.data.sources)) == ("org/corpus", {})
     assert (read.data.block_size, read.data.clean.repair) == (8, True)
-    assert read.notes == ("data.path is from the command line, so the recipe's data.sources no longer counts",)
+    assert read.notes == ("data.path is set on the command line: ignoring the recipe's data.sources",)
 
 
 def test_another_path_of_a_source_drops_what_described_the_first(write):
@@ -130,7 +130,7 @@ def test_another_path_of_a_source_drops_what_described_the_first(write):
     web, books = read.data.sources["web"], read.data.sources["books"]
     assert (web.path, web.name, web.weight, books.path) == ("org/other", None, 3, "org/books")
     assert read.notes == (
-        "data.sources.web.path is from the command line, so the recipe's data.sources.web.name no longer counts",
+        "data.sources.web.path is set on the command line: ignoring the recipe's data.sources.web.name",
     )
 
 
@@ -200,12 +200,12 @@ def test_an_override_mends_the_recipe(write):
         ("model=gpt2", 'model: must be a table, not the string "gpt2", did you mean `model.name=gpt2`?'),
         (
             "model.config.act=gelu",
-            "model.config.act: gelu is not TOML; a string is quoted for TOML, and all of it for the shell: "
+            "model.config.act: gelu is not TOML; quote a string for TOML, and the whole argument for the shell: "
             "'model.config.act=\"gelu\"'",
         ),
         (
             "lora.target_modules=[c_attn]",
-            "lora.target_modules: [c_attn] is not TOML; quote strings for TOML, and all of it for the shell: "
+            "lora.target_modules: [c_attn] is not TOML; quote strings for TOML, and the whole argument for the shell: "
             '\'lora.target_modules=["a", "b"]\'',
         ),
     ],

@@ -31,16 +31,14 @@ def divided(processes, *overrides, recipe="causal.toml"):
 def test_a_step_is_divided_among_processes_and_micro_batches(processes, overrides, sizes, workplace):
     found, notes = divided(processes, *overrides)
     assert found == sizes
-    assert notes == (
-        ["batches of 4 in place of 8: data.global_batch_size = 32 on 8 processes"] if sizes[0] == 4 else []
-    )
+    assert notes == (["batches of 4 instead of 8: data.global_batch_size = 32 on 8 processes"] if sizes[0] == 4 else [])
 
 
 @pytest.mark.parametrize(
     ("processes", "overrides", "said"),
     [
-        (3, ["data.global_batch_size=32"], "cannot be divided among 3 processes"),
-        (1, ["data.global_batch_size=30"], "is 30 each, no multiple of trainer.per_device_train_batch_size = 8"),
+        (3, ["data.global_batch_size=32"], "cannot be divided evenly among 3 processes"),
+        (1, ["data.global_batch_size=30"], "is 30 each, not a multiple of trainer.per_device_train_batch_size = 8"),
         (1, ["data.global_batch_size=32", "trainer.gradient_accumulation_steps=2"], "does not agree"),
     ],
 )

@@ -75,7 +75,7 @@ def test_ones_own_data_takes_the_place_of_the_tasks(tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\n")
     recipe = load(None, [f"data.path={tmp_path}/mine.csv"], task="sst2")
     assert recipe.data.name is None
-    assert "data.name no longer counts" in recipe.notes[0]
+    assert "ignoring the recipe's data.name" in recipe.notes[0]
     assert recipe.origins["data.name"] == "default"
     several = load(None, [f"data.path={tmp_path}/mine.csv"], task="mnli")
     assert (several.data.name, several.data.validation_split) == (None, None)
@@ -92,12 +92,12 @@ def test_the_command_line_wins_over_the_name():
     [
         (["--task", "sst3"], "did you mean `sst2`?"),
         (["--task", "squadv2"], "did you mean `squad_v2`?"),
-        (["--task", "nosuchthing"], "there are cola, sst2, mrpc"),
-        (["--task", "mine.toml"], "a recipe goes without: llmkit finetune mine.toml"),
+        (["--task", "nosuchthing"], "choose from cola, sst2, mrpc"),
+        (["--task", "mine.toml"], "to use it as a recipe, leave out --task: llmkit finetune mine.toml"),
         (["glue", "--task", "sst2"], "`glue` and --task sst2 are two recipes"),
         (["mine.toml", "--task", "sst2"], "`mine.toml` and --task sst2 are two recipes"),
-        ([], "which recipe?"),
-        (["data.path=a.csv"], "which recipe?"),
+        ([], "no recipe is given"),
+        (["data.path=a.csv"], "no recipe is given"),
         (["gpt2-small"], "llmkit pretrain gpt2-small"),
         (["--task", "bert-base"], "llmkit pretrain bert-base"),
         (["--task", "text-classification"], "data.path: required"),
@@ -136,7 +136,7 @@ def test_a_model_that_is_named_brings_architecture_and_tokenizer():
     assert (recipe.model.name, recipe.model.init, dict(recipe.model.config)) == ("org/name", "pretrained", {})
     assert recipe.tokenizer.type is None
     assert recipe.notes == (
-        "model.name is from the command line, so the recipe's model.config and [tokenizer] no longer count",
+        "model.name is set on the command line: ignoring the recipe's model.config and [tokenizer]",
     )
     with pytest.raises(UserError, match="problem"):  # an adapter on random weights
         load(None, ["lora.r=8"], task="ending")
@@ -146,6 +146,6 @@ def test_a_bundled_recipes_stride_never_makes_an_override_an_error():
     """128 of 384 tokens: in proportion, and only where it does not fit; one of the user's own stays."""
     recipe = load(None, ["data.path=x", "data.max_length=128"], task="squad_v2")
     assert recipe.data.stride == 42
-    assert "data.stride is 42: the recipe's 128 is too long for data.max_length = 128" in recipe.notes
+    assert "data.stride is now 42: the recipe's 128 is too large for data.max_length = 128" in recipe.notes
     for words, stride in ((["data.max_length=512"], 128), (["data.max_length=128", "data.stride=60"], 60), ([], 128)):
         assert load(None, words, task="squad_v2").data.stride == stride

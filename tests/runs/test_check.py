@@ -26,7 +26,7 @@ def test_a_finished_run_that_is_whole(run, llmkit):
     assert done.stderr == ""
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert lines.keys() == {"run", "checkpoint-6", "checkpoint-4", "finished"}
-    assert "whole" in lines["checkpoint-6"]
+    assert "intact" in lines["checkpoint-6"]
     assert "model.safetensors" in lines["finished"]
 
 
@@ -34,7 +34,7 @@ def test_finished_weights_with_one_flipped_bit(run, llmkit):
     flip(run / "model.safetensors")
     done = llmkit("check", "run")
     assert done.exit_code == 0  # it can go on from its last checkpoint, and write them again
-    assert "damaged        model.safetensors is not what was written" in done.stdout
+    assert "damaged        model.safetensors has changed since it was written" in done.stdout
     assert "resumable      --resume goes on from checkpoint-6" in done.stdout
 
 
@@ -43,7 +43,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_counts(run, llmkit):
     flip(run / "checkpoint-6/optimizer.safetensors")
     done = llmkit("check", "run")
     assert done.exit_code == 0
-    assert "damaged        checkpoint-6: optimizer.safetensors is not what was written" in done.stdout
+    assert "damaged        checkpoint-6: optimizer.safetensors has changed since it was written" in done.stdout
     assert "goes on from checkpoint-4 (step 4)" in done.stdout
 
 
@@ -54,7 +54,7 @@ def test_a_run_with_nothing_to_go_on_from(run, llmkit):
     done = llmkit("check", "run")
     assert done.exit_code == 1
     assert "lost" in done.stdout
-    assert done.stdout.count("it has no manifest.json, so it was not written to its end") == 2
+    assert done.stdout.count("it has no manifest.json, so it was not saved completely") == 2
 
 
 def test_what_else_can_be_wrong_is_named(run, llmkit):
@@ -75,7 +75,7 @@ def test_what_else_can_be_wrong_is_named(run, llmkit):
 def test_a_directory_that_is_no_run(workplace, llmkit):
     done = llmkit("check", ".")
     assert done.exit_code == 2
-    assert "is no run directory" in done.stderr
+    assert "is not a run directory" in done.stderr
 
 
 def test_the_finished_weights_are_listed_in_the_record(run):

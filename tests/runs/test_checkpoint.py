@@ -103,8 +103,8 @@ def test_going_on_passes_over_damage_says_which_and_ends_in_the_same_weights(unf
     cut(unfinished / "checkpoint-4/optimizer.safetensors")
     done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
-    assert "passed over: checkpoint-6: model.safetensors is not what was written" in done.stderr
-    assert "passed over: checkpoint-4: optimizer.safetensors has " in done.stderr
+    assert "checkpoint skipped: checkpoint-6: model.safetensors has changed since it was written" in done.stderr
+    assert "checkpoint skipped: checkpoint-4: optimizer.safetensors has " in done.stderr
     assert f"going on from {unfinished}/checkpoint-2" in done.stderr
     whole = trained / "run"
     assert (unfinished / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -120,7 +120,7 @@ def test_where_no_checkpoint_is_whole_none_is_touched(unfinished, llmkit):
     before = {path: path.stat().st_mtime_ns for path in unfinished.rglob("checkpoint-*/*")}
     done = resume(llmkit, unfinished)
     assert done.exit_code == 2
-    assert f"error: no checkpoint in `{unfinished}` is whole" in done.stderr
+    assert f"error: no checkpoint in `{unfinished}` is intact" in done.stderr
     for step in (2, 4, 6):
         assert f"checkpoint-{step}: training.json is missing" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in unfinished.rglob("checkpoint-*/*")} == before
@@ -147,7 +147,7 @@ def test_what_was_passed_over_does_not_push_out_what_is_whole(unfinished, llmkit
 
 def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
     made(tmp_path, 4).rename(tmp_path / "checkpoint-9")
-    assert checkpoint.examine(tmp_path / "checkpoint-9") == "it is step 4's under another name"
+    assert checkpoint.examine(tmp_path / "checkpoint-9") == "it is the checkpoint of step 4 under another name"
 
 
 # ---- whose ---------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_strangers_checkpoint_is_neither_gone_on_from_nor_rotated_away(unfinis
     shutil.rmtree(unfinished / "checkpoint-6")
     done = resume(llmkit, unfinished, "trainer.save_total_limit=1")
     assert done.exit_code == 0, done.stderr
-    assert "passed over: checkpoint-99: it is another run's" in done.stderr
+    assert "checkpoint skipped: checkpoint-99: it belongs to another run" in done.stderr
     assert f"going on from {unfinished}/checkpoint-4" in done.stderr
     assert [folder.name for folder in checkpoint.folders(unfinished)] == ["checkpoint-99", "checkpoint-6"]
     assert isinstance(checkpoint.examine(stranger, "another"), checkpoint.Checkpoint)
@@ -220,7 +220,7 @@ def test_what_is_half_written_or_half_removed_is_no_checkpoint_and_is_swept(unfi
     done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
     assert f"going on from {unfinished}/checkpoint-6" in done.stderr
-    assert "passed over" not in done.stderr
+    assert "checkpoint skipped" not in done.stderr
     hidden = [name for name in left(unfinished) if name.startswith(".")]
     assert ".notes" in hidden
     assert not [name for name in hidden if "checkpoint" in name]

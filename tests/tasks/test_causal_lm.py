@@ -74,7 +74,7 @@ def test_measured_windows_know_where_documents_begin():
 def test_a_stride_beyond_the_window_is_refused():
     with pytest.raises(UserError) as refused:
         causal_lm.block_spec(CausalData(path="x", stride=5), 4)
-    assert "data.stride is 5, and a window has 4 tokens" in refused.value.message
+    assert "data.stride = 5 exceeds a window of 4 tokens" in refused.value.message
 
 
 ISOLATED = CausalData(path="x", pack="isolated")
@@ -164,7 +164,7 @@ def test_a_model_that_lets_documents_mix_is_refused():
     causal_lm.prepare_model(model, CAUSAL)
     with pytest.raises(UserError) as refused:
         causal_lm.prepare_model(model, ISOLATED)
-    assert "MambaForCausalLM lets a document see those before it" in refused.value.message
+    assert "MambaForCausalLM lets a document see the earlier ones in its block" in refused.value.message
 
 
 def test_a_causal_model_learns_where_a_text_ends():

@@ -135,7 +135,7 @@ def test_columns_are_found_by_name(columns, keys, expected):
 @pytest.mark.parametrize(
     ("columns", "keys", "said"),
     [
-        ("a b", {}, "set data.messages_column, or data.prompt_column and data.completion_column, to: a, b"),
+        ("a b", {}, "set data.messages_column, or data.prompt_column and data.completion_column, choosing from: a, b"),
         ("prompt b", {}, "which column holds the conversations"),
         ("a b", {"messages_column": "c"}, "no column `c`\nhint: set data.messages_column to one of: a, b"),
         ("messages prompt", {"messages_column": "messages", "prompt_column": "prompt"}, "whole conversations"),
@@ -184,13 +184,16 @@ def test_the_system_prompt_stands_where_there_is_none():
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([USER], "the roles are not in turn: user"),
-        ([SAYS], "the roles are not in turn: assistant"),
-        ([SAYS, USER], "the roles are not in turn: assistant, user"),
-        ([USER, BRIEF, SAYS], "not in turn"),
-        ([USER, {"role": "tool", "content": "4"}, SAYS], "not in turn"),
-        ([BRIEF], "not in turn: system"),
-        ([USER, {"role": "bot", "content": "a"}], "message 2 has the role 'bot'; there are system, developer, user"),
+        ([USER], "the roles do not take turns: user"),
+        ([SAYS], "the roles do not take turns: assistant"),
+        ([SAYS, USER], "the roles do not take turns: assistant, user"),
+        ([USER, BRIEF, SAYS], "do not take turns"),
+        ([USER, {"role": "tool", "content": "4"}, SAYS], "do not take turns"),
+        ([BRIEF], "do not take turns: system"),
+        (
+            [USER, {"role": "bot", "content": "a"}],
+            "message 2 has the role 'bot'; the roles are system, developer, user",
+        ),
         ([USER, {"role": "assistant", "content": " \n"}], "message 2, the assistant's, is empty"),
         ([USER, {"role": "assistant"}], "message 2, the assistant's, is empty"),
         ([{"role": "user", "content": None}, SAYS], "message 1, the user's, is empty"),
@@ -347,15 +350,15 @@ def test_calls_of_tools_are_learned_and_what_tools_say_is_not():
 def test_rows_that_the_template_cannot_write_are_left_out_and_counted(words):
     done = encode(words, [USER, SAYS], CALLED, [{**USER, "name": "Ann"}, SAYS])
     assert len(done.row) == len(done.keys) == 2
-    assert done.skipped == {"calls of tools, which the chat template leaves out": 1}
+    assert done.skipped == {"tool calls, which the chat template leaves out": 1}
     assert done.notes == [
-        "1 row left out: calls of tools, which the chat template leaves out, such as `x.jsonl`, line 2",
-        "1 row read without: `name` of a message, for which the chat template has no place, such as `x.jsonl`, line 3",
+        "1 row left out: tool calls, which the chat template leaves out, such as `x.jsonl`, line 2",
+        "1 row read without: `name` of a message, which the chat template leaves out, such as `x.jsonl`, line 3",
     ]
     assert [place for place, _ in done.source] == ["`x.jsonl`, line 1", "`x.jsonl`, line 3"]
-    with pytest.raises(UserError, match="2 of 2 rows cannot be used: calls of tools") as caught:
+    with pytest.raises(UserError, match="2 of 2 rows cannot be used: tool calls") as caught:
         encode(words, CALLED, CALLED)
-    assert "a chat template with tools writes" in caught.value.hint
+    assert "choose a model whose chat template writes" in caught.value.hint
 
 
 def test_too_many_rows_that_the_template_cannot_write_are_refused(words):
@@ -374,7 +377,7 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(words):
     last = learned(words, [USER, SAYS, MORE, {**ALSO, "train": False}])[0]
     assert last.count("[[") == 1
     assert "[[the fox<|im_end|>\n]]" in last
-    with pytest.raises(UserError, match="rewrites all but the last answer, which is not to be learned"):
+    with pytest.raises(UserError, match="rewrites every answer but the last, and the last is not to be learned"):
         encode(make_words(THINKING), [USER, {**SAYS, "content": "hm</t>the fox"}, MORE, {**ALSO, "weight": 0}])
 
 
@@ -427,7 +430,7 @@ def test_a_tokenizer_with_neither_template_nor_end_of_text_is_refused():
 
 
 def test_a_tokenizer_without_offsets_is_refused():
-    with pytest.raises(UserError, match="does not say where its tokens stand"):
+    with pytest.raises(UserError, match="does not give the character offsets of its tokens"):
         encode(SimpleNamespace(is_fast=False), [USER, SAYS])
 
 
@@ -451,14 +454,15 @@ def test_the_beginning_is_kept_and_a_row_without_labels_is_left_out_aloud(words)
     record, warnings = look(done, {"validation": done}, {"train": {}, "validation": {}})
     assert record["train"]["unlearned_rows"] == 1
     for name in ("train", "validation"):
-        assert any(w.startswith(f"{name}: 1 of 3 rows (33.3%) teach nothing") and "line 2" in w for w in warnings), (
-            warnings
-        )
+        assert any(
+            w.startswith(f"{name}: 1 of 3 rows (33.3%) are left out: their answer does not fit") and "line 2" in w
+            for w in warnings
+        ), warnings
 
 
 def test_nothing_left_to_learn_is_refused(words):
     done = encode(words, [{"role": "user", "content": "what? " * 40}, SAYS], length=20)
-    with pytest.raises(UserError, match=r"begins behind the first data.max_length tokens") as caught:
+    with pytest.raises(UserError, match=r"begin after the first data.max_length tokens") as caught:
         settle(done)
     assert "`x.jsonl`" in caught.value.message
 
@@ -556,7 +560,7 @@ def test_packing_is_refused_where_conversations_would_mix(config_class, keys, ap
         chat.prepare_model(model.train(), known)
         assert model.training
     else:
-        with pytest.raises(UserError, match="lets a conversation see those before it"):
+        with pytest.raises(UserError, match="lets a conversation see the earlier ones"):
             chat.prepare_model(model, known)
     chat.prepare_model(model, chat.ChatSettings((), None))  # one conversation an input is always fine
 
@@ -591,7 +595,7 @@ def test_generation_stops_at_the_end_of_a_turn(words):
 
 
 def test_no_other_metric_fits():
-    with pytest.raises(UserError, match="measured by its loss"):
+    with pytest.raises(UserError, match="evaluated by its loss"):
         chat.predictions_and_references(np.zeros((1, 2)), None)
 
 
@@ -712,10 +716,10 @@ def test_a_dry_run_names_what_is_dropped_and_a_run_keeps_the_counts(place, llmki
     assert "messages: `messages`, system: `system`, tools: `tools`; not used: `topic`" in said
     assert "system be brief<|im_end|> <|im_start|>user who saw it?<|im_end|>" in said
     assert "[[the fox 0<|im_end|> ]]" in said
-    assert "1 row read without: `tools`, for which the chat template has no place" in said
+    assert "1 row read without: `tools`, which the chat template leaves out" in said
     assert llmkit("finetune", "recipe.toml", *keys).exit_code == 0
     record = json.loads((place / "run/run.json").read_text())["data"]
-    assert record["skipped"] == {"train": {"calls of tools, which the chat template leaves out": 1}}
+    assert record["skipped"] == {"train": {"tool calls, which the chat template leaves out": 1}}
     assert record["mended"] == {"train": {"a first turn of the assistant left out": 1}}
     assert record["train"]["rows"] == 39
 

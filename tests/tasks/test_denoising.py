@@ -340,11 +340,16 @@ def test_metrics():
 @pytest.mark.parametrize(
     ("corruption", "changes", "said", "hint"),
     [
-        (INFILLED, {"mask_token_id": None}, "no mask token", "tokenizer.type"),
-        (SPANS, {"get_vocab": dict}, "no sentinels (<extra_id_0>", "tokenizer.type"),
+        (INFILLED, {"mask_token_id": None}, "needs a mask token, and the tokenizer has none", "tokenizer.type"),
+        (
+            SPANS,
+            {"get_vocab": dict},
+            "needs sentinel tokens (<extra_id_0>, <extra_id_1>, ...), and the tokenizer has none",
+            "tokenizer.type",
+        ),
         (PERMUTED, {"eos_token_id": None}, "would not learn to stop", "tokenizer.type"),
-        (PERMUTED, {"eos_token_id": 5}, "would not learn to stop", "without languages"),
-        (PERMUTED, {"pad_token_id": None}, "no token to pad with", "tokenizer.name"),
+        (PERMUTED, {"eos_token_id": 5}, "would not learn to stop", "without language codes"),
+        (PERMUTED, {"pad_token_id": None}, "no padding token", "tokenizer.name"),
     ],
 )
 def test_a_tokenizer_that_lacks_something_is_refused(corruption, changes, said, hint, words):

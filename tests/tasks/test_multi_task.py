@@ -93,7 +93,7 @@ def test_each_task_has_a_model_of_its_own_on_one_encoder(place, llmkit):
     for words in (("predict", "run", "the fox"), ("evaluate", "run")):
         refused = llmkit(*words)
         assert refused.exit_code == 2
-        assert "name the model of one: run/animals or run/fox" in refused.stderr
+        assert "name the model of one task: run/animals or run/fox" in refused.stderr
 
 
 def test_a_task_that_asks_for_no_metrics_is_evaluated_by_its_loss(place, llmkit):
@@ -197,19 +197,19 @@ def test_every_mistake_is_named(place):
         "command line  tasks.fox.data.text_colum: unknown key, did you mean `text_column`?",
         "command line  tasks.animals.weight: must be a number above 0, not -1",
         "command line  tasks.fox.size: unknown key; a task has recipe, task, weight, data, evaluation",
-        "command line  lora: an adapter has one task",
-        "command line  data: each task has its own, [tasks.NAME.data]",
+        "command line  lora: an adapter is for one task only",
+        "command line  data: each task has its own: set it in [tasks.NAME.data]",
         "command line  tasks.more.recipe: there is no task `sst3`; did you mean `sst2`?",
-        "command line  tokenizer.type: the tasks share one tokenizer: name one, or that of a run",
+        "command line  tokenizer.type: the tasks share one tokenizer: name an existing one, or that of a run",
         'command line  tokenizer.type: a new tokenizer does not fit pretrained weights; set `model.init = "scratch"`',
-        "command line  tasks.talk.task: one of text-classification, question-answering, token-classification, "
-        "multiple-choice is needed: they share an encoder",
+        "command line  tasks.talk.task: must be one of text-classification, question-answering, token-classification, "
+        "multiple-choice: the tasks share an encoder",
     ]
     assert problems("recipe.toml", "tasks.fox.weight=") == [
         "command line with line 5  tasks.fox.weight: required: another task has a weight"
     ]
     (place / "one.toml").write_text(RECIPE.replace("animals", "fox").split("[tasks.fox]")[0] + "[tasks]\n")
-    assert problems("one.toml") == ["line 5  tasks: several tasks are expected: [tasks.NAME], two at least"]
+    assert problems("one.toml") == ["line 5  tasks: needs at least two tasks, each in a table [tasks.NAME]"]
 
 
 def test_a_part_may_be_a_named_task_under_keys_of_its_own(place):
@@ -243,7 +243,7 @@ def test_a_finished_run_of_several_tasks_is_trained_longer(place, llmkit):
     words = ("trainer.lr_scheduler_type=constant", "trainer.save_steps=3")
     finetune(llmkit, *words, name="whole")
     finetune(llmkit, *words, "trainer.max_steps=4")
-    assert "goes on exactly" in finetune(llmkit, *words, "--resume")
+    assert "goes on unchanged: up to step" in finetune(llmkit, *words, "--resume")
     for name in ("fox", "animals"):
         weights = [(place / run / name / "model.safetensors").read_bytes() for run in ("run", "whole")]
         assert weights[0] == weights[1]

@@ -153,7 +153,7 @@ def test_explicit_columns_win():
         ("context article choices label", {}, "which column is read before the choices?"),
         ("context choices", {}, "which column says which choice is right?\nhint: set data.answer_column"),
         ("context choices label answer", {}, "which column says which choice is right?"),
-        ("context label", {}, "holds the choices (or which, of one for each)?\nhint: set data.choices_column"),
+        ("context label", {}, "holds the choices (or which columns, one for each)?\nhint: set data.choices_column"),
         ("context choices options label", {}, "holds the choices"),
         ("context choice1 choice3 label", {}, "holds the choices"),
         ("context choice2 choice3 label", {}, "holds the choices"),
@@ -222,20 +222,20 @@ def test_names_of_the_choices_are_not_numbers():
     named = {"text": ["d", "e", "f"], "label": ["1", "2", "3"]}
     assert answers([asked("1", choices=[]) | {"choices": named}, asked("2") | {"choices": named}]) == [0, 1]
     said = refused([asked("1") | {"choices": named}, asked("0") | {"choices": named}])
-    assert '`x.csv`, line 3: answer "0" is none of its 3 choices' in said
+    assert '`x.csv`, line 3: answer "0" is not one of its 3 choices' in said
     assert "count from 1" not in said
     said = refused([asked("1") | {"choices": named}, asked("A") | {"choices": named}])
-    assert '`x.csv`, line 3: answer "A" is none of its 3 choices' in said
+    assert '`x.csv`, line 3: answer "A" is not one of its 3 choices' in said
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([asked(0), asked(3)], "`x.csv`, line 3: answer 3 is out of range 0 to 2"),
-        ([asked("A"), asked("D", ("x", "y", "z"))], 'line 3: answer "D" is none of its 3 choices'),
-        ([asked("d"), asked("g")], 'line 3: answer "g" is none of its 3 choices'),
-        ([asked("d"), asked("g" * 50)], f'answer "{"g" * 37}..." is none'),
-        ([asked(0), asked(True)], 'line 3: answer "True" is none of its 3 choices'),
+        ([asked("A"), asked("D", ("x", "y", "z"))], 'line 3: answer "D" is not one of its 3 choices'),
+        ([asked("d"), asked("g")], 'line 3: answer "g" is not one of its 3 choices'),
+        ([asked("d"), asked("g" * 50)], f'answer "{"g" * 37}..." is not one'),
+        ([asked(0), asked(True)], 'line 3: answer "True" is not one of its 3 choices'),
         ([asked(0), asked(3), asked(3)], "`x.csv`: 2 rows whose answer cannot be used"),
     ],
 )
@@ -256,8 +256,8 @@ def test_answers_that_count_from_1_are_seen_where_many_show_it():
 
 def test_answers_that_seem_to_count_from_1_are_asked_about():
     said = refused([asked(1), asked(3), asked(2)])
-    assert said.startswith("error: `x.csv`: the answers are numbers that count from 1, as it seems")
-    assert "if they do: data.answer_base = 1" in said
+    assert said.startswith("error: `x.csv`: it seems that the answers are numbers that count from 1")
+    assert "if so, set data.answer_base = 1" in said
     few = encoded([asked(1), asked(3)])
     task.resolve_labels(ChoiceData(path="x", answer_base=1), {}, few, {}, BertConfig(), False)
     assert few.labels.tolist() == [0, 2]
@@ -523,7 +523,7 @@ def test_it_learns_and_predicts_from_the_command_line(place, llmkit):
     assert done.exit_code == 0
     first, second = map(json.loads, done.stdout.splitlines())
     assert "choice" in first
-    assert second["error"] == "1 choice, where two at least are expected"
+    assert second["error"] == "1 choice, where at least two are expected"
 
 
 RELOAD = """

@@ -283,7 +283,7 @@ def test_rows_without_text_and_without_answer_are_counted(words):
 def test_a_tokenizer_without_places_is_refused():
     with pytest.raises(UserError) as caught:
         encoded([row("a b", "a")], SimpleNamespace(is_fast=False))
-    assert "does not say where its tokens stand" in caught.value.message
+    assert "does not give the character offsets of its tokens" in caught.value.message
 
 
 def test_no_answer_is_cls_wherever_the_tokenizer_puts_it():
@@ -346,7 +346,7 @@ def test_a_stride_that_leaves_no_room_is_refused(length, stride, fits, bert):
     with pytest.raises(UserError) as caught:
         encoded([row(NUMBERED)], bert, length, data)
     assert f"data.stride = {stride} leaves no room in inputs of {length} tokens" in caught.value.message
-    assert caught.value.hint == ("raise data.max_length" if length == 4 else f"lower it, to {length // 3} say")
+    assert caught.value.hint == ("raise data.max_length" if length == 4 else f"lower it, for example to {length // 3}")
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
@@ -629,7 +629,7 @@ def test_answers_that_do_not_stand_where_they_should_are_left_out_or_mended_alou
     said = done.stderr
     assert "1 row left out: answer not in its context" in said
     assert "/rows.jsonl`, line 5" in said
-    assert "1 row mended: `answer_start` was wrong; the answer stands once elsewhere" in said
+    assert "1 row mended: `answer_start` was wrong; the answer occurs once elsewhere" in said
     assert "/rows.jsonl`, line 8" in said
 
 

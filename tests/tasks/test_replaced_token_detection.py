@@ -178,7 +178,7 @@ def test_a_tokenizer_without_a_mask_is_refused(words, tmp_path):
     words.save_pretrained(tmp_path)
     lacking = AutoTokenizer.from_pretrained(tmp_path)
     lacking.mask_token = None
-    with pytest.raises(UserError, match="no mask_token to hide tokens, as replaced-token-detection needs"):
+    with pytest.raises(UserError, match="no mask_token to hide tokens, which replaced-token-detection needs"):
         collate(lacking, windows())
 
 
@@ -460,7 +460,7 @@ def test_the_discriminator_is_fine_tuned(run, llmkit, monkeypatch):
         *("trainer.max_steps=2", "data.validation_fraction=0.2", "--output-dir", "tuned"),
     )
     assert done.exit_code == 0, done.stderr
-    assert "new in this run: classifier" in done.stderr
+    assert "newly initialized: classifier" in done.stderr
     assert json.loads(llmkit("predict", "tuned", "the fox saw it").stdout)["label"] in ("fox", "none")
 
 
@@ -474,7 +474,7 @@ def test_going_on_from_a_run_takes_its_generator_too(run, llmkit, monkeypatch):
     ElectraForPreTraining.from_pretrained(run).save_pretrained(run.parent / "alone")
     AutoTokenizer.from_pretrained(run).save_pretrained(run.parent / "alone")
     said = pretrain(llmkit, "model.name=alone", *given, name="alone-on")
-    assert "the generator is made from scratch: see model.generator.name" in said
+    assert "the generator starts from scratch; model.generator.name sets another" in said
     said = pretrain(llmkit, "model.name=alone", "model.generator.name=run/generator", *given, name="named")
     assert "the generator is" not in said
     assert record(run.parent / "named")["metrics"]["eval_loss"] == pytest.approx(before["eval_loss"], rel=1e-5)
@@ -503,16 +503,19 @@ def test_other_architectures_are_refused(run, base, place, llmkit):
     assert said.exit_code == 2
     assert "replaced-token-detection is for a discriminator, such as electra" in said.stderr
     other = Model(name=str(run), generator=Generator(name=str(base)))
-    assert "model_type: bert there, electra in [model]" in refused(other, ElectraConfig.from_pretrained(run)).details
+    assert (
+        "model_type: bert in [model.generator], electra in [model]"
+        in refused(other, ElectraConfig.from_pretrained(run)).details
+    )
 
 
 def test_a_generator_that_does_not_fit_is_refused(run):
     config = ElectraConfig(**SIZES)
     unlike = refused(Model(init="scratch", generator=Generator(config={"embedding_size": 8})), config)
-    assert "it reads with the discriminator's embeddings" in unlike.message
-    assert unlike.details == ("embedding_size: 8 there, 16 in [model]",)
+    assert "it shares the discriminator's embeddings" in unlike.message
+    assert unlike.details == ("embedding_size: 8 in [model.generator], 16 in [model]",)
     heads = refused(Model(init="scratch", generator=Generator(config={"num_attention_heads": 3})), config)
-    assert heads.message == "[model.generator]: 3 attention heads do not divide a hidden_size of 8"
+    assert heads.message == "[model.generator]: hidden_size = 8 is not divisible by its 3 attention heads"
     unknown = refused(Model(init="scratch", generator=Generator(config={"hiden_size": 3})), config)
     assert unknown.message == "1 unknown key in model.generator.config"
     assert unknown.details == ("model.generator.config.hiden_size: not in ElectraConfig, did you mean `hidden_size`?",)
@@ -526,11 +529,12 @@ def problems(*overrides):
 
 def test_what_trains_a_part_or_needs_other_weights_is_refused(place):
     with_recipe = "command line with `electra.toml`  "
-    whole = "replaced-token-detection trains both of its models whole"
+    whole = "replaced-token-detection trains all weights of both its models"
     assert problems("model.name=run", "lora.r=4") == [f"lora: {whole}"]
     assert problems("model.name=run", "model.train=top-1") == [f"{with_recipe}model.train: {whole}"]
     assert problems("model.generator.name=run/generator") == [
-        f"{with_recipe}model.generator.name: the discriminator is from scratch, and both read with its embeddings"
+        f"{with_recipe}model.generator.name: the generator shares the embeddings of the discriminator, which "
+        "starts from scratch"
     ]
 
 
@@ -551,6 +555,6 @@ def test_a_run_does_not_predict_and_its_generator_does(run, llmkit, monkeypatch)
     monkeypatch.chdir(run.parent)
     said = llmkit("predict", "run", "the fox")
     assert said.exit_code == 2
-    assert "it is made to be fine-tuned" in said.stderr
+    assert "it is meant to be fine-tuned" in said.stderr
     filled = llmkit("predict", "run/generator", "the [MASK] saw it")
     assert filled.exit_code == 0, filled.stderr

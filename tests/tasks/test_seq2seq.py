@@ -383,15 +383,15 @@ def test_the_recipe_says_how_long_a_text_may_be_and_else_the_data(init, generati
 
 def test_texts_longer_than_the_model_has_positions_are_refused(words):
     model = model_of("bart", words)
-    with pytest.raises(UserError, match="max_target_length is 40 and the model has 32 positions"):
+    with pytest.raises(UserError, match="max_target_length = 40 is more than the 32 positions"):
         seq2seq.resolve_labels(data(max_target_length=40), {}, None, {"x": None}, model.config, False)
     model.generation_config.max_new_tokens = 40
-    with pytest.raises(UserError, match="40 new tokens and the model has 32 positions"):
+    with pytest.raises(UserError, match="40 new tokens are more than the 32 positions"):
         seq2seq.prepare_model(model, seq2seq.GenerationSettings(words, 12, {}))
 
 
 def test_a_t5_that_transformers_cannot_write_with_is_refused_before_it_is_trained():
-    with pytest.raises(UserError, match="3 layers of the decoder and 2 of the encoder"):
+    with pytest.raises(UserError, match="cannot generate with 3 decoder layers and 2 encoder layers"):
         seq2seq.resolve_labels(data(), {}, None, {}, T5Config(num_layers=2, num_decoder_layers=3), False)
 
 
@@ -567,7 +567,7 @@ def test_an_adapter_writes_the_same_in_plain_peft_and_the_rest_stays(kind, place
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("t5", "does not set its head apart"), ("bart", "no separate one, its output layer is its input")],
+    [("t5", "does not separate its head"), ("bart", "no separate head: its output layer is its input")],
 )
 def test_a_head_that_is_the_embeddings_is_not_trained_alone(kind, said, place, llmkit):
     finetune(llmkit, f"{kind}.toml", "trainer.max_steps=1", "evaluation.metrics=[]", name="base")

@@ -123,7 +123,7 @@ def test_the_hubs_only_column_of_classes_is_the_label():
         (
             "title body label id",
             {},
-            "which column is the text?\nhint: set data.text_column (of two texts, data.text_pair",
+            "which column is the text?\nhint: set data.text_column (for two texts, data.text_pair",
         ),
         ("title body label id", {}, "to one of: title, body"),
         ("text review label", {}, "which column is the text?"),
@@ -255,7 +255,7 @@ def test_label_names_say_what_numbers_stand_for_and_tell_cases_apart():
     assert settle([-1, 1, "-1"], label_names=["-1", "1"])[1] == [[0, 1, 0]]
     assert settle([1, 2, 3], label_names=["1", "2", "3"])[1] == [[0, 1, 2]]
     assert settle([0.5, "1.5"], label_names=["0.5", "1.5"])[1] == [[0, 1]]
-    assert 'label "fair", which is not in data.label_names; there are bad, good' in refused(
+    assert 'label "fair", which is not in data.label_names; the classes are bad, good' in refused(
         ["bad", "fair", "good"], label_names=["bad", "good"]
     )
     assert "holds a name twice" in refused([0, 1], label_names=["a", "a"])
@@ -337,14 +337,14 @@ def test_the_first_of_the_names_is_0_or_where_the_labels_are_1_to_n_1():
 
 def test_a_model_that_is_only_evaluated_does_not_know_every_label():
     said = refused(None, [1, 0], config=classifier("neg", "pos"), fixed=True)
-    assert 'line 2: label "1", which the model does not know; there are neg, pos' in said
+    assert 'line 2: label "1", which the model does not know; the classes are neg, pos' in said
     assert "data.label_names" in said
     named = settle(None, [1, 0], config=classifier("neg", "pos"), fixed=True, label_names=["neg", "pos"])
     assert named[1] == [[1, 0]]
     assert "3 classes and the data 2" in refused(
         None, [0, 1], config=BertConfig(num_labels=3), fixed=True, hub=("a", "b")
     )
-    assert "asks for a regression" in refused(None, [0, 1], fixed=True, problem_type=REGRESSION)
+    assert "asks for regression" in refused(None, [0, 1], fixed=True, problem_type=REGRESSION)
 
 
 @pytest.mark.parametrize(
@@ -358,8 +358,8 @@ def test_a_model_that_is_only_evaluated_does_not_know_every_label():
         ([0.5, 1.0], "line 2: label 0.5 is a float, where a class is expected"),
         ([0, 1, [1]], "line 4: a list of labels, [1], where one class is expected"),
         ([0, 1, {"a": 1}], "line 4: label {'a': 1} is a dict"),
-        (["a", "a"], "every row has the label a: nothing can be learned"),
-        ([1], "every row has the label 1: nothing can be learned"),
+        (["a", "a"], "every row has the label a: there is nothing to learn"),
+        ([1], "every row has the label 1: there is nothing to learn"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(targets, said):
@@ -392,7 +392,7 @@ def test_a_class_that_only_validation_has_is_said_and_no_label_of_the_loss():
     assert (found, known.unknown) == ([0, -100, 1, -100], (1, 3))
     assert said == (
         "2 rows have a label that no row of the training data has (c (1), C (1)) and count as wrong, such as `x.csv`, "
-        "line 3; there are a, b"
+        "line 3; the classes are a, b"
     )
     found, (said,), known = warned([["a"], ["b"]], [["a", "c"], ["b"]])
     assert (found, known.unknown) == ([[1, 0], [0, 1]], (0,))
@@ -412,7 +412,7 @@ def test_a_class_of_the_hub_that_is_in_no_training_row_is_said():
 
 def test_labels_none_of_which_the_model_has_are_refused():
     said = refused(["a", "b"], ["0", "1"])
-    assert 'line 2: label "0", which no row of the training data has; there are a, b' in said
+    assert 'line 2: label "0", which no row of the training data has; the classes are a, b' in said
     assert "data.label_names" in said
 
 
@@ -512,8 +512,8 @@ def test_named_classes_of_another_number_make_class_numbers():
         ([[0, 1, 1], None, [1, 1, 1]], "line 3: no labels"),
         ([[0, 2], [1, None]], "line 3: no label"),
         ([[0, 1], [2], 3], "line 4: label 3, where a list of labels is expected"),
-        (["[0, 1", "[2]"], "line 2: labels [0, 1: no list in JSON or Python"),
-        ([[], []], "not one row has a label"),
+        (["[0, 1", "[2]"], "line 2: labels [0, 1: not a list in JSON or Python"),
+        ([[], []], "no row has a label"),
         ([["a"], ["a"]], "every row has the label ['a']"),
         ([[1, 1, 0], [1, 1, 0]], "every row has the label [1, 1, 0]"),
     ],
@@ -524,7 +524,7 @@ def test_lists_of_labels_that_are_wrong_are_refused(targets, said):
 
 def test_indicators_of_another_length_in_validation_are_refused():
     said = refused([[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [0, 1]])
-    assert "line 3: labels [0, 1], where 0 or 1 for each of 3 classes is expected" in said
+    assert "line 3: labels [0, 1]: 0 or 1 is expected for each of 3 classes" in said
 
 
 # --- regression -------------------------------------------------------------------------------------------------------
@@ -546,14 +546,14 @@ def test_the_value_that_means_no_label_to_the_trainer_is_moved_by_less_than_one_
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ([1, "high", 2], "line 3: label 'high' is no number"),
+        ([1, "high", 2], "line 3: label 'high' is not a number"),
         ([1, None, 2], "line 3: no value"),
         ([1, "", 2], "line 3: no value"),
-        ([1, True, 2], "line 3: label True is no finite number"),
-        ([1, "nan", 2], "line 3: label nan is no finite number"),
-        ([1, float("inf"), 2], "line 3: label inf is no finite number"),
-        ([1, 1e300, 2], "line 3: label 1e+300 is no finite number"),
-        ([1, [2], 3], "line 3: label [2] is no number"),
+        ([1, True, 2], "line 3: label True is not a finite number"),
+        ([1, "nan", 2], "line 3: label nan is not a finite number"),
+        ([1, float("inf"), 2], "line 3: label inf is not a finite number"),
+        ([1, 1e300, 2], "line 3: label 1e+300 is not a finite number"),
+        ([1, [2], 3], "line 3: label [2] is not a number"),
         ([2.5, 2.5], "every row has the value 2.5"),
     ],
 )
@@ -562,7 +562,7 @@ def test_values_that_are_no_numbers_are_refused(targets, said):
 
 
 def test_keys_of_classes_mean_nothing_to_a_regression():
-    assert "data.label_names: a regression has no classes" in refused(
+    assert "data.label_names: regression has no classes" in refused(
         [1.0, 2.0], problem_type=REGRESSION, label_names=["a"]
     )
     assert "unset it: data.class_weights=" in refused([1.0, 2.0], problem_type=REGRESSION, class_weights="balanced")
@@ -679,9 +679,9 @@ def test_thresholds_are_kept_in_the_config_and_are_the_recipes_before_the_models
 def test_thresholds_that_mean_nothing_are_refused():
     assert "there is no class `c`\nhint: the data has a, b" in refused([["a"], ["b"]], threshold=ReadOnly({"c": 0.2}))
     assert "the most probable one" in refused(["a", "b"], threshold=0.3)
-    assert "a regression has no classes" in refused([1.5, 2.5], problem_type=REGRESSION, threshold=0.3)
+    assert "regression has no classes" in refused([1.5, 2.5], problem_type=REGRESSION, threshold=0.3)
     for value in (1.5, -0.1, ReadOnly({"a": 2}), ReadOnly({"a": "x"})):
-        with pytest.raises(ValueError, match="is no probability, a number from 0 to 1"):
+        with pytest.raises(ValueError, match="is not a probability: use a number from 0 to 1"):
             ClassificationData(path="x", threshold=value)
 
 
@@ -689,9 +689,9 @@ def test_it_is_said_that_nothing_is_predicted(capsys):
     known = LabelSpec(MULTI, ("a", "b"))
     labels, none = [[1.0, 0], [0, 1], [0, 0], [1, 1]], [[0, 0]] * 4
     measured(none, labels, known)
-    assert "no class is above 0.5 for any of 4 rows" in capsys.readouterr().err
+    assert "no class exceeds 0.5 in any of 4 rows" in capsys.readouterr().err
     measured(none, labels, replace(known, thresholds=(0.2, 0.3)))
-    assert "no class is above its data.threshold for any of 4 rows" in capsys.readouterr().err
+    assert "no class exceeds its data.threshold in any of 4 rows" in capsys.readouterr().err
     measured([[0, 1], *none[1:]], labels, known)
     assert not capsys.readouterr().err
 
@@ -840,8 +840,8 @@ def facts(run="runs/mini"):
     [
         (["data.text_column=story"], "no column `story`\nhint: set data.text_column to one of: text, label"),
         (["data.label_column=mood"], "no column `mood`\nhint: set data.label_column to one of: text, label"),
-        (["data.max_length=64"], "data.max_length is 64 and the model has 32 positions"),
-        (["data.problem_type=regression"], "label 'sad' is no number, where a value is expected"),
+        (["data.max_length=64"], "data.max_length = 64 is more than the 32 positions"),
+        (["data.problem_type=regression"], "label 'sad' is not a number, where a value is expected"),
         (["data.class_weights={good=2.0}"], "there is no class `good`"),
         (['evaluation.metrics=["accuracy", "pearson"]'], "evaluation.metrics: pearson does not fit this data"),
         (['evaluation.metrics=["org/metric"]'], "neither a metric of this task"),
@@ -1053,7 +1053,7 @@ def test_a_threshold_goes_from_the_recipe_to_predict(mini, llmkit):
     rows, _, _ = TASKS["many labels"]
     write(mini / "rows.jsonl", rows)
     done = finetune(llmkit, "data.path=rows.jsonl", "trainer.max_steps=1", "data.threshold=1")
-    assert "no class is above its data.threshold for any of " in done.stderr
+    assert "no class exceeds its data.threshold in any of " in done.stderr
     assert metrics()["eval_f1"] == 0
     assert json.loads(llmkit("predict", "runs/mini", "warm").stdout)["labels"] == []
     done = llmkit("evaluate", "runs/mini", "data.threshold={joy=0.0}")

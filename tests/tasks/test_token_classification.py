@@ -285,7 +285,7 @@ def test_lists_in_cells_of_a_csv(bert, tokens, tags, words_read, tags_read):
         (["a\ud83d"], ["O"], "half a character"),
         ("['a', ...]", "O O", "word 2 of `tokens` is Ellipsis, and not text"),
         ('["a" "b"]', "O", "2 words in `tokens` and 1 tags in `tags`"),
-        ("a b", "[0 ... 1]", "`tags` begins and ends like a list and cannot be read as one: [0 ... 1]"),
+        ("a b", "[0 ... 1]", "`tags` begins and ends like a list but cannot be read as one: [0 ... 1]"),
     ],
 )
 def test_rows_that_cannot_be_read(bert, tokens, tags, said):
@@ -376,7 +376,7 @@ def test_a_finished_model_keeps_what_it_knows(bert):
     ]
     other = encoded([row(["a", "b"], ["N", "V"])], bert)
     found = mistake(None, other, config=config, fixed=True)
-    assert found.message == "`made up`: all tags are such as the model does not know: N, V"
+    assert found.message == "`made up`: every tag is one that the model does not know: N, V"
     with pytest.raises(UserError, match="the model has 2 tags and the data 3"):
         numbers = encoded([row(["a"], [0])], bert, class_names=("O", "B-X", "I-X"))
         settled(None, numbers, config=BertConfig(num_labels=2), fixed=True)
@@ -385,7 +385,7 @@ def test_a_finished_model_keeps_what_it_knows(bert):
 @pytest.mark.parametrize(
     ("tag", "class_names", "said"),
     [
-        (1.5, (), "row 2: word 2: tag 1.5 is no whole number"),
+        (1.5, (), "row 2: word 2: tag 1.5 is not a whole number"),
         (None, (), "row 2: word 2: no tag"),
         (float("nan"), (), "row 2: word 2: no tag"),
         ("", (), "row 2: word 2: no tag"),
@@ -449,7 +449,7 @@ def test_a_word_whose_tag_is_minus_100_is_neither_learned_nor_counted(bert):
 
 def test_nothing_to_learn(bert):
     assert "every word has the tag O" in mistake(encoded([row(["a", "b"])], bert)).message
-    assert "not one row has a tag" in mistake(encoded([row([])], bert)).message
+    assert "no row has a tag" in mistake(encoded([row([])], bert)).message
     assert "holds a name twice" in mistake(encoded([row(["a"])], bert), label_names=["O", "O"]).message
 
 
@@ -626,7 +626,7 @@ def test_entities_are_found_with_their_type_and_both_ends():
         found = measures.entity_scores([said, gold[1]], gold)
         assert (found["precision"], found["recall"], found["f1"]) == (0.5, 0.5, 0.5)
     assert measures.entity_scores([["O"]], [["O"]]) == {"precision": 0, "recall": 0, "f1": 0}
-    with pytest.raises(ValueError, match="2 tags are predicted where the reference has 1"):
+    with pytest.raises(ValueError, match="2 tags are predicted, but the reference has 1"):
         measures.entity_scores([["O", "O"]], [["O"]])
 
 

@@ -174,4 +174,4 @@ def test_the_language_is_named_for_tasks_that_compare_texts_only(workplace, base
     words = ("finetune", "--task", "text-classification", f"model.name={base}", "data.path=rows.csv")
     done = llmkit(*words, "evaluation.language=zh", "--output-dir", "run")
     assert done.exit_code == 2
-    assert "evaluation.language means nothing to text-classification" in done.stderr
+    assert "evaluation.language has no effect on text-classification" in done.stderr

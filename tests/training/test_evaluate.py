@@ -333,7 +333,7 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row_and_counts_a
     done = llmkit("evaluate", "home/classifier", "data.path=other.csv")
     assert done.exit_code == 0, done.stderr
     assert "1 row has a label that the model does not know (hen (1)) and counts as wrong, such as" in done.stderr
-    assert "line 3; there are fox, other" in done.stderr
+    assert "line 3; the classes are fox, other" in done.stderr
     found = json.loads(done.stdout)
     assert found["eval_accuracy"] <= 2 / 3
 
@@ -350,7 +350,7 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row_and_counts_a
         (["home/none", "home/qa.toml"], "the model `home/none`"),
         (["bare"], "`bare` is no run: which data is it to be evaluated on?"),
         (["half"], "the run `half` is not finished"),
-        (["home/causal", "data.stride=17"], "data.stride is 17, and a window has 16 tokens"),
+        (["home/causal", "data.stride=17"], "data.stride = 17 exceeds a window of 16 tokens"),
         (
             ["home/causal", "--task", "masked-lm", "data.path=home/corpus.txt"],
             "is a model for causal-lm, and the recipe",

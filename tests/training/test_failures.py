@@ -47,7 +47,7 @@ def test_a_process_that_is_lost_is_said_to_be(fate, seconds, tmp_path, monkeypat
     orders.put("end")
     for each in ranks:
         each.join(60)
-    assert "another process of this run is gone, or has not answered for trainer.ddp_timeout: " in known
+    assert "another process of this run has exited, or has not answered within trainer.ddp_timeout: " in known
     assert "--resume goes on from the last checkpoint" in known
 
 
@@ -58,7 +58,7 @@ def test_a_metric_that_is_none_of_those_there_are_is_said_to_be(workplace, llmki
         *("trainer.load_best_model_at_end=true", "trainer.metric_for_best_model=eval_nope"),
     )
     assert done.exit_code == 1
-    assert "eval_nope" in done.stderr and "hint: trainer.metric_for_best_model is to be one of them" in done.stderr
+    assert "eval_nope" in done.stderr and "hint: set trainer.metric_for_best_model to one of them" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -66,7 +66,7 @@ def test_a_longer_run_is_what_it_would_have_been_from_the_start(longer, workplac
     assert llmkit(*words, first, "--output-dir", "run").exit_code == 0
     done = llmkit(*words, longer, "--output-dir", "run", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert '("constant") goes on exactly: up to step ' in done.stderr
+    assert '("constant") goes on unchanged: up to step ' in done.stderr
     for name in WEIGHTS:
         assert (workplace / "run" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
     assert losses(workplace / "run") == losses(workplace / "whole")
@@ -84,7 +84,10 @@ def test_a_decay_is_not_trained_upon_where_a_checkpoint_is_older(workplace, llmk
     done = llmkit(*words, "trainer.max_steps=9", "--output-dir", "run", "--resume")
     assert done.exit_code == 0, done.stderr
     assert "going on from run/checkpoint-3" in done.stderr
-    assert "goes on exactly" in done.stderr and "until checkpoint-6 was the decay" in done.stderr
+    assert (
+        "goes on unchanged: up to step" in done.stderr
+        and "to checkpoint-6 were the decay, and are trained again" in done.stderr
+    )
     for name in WEIGHTS:
         assert (workplace / "run" / name).read_bytes() == (workplace / "whole" / name).read_bytes()
 
@@ -103,7 +106,7 @@ def test_without_an_older_checkpoint_the_rate_goes_up_again(workplace, llmkit):
     assert llmkit(*DECAY, "--output-dir", "run").exit_code == 0
     done = llmkit(*DECAY, "trainer.max_steps=9", "--output-dir", "run", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "it had come to 0 and goes on from 0.01" in done.stderr
+    assert "it was 0 and goes on from 0.01" in done.stderr
     assert rates(workplace / "run")[7] == 0.01
 
 
@@ -112,18 +115,18 @@ def test_another_schedule_is_stretched_and_that_is_said(workplace, llmkit):
     assert llmkit(*words, "trainer.max_steps=4").exit_code == 0
     done = llmkit(*words, "trainer.max_steps=8", "--resume", "--allow-change", "trainer.max_steps")
     assert done.exit_code == 0, done.stderr
-    assert '("linear") is stretched from 4 to 8 steps: it had come to 0 and goes on from 0.005' in done.stderr
+    assert '("linear") is stretched from 4 to 8 steps: it was 0 and goes on from 0.005' in done.stderr
     assert rates(workplace / "run")[5] == pytest.approx(0.005)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["trainer.max_steps=3"], "has made 4 steps, and trainer.max_steps = 3 asks for no more"),
+        (["trainer.max_steps=3"], "has already trained for 4 steps, and trainer.max_steps = 3 asks for no more"),
         (["trainer.max_steps=9", "trainer.learning_rate=1"], "trainer.learning_rate: 0.01 -> 1"),
         (["trainer.learning_rate=1"], "--allow-change trainer.learning_rate"),
-        (["trainer.num_train_epochs=9"], "trainer.num_train_epochs has no effect beside trainer.max_steps = 4"),
-        (["trainer.max_steps=", "trainer.num_train_epochs=0.1"], "has made 0.2"),
+        (["trainer.num_train_epochs=9"], "trainer.num_train_epochs has no effect: trainer.max_steps = 4 is set"),
+        (["trainer.max_steps=", "trainer.num_train_epochs=0.1"], "has already trained for 0.2"),
     ],
 )
 def test_less_and_something_else_are_refused(changes, said, workplace, llmkit):
@@ -142,7 +145,7 @@ def test_without_a_checkpoint_there_is_a_way(workplace, llmkit):
     shutil.rmtree(workplace / "run/checkpoint-2")
     done = llmkit(*words, "trainer.max_steps=4", "--resume")
     assert done.exit_code == 2
-    assert "no checkpoint to train on from" in done.stderr and "model.name=run" in done.stderr
+    assert "no checkpoint to resume from" in done.stderr and "model.name=run" in done.stderr
     assert runs.is_finished(workplace / "run")
 
 
@@ -166,11 +169,11 @@ def test_the_finished_weights_stay_until_the_longer_run_is_whole(number, workpla
     finished.check_model("run")
     seen = llmkit("check", "run")
     assert seen.exit_code == 0
-    assert f"a longer training, to 9 steps, is {expected}" in seen.stdout
-    assert "finished       whole" in seen.stdout
+    assert f"longer training, to 9 steps, is {expected}" in seen.stdout
+    assert "finished       intact" in seen.stdout
     assert "is finished" in llmkit(*words, "trainer.max_steps=4", "--output-dir", "run", "--resume").stderr
     too_few = llmkit(*words, "trainer.max_steps=5", "--output-dir", "run", "--resume")
-    assert too_few.exit_code == 2 and "further than what is asked for" in too_few.stderr
+    assert too_few.exit_code == 2 and "already past the end of the training asked for" in too_few.stderr
     done = llmkit(*longer)
     assert done.exit_code == 0 and "learning rate (" not in done.stderr  # nothing is another now
     assert (workplace / "run/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
@@ -226,7 +229,7 @@ def test_a_run_by_the_clock_has_no_other_length(workplace, llmkit):
     runs.update_record(Path("run"), max_time=10)
     done = llmkit(*words, "trainer.max_steps=4", "--resume")
     assert done.exit_code == 2
-    assert "by the clock" in done.stderr
+    assert "with --max-time, and its length cannot be changed" in done.stderr
 
 
 def test_two_processes_train_longer_together(workplace, llmkit, two_processes):
@@ -239,6 +242,6 @@ def test_two_processes_train_longer_together(workplace, llmkit, two_processes):
     ):
         done = two_processes(*words, name, *more)
         assert done.exit_code == 0, done.stderr
-    assert "goes on exactly" in done.stderr
+    assert "goes on unchanged: up to step" in done.stderr
     assert (workplace / "run/model.safetensors").read_bytes() == (workplace / "whole/model.safetensors").read_bytes()
     assert runs.read_record(Path("run"))["steps"] == 9

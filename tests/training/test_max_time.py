@@ -111,7 +111,7 @@ def test_what_is_left_of_the_time_is_in_the_checkpoint(capsys):
     assert kept == {"max_time": {"passed": 60.0, "warm": 30.0}}
     assert capsys.readouterr().err == ""
     found, state = rates(arguments(warmup_steps=2), [1000.0, 1005, 1010, 1040], 100, kept, state.global_step)
-    assert "0:40 of 1:40 are left; not exact" in capsys.readouterr().err
+    assert "0:40 of 1:40 are left; with --max-time the number of steps varies" in capsys.readouterr().err
     assert found == pytest.approx([35 / 70, 30 / 70, 0])
     assert state.stateful_callbacks["max_time"] == {"passed": 100.0, "warm": 30.0}
 
@@ -249,7 +249,7 @@ def test_a_stopped_run_goes_on_with_what_is_left_of_its_time(workplace, llmkit, 
     assert "--max-time 12s" in refused.stderr
     done = llmkit(*words, "--max-time", "12s", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert f"0:{12 - stopped_at:02} of 0:12 are left; not exact" in done.stderr
+    assert f"0:{12 - stopped_at:02} of 0:12 are left; with --max-time the number of steps varies" in done.stderr
     facts = record(workplace / "run")
     assert (facts["status"], facts["steps"]) == ("finished", 12)
     found = [entry["learning_rate"] for entry in logged(workplace / "run") if "learning_rate" in entry]

@@ -184,7 +184,7 @@ def test_patience_without_the_best_checkpoint_still_knows_what_to_watch():
 
 
 def test_early_stopping_without_evaluations_is_refused():
-    with pytest.raises(UserError, match="early_stopping looks at evaluations"):
+    with pytest.raises(UserError, match="early_stopping needs evaluations"):
         fitted("early_stopping.early_stopping_patience=1", validation=0)
 
 
@@ -229,7 +229,7 @@ def short(monkeypatch):
 def test_a_run_says_and_records_what_was_chosen_and_its_recipe_repeats_it(place, llmkit, short):
     said = train(llmkit)
     assert "6 of 60 rows are held out for evaluation; data.validation_fraction = 0 trains on all" in said
-    assert "chosen for 60 rows: 4 epochs, 8 examples a step, evaluation after each epoch" in said
+    assert "chosen for 60 rows: 4 epochs, 8 examples per step, evaluation after each epoch" in said
     text = Path("run/recipe.toml").read_text()
     for line in ("num_train_epochs = 4", "per_device_train_batch_size = 8", "validation_fraction = 0.1"):
         assert f"{line}  # from 60 rows" in text
@@ -276,7 +276,7 @@ def test_other_heads_are_fitted_too_and_judged_by_what_a_user_means(task, place,
     trainer = recipe_of("run")["trainer"]
     assert (trainer["metric_for_best_model"], trainer["greater_is_better"]) == (metric, True)
     assert trainer["num_train_epochs"] == 6
-    assert "chosen for 40 rows: 6 epochs, 8 examples a step" in done.stderr
+    assert "chosen for 40 rows: 6 epochs, 8 examples per step" in done.stderr
 
 
 def test_a_finished_run_says_its_size_on_disk(place, llmkit, short):
@@ -319,7 +319,7 @@ def test_a_stopped_run_goes_on_as_it_was_fitted_though_more_would_be_chosen_now(
     monkeypatch.setattr("llmkit.training.own_rows.STEPS", 280)
     train(llmkit, "--resume")
     assert recipe_of("run") == recipe_of("whole")
-    assert "num_train_epochs = 4  # as the run was begun" in Path("run/recipe.toml").read_text()
+    assert "num_train_epochs = 4  # as the run was started" in Path("run/recipe.toml").read_text()
     assert losses(Path("run")) == losses(Path("whole"))
     assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
@@ -375,7 +375,7 @@ def test_an_override_of_what_was_chosen_makes_another_run(place, llmkit, short):
 def test_two_processes_take_half_the_batch_each(place, llmkit, two_processes):
     done = two_processes(*COMMAND, "trainer.num_train_epochs=2", "--output-dir", "two")
     assert done.exit_code == 0, done.stderr
-    assert done.stderr.count("chosen for 60 rows: 8 examples a step") == 1
+    assert done.stderr.count("chosen for 60 rows: 8 examples per step") == 1
     assert recipe_of("two")["trainer"]["per_device_train_batch_size"] == 4
     train(llmkit, "trainer.num_train_epochs=2")
     assert record("two")["steps"] == record("run")["steps"]

@@ -85,7 +85,7 @@ def test_a_run_keeps_paths_as_typed_and_finds_its_data_from_anywhere(workplace, 
     (workplace / "corpus.txt").rename(elsewhere / "corpus.txt")
     copied = llmkit("evaluate", "runs/causal")
     assert (copied.exit_code, copied.stdout) == (0, found.stdout)
-    assert f"is not on this machine, so `{elsewhere}/corpus.txt` is read" in copied.stderr
+    assert f"is not on this machine; reading `{elsewhere}/corpus.txt` instead" in copied.stderr
     again = llmkit("pretrain", "runs/causal/recipe.toml", "--output-dir", "again")
     assert again.exit_code == 0, again.stderr
     assert 'path = "corpus.txt"  # recipe line' in (elsewhere / "again/recipe.toml").read_text()
@@ -161,7 +161,7 @@ def test_a_run_of_another_recipe_is_not_gone_on_with(workplace, llmkit):
     (workplace / "run/model.safetensors").unlink()
     done = llmkit("pretrain", "masked.toml", "--output-dir", "run", "--resume")
     assert done.exit_code == 2
-    assert "was begun with another recipe" in done.stderr
+    assert "was started with another recipe" in done.stderr
     assert "task: causal-lm -> masked-lm" in done.stderr
 
 
@@ -222,24 +222,24 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.block_size=64"], "data.block_size is 64 and the model has 32 positions"),
+        (["data.block_size=64"], "data.block_size = 64 is more than the 32 positions"),
         (["model.config.n_lay=3"], "model.config.n_lay: not in GPT2Config, did you mean `n_layer`?"),
         (["model.config.vocab_size=100"], "embeddings for 100"),
         (["model.config.n_head=3"], "[model]:"),
         (["model.config.n_head=0"], "[model]:"),
         (['model.config.n_layer="three"'], "model.config.n_layer = 'three'"),
         (['model.config.activation_function="geluu"'], "geluu"),
-        (['model.config.model_type="gpt22"'], "transformers knows no `gpt22`"),
+        (['model.config.model_type="gpt22"'], "transformers has no model type `gpt22`"),
         (["data.text_column=story", "data.path=rows.csv"], "has no column `story`"),
         (["data.path=empty.txt"], "there is no text in it"),
         (["data.path=short.txt", "data.validation_fraction="], "less than one block"),
         (["data.path=latin.txt"], "line 2: byte 0xe9 is not utf-8"),
         (["trainer.eval_strategy=steps", "data.validation_fraction="], "there is no validation data"),
-        (["trainer.train_sampling_strategy=group_by_length"], "blocks are all of one length"),
+        (["trainer.train_sampling_strategy=group_by_length"], "all blocks have the same length"),
         (["trainer.logging_steps=0"], "[trainer]:"),
         (["trainer.report_to=comet_ml"], "[trainer]:"),
         (["tokenizer=", "model.config=", "model.name=nowhere/at-all"], "`nowhere/at-all`"),
-        (["--output-dir", "full"], "holds other files"),
+        (["--output-dir", "full"], "already contains other files"),
         (["--output-dir", "corpus.txt/run"], "cannot be written"),
         (["--accelerate-config", "none.yaml"], "there is no file `none.yaml`"),
     ],
@@ -265,7 +265,7 @@ def test_another_run_is_never_overwritten(workplace, llmkit):
     weights = (workplace / "run/model.safetensors").read_bytes()
     done = llmkit("pretrain", "causal.toml", "trainer.max_steps=2", "--output-dir", "run")
     assert done.exit_code == 2
-    assert "holds another run" in done.stderr
+    assert "already contains another run" in done.stderr
     assert (workplace / "run/model.safetensors").read_bytes() == weights
 
 

@@ -39,8 +39,8 @@ def scrub(table: Clean) -> Step:
         unknown = sorted(set(table.phone_regions) - phonenumbers.SUPPORTED_REGIONS)
         if unknown:
             raise UserError(
-                f"data.clean.phone_regions: there is no country {', '.join(unknown)}",
-                "codes of two letters, as of internet domains but for the United Kingdom: GB, DE, US",
+                f"data.clean.phone_regions: unknown country code {', '.join(unknown)}",
+                "use two-letter ISO country codes, such as GB, DE, US",
             )
     finder_of = {
         "email": _emails,

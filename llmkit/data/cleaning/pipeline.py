@@ -61,7 +61,7 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
         return documents, {}
     if table.overlap and against is None:
         raise UserError(
-            f"{documents.source}: data.clean.overlap compares with the validation data, and there is none",
+            f"{documents.source}: data.clean.overlap needs validation data, and there is none",
             "set data.validation_fraction or data.validation_split, or unset data.clean.overlap",
         )
     compared = against if table.overlap else None
@@ -79,13 +79,15 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
                     _write(documents, table, compared, draft)
                 report = _cached(folder, documents)
     if report is None:
-        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+        raise UserError(
+            f"the cache {folder} cannot be read back", "is the disk full? to put the cache elsewhere, set HF_HOME"
+        )
     report = {"documents": name, **report}
     if report["in"] and not report["out"]:
         steps = sorted(report["steps"], key=lambda step: -report["steps"][step]["dropped"])
         raise UserError(
-            f"{documents.source}: cleaning leaves none of {report['in']:,} {name} documents",
-            f"the step {steps[0]} dropped the most of them",
+            f"{documents.source}: cleaning removes all {report['in']:,} {name} documents",
+            f"the step {steps[0]} drops the most: loosen or unset it",
             tuple(line.strip() for line in lines(report)[1:]),
         )
     cleaned = Documents(
@@ -99,7 +101,7 @@ def clean_streamed(documents: Documents, table: Clean) -> Documents:
     together = [name for name in _step_names(table) if name in _COMPARING]
     if together:
         raise UserError(
-            f"data.clean.{together[0]} needs all documents, and data.streaming reads them one by one",
+            f"data.clean.{together[0]} needs all documents at once, but data.streaming reads them one by one",
             f"unset data.clean.{together[0]} or data.streaming",
         )
     names = _step_names(table)

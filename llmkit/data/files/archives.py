@@ -69,7 +69,7 @@ def reading(file: Path) -> Iterator[None]:
     except DAMAGED as problem:
         raise UserError(
             f"`{file}` cannot be read: {getattr(problem, 'strerror', None) or problem}",
-            "is it there, whole, and yours to read?",
+            "check that it exists, is complete, and that you may read it",
         ) from problem
 
 
@@ -87,7 +87,7 @@ def _open_zip(file: Path) -> IO[bytes]:
         listed = ", ".join(f"`{name}`" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         raise UserError(
             f"`{file}`: {f'{len(names)} files in it: {listed}' if names else 'no file in it that can be read'}",
-            "unpack all of it into a folder and name that: a ZIP archive is read where it holds one file",
+            "unpack it into a folder and name the folder: a ZIP archive is read only if it holds a single file",
         )
     with zipfile.ZipFile(file) as archive:
         try:

@@ -73,7 +73,7 @@ def _read(file: Path, arrow: bool, columns: Sequence[str] | None) -> Iterator[tu
     with _opened(file, arrow) as (schema, batches):
         name, count = max(Counter(schema.names).items(), key=lambda item: item[1], default=("", 0))
         if count > 1:
-            raise UserError(f"`{file}`: {count} columns are called `{name}`", "give every column a name of its own")
+            raise UserError(f"`{file}`: {count} columns are called `{name}`", "give every column a unique name")
         wanted = None if columns is None else [name for name in schema.names if name in columns]
         rows = itertools.chain.from_iterable(map(_rows, batches(wanted)))
         number = 0
@@ -84,7 +84,7 @@ def _read(file: Path, arrow: bool, columns: Sequence[str] | None) -> Iterator[tu
             if isinstance(problem, pyarrow.ArrowException):
                 raise
             raise UserError(
-                f"`{file}`, row {number + 1}: {problem}", "mend the row, or take out the column if it is not needed"
+                f"`{file}`, row {number + 1}: {problem}", "fix the row, or remove the column if it is not needed"
             ) from problem
 
 
@@ -114,7 +114,7 @@ def _opened(file: Path, arrow: bool | None = None) -> Iterator[tuple[Any, Any]]:
                     yield _arrow_batches(stream)
     except (pyarrow.ArrowException, OSError) as problem:
         raise UserError(
-            f"`{file}`: not a whole {'Arrow' if arrow else 'Parquet'} file ({str(problem).splitlines()[0]})",
+            f"`{file}`: not a complete {'Arrow' if arrow else 'Parquet'} file ({str(problem).splitlines()[0]})",
             "copy or download it again",
         ) from problem
 

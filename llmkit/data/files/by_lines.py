@@ -55,7 +55,7 @@ def advice_by_lines(file: Path, encoding: str) -> str:
     first = [line.split(maxsplit=1) for line in lines]
     if len(lines) >= FEWEST and all(len(each) == 2 for each in first) and _are_labels([label for label, _ in first]):
         return (
-            f"if the first word of each line (`{first[0][0]}`) is its label, write a tab behind it: "
+            f"if the first word of each line (`{first[0][0]}`) is its label, put a tab after it: "
             f"sed 's/ /\\t/' {file.name} > {file.name}.tsv, and set data.header=false"
         )
     return ""
@@ -90,7 +90,7 @@ def advice_beside(files: Sequence[Path]) -> str:
     joined = " ".join(file.name for file in files)
     table = f"{(split_name(PurePath(files[0].name)) or ('train',))[0]}.tsv"
     return (
-        f"{listed} have as many lines: if line 1 of one belongs to line 1 of the other, make a table of them: "
+        f"{listed} have the same number of lines: if they belong together line by line, join them into a table: "
         f'paste {joined} > {table}, and set data.header=false data.column_names=\'["{names[0]}", "{names[1]}"]\''
     )
 

@@ -55,9 +55,9 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
             bad = (
                 f"line {number}",
                 BadRow(
-                    f"{len(fields)} columns where the first word has {width}",
-                    "one word a line; columns are set apart by "
-                    f"{'tabs' if tabs else 'blanks'}, as those of the first word",
+                    f"{len(fields)} columns, but the first word has {width}",
+                    "write one word per line, with its columns separated by "
+                    f"{'tabs' if tabs else 'spaces'}, as for the first word",
                     "a line with more or fewer columns",
                 ),
             )

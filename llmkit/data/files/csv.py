@@ -21,7 +21,7 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     """
     sight = look(file, options.encoding)
     if "\0" in "".join(sight.lines[:1]):
-        raise UserError(f"`{file}`, line {sight.before + 1}: NUL bytes among the names of the columns", UTF_16_HINT)
+        raise UserError(f"`{file}`, line {sight.before + 1}: NUL bytes in the column names", UTF_16_HINT)
     if not sight.lines:
         return
     dialect, sample = find_dialect(file, options, sight, note)
@@ -98,7 +98,7 @@ def _ragged(row: list[str], expected: str, dialect: Dialect, sight: Sight) -> Ba
     return BadRow(
         f"{len(row)} field{'s' if len(row) != 1 else ''} {expected}",
         f"the delimiter is {dialect.delimiter!r} (data.delimiter sets another); quote fields that contain it{quotes}",
-        "fields missing or too many",
+        "missing or extra fields",
         (" ".join(dialect.delimiter.join(row).split())[:SHOWN],),
     )
 

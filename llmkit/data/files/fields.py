@@ -119,7 +119,7 @@ def _spanning(
             for row in csv.reader(fed(), strict=True, **dialect.parameters):
                 if len(held) > 1:
                     if not dialect.trusted and columns.joins_rows(held):
-                        problem = "it swallows whole rows"
+                        problem = "whole rows would become one field"
                         break
                     tally.add("spanning", f"lines {number} to {number + len(held) - 1}")
                 yield number, dialect.restore(row) if dialect.backslash else row
@@ -175,19 +175,19 @@ def _belongs(field: str, column: list[str]) -> bool:
 
 def _carriage_return(problem: str) -> BadRow:
     if "new-line" not in problem:
-        return BadRow(problem, "mend the row", "unreadable row")
+        return BadRow(problem, "fix the row", "unreadable row")
     return BadRow(
-        "a carriage return inside a field that is not quoted",
-        "quote the field, or take the carriage return out; if every line ends so, write line feeds instead",
+        "a carriage return inside an unquoted field",
+        "quote the field, or remove the carriage return; if every line ends with one, convert them to line feeds",
         "carriage return in a field",
     )
 
 
 def _open_quote(problem: str, line: str) -> BadRow:
     return BadRow(
-        f"a quote opens a field and does not enclose it ({problem})",
-        'a field that begins with a quote ends with one, and a quote inside it is doubled (""); '
-        'if quotes are characters in this file, set data.quoting = "none"',
+        f"a quote opens a field but does not close it ({problem})",
+        'a field that begins with a quote must end with one, and a quote inside it must be doubled (""); '
+        'if quotes are ordinary characters in this file, set data.quoting = "none"',
         "a quote that is not closed",
         (" ".join(line.split())[:SHOWN],),
     )

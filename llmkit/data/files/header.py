@@ -47,7 +47,7 @@ def name_columns(
         names = ["", *options.column_names] if index else list(options.column_names)
         return Header(_distinct(_as_many(names, first, where), where, "data.column_names"), index)
     reason = "" if options.header else looks_like_data(header, [row for row in sample if row != first])
-    hint = f"if it is data ({reason}), set {HEADER_KEY}; else " if reason else ""
+    hint = f"if the first line is data ({reason}), set {HEADER_KEY}; otherwise " if reason else ""
     unnamed = [str(number) for number, name in enumerate(header[index:], index + 1) if not name]
     if unnamed and (reason or len(header) < len(unnamed) + 2):  # a line with one name may be a title
         raise UserError(f"{where}: column {unnamed[0]} has no name", f"{hint}{_NAME_ALL}")
@@ -99,7 +99,7 @@ def _counted(names: Sequence[str]) -> bool:
 def _as_many(names: list[str], first: list[str], where: str) -> list[str]:
     if len(names) != len(first):
         raise UserError(
-            f"{where}: {len(first)} fields, and data.column_names has {len(names)} names", "name every column once"
+            f"{where}: {len(first)} fields, but data.column_names has {len(names)} names", "name every column once"
         )
     return names
 
@@ -108,7 +108,7 @@ def _distinct(names: list[str], where: str, key: str = "", hint: str = "") -> li
     name, count = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
     if count > 1:
         raise UserError(
-            f"{key or where}: {count} columns are called `{name}`", f"{hint}give every column a name of its own"
+            f"{key or where}: {count} columns are called `{name}`", f"{hint}give every column a unique name"
         )
     return names
 

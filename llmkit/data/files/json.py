@@ -86,15 +86,15 @@ def _object(text: str) -> dict[str, Any] | BadRow:
     try:
         row = _from_json(text.removesuffix(","))
     except _UnfitError as problem:
-        return BadRow(str(problem), "one object a line is expected", problem.kind)
+        return BadRow(str(problem), "one object per line is expected", problem.kind)
     except ValueError as problem:
         reason = str(problem).replace("line 1 column", "column")  # the message has the number of the line
-        hint = UTF_16_HINT if "\0" in text else "one object a line is expected"
+        hint = UTF_16_HINT if "\0" in text else "one object per line is expected"
         return BadRow(f"not JSON ({reason})", hint, "not JSON")
     if isinstance(row, dict):
         return row
     return BadRow(
-        f"an object is expected, this is a {type(row).__name__}",
+        f"expected an object, found {type(row).__name__}",
         'write a row as an object with its columns: {"text": "..."}',
         "not an object",
     )
@@ -113,7 +113,7 @@ def _from_json(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except RecursionError:
-        raise _UnfitError("lists or objects inside one another, too many to read", "nested too deeply") from None
+        raise _UnfitError("lists or objects are nested too deeply to read", "nested too deeply") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise _UnfitError(f"the key `{twice}` stands in one object twice", "a key twice in one object")
+        raise _UnfitError(f"the key `{twice}` occurs twice in one object", "a repeated key in one object")
     return members
 
 
@@ -168,7 +168,7 @@ def _content(file: Path, options: ReadOptions) -> tuple[Any, bool]:
     try:
         return _from_json(text), not second
     except _UnfitError as problem:
-        raise UserError(f"`{file}`: {problem}", "mend it, or write one object a line") from problem
+        raise UserError(f"`{file}`: {problem}", "fix it, or write one object per line") from problem
     except ValueError as problem:
         if (objects := _objects(text)) is not None:
             return objects, False
@@ -176,7 +176,7 @@ def _content(file: Path, options: ReadOptions) -> tuple[Any, bool]:
         # only after a bracket.
         if first.startswith("{") and second.startswith("{") and not first.endswith("["):
             return _LINES, False
-        raise UserError(f"`{file}`: not JSON ({problem})", "mend it there, or write one object a line") from problem
+        raise UserError(f"`{file}`: not JSON ({problem})", "fix it there, or write one object per line") from problem
 
 
 def _begin(file: Path, options: ReadOptions) -> tuple[str, str]:

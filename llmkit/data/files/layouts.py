@@ -29,8 +29,8 @@ def rows_of(content: Any, file: Path, member: str | None, note: Note, one_line: 
         chosen = member or ("train" if "train" in by_split else next(iter(by_split)) if len(by_split) == 1 else "")
         if chosen not in by_split:
             raise UserError(
-                f"`{file}`: it holds {', '.join(f'`{name}`' for name in by_split)}, and no `{chosen or 'train'}`",
-                "data.split and data.validation_split choose",
+                f"`{file}` holds {', '.join(f'`{name}`' for name in by_split)}, but no `{chosen or 'train'}`",
+                "choose one with data.split and data.validation_split",
             )
         if not member:
             others = [name for name in by_split if name != chosen]
@@ -72,8 +72,8 @@ def _list(items: list[Any], file: Path) -> Iterator[Row]:
     if odd:
         if all(isinstance(item, list) for item in items):
             raise UserError(
-                f"`{file}`: a list of lists, whose columns have no names",
-                "write objects: pandas does with to_json(orient='records')",
+                f"`{file}`: a list of lists has no column names",
+                "write a list of objects, as pandas does with to_json(orient='records')",
             )
         raise _no_table(file)
     if items and _is_rows(items[0].get("paragraphs")) and "qas" in items[0]["paragraphs"][0]:
@@ -92,7 +92,7 @@ def _mixed(items: list[Any]) -> Iterator[Row]:
             item
             if isinstance(item, dict)
             else BadRow(
-                f"an object is expected, this is a {type(item).__name__}",
+                f"expected an object, found {type(item).__name__}",
                 'write a row as an object with its columns: {"text": "..."}',
                 "not an object",
             ),
@@ -140,8 +140,8 @@ def _wrapped(content: dict[str, Any], file: Path, note: Note, one_line: bool) ->
         return None
     if len(lists) > 1:
         raise UserError(
-            f"`{file}`: which holds the rows, {' or '.join(f'`{name}`' for name in lists)}?",
-            "write the rows into a file of their own, one object a line",
+            f"`{file}`: which list holds the rows, {' or '.join(f'`{name}`' for name in lists)}?",
+            "write the rows to a separate file, one object per line",
         )
     raise _no_table(file)
 
@@ -178,8 +178,11 @@ def _split(names: list[Any], data: list[list[Any]]) -> Iterator[Row]:
         if len(values) == len(columns):
             yield f"row {number}", dict(zip(columns, values, strict=True))
         else:
-            message = f"{len(values)} values where `columns` has {len(columns)}"
-            yield f"row {number}", BadRow(message, "give each row a value for each column", "too few or many values")
+            message = f"{len(values)} values, but `columns` has {len(columns)}"
+            yield (
+                f"row {number}",
+                BadRow(message, "give each row a value for each column", "too few or too many values"),
+            )
 
 
 def _without_index(content: dict[str, Any], file: Path, note: Note) -> tuple[list[dict[str, Any]], Path]:
@@ -222,6 +225,6 @@ def _numbers(names: Any) -> bool:
 
 def _no_table(file: Path) -> UserError:
     return UserError(
-        f"`{file}`: a list of objects is expected, or one object a line",
-        'such as [{"text": "..."}, ...], the same as {"data": [...]}, or SQuAD\'s format',
+        f"`{file}`: expected a list of objects, or one object per line",
+        'such as [{"text": "..."}, ...], the same list in {"data": [...]}, or SQuAD\'s format',
     )

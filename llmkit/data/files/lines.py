@@ -19,17 +19,17 @@ _BEGINNINGS = (
     (b"\xff\xfe\x00\x00", "UTF-32", 'set data.encoding = "utf-32"'),
     (b"\xff\xfe", "UTF-16", 'set data.encoding = "utf-16"'),
     (b"\xfe\xff", "UTF-16", 'set data.encoding = "utf-16"'),
-    (b"\x1f\x8b", "a gzip file", "let its name end in .gz"),
-    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "let its name end in .zip, or save the sheet as CSV"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "let its name end in .zst"),
-    (b"BZh", "a bzip2 file", "let its name end in .bz2"),
-    (b"\xfd7zXZ\x00", "an xz file", "let its name end in .xz"),
-    (b"PAR1", "a Parquet file", "let its name end in .parquet"),
-    (b"ARROW1", "an Arrow file", "let its name end in .arrow"),
-    (b"%PDF", "a PDF", "take the text out of it"),
+    (b"\x1f\x8b", "a gzip file", "rename it to end in .gz"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "rename it to end in .zip, or save the sheet as CSV"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "rename it to end in .zst"),
+    (b"BZh", "a bzip2 file", "rename it to end in .bz2"),
+    (b"\xfd7zXZ\x00", "an xz file", "rename it to end in .xz"),
+    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
+    (b"ARROW1", "an Arrow file", "rename it to end in .arrow"),
+    (b"%PDF", "a PDF", "extract the text from it first"),
 )
 
-UTF_16_HINT = 'if it is UTF-16 without a mark at its begin, set data.encoding = "utf-16-le"'
+UTF_16_HINT = 'if it is UTF-16 without a byte order mark, set data.encoding = "utf-16-le"'
 
 
 def read_text(file: Path, encoding: str) -> str:
@@ -89,7 +89,10 @@ def _hint_from_other_lines(file: Path) -> str:
         for raw in itertools.islice(stream, 1_000_000):
             with suppress(UnicodeDecodeError):
                 if not raw.isascii() and raw.decode():
-                    return "mend that line: others show that the file is UTF-8, and another data.encoding changes them"
+                    return (
+                        "fix that line: other lines show that the file is UTF-8, and another data.encoding would "
+                        "garble them"
+                    )
     return ""
 
 
@@ -97,6 +100,4 @@ def _hint_from_first_bytes(file: Path) -> str:
     """Say what the first bytes of a file show it to be; "" where they show nothing."""
     with reading(file), open_bytes(file) as stream:
         begin = stream.read(8)
-    return next(
-        (f"it begins like {kind}: {remedy}" for mark, kind, remedy in _BEGINNINGS if begin.startswith(mark)), ""
-    )
+    return next((f"it looks like {kind}: {remedy}" for mark, kind, remedy in _BEGINNINGS if begin.startswith(mark)), "")

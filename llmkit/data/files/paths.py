@@ -28,7 +28,7 @@ def is_local(data: Data) -> bool:
     for key in ("name", "revision"):
         if getattr(data, key):
             raise UserError(
-                f"data.{key} belongs to a Hub data set, and data.path `{data.path}` is on this machine",
+                f"data.{key} is for data sets on the Hub, but data.path `{data.path}` is on this machine",
                 f"unset it: data.{key}=",
             )
     return True
@@ -48,7 +48,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
         patterns = data.data_files
     else:
         raise UserError(
-            f"data.path `{data.path}` is on this machine, where files make no splits by themselves",
+            f"data.path `{data.path}` is on this machine, and local files define no splits by themselves",
             'name them: data.data_files = { train = "a.jsonl", validation = "b.jsonl" }',
         )
     paths = []
@@ -58,7 +58,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
         if not matching:
             raise UserError(
                 f"data.data_files: no file matches `{base / pattern}`",
-                "the names in it are relative to data.path where that is a folder, else to the working directory",
+                "paths in it are relative to data.path if that is a folder, otherwise to the working directory",
             )
         paths += matching
     if patterns is None:
@@ -67,7 +67,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
         raise UserError(
             f"data.path `{data.path}`: no {'text' if '.txt' in suffixes else 'data'} files there",
             _advice(base, data.encoding)
-            or f"files that can be read end in {' '.join(suffixes)} (or the same with {' '.join(COMPRESSED)}); for "
+            or f"llmkit reads files that end in {' '.join(suffixes)} (or the same with {' '.join(COMPRESSED)}); for "
             "other names, set data.format",
         )
     return paths
@@ -131,10 +131,10 @@ def _saved(state: Path) -> list[Path] | None:
     except (ValueError, KeyError, TypeError):
         return None
     if missing := [file for file in listed if not file.is_file()]:
-        raise UserError(f"`{missing[0]}` is not there, and `{state}` names it", "copy the whole folder again")
+        raise UserError(f"`{missing[0]}` is missing, but `{state}` names it", "copy the whole folder again")
     if named.get("_indices_data_files"):
         raise UserError(
-            f"`{state.parent}`: the order of its rows stands in another file, as `datasets` wrote it before 2.0",
+            f"`{state.parent}`: its row order is stored in a separate file, as by `datasets` before 2.0",
             "open it with `datasets` and save it again",
         )
     return listed
@@ -195,7 +195,7 @@ def left_out_note(path: Path, left_out: Sequence[Path]) -> str:
 def _is_file(path: Path) -> bool:
     """Tell whether `path` is a file; raise UserError for a broken link, whose target would be missed in silence."""
     if path.is_symlink() and not path.exists():
-        raise UserError(f"`{path}` is a link to `{path.readlink()}`, which is not there", "mend the link or remove it")
+        raise UserError(f"`{path}` is a link to `{path.readlink()}`, which does not exist", "fix or remove the link")
     return path.is_file()
 
 

@@ -139,7 +139,7 @@ def _start(answer: dict[str, Any]) -> int:
 
 
 def _bad(problem: _MalformedError) -> BadRow:
-    return BadRow(str(problem), SQUAD_HINT, "a question, or what it stands in, has not SQuAD's format")
+    return BadRow(str(problem), SQUAD_HINT, "a question, or the part that holds it, is not in SQuAD's format")
 
 
 def is_c3(items: list[Any]) -> bool:
@@ -186,7 +186,7 @@ def race(content: dict[str, Any], place: str) -> Iterator[Row]:
     before = f"{place}, " if place else ""
     if len(set(map(len, lists))) > 1:
         message = f"{len(asked)} questions and {', '.join(str(len(each)) for each in lists[1:])} options or answers"
-        yield f"{before}questions", BadRow(message, "each question has options and an answer", "not RACE's format")
+        yield f"{before}questions", BadRow(message, "each question needs options and an answer", "not RACE's format")
         return
     for number, (question, choices, *answer) in enumerate(zip(*lists, strict=True), 1):
         row = {"id": f"{content.get('id', '')}-{number}".lstrip("-"), "article": content["article"]}

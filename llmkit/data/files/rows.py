@@ -72,17 +72,18 @@ def _reader(
         raise UserError(
             f"`{file}`: a text file has no columns",
             advice_by_lines(file, options.encoding)
-            or f"rows come from files that end in {' '.join(ROW_SUFFIXES)}; data.format says which of them it is else",
+            or f"rows are read from files that end in {' '.join(ROW_SUFFIXES)}; for another name, set data.format",
         )
     if kind in COMPRESSED:
         open_bytes(file).close()  # it raises where an archive holds many files
     if kind in REMEDIES:
         raise UserError(f"`{file}`: llmkit does not read `{kind}` files", REMEDIES[kind])
     raise UserError(
-        f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not say what it is",
+        f"`{file}`: llmkit does not read `{kind}` files" if kind else f"`{file}`: its name does not show its format",
         advice_by_lines(file, options.encoding)
-        or f"it reads files that end in {' '.join(SUFFIXES)} (or the same with {' '.join(COMPRESSED)}); for another "
-        "name, data.format says which of them it is",
+        or f"llmkit reads files that end in {' '.join(SUFFIXES)} (or the same with {' '.join(COMPRESSED)}); for "
+        "another "
+        "name, set data.format",
     )
 
 

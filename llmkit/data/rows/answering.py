@@ -33,8 +33,8 @@ IMPOSSIBLE = ("is_impossible",)
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also the full-width and the Arabic one
 NOWHERE = -1  # the start of an answer that has no place in its context
 HINT = (
-    "an answer is a piece of its context, and `answer_start` the character it begins at, from 0; "
-    'in a CSV, the text or JSON: {"text": [...], "answer_start": [...]}'
+    "an answer is a span of its context; `answer_start` is the character it starts at, counted from 0; "
+    'in a CSV, write the text or JSON: {"text": [...], "answer_start": [...]}'
 )
 
 
@@ -111,13 +111,13 @@ def read_answers(row: Mapping[str, Any], columns: Mapping[str, str], context: st
         raise Unusable(
             f"no `{columns['answers']}`",
             f"no `{columns['answers']}`; the row has {', '.join(row)}",
-            "every row needs that column, null or [] in it where there is no answer",
+            "every row needs that column, with null or [] where there is no answer",
         )
     starts = value_at(row, columns["starts"]) if "starts" in columns else None
     pairs = [(start, text) for start, text in _pairs(value, None if starts is ABSENT else starts) if text]
     impossible = value_at(row, columns["impossible"]) if "impossible" in columns else False
     if str(impossible).strip().casefold() in ("true", "1", "1.0", "yes"):
-        return Answers([], f"`{columns['impossible']}` is true: its answer is taken for none" if pairs else None)
+        return Answers([], f"`{columns['impossible']}` is true: its answer is ignored" if pairs else None)
     found: list[tuple[int, str]] = []
     learned: str | None = None
     fault: Unusable | None = None
@@ -128,7 +128,7 @@ def read_answers(row: Mapping[str, Any], columns: Mapping[str, str], context: st
             fault = fault or problem
             at, mended = NOWHERE, None
         if at != NOWHERE and all(place == NOWHERE for place, _ in found):
-            learned = "another of its answers is learned: the first has no place in its context" if fault else mended
+            learned = "its first answer is not in its context: another one is learned" if fault else mended
         found.append((at, text))
     placed = any(at != NOWHERE for at, _ in found)
     return Answers(found, learned, None if placed else fault)
@@ -155,15 +155,15 @@ def _pairs(value: Any, starts: Any) -> Iterator[tuple[Any, str]]:
         places = [places] * len(texts)
     if not isinstance(texts, list) or not isinstance(places, list) or len(texts) != len(places):
         if not isinstance(cell, Mapping | list):
-            raise Unusable("the answer is no text", f"the answer {cell!r} is no text", HINT)
+            raise Unusable("the answer is not text", f"the answer {cell!r} is not text", HINT)
         raise Unusable(
             "answers that cannot be read",
-            "answers are a table of `text` and `answer_start`, two lists of one length",
+            "answers must be a table of `text` and `answer_start`, two lists of the same length",
             HINT,
         )
     for place, text in zip(places, texts, strict=True):
         if text is not None and not isinstance(text, str):
-            raise Unusable("the answer is no text", f"the answer {text!r} is no text", HINT)
+            raise Unusable("the answer is not text", f"the answer {text!r} is not text", HINT)
         yield place, text or ""
 
 
@@ -178,31 +178,31 @@ def _place(start: Any, text: str, context: str) -> tuple[int, str, str | None]:
     bare = text.strip()
     if text not in context and bare and bare in context:
         said = None if said is None else said + len(text) - len(text.lstrip())
-        text, mended = bare, "blanks around an answer are taken off"
+        text, mended = bare, "spaces around an answer are removed"
     at = context.find(text)
     if at < 0 and bare:
         spelled = r"(?<!\w)" + r"\s+".join(map(re.escape, bare.split())) + r"(?!\w)"
         alike = list(re.finditer(spelled, context, re.IGNORECASE))
         alike = [match for match in alike if match.start() == said] or alike
         if len(alike) == 1:
-            return alike[0].start(), alike[0][0], "its context spells an answer with other capitals or blanks"
+            return alike[0].start(), alike[0][0], "an answer differs from its context in capitals or spaces"
     if at < 0:
         raise Unusable("answer not in its context", f'the answer "{shown}" is not in its context', HINT)
     once = context.find(text, at + 1) < 0
     if said is None and once:
         return at, text, mended
     if said is None or (said < 0 and not once):  # -1 says that nobody looked for it
-        return at, text, "an answer stands more than once, and none says where: the first is taken"
+        return at, text, "an answer occurs more than once, with no position given: the first is taken"
     if said >= 0 and context.startswith(text, said):
         return said, text, mended
     meant = [(at, unit) for at, unit in _otherwise(said, context) if said >= 0 and context.startswith(text, at)]
     if len({at for at, _ in meant}) == 1:
         return meant[0][0], text, f"`answer_start` counts {meant[0][1]}"
     if once:
-        return at, text, "`answer_start` was wrong; the answer stands once elsewhere"
+        return at, text, "`answer_start` was wrong; the answer occurs once elsewhere"
     raise Unusable(
-        "`answer_start` is wrong, and the answer stands more than once",
-        f'the answer "{shown}" does not stand at character {start} of its context, but at {at} and elsewhere',
+        "`answer_start` is wrong, and the answer occurs more than once",
+        f'the answer "{shown}" is not at character {start} of its context, but at {at} and elsewhere',
         HINT,
     )
 
@@ -215,8 +215,8 @@ def _otherwise(said: int, context: str) -> Iterator[tuple[int, str]]:
         yield len(context.replace("\r\n", "\n")[:said].replace("\n", "\r\n")), "a line end as one character"
     else:
         yield len(context.replace("\n", "\r\n")[:said].replace("\r\n", "\n")), "a line end as two characters"
-    yield said + len(context) - len(context.lstrip()), "from the first character that is no blank"
-    yield len(context) - len(context[said:].lstrip()), "from the blanks before the answer"
+    yield said + len(context) - len(context.lstrip()), "from the first character that is not a space"
+    yield len(context) - len(context[said:].lstrip()), "from the spaces before the answer"
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: AnsweringData, evaluation: bool) -> Examined:
@@ -232,7 +232,7 @@ def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: AnsweringD
     if answers.fault is None:
         return Examined(bool(answers.found), answers.mended)
     if evaluation:
-        return Examined(True, f"{answers.fault.kind}; scored all the same")
+        return Examined(True, f"{answers.fault.kind}; scored anyway")
     raise answers.fault
 
 

@@ -99,7 +99,7 @@ def synonyms() -> Lookup:
         wordnet.ensure_loaded()
     except (LookupError, OSError) as problem:
         raise UserError(
-            "data.augment.synonym needs WordNet, and nltk does not find it on this machine",
+            "data.augment.synonym needs WordNet, but nltk cannot find it on this machine",
             "download it once: python -m nltk.downloader wordnet",
         ) from problem
 

@@ -44,9 +44,9 @@ KINDS = {
 CLEAR = 20  # rows that show, none of them with an answer 0, that answers count from 1
 FROM_ONE = "the answers are numbers that count from 1"
 CHOICES_HINT = (
-    'they are a list of texts (in a CSV JSON: ["a", "b"]), a table of `text` and `label`, or one column for each'
+    'choices are a list of texts (in a CSV, JSON: ["a", "b"]), a table of `text` and `label`, or one column each'
 )
-ANSWER_HINT = "an answer is the number of a choice, from 0, its letter (A, B, ...), its label or its text"
+ANSWER_HINT = "write an answer as the number of a choice (from 0), its letter (A, B, ...), its label or its text"
 
 
 def resolve_columns(data: ChoiceData, rows: Rows, labelled: bool = True) -> dict[str, str]:
@@ -101,7 +101,7 @@ def _choice_columns(data: ChoiceData, rows: Rows, head: Sequence[Mapping[str, An
         if not candidates:
             candidates = [name for name in rows.columns if name != data.context_column and _all_lists(head, name)]
         if len(candidates) != 1:
-            _ask(rows, "choices", "holds the choices (or which, of one for each)")
+            _ask(rows, "choices", "holds the choices (or which columns, one for each)")
         named = candidates[0]
     if isinstance(named, str):
         return {"choices": named}
@@ -130,7 +130,7 @@ def _without_gaps(places: list[int]) -> bool:
 
 def _ask(rows: Rows, key: str, what: str) -> NoReturn:
     raise UserError(
-        f"{rows.source}: which column {what}?", f"set data.{key}_column, of the columns {', '.join(rows.columns)}"
+        f"{rows.source}: which column {what}?", f"set data.{key}_column; the columns are {', '.join(rows.columns)}"
     )
 
 
@@ -184,7 +184,9 @@ def read_choices(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[li
             value = []
         if not isinstance(value, list):
             shown = json.dumps(value, default=str, ensure_ascii=False)[:SHOWN]
-            raise Unusable("no list of choices", f"`{column}` holds {shown}, which is no list of choices", CHOICES_HINT)
+            raise Unusable(
+                "not a list of choices", f"`{column}` holds {shown}, which is not a list of choices", CHOICES_HINT
+            )
     else:
         own = [(name, value_at(row, name)) for role, name in columns.items() if role.startswith("choice")]
         while own and own[-1][1] in (None, "", ABSENT):
@@ -193,7 +195,7 @@ def read_choices(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[li
     found = [str(each) if isinstance(each, int | float) else each for each in value]
     choices = [text_in({column: each}, column).strip() for each in found]
     if len(choices) < 2:
-        message = f"{len(choices) or 'no'} choice{'s' * (not choices)}, where two at least are expected"
+        message = f"{len(choices) or 'no'} choice{'s' * (not choices)}, where at least two are expected"
         raise Unusable("fewer than two choices", message, CHOICES_HINT)
     if names is not None and (not isinstance(names, list) or len(names) != len(choices)):
         count = len(names) if isinstance(names, list) else "no"
@@ -255,7 +257,7 @@ def misfit(answer: Any, number: int, kinds: Iterable[str], meant: str, base: int
     if number_in(answer) is not None and meant in ("number", "counted"):
         first = 1 if meant == "counted" else base
         return f"answer {number_in(answer)} is out of range {first} to {number - 1 + first}"
-    return f"{shown} is none of its {number} choices"
+    return f"{shown} is not one of its {number} choices"
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: ChoiceData, evaluation: bool) -> Examined:
@@ -287,7 +289,7 @@ def strata(
         for index, (kinds, answer, number) in enumerate(targets):
             if meant not in kinds:
                 message = misfit(answer, number, kinds, meant, data.answer_base or 0)
-                unusable[index] = Unusable("the answer is none of the choices", message, ANSWER_HINT)
+                unusable[index] = Unusable("the answer is not one of the choices", message, ANSWER_HINT)
         if meant == "counted":
             rows.notes[FROM_ONE] = FROM_ONE
     return [None] * len(targets), unusable

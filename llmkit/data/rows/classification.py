@@ -128,7 +128,7 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
         others, described = [column.name for column in held], tuple(map(str, fitting))
     raise UserError(
         f"{rows.source}: which column is the text?",
-        "set data.text_column (of two texts, data.text_pair_column too) to one of: "
+        "set data.text_column (for two texts, data.text_pair_column too) to one of: "
         + ", ".join(others or rows.columns),
         described,
     )
@@ -155,11 +155,17 @@ def _label_by_content(data: ClassificationData, rows: Rows, found: Mapping[str, 
     named = [column for column in fitting if column.name.rpartition(".")[2].strip().casefold() in LABELS[0]]
     if len(fitting) == 1 or len(named) == 1:
         return (named or fitting)[0].name
-    together = f"; if each of several says 0 or 1 of a label: data.label_column = {_list(bits)}" if bits[1:] else ""
+    together = (
+        f"; if several columns each hold 0 or 1 for a label: data.label_column = {_list(bits)}" if bits[1:] else ""
+    )
     raise UserError(
         f"{rows.source}: which column is the label?",
         f"set data.label_column to one of: {', '.join(_and_entries(rows))}{together}"
-        + ('; to learn values, data.problem_type = "regression" too' if values and data.problem_type is None else ""),
+        + (
+            '; to learn values, also set data.problem_type = "regression"'
+            if values and data.problem_type is None
+            else ""
+        ),
         tuple(dict.fromkeys(map(str, [*fitting, *values]))),
     )
 
@@ -231,7 +237,7 @@ def _applying(table: Mapping[str, Any], column: str) -> list[str]:
         raise Unusable(
             "a table as label",
             f"label {table} is a table, where a class is expected",
-            f"data.label_column names an entry of it: {names}",
+            f"set data.label_column to one of its entries: {names}",
         )
     return [str(name) for name, bit in bits.items() if bit]
 
@@ -242,7 +248,7 @@ def _bit(column: str, value: Any) -> bool:
         raise Unusable(
             "a label that is neither 0 nor 1",
             f"column `{column}` holds {value!r}, where 0 or 1 is expected",
-            "data.label_column lists the columns that say 0 or 1 of a label",
+            "data.label_column lists the columns that each hold 0 or 1 for a label",
         )
     return bit
 
@@ -281,8 +287,8 @@ def _check_named(target: Any, data: ClassificationData, evaluation: bool) -> Non
         if not evaluation:
             raise Unusable(
                 "a label that is not in data.label_names",
-                f'label "{name}", which is not in data.label_names; there are {", ".join(names[:10])}',
-                "data.label_names lists every class",
+                f'label "{name}" is not in data.label_names, which has {", ".join(names[:10])}',
+                "data.label_names must list every class",
             )
 
 

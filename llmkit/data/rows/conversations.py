@@ -81,8 +81,8 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
     if "messages" in found and parts:
         others = " and ".join(f"data.{role}_column" for role in parts)
         raise UserError(
-            f"data.messages_column holds whole conversations, and {others} a part of one",
-            f"take out {others}, or data.messages_column",
+            f"data.messages_column is for whole conversations, and {others} for a part of one",
+            f"remove {others}, or data.messages_column",
         )
     if labelled and not found.keys() & {"messages", "completion", "weight"}:
         preferences.refuse(rows)
@@ -122,8 +122,8 @@ def _find_pair(found: dict[str, str], rows: Rows, data: ChatData, labelled: bool
     if not needed.keys() <= found.keys():
         written_out.refuse(rows, rows.columns)
         raise UserError(
-            f"{rows.source}: which column holds the conversations, or which the prompts and the answers?",
-            f"set data.messages_column, or data.prompt_column and data.completion_column, to: "
+            f"{rows.source}: which column holds the conversations, or which hold the prompts and the answers?",
+            f"set data.messages_column, or data.prompt_column and data.completion_column, choosing from: "
             f"{', '.join(rows.columns)}",
         )
     if not data.companions and found["prompt"] != find_column(rows.columns, "instruction"):
@@ -162,8 +162,10 @@ def reshape(rows: Rows, columns: Mapping[str, str], data: ChatData) -> Rows:
                 yield place, row
         if not used and by_column + by_messages:
             raise UserError(
-                f"{rows.source}: nothing is to be learned: all {by_column + by_messages:,} rows are marked so",
-                f"{f'`{weight}`, or ' * (weight is not None)}`weight`, `train` or `loss` of a message says so by 0 or "
+                f"{rows.source}: nothing to learn: all {by_column + by_messages:,} rows are marked as not to be "
+                "learned",
+                f"{f'`{weight}`, or ' * (weight is not None)}`weight`, `train` or `loss` of a message marks this "
+                "by 0 or "
                 "false",
             )
         for number, which in (
@@ -233,7 +235,7 @@ def _read(
         prompt, about = values["prompt"], values.get("input")
         if isinstance(about, str) and about.strip():
             if not isinstance(prompt, str):
-                fault = f"`{columns['prompt']}` is no text, to which `{columns['input']}` could be added"
+                fault = f"`{columns['prompt']}` is not text, so `{columns['input']}` cannot be added to it"
                 raise unusable("no text", fault)
             prompt = f"{prompt}\n\n{about}"
         asked = _part(prompt, "user", columns["prompt"], names, weights)

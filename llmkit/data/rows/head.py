@@ -87,7 +87,9 @@ def open_head(data: RowData, split: str, limit: int = BYTES) -> Head:
             if not rows:
                 raise UnreadError(f"{source}: its first rows do not fit into {limit / 1e6:.0f} MB") from problem
     if not rows:
-        raise UserError(f"{source}: there are no rows in it", "data.split and data.validation_split choose others")
+        raise UserError(
+            f"{source}: there are no rows in it", "choose another split with data.split or data.validation_split"
+        )
     columns = tuple(stream.column_names or rows[0])
     names = table.class_names(stream.features or {})
     placed = [(f"{source}, row {number}", row) for number, row in enumerate(rows, 1)]

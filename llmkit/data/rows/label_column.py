@@ -92,7 +92,7 @@ def _names(
             return tuple(map(name, labels.many(target)))
         bits = labels.bits_in(target)
         if bits is None or len(bits) != width:
-            said = f"labels {target}, where 0 or 1 for each of {width} classes is expected"
+            said = f"labels {target}: 0 or 1 is expected for each of {width} classes"
             raise Unusable("not 0 or 1 for each class", said, REMEDY)
         return tuple(str(number) for number, bit in enumerate(bits) if bit)
 
@@ -118,7 +118,7 @@ def _check_fractions(unusable: Mapping[int, Unusable], total: int, rows: Rows, d
     """Ask where too many labels for a slip are numbers with a fraction: the column may hold values."""
     fractions = {row: str(fault) for row, fault in unusable.items() if fault.kind == "a number with a fraction"}
     if len(fractions) > most_odd(total, data):
-        refuse(rows, fractions, "with a number as label that is no whole one", labels.FRACTIONS)
+        refuse(rows, fractions, "with a number as label that is not a whole number", labels.FRACTIONS)
 
 
 def _mixed(
@@ -200,7 +200,7 @@ def _without_label(
         leave += f" and data.max_skipped_fraction = {_share(len(without), len(names))}"
     raise UserError(
         f"{rows.source}: {len(without):,} of {len(names):,} rows have the label {mark}: is it a class, or no label?",
-        f"a class: data.label_names = {_list([mark, *classes])}; no label, so that these rows are left out: {leave}",
+        f"if a class, data.label_names = {_list([mark, *classes])}; if no label, leave these rows out: {leave}",
         tuple(f"{place}: label {mark}" for place in places(rows, without[:1])),
     )
 
@@ -213,8 +213,8 @@ def _check_codes(counts: Counter[str], total: int, rows: Rows, data: Classificat
     if (numbers[-1] - numbers[0] == len(numbers) - 1 and numbers[0] in (0, 1)) or 2 * len(counts) <= total:
         return
     raise UserError(
-        f"{rows.source}: the labels of {total:,} rows are {len(counts):,} different numbers: is each of them a class?",
-        'of values, data.problem_type = "regression"; of classes, data.problem_type = "single_label_classification"; '
+        f"{rows.source}: {total:,} rows have {len(counts):,} different numbers as labels: is each number a class?",
+        'if values, data.problem_type = "regression"; if classes, data.problem_type = "single_label_classification"; '
         "is it the right column (data.label_column)?",
     )
 

@@ -23,8 +23,8 @@ WHOLE = re.compile(r"([+-]?\d{1,18})\.0*")  # a whole number as pandas writes it
 FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?", re.IGNORECASE)
 UNKNOWN = -100  # the label of a row whose class the model does not have: Trainer takes no loss of it
 FRACTIONS = (
-    'are they values? data.problem_type = "regression"; if each number is a class, data.label_names lists them, such '
-    'as ["0.5", "1.0"]'
+    'if they are values, set data.problem_type = "regression"; if each number is a class, list them all in '
+    'data.label_names, such as ["0.5", "1.0"]'
 )
 
 
@@ -72,10 +72,10 @@ def resolve_labels(
     if problem == REGRESSION:
         label_spec = LabelSpec(REGRESSION, ("value",))
         if fixed and config.num_labels != 1:
-            raise UserError(f"the model has {config.num_labels} classes, and the recipe asks for a regression")
+            raise UserError(f"the model has {config.num_labels} classes, but the recipe asks for regression")
         for key in ("label_names", "class_weights", "threshold"):
             if getattr(data, key):
-                raise UserError(f"data.{key}: a regression has no classes", f"unset it: data.{key}=")
+                raise UserError(f"data.{key}: regression has no classes", f"unset it: data.{key}=")
     else:
         model_names = names_in(config)
         data_names = data.label_names or number_names[0] or several
@@ -89,9 +89,9 @@ def resolve_labels(
             names = tuple(data_names) if data_names else infer_names(first, problem, width)
             names = in_the_order_of(model_names, names)
         if len(set(names)) < len(names):
-            raise UserError(f"data.label_names: {', '.join(names)} holds a name twice")
+            raise UserError(f"data.label_names holds a name twice: {', '.join(names)}")
         if not names:
-            raise UserError(f"{first.source.source}: not one row has a label", "is it the right column?")
+            raise UserError(f"{first.source.source}: no row has a label", "is it the right column?")
         label_spec = LabelSpec(problem, names)
         if data_names and len(data_names) == 2:
             index = index_of(names)
@@ -285,7 +285,7 @@ def numbers(
                 vector = np.zeros(len(label_spec.names), np.float32)
                 classes, bits = many(target), bits_in(target)
                 if indicators and (bits is None or len(bits) != len(vector)):
-                    raise ValueError(f"labels {target}, where 0 or 1 for each of {len(vector)} classes is expected")
+                    raise ValueError(f"labels {target}: 0 or 1 is expected for each of {len(vector)} classes")
                 if indicators:
                     vector[:] = bits
                 else:
@@ -301,7 +301,7 @@ def numbers(
                 converted.append(UNKNOWN if known is None else known)
         except ValueError as mistake:
             mistakes[row] = str(mistake)
-    there = f"there are {_listed(label_spec.names)}"
+    there = f"the classes are {_listed(label_spec.names)}"
     if strange and (training or len(strange) == len(part.targets)):
         mistakes |= {row: f'label "{name}", which {unknown}; {there}' for row, name in strange.items()}
     hint = NUMBERS if any(map(INTEGER.fullmatch, strange.values())) else OTHER_NAMES if strange else REMEDY
@@ -339,10 +339,10 @@ def many(target: Any) -> list[Any]:
         if (found := list_in(target)) is not None:
             return list(found)
         if target.lstrip().startswith("["):
-            raise Unusable("a list that cannot be read", f"labels {target}: no list in JSON or Python", REMEDY)
+            raise Unusable("a list that cannot be read", f"labels {target}: not a list in JSON or Python", REMEDY)
         return [name.strip() for name in re.split(r"[|,]", target) if name.strip()]
     raise Unusable(
-        "no list of labels",
+        "not a list of labels",
         "no labels" if target is None else f"label {target!r}, where a list of labels is expected",
         REMEDY,
     )
@@ -409,9 +409,9 @@ def value_in(target: Any) -> float:
     try:
         value = math.nan if isinstance(target, bool) else float(target)
     except (TypeError, ValueError):
-        raise Unusable("no number", f"label {target!r} is no number, where a value is expected") from None
+        raise Unusable("not a number", f"label {target!r} is not a number, where a value is expected") from None
     if not abs(value) <= float(np.finfo(np.float32).max):
-        raise Unusable("no finite number", f"label {target} is no finite number, where a value is expected")
+        raise Unusable("not a finite number", f"label {target} is not a finite number, where a value is expected")
     return value
 
 
@@ -420,9 +420,9 @@ def _test_split(name: str) -> str:
 
 
 NO_LABEL = "is it the right column (data.label_column), and not a test split?"
-NUMBERS = 'what numbers stand for, data.label_names says, from 0 on, such as ["bad", "good"]'
+NUMBERS = 'data.label_names says what the numbers stand for, from 0 on, such as ["bad", "good"]'
 OTHER_NAMES = "is it the right column (data.label_column), and data of the same classes?"
-REMEDY = "write one class in each row, a name or a whole number; of several classes a list"
+REMEDY = "write one class per row, a name or a whole number; for several classes, a list"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -434,8 +434,8 @@ def _thresholds(data: ClassificationData, label_spec: LabelSpec, finished: Any) 
     wanted = data.threshold
     if wanted is not None and label_spec.problem_type != MULTI:
         raise UserError(
-            "data.threshold: each row of this data has one class, the most probable one",
-            "unset it (data.threshold=); of rows with several classes, data.problem_type = "
+            "data.threshold: each row of this data has one class, so the most probable one is predicted",
+            "unset it (data.threshold=); for rows with several classes, set data.problem_type = "
             '"multi_label_classification"',
         )
     if wanted is None:
@@ -474,7 +474,7 @@ def class_weights(data: ClassificationData, label_spec: LabelSpec, train: Encode
         )
     below = [name for name, weight in wanted.items() if not 0 <= weight < math.inf]
     if below:
-        raise UserError(f"data.class_weights: {wanted[below[0]]} for `{below[0]}`", "a weight is 0 or more")
+        raise UserError(f"data.class_weights: {wanted[below[0]]} for `{below[0]}`", "a weight must be 0 or more")
     return tuple(float(wanted.get(name, 1.0)) for name in label_spec.names)
 
 
@@ -490,8 +490,8 @@ def _check_learnable(label_spec: LabelSpec, train: Encoded, validation: Mapping[
     if len(np.unique(train.labels, axis=0)) < 2:
         value = "value" if label_spec.problem_type == REGRESSION else "label"
         raise UserError(
-            f"{train.source.source}: every row has the {value} {train.targets[0]}: nothing can be learned",
-            "is it the right column, and not one end of a sorted file?",
+            f"{train.source.source}: every row has the {value} {train.targets[0]}: there is nothing to learn",
+            "is it the wrong column, or one end of a sorted file?",
         )
     if label_spec.problem_type == SINGLE:
         absent = set(range(len(label_spec.names))) - set(train.labels.tolist())

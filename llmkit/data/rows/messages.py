@@ -22,14 +22,14 @@ USUAL_ROLES = {role: role for role in (*ROLES, CALL)} | {
     "tool_call": CALL,
 }
 HINT = (
-    "a conversation is a list of messages: user and assistant take turns behind an optional system message, "
-    "the last is the assistant's, and none is empty"
+    "a conversation is a list of messages: user and assistant take turns after an optional system message, "
+    "the last message is the assistant's, and none is empty"
 )
 _WHO, _WHAT = ("role", "from", "speaker"), ("content", "value", "text")
 _WEIGHTS = ("weight", "train", "loss")
 _LEARNED = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _TEXT_PARTS = ("text", "input_text", "output_text")
-PARTS_JOINED = "the parts of a message joined, a line break between"
+PARTS_JOINED = "the parts of a message joined by line breaks"
 
 
 @dataclass
@@ -73,7 +73,7 @@ def turns_of(value: Any, column: str, names: Mapping[str, str] | None, weights: 
         value = _listed(value)
     if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
         message = "a conversation is a list of messages, each with `role` and `content`"
-        raise unusable("no list of messages", message)
+        raise unusable("not a list of messages", message)
     return [turn for number, each in enumerate(value, 1) for turn in _turns(each, f"message {number}", names, weights)]
 
 
@@ -89,7 +89,7 @@ def history_of(value: Any, column: str, names: Mapping[str, str] | None, weights
         return []
     if isinstance(value, list) and all(isinstance(pair, list | tuple) for pair in value):
         if any(len(pair) != 2 for pair in value):
-            raise unusable("no pairs in its history", "its history has no pairs of a question and an answer")
+            raise unusable("no pairs in its history", "its history is not made of pairs of a question and an answer")
         found = [
             text_turn(role, text) for pair in value for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
@@ -106,7 +106,9 @@ def tools_of(value: Any) -> list[dict[str, Any]]:
         return []
     listed = [parsed(tool) for tool in value] if isinstance(value, list) else [value]
     if not all(isinstance(tool, Mapping) for tool in listed):
-        raise unusable("no list of tools", "its tools are no list of tables, or JSON of one", "each tool is a table")
+        raise unusable(
+            "not a list of tools", "its tools are not a list of tables, or JSON of one", "each tool must be a table"
+        )
     return [
         _without_none(tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool})
         for tool in listed
@@ -126,7 +128,7 @@ def _listed(value: Mapping[str, Any]) -> list[Any]:
     if columns and all(isinstance(each, list) for each in columns) and any(key in value for key in _WHO):
         number = max(map(len, columns))
         if any(len(each) != number for each in columns):
-            raise unusable("no list of messages", "its messages have roles and contents of different number")
+            raise unusable("not a list of messages", "its messages have different numbers of roles and contents")
         return [{key: each[i] for key, each in value.items() if each is not None} for i in range(number)]
     return [value]
 
@@ -152,8 +154,8 @@ def _turn(fields: Mapping[str, Any], place: str, names: Mapping[str, str] | None
     if role is None:
         raise unusable(
             "unknown role",
-            f"{place} has the role {who!r}; there are {', '.join(ROLES)}",
-            f'data.role_map={{"{who}" = "user"}} says what another role is: user, assistant, tool, ...',
+            f"{place} has the role {who!r}; the roles are {', '.join(ROLES)}",
+            f'set data.role_map={{"{who}" = "user"}} to say which role it is: user, assistant, tool, ...',
         )
     learned = _learned(rest, place) if weights else True
     calls = [*_calls(rest.pop("function_call", None), place), *_calls(rest.pop("tool_calls", None), place)]
@@ -166,7 +168,7 @@ def _turn(fields: Mapping[str, Any], place: str, names: Mapping[str, str] | None
         content = json.dumps(content, ensure_ascii=False)
     elif content is not None and not isinstance(content, str):
         fault = f"{place}, the {role}'s, holds {type(content).__name__}, not text"
-        raise unusable("a message is no text", fault)
+        raise unusable("a message is not text", fault)
     message = {"role": role, "content": content or "", **rest}
     if calls:
         message["tool_calls"] = calls
@@ -183,7 +185,7 @@ def _learned(fields: dict[str, Any], place: str) -> bool:
     for key, value in found.items():
         if is_learned(value) is None:
             raise unusable(
-                "a weight that is neither 0 nor 1", f"{place} has the {key} {value!r}; there are 0 and 1", ""
+                "a weight that is neither 0 nor 1", f"{place} has the {key} {value!r}, where 0 or 1 is expected", ""
             )
     return all(is_learned(value) for value in found.values())
 
@@ -224,7 +226,7 @@ def _joined(parts: Sequence[Any], place: str) -> tuple[str, str | None]:
             raise unusable(
                 f"a message holds more than text: {kind}",
                 f"{place} holds a part of type {kind}",
-                "a language model reads text alone: no images, audio or files",
+                "a language model reads only text: no images, audio or files",
             )
     return "\n".join(texts), PARTS_JOINED if len(texts) > 1 else None
 
@@ -248,8 +250,8 @@ def _calls(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _no_call(place: str) -> list[dict[str, Any]]:
-    message = f"{place} calls a tool, but not by JSON with its `name` and `arguments`"
-    raise unusable("a call of a tool that cannot be read", message, 'a call is {"name": ..., "arguments": {...}}')
+    message = f"{place} calls a tool, but not as JSON with its `name` and `arguments`"
+    raise unusable("a tool call that cannot be read", message, 'a tool call is {"name": ..., "arguments": {...}}')
 
 
 def check_text(turn: Turn, place: str) -> None:

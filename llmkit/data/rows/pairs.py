@@ -115,7 +115,7 @@ def references_in(row: Mapping[str, Any], column: str) -> list[str]:
     """Read the texts that may be written: the first is learned. Raises Unusable where there is none."""
     found = [text for text in texts_in(row, column) if text.strip()]
     if not found:
-        raise Unusable("empty target", f"`{column}` is empty", "every row needs a text to learn to write")
+        raise Unusable("empty target", f"`{column}` is empty", "every row needs a target text")
     return found
 
 

@@ -30,21 +30,22 @@ def refuse(rows: Rows) -> None:
     if better and worse:
         raise UserError(
             f"{rows.source} holds preferences: `{better}` is the better and `{worse}` the worse answer of each row, "
-            "and a chat model learns one",
+            "but a chat model learns only one",
             f"to learn the better answers: {_chosen(rows, better)}",
         )
     if judged := _judged(rows):
         raise UserError(
-            f"{rows.source} holds preferences: `{judged}` marks each answer as good or bad, and a chat model learns "
-            "all that it is given",
-            f"to learn the good answers alone: data.weight_column={judged}",
+            f"{rows.source} holds preferences: `{judged}` marks each answer as good or bad, but a chat model learns "
+            "all of them",
+            f"to learn only the good answers: data.weight_column={judged}",
         )
     compared = _compared(rows)
     if compared:
         listed = " and ".join(f"`{name}`" for name in compared)
         raise UserError(
-            f"{rows.source} holds preferences: {listed} are answers of one row to compare, and a chat model learns one",
-            "write the better answer of each row into a column of its own, and name it: data.completion_column=COLUMN",
+            f"{rows.source} holds preferences: {listed} are answers of one row to compare, but a chat model "
+            "learns only one",
+            "put the better answer of each row into a separate column, and name it: data.completion_column=COLUMN",
         )
 
 
@@ -76,8 +77,10 @@ def _chosen(rows: Rows, better: str) -> str:
     prompts = [name for name in usual(rows, (*_PROMPTS, *_CONVERSATIONS)) if name != better]
     if not prompts:
         if isinstance(value, str) and (mark := written_out.mark_of(rows, better)):
-            return f"`{better}` is written out, with marks such as `{mark}`: {written_out.way(better, mark)}"
-        return f"data.prompt_column=COLUMN data.completion_column={better}, with the column of the prompts"
+            return (
+                f"`{better}` is already formatted as text, with marks such as `{mark}`: {written_out.way(better, mark)}"
+            )
+        return f"data.prompt_column=COLUMN data.completion_column={better}, where COLUMN is the column of the prompts"
     prompt = prompts[0]
     inner = parsed(next((value for value in first_values(rows, prompt) if value), None))
     if isinstance(inner, Mapping) and (key := find_column(list(inner), "messages")):

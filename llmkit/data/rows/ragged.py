@@ -73,7 +73,7 @@ class Column:
         except OSError as problem:
             raise UserError(
                 f"the tokens of the rows cannot be written to {cache_dir()}: {problem.strerror}",
-                "is the disk full? HF_HOME says where the cache is",
+                "is the disk full? to put the cache elsewhere, set HF_HOME",
             ) from problem
         self._added = array(self._kind)
 

@@ -91,7 +91,7 @@ def text_in(row: Mapping[str, Any], column: str) -> str:
         raise Unusable(
             f"no text in `{column}`",
             f"column `{column}` holds {type(value).__name__}, not text",
-            "is it the right column? keys such as data.text_column name another",
+            "is it the right column? to use another, set a key such as data.text_column",
         )
     if not value.isascii():
         try:
@@ -100,7 +100,7 @@ def text_in(row: Mapping[str, Any], column: str) -> str:
             raise Unusable(
                 "half a character",
                 f"`{column}` holds half a character (\\u{ord(value[problem.start]):04x})",
-                "characters beyond U+FFFF are two \\u escapes in JSON",
+                "in JSON, a character beyond U+FFFF takes two \\u escapes",
             ) from problem
     return value
 

@@ -114,8 +114,8 @@ def _check_files(rows: Rows, columns: Mapping[str, str]) -> None:
             if file not in with_it:
                 raise UserError(
                     f"`{file}` has no column `{name}`, which `{with_it[0]}` has",
-                    f"{nearest(name, list(rows.heads[file]))}the files of one split need the columns that are read; "
-                    "data.data_files names those to read",
+                    f"{nearest(name, list(rows.heads[file]))}all files of a split need the columns that are read; "
+                    "choose the files with data.data_files",
                 )
 
 

@@ -22,7 +22,7 @@ DOCUMENTS = ("docid", "documentid", "doc", "document", "docidx", "articleid", "f
 NEARLY_ALL = 0.9
 SINGLE = re.compile(r"(?!\[.+\]$)\S+")  # one word, and not a list of words in brackets
 
-KEY = "data.sentence_column names the column that says to which sentence a word belongs"
+KEY = "set data.sentence_column to the column that says which sentence a word belongs to"
 
 
 def blank(value: Any) -> bool:
@@ -88,7 +88,7 @@ def group(rows: Rows, by: Sequence[str], names: Sequence[str]) -> Rows:
     how = (
         "sentences are the rows of one " + JOINED.join(f"`{name}`" for name in by) if by else "empty rows end sentences"
     )
-    rows.notes[f"{rows.source}: one word a row; {how}"] = how
+    rows.notes[f"{rows.source}: one word per row; {how}"] = how
     grouped = replace(rows, read=read, fingerprint=digest(rows.fingerprint, "sentences", *by, "", *names))
     first = [row for _, row in itertools.islice(read(), HEAD) if not isinstance(row, BadRow)]
     if len(names) > 1 and sum(len(row[names[0]]) == 1 for row in first) > NEARLY_ALL * len(first):
@@ -153,8 +153,8 @@ def _sentences(rows: Rows, by: Sequence[str], names: Sequence[str]) -> Iterator[
             key, place = own, place or where
             words.append(row)
     if again:
-        note = f"{again:,} sentence{'s begin' if again > 1 else ' begins'} with an id that stood before"
-        why = "only rows that follow one another are one sentence"
+        note = f"{again:,} sentence{'s begin' if again > 1 else ' begins'} with an id that was used before"
+        why = "only consecutive rows form one sentence"
         rows.notes[f"{note}, such as {first_again}: {why}"] = f"again: {again}"
 
 

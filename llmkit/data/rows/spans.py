@@ -265,12 +265,12 @@ def tag_words(text: str, cell: Any, tokens: Any = ABSENT) -> tuple[list[str], li
     """
     spans = spans_in(cell)
     if spans is None:
-        raise Unusable("no list of spans", f'spans are expected, such as [[0, 4, "PER"]], and not {cell!s:.60}')
+        raise Unusable("not a list of spans", f'spans are expected, such as [[0, 4, "PER"]], not {cell!s:.60}')
     mended = None
     placed: dict[tuple[int, int, str], None] = {}
     for span in spans:
         start, end, moved = _located(text, span)
-        mended = "a span stands elsewhere in its text" if moved else mended
+        mended = "a span occurs elsewhere in its text" if moved else mended
         placed[start, end, span.label] = None
     marks = sorted(placed)
     for (_, behind, label), (begin, _, other) in itertools.pairwise(marks):
@@ -306,15 +306,15 @@ def _located(text: str, span: Span) -> tuple[int, int, bool]:
         at = text.find(said)
         if at < 0 or text.find(said, at + 1) >= 0:
             raise Unusable(
-                "a span does not stand where it says",
-                f'the span "{said:.40}" does not stand at character {start} of its text'
-                + (", nor anywhere else" if at < 0 else ", and more than once elsewhere"),
+                "a span is not where its offsets say",
+                f'the span "{said:.40}" is not at character {start} of its text'
+                + (", nor anywhere else" if at < 0 else ", but occurs more than once elsewhere"),
             )
         start, end, moved = at, at + len(said), True
     if not 0 <= start <= end <= len(text):
         raise Unusable(
             "a span outside its text",
-            f"the span {span.label} goes from {start} to {end}, and the text has {len(text)} characters",
+            f"the span {span.label} goes from {start} to {end}, but the text has {len(text)} characters",
         )
     inside = text[start:end]
     start += len(inside) - len(inside.lstrip())

@@ -119,7 +119,7 @@ def tables(
             return rows.rows
         if data.hold_out == "hash":
             return _first(rows.rows, number)
-        notes.append(f"{key}: {number:,} of {len(rows.keys):,} rows are drawn, each class in its share")
+        notes.append(f"{key}: {number:,} of {len(rows.keys):,} rows are sampled, keeping the share of each class")
         return part(rows.rows, sample(rows.strata, rows.keys, number, seed))
 
     return Tables(
@@ -196,15 +196,14 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
             alike = wanted and rule == "stratified"  # one row is always drawn where the classes allow it
             if alike and 2 < total == len(np.unique(screened.strata)):
                 raise UserError(
-                    f"{rows.source}: each of {total:,} rows is of a class of its own: nothing can be held out",
-                    'is it the right column? of values, data.problem_type = "regression"',
+                    f"{rows.source}: each of the {total:,} rows has a class of its own: nothing can be held out",
+                    'is it the right column? for values, set data.problem_type = "regression"',
                 )
             raise UserError(
                 f"{rows.source}: data.validation_fraction = {fraction} leaves no rows to {use} on",
-                "rows that hold the same stand on one side, and the only row of a class is learned from; name a "
-                "data.validation_split"
+                "identical rows stay on one side, and the only row of a class is trained on; set data.validation_split"
                 if alike
-                else f"{change} it, or name a data.validation_split",
+                else f"{change} it, or set data.validation_split",
             )
 
     def side(wanted: bool) -> Screened:

@@ -33,7 +33,7 @@ def look(
         rows = len(part.keys)
         lengths, cut = np.asarray(part.lengths), np.asarray(part.cut)
         if rows == len(part.empty):
-            raise UserError(f"{part.source.source}: not one row of the {name} data has text", "is it the right column?")
+            raise UserError(f"{part.source.source}: no row of the {name} data has text", "is it the right column?")
         record[name] = {
             "rows": rows,
             "examples": len(part.row),
@@ -62,8 +62,8 @@ def look(
             record[name]["rows_also_in_train"] = len(shared)
         if len(shared) > OVERLAP * len(part.keys):
             warnings.append(
-                f"{name}: {_share(len(shared), len(part.keys))} are in the training data too, such as "
-                f"{places(part.source, shared[:1])[0]}: the figures will flatter"
+                f"{name}: {_share(len(shared), len(part.keys))} are also in the training data, such as "
+                f"{places(part.source, shared[:1])[0]}: the metrics will look too good"
             )
     return record, warnings
 
@@ -78,7 +78,7 @@ def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:
     if summary["truncated_rows"] > TRUNCATED * rows:
         share = summary["truncated_tokens"] / summary["tokens"]
         warnings.append(
-            f"{_share(summary['truncated_rows'], rows)} are longer than data.max_length and cut off, "
+            f"{_share(summary['truncated_rows'], rows)} are longer than data.max_length and cut off, losing "
             f"{share:.1%} of all tokens"
         )
     if summary["lengths"]["max"] > HUGE:
@@ -92,8 +92,8 @@ def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:
         warnings.append(f"{_share(summary['duplicate_rows'], rows)} repeat an earlier one")
     if summary["unlearned_rows"] > UNLEARNED * rows:
         warnings.append(
-            f"{_share(summary['unlearned_rows'], rows)} teach nothing and are left out: no input of data.max_length "
-            "tokens holds their answer, such as "
+            f"{_share(summary['unlearned_rows'], rows)} are left out: their answer does not fit into data.max_length "
+            "tokens, such as "
             f"{places(part.source, part.unlearned[:1])[0]}"
         )
     counts = {} if _is_range(summary["balance"]) else summary["balance"]
@@ -116,7 +116,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         written.append(f"{name}: {quantity(summary['rows'], 'row')}{windows}, {quantity(summary['tokens'], 'token')}")
         cut = summary["truncated_rows"]
         written.append(
-            f"  {lengths['min']} to {lengths['max']} tokens, half up to {lengths['50%']}, 95% up to {lengths['95%']}"
+            f"  {lengths['min']} to {lengths['max']} tokens, median {lengths['50%']}, 95% up to {lengths['95%']}"
             + (f", {cut:,} row{'s' * (cut > 1)} cut off" if cut else "")
         )
         if _is_range(summary["balance"]):

@@ -114,7 +114,7 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
         return data, []
     if classes := files.class_folders(root):
         listed = "; ".join(f"{split}: {', '.join(list(names)[:10])}" for split, names in classes.items())
-        notes = [f"`{data.path}`: texts in one folder a class ({listed})"]
+        notes = [f"`{data.path}`: one folder of texts per class ({listed})"]
         if left_out := files.beside_classes(root, classes):
             notes.append(files.left_out_note(root, left_out))
         splits = ReadOnly(dict.fromkeys(classes, "*")) if len(classes) > 1 else None
@@ -165,7 +165,7 @@ def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
     for place, row in bad if not columns else ():
         raise UserError(f"{place}: {row.message}; none of the first {HEAD} rows can be read", row.hint, row.details)
     if not columns:
-        raise UserError(f"{source}: there are no rows in it", "is it empty, or a header with no rows?")
+        raise UserError(f"{source}: there are no rows in it", "is it empty, or a header without rows?")
 
     def read() -> Iterator[tuple[str, Any]]:
         return itertools.chain.from_iterable(map(read_file, paths))
@@ -221,15 +221,15 @@ def load(data: Data, split: str, streaming: bool = False) -> Any:
             # For a truncated table Arrow raises an OSError without a number; the Hub's errors have their own classes.
             if not isinstance(problem, pyarrow.ArrowInvalid) and (type(problem) is not OSError or problem.errno):
                 raise
-            say(f"the cache of `{data.path}` is damaged ({problem}): making it again")
+            say(f"the cache of `{data.path}` is damaged ({problem}): building it again")
             dataset = datasets.load_dataset(data.path, download_mode="reuse_cache_if_exists", **how)
     # Offline, `datasets` takes what its cache got last, whatever revision is asked for.
     cached = {Path(file["filename"]).parent.name for file in getattr(dataset, "cache_files", ())}
     wanted = hub.check(data.path, "dataset", data.revision)
     if datasets.config.HF_HUB_OFFLINE and wanted and cached and wanted not in cached:
         raise UserError(
-            f"the cache holds `{data.path}` at {', '.join(cached)}, and {wanted} is asked for",
-            "data.revision chooses; or let it be downloaded",
+            f"the cache has `{data.path}` at {', '.join(cached)}, but not at {wanted}",
+            "set data.revision to a cached one, or go online to download it",
         )
     return dataset
 
@@ -259,7 +259,9 @@ def open_hub(data: RowData, split: str) -> Rows:
     columns = tuple(dataset.column_names)
     source = source_of(data, split)
     if not len(dataset):
-        raise UserError(f"{source}: there are no rows in it", "data.split and data.validation_split choose others")
+        raise UserError(
+            f"{source}: there are no rows in it", "choose another split with data.split or data.validation_split"
+        )
 
     def read() -> Iterator[tuple[str, dict[str, Any]]]:
         batches = dataset.iter(batch_size=1000)  # row by row is many times slower

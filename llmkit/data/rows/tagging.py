@@ -194,7 +194,7 @@ def reshape(rows: Rows, columns: Mapping[str, str], data: TaggingData) -> Rows:
     others = [name for name in rows.columns if name not in names]
     if not by and not has_gaps(rows):
         raise UserError(
-            f"{rows.source}: column `{columns['tokens']}` holds one word a row, and no column tells sentences apart",
+            f"{rows.source}: column `{columns['tokens']}` holds one word per row, and no column tells sentences apart",
             f"{KEY}{', one of: ' if others else '; there is no other column'}{', '.join(others)}; "
             'if every row is a sentence of its own, write its words as a list: ["word"]',
         )
@@ -224,7 +224,7 @@ def _read(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[list[str]
     except Unusable:
         raise
     except ValueError as fault:
-        raise Unusable("no list of words or tags", str(fault), LISTS) from fault
+        raise Unusable("not a list of words or tags", str(fault), LISTS) from fault
     if tags is not None:
         if len(tags) != len(words):
             number = f"{len(words)} words in `{columns['tokens']}` and {len(tags)} tags in `{columns['tags']}`"
@@ -235,7 +235,7 @@ def _read(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[list[str]
     return words, Sentence(" ".join(words), places, listed=True), None
 
 
-LISTS = "tokens and tags are two lists of one length; in a CSV, lists or words set apart by blanks"
+LISTS = "tokens and tags must be two lists of the same length; in a CSV, lists or words separated by spaces"
 
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:
@@ -271,7 +271,7 @@ def _listed(value: Any, column: str) -> list[Any]:
         return [ast.literal_eval(item) for item in ITEM.findall(value)]
     found = parsed(value)
     if not isinstance(found, list):
-        raise ValueError(f"`{column}` begins and ends like a list and cannot be read as one: {value:.40}")
+        raise ValueError(f"`{column}` begins and ends like a list but cannot be read as one: {value:.40}")
     return found
 
 
@@ -297,7 +297,7 @@ def _read_tag(tag: Any, number: int) -> str:
     try:
         return tag_in(tag)
     except ValueError as fault:
-        kind = "a word without a tag" if str(fault) == "no tag" else "a tag that is none"
+        kind = "a word without a tag" if str(fault) == "no tag" else "an invalid tag"
         raise Unusable(kind, f"word {number}: {fault}") from fault
 
 
@@ -313,7 +313,7 @@ def tag_in(value: Any) -> str:
         raise ValueError(f"tag {name} is a {type(value).__name__}, where a name or a number is expected")
     if number := FLOAT.fullmatch(name):
         if number[2].strip("0"):
-            raise ValueError(f"tag {name} is no whole number")
+            raise ValueError(f"tag {name} is not a whole number")
         name = str(int(number[1]))
     return name
 
@@ -367,4 +367,4 @@ def strata(
     return by_rarest(sets), unusable
 
 
-NUMBERS = "tags are names or whole numbers from 0; what numbers stand for, data.label_names says"
+NUMBERS = "tags are names or whole numbers from 0; data.label_names says what the numbers stand for"

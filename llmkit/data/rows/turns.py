@@ -6,10 +6,10 @@ import re
 
 from llmkit.data.rows.messages import Turn, unusable
 
-JOINED = "two turns of one speaker joined, a blank line between"
+JOINED = "two turns of one speaker joined by a blank line"
 FIRST_LEFT_OUT = "a first turn of the assistant left out"
-LAST_CUT_OFF = "a last turn that nobody answers cut off"
-ANSWER_LEFT_OUT = "the last answer left out: it is what is written"
+LAST_CUT_OFF = "an unanswered last turn cut off"
+ANSWER_LEFT_OUT = "the last answer left out: the model is to write it"
 # Each role by its first letter: the user and the assistant take turns, who may use tools before it answers.
 _IN_TURNS = re.compile("s?d?(ua(t+a)*)+")
 _ASKED = re.compile("s?d?(ua(t+a)*)*u|s?d?(ua(t+a)*)*uat+(at+)*")
@@ -37,7 +37,7 @@ def mend(turns: list[Turn], answered: bool) -> tuple[list[Turn], list[str]]:
         mended.append(ANSWER_LEFT_OUT)
     if not (_IN_TURNS if answered else _ASKED).fullmatch("".join(turn.role[0] for turn in turns)):
         shown = ", ".join(given[:6]) + (f" and {len(given) - 6} more" if len(given) > 6 else "")
-        raise unusable("roles out of turn", f"the roles are not in turn: {shown}")
+        raise unusable("roles out of turn", f"the roles do not take turns: {shown}")
     return turns, mended
 
 

@@ -36,8 +36,7 @@ def refuse(rows: Rows, columns: Sequence[str]) -> None:
     for column in columns:
         if mark := mark_of(rows, column):
             raise UserError(
-                f"{rows.source}: `{column}` holds conversations that are already written out, with marks such as "
-                f"`{mark}`",
+                f"{rows.source}: `{column}` holds conversations already formatted as text, with marks such as `{mark}`",
                 way(column, mark),
             )
 
@@ -45,7 +44,7 @@ def refuse(rows: Rows, columns: Sequence[str]) -> None:
 def way(column: str, mark: str) -> str:
     """Say how texts that are written out can be learned."""
     return (
-        "to learn the whole texts, questions too: llmkit pretrain tiny/gpt2 model.name=MODEL data.path=FILE "
-        f"data.text_column={column} trainer.learning_rate=5e-5; to learn the answers alone, split each text at its "
+        "to learn the whole texts, including questions: llmkit pretrain tiny/gpt2 model.name=MODEL data.path=FILE "
+        f"data.text_column={column} trainer.learning_rate=5e-5; to learn only the answers, split each text at its "
         f"marks (`{mark}`) into a list of messages, each with `role` and `content`"
     )

@@ -191,7 +191,7 @@ def span_corruption(
     """
     if len(sentinels) < 2:
         raise UserError(
-            f"span corruption needs two sentinels at least, and the tokenizer has {len(sentinels)}",
+            f"span corruption needs at least two sentinels, but the tokenizer has {len(sentinels)}",
             "use a tokenizer with sentinels (`<extra_id_0>`, ...), such as T5's, or train one with [tokenizer]",
         )
     unused = sentinels[~np.isin(sentinels, ids)].astype(ids.dtype)

@@ -98,7 +98,7 @@ def read_corpus(data: TextData, seed: int) -> Corpus:
     else:
         train, validation, revision = _from_hub(data)
     if all(text.isspace() for text in train):  # the first that is not ends the search
-        raise UserError(f"{train.source}: there is no text in it", "is it empty, or a header with no rows?")
+        raise UserError(f"{train.source}: there is no text in it", "is it empty, or a header without rows?")
     remarks = (*by_name, *dict.fromkeys([*train.remarks, *(() if validation is None else validation.remarks)]))
     if validation is not None:
         ignored = data.validation_fraction and not data.validation_split
@@ -112,7 +112,7 @@ def read_corpus(data: TextData, seed: int) -> Corpus:
     if not data.streaming and (count := _none_held_out(train, data.validation_fraction, seed)) > 1:
         none = f"no validation data: validation_fraction = {data.validation_fraction:g} holds out none of {count:,} "
         return Corpus(
-            train, None, (*remarks, f"{none}documents; a larger one does, or data.validation_from = end"), revision
+            train, None, (*remarks, f"{none}documents; raise it, or set data.validation_from = end"), revision
         )
     return Corpus(*_by_hash(train, data.validation_fraction, seed), remarks, revision)
 
@@ -217,7 +217,7 @@ def splits_of_folder(data: TextData) -> tuple[TextData, tuple[str, ...]]:
         if split not in by_split:
             raise UserError(
                 f"`{data.path}` has no files of a split `{split}`",
-                f"by their names there are {', '.join(by_split)}; data.data_files says it in another way",
+                f"the file names give {', '.join(by_split)}; to assign the files yourself, set data.data_files",
             )
     unused = [f"{split} ({files.shown(names)})" for split, names in by_split.items() if split not in used]
     unused += [files.shown(others)] if others else []
@@ -236,8 +236,8 @@ def _also_trained_on(data: TextData, texts: list[Path]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"`{data.path}`: {files.shown(names)} {'is' if len(names) == 1 else 'are'} trained on too, by name a split to "
-        "evaluate on; data.data_files = { train = ..., validation = ... } tells them apart",
+        f"`{data.path}`: {files.shown(names)} {'is' if len(names) == 1 else 'are'} trained on too, though named as an "
+        "evaluation split; to keep them apart, set data.data_files = { train = ..., validation = ... }",
     )
 
 

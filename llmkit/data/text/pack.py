@@ -212,7 +212,7 @@ class StreamedBlocks(IterableDataset[Window]):
     def __iter__(self) -> Iterator[Window]:
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:
-            raise UserError("a stream is read by one worker at most", "set trainer.dataloader_num_workers = 1 or 0")
+            raise UserError("a stream can be read by at most one worker", "set trainer.dataloader_num_workers = 1 or 0")
         return islice(self.windows(), self.limit)
 
     def windows(self) -> Iterator[Window]:
@@ -261,7 +261,8 @@ class Endless(IterableDataset[Window]):
         if self.skip:
             next(islice(blocks, self.skip - 1, None), None)
             say(
-                f"read {self.skip:,} blocks of the stream again, to go on behind them: {time.monotonic() - begun:.1f} s"
+                f"skipped {self.skip:,} blocks of the stream that this run has already used: "
+                f"{time.monotonic() - begun:.1f} s"
             )
         return blocks
 

@@ -88,7 +88,9 @@ def tokenize_documents(
                 _write(documents, to_ids, document_separator, folder, dtype)
                 tokens = _finished(folder, dtype, False)
     if tokens is None:
-        raise UserError(f"the cache {folder} cannot be read back", "is the disk full? HF_HOME says where the cache is")
+        raise UserError(
+            f"the cache {folder} cannot be read back", "is the disk full? to put the cache elsewhere, set HF_HOME"
+        )
     with suppress(OSError, ValueError, KeyError):  # they are remarks, and no tokens depend on them
         documents.findings.restore(json.loads((folder / "findings.json").read_text()))
     return tokens
@@ -123,7 +125,9 @@ def _writing(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise UserError(f"the cache {cache} cannot be written: {problem.strerror}", "set HF_HOME") from problem
+        raise UserError(
+            f"the cache {cache} cannot be written: {problem.strerror}", "set HF_HOME to a folder that can be written"
+        ) from problem
 
 
 @contextmanager
@@ -210,8 +214,8 @@ def _write(documents: Documents, to_ids: Encode, document_separator: list[int], 
     if (parts and parts[-1].finished) or (len(parts) <= 1 and (folder / "tokens.bin").exists()):
         say(f"the cache of {documents.source} was damaged ({folder}): tokenizing again")
     if begin.num_bytes:
-        there = f"{begin.documents:,} documents ({begin.num_bytes / 1e6:,.0f} MB) are there already"
-        say(f"going on with the tokens of {documents.source}: {there}")
+        there = f"{begin.documents:,} documents ({begin.num_bytes / 1e6:,.0f} MB) are already done"
+        say(f"continuing to tokenize {documents.source}: {there}")
     with _writing(folder.parent):
         draft = folder / "parts.jsonl.draft"
         draft.write_text("".join(_line(replace(part, finished=False)) for part in whole))

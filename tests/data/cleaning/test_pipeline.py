@@ -349,12 +349,12 @@ def test_a_stream_cannot_be_compared_with_itself(key):
 
 
 def test_overlap_without_validation_data_and_a_corpus_without_rest_are_mistakes():
-    with pytest.raises(UserError, match=r"data\.clean\.overlap compares with the validation data"):
+    with pytest.raises(UserError, match=r"data\.clean\.overlap needs validation data"):
         run(["a"], Clean(overlap=True))
     for _ in range(2):  # the second time out of the cache
-        with pytest.raises(UserError, match="cleaning leaves none of 2 training documents") as caught:
+        with pytest.raises(UserError, match="cleaning removes all 2 training documents") as caught:
             run(["a", "b"], Clean(min_words=2, whitespace=True))
-        assert caught.value.hint == "the step length dropped the most of them"
+        assert caught.value.hint == "the step length drops the most: loosen or unset it"
         assert caught.value.details == ("length             2 dropped (few words 2)",)
 
 
@@ -382,14 +382,14 @@ def test_a_library_that_is_missing_is_named(monkeypatch, keys, library, hint):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"personal_data": ["email", "name"]}, '"name" is none of email, iban, card, ip, phone'),
+        ({"personal_data": ["email", "name"]}, '"name" is not one of email, iban, card, ip, phone'),
         ({"languages": ["english"]}, "ISO 639-1"),
         ({"personal_data": ["phone"], "phone_regions": ["us"]}, "ISO 3166"),
-        ({"boilerplate_patterns": ["("]}, "no regular expression"),
+        ({"boilerplate_patterns": ["("]}, "is not a valid regular expression"),
         ({"gopher_repetition": True, "gopher_max_top_ngrams": [0.1]}, "must be 3 numbers, not 1"),
-        ({"c4_min_sentences": 2}, "means nothing without `c4`"),
-        ({"personal_data_tag": "x"}, "means nothing without `personal_data` or `presidio`"),
-        ({"near_threshold": 0.9, "near_duplicates": False}, "means nothing without `near_duplicates`"),
+        ({"c4_min_sentences": 2}, "has no effect without `c4`"),
+        ({"personal_data_tag": "x"}, "has no effect without `personal_data` or `presidio`"),
+        ({"near_threshold": 0.9, "near_duplicates": False}, "has no effect without `near_duplicates`"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(keys, message):

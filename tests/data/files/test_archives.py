@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(tmp_path, packed):
         file.write_bytes(broken)
         error = mistake(file)
         assert error.message.startswith(f"`{file}` cannot be read: ")
-        assert error.hint == "is it there, whole, and yours to read?"
+        assert error.hint == "check that it exists, is complete, and that you may read it"
 
 
 def test_a_damaged_archive_is_named(tmp_path):
@@ -94,7 +94,7 @@ def test_an_archive_with_several_files_is_to_be_unpacked(tmp_path):
     file = pack(tmp_path / "a.zip", **{"a.csv": "text\none\n", "b.csv": "text\ntwo\n"})
     error = mistake(file)
     assert error.message == f"`{file}`: 2 files in it: `a.csv`, `b.csv`"
-    assert error.hint.startswith("unpack all of it into a folder and name that")
+    assert error.hint.startswith("unpack it into a folder and name the folder")
     assert files.folder(tmp_path, files.ROW_SUFFIXES) == ([], [file])
     error = mistake(pack(file, **{"README.md": "x"}))
     assert error.message == f"`{file}`: no file in it that can be read"
@@ -116,7 +116,7 @@ def test_a_compressed_file_whose_name_does_not_say_so(tmp_path, packed, kind):
     file = tmp_path / "a.jsonl"
     file.write_bytes(PACKED[packed](b'{"a": "\xc3\xa9"}\n' * 30))
     error = mistake(file)
-    assert f"it begins like a{'n' if kind == 'xz' else ''} {kind} file: let its name end in {packed}" in error.hint
+    assert f"it looks like a{'n' if kind == 'xz' else ''} {kind} file: rename it to end in {packed}" in error.hint
 
 
 def test_a_parquet_file_in_an_archive(tmp_path):

@@ -47,7 +47,7 @@ def test_arrow_files_of_every_kind(tmp_path, name, kind):
         file.write_bytes(broken)
         if broken or kind != "stream":
             error = mistake(file)
-            assert error.message.startswith(f"`{file}`: not a whole Arrow file")
+            assert error.message.startswith(f"`{file}`: not a complete Arrow file")
             assert error.hint == "copy or download it again"
 
 
@@ -63,7 +63,7 @@ def test_a_folder_of_save_to_disk(tmp_path):
     assert [row for file in paths for row in rows(file)] == ROWS
     assert files.class_names(paths[0]) == {"label": ("no", "yes"), "tags": ("O", "B")}
     paths[1].unlink()
-    with pytest.raises(UserError, match="is not there, and"):
+    with pytest.raises(UserError, match="is missing, but"):
         files.folder(tmp_path)
 
 
@@ -120,5 +120,5 @@ def test_two_columns_of_one_name(tmp_path):
     error = mistake(file)
     assert (error.message, error.hint) == (
         f"`{file}`: 2 columns are called `text`",
-        "give every column a name of its own",
+        "give every column a unique name",
     )

@@ -48,7 +48,7 @@ def test_a_file_that_is_refused_comes_with_the_settings_that_read_it(tmp_path, n
 def test_a_label_before_a_blank_is_told_how_to_be_set_apart(tmp_path):
     write(tmp_path / "train.label", lines_of("MOOD:{mood} {tale}"))
     assert advice_by_lines(tmp_path / "train.label", "utf-8") == (
-        "if the first word of each line (`MOOD:sad`) is its label, write a tab behind it: "
+        "if the first word of each line (`MOOD:sad`) is its label, put a tab after it: "
         "sed 's/ /\\t/' train.label > train.label.tsv, and set data.header=false"
     )
     write(tmp_path / "b.txt", lines_of("{tale}"))
@@ -61,8 +61,9 @@ def test_files_whose_lines_belong_together_are_told_how_to_be_joined(tmp_path):
     together = beside(sorted(tmp_path.iterdir()), "utf-8")
     assert [file.name for file in together] == ["train.de", "train.en"]
     assert advice_beside(together) == (
-        "`train.de` and `train.en` have as many lines: if line 1 of one belongs to line 1 of the other, make a table "
-        'of them: paste train.de train.en > train.tsv, and set data.header=false data.column_names=\'["de", "en"]\''
+        "`train.de` and `train.en` have the same number of lines: if they belong together line by line, join them "
+        'into a table: paste train.de train.en > train.tsv, and set data.header=false data.column_names=\'["de", '
+        '"en"]\''
     )
     with pytest.raises(UserError) as caught:
         of_split(RowData(path=str(tmp_path)), "train", (".csv",))

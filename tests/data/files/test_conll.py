@@ -85,25 +85,25 @@ def test_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line", "count", "width", "between"),
     [
-        ("a O\n\nb O\nc\n", 4, 1, 2, "blanks"),
-        ("a O\nb X O\n", 2, 3, 2, "blanks"),
+        ("a O\n\nb O\nc\n", 4, 1, 2, "spaces"),
+        ("a O\nb X O\n", 2, 3, 2, "spaces"),
         ("a\tO\nb O\n", 2, 1, 2, "tabs"),
-        ("a O\n# b c d\n", 2, 4, 2, "blanks"),  # inside a sentence there are no comments
+        ("a O\n# b c d\n", 2, 4, 2, "spaces"),  # inside a sentence there are no comments
     ],
 )
 def test_a_line_with_other_columns_is_an_error_with_file_and_line(tmp_path, text, line, count, width, between):
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
-    message = f"`{tmp_path / 'a.conll'}`, line {line}: {count} columns where the first word has {width}"
+    message = f"`{tmp_path / 'a.conll'}`, line {line}: {count} columns, but the first word has {width}"
     assert caught.value.message == message
-    assert f"set apart by {between}" in caught.value.hint
+    assert f"separated by {between}" in caught.value.hint
 
 
 def test_a_sentence_with_a_line_of_other_columns_is_one_bad_row(tmp_path):
     (tmp_path / "a.conll").write_text("a O\n\nb O\nc\nd X Y\n\ne O\n")
     (_, first), (place, bad), (_, last) = files.read_rows(tmp_path / "a.conll", strict=False)
     assert (first["tokens"], place, last["tokens"]) == (["a"], "line 4", ["e"])
-    assert bad.message == "1 columns where the first word has 2"
+    assert bad.message == "1 columns, but the first word has 2"
 
 
 def test_a_first_column_that_counts_the_words_is_not_taken_for_them(tmp_path):

@@ -149,10 +149,10 @@ def test_a_stray_quote_whose_line_cannot_be_read_leaves_the_others_whole(tmp_pat
     good, [(place, row)], _ = read(file)
     assert good == [("1", "one"), ("3", "three"), ("4", "four")]
     assert (place, row.kind) == ("line 3", "a quote that is not closed")
-    assert row.message == "a quote opens a field and does not enclose it (unexpected end of data)"
+    assert row.message == "a quote opens a field but does not close it (unexpected end of data)"
     error = mistake(file)
     assert error.message == f"`{file}`, line 3: {row.message}"
-    assert 'data.quoting = "none"' in error.hint and "a quote inside it is doubled" in error.hint
+    assert 'data.quoting = "none"' in error.hint and "a quote inside it must be doubled" in error.hint
 
 
 def test_a_stray_quote_in_the_header_is_told(tmp_path):
@@ -210,8 +210,8 @@ def test_a_ragged_row_leaves_the_others_whole(tmp_path):
     good, bad, notes = read(write(tmp_path / "a.csv", "a,b\n1,2\n3\n4,5,6\n7,8,,\n   \n,\n9,10\n"))
     assert good == [("1", "2"), ("7", "8"), ("", ""), ("9", "10")]
     assert [(place, row.message, row.kind) for place, row in bad] == [
-        ("line 3", "1 field where the header has 2", "fields missing or too many"),
-        ("line 4", "3 fields where the header has 2", "fields missing or too many"),
+        ("line 3", "1 field where the header has 2", "missing or extra fields"),
+        ("line 4", "3 fields where the header has 2", "missing or extra fields"),
     ]
     assert notes == ["F: 1 row with empty fields beyond the header's, which are left out (line 5)"]
 
@@ -244,7 +244,7 @@ def test_a_column_without_a_name(tmp_path):
         mistake(write(file, "My table,,\ntext,label,id\na,b,1\n")).message == f"`{file}`, line 1: column 2 has no name"
     )
     assert mistake(write(file, "gj04\t1\t\tOur friends\ngj04\t0\t*\tThey\n")).hint.startswith(
-        "if it is data (`1` is a number), set data.header = false; else "
+        "if the first line is data (`1` is a number), set data.header = false; otherwise "
     )
 
 
@@ -259,7 +259,7 @@ def test_two_columns_of_one_name(tmp_path):
     for header in ("text,id,text", " text,id,text "):
         file = write(tmp_path / "a.csv", f"{header}\none,1,two\n")
         assert mistake(file).message == f"`{file}`, line 1: 2 columns are called `text`"
-        assert mistake(file).hint == "give every column a name of its own"
+        assert mistake(file).hint == "give every column a unique name"
     assert rows(write(file, "Text,text\none,two\n")) == [{"Text": "one", "text": "two"}]
 
 
@@ -270,7 +270,7 @@ def test_a_table_without_a_header(tmp_path):
     assert len(rows(file)) == 1
     with pytest.raises(UserError) as caught:
         rows(file, header=False, column_names=("label", "text"))
-    assert caught.value.message == f"`{file}`, line 1: 3 fields, and data.column_names has 2 names"
+    assert caught.value.message == f"`{file}`, line 1: 3 fields, but data.column_names has 2 names"
     good, bad, _ = read(write(file, "a\nb,1\nc,2\nd,3\n"), header=False, delimiter=",")
     assert (good, bad[0][0]) == ([("b", "1"), ("c", "2"), ("d", "3")], "line 1")
     assert bad[0][1].message == "1 field where most rows have 2"

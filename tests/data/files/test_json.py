@@ -151,14 +151,14 @@ def test_malformed_squad(tmp_path, change, where):
 @pytest.mark.parametrize("content", ['["one"]', '{\n"train": {"text": "one"}\n}', '{"data": ["one"]}', "3"])
 def test_json_that_is_no_table(tmp_path, content):
     error = mistake(write(tmp_path / "a.json", content))
-    assert error.message == f"`{tmp_path / 'a.json'}`: a list of objects is expected, or one object a line"
+    assert error.message == f"`{tmp_path / 'a.json'}`: expected a list of objects, or one object per line"
     assert '{"data": [...]}' in error.hint
 
 
 def test_broken_json(tmp_path):
     error = mistake(write(tmp_path / "a.json", '[{"text": "one"},\n {"text": }]'))
     assert error.message.startswith(f"`{tmp_path / 'a.json'}`: not JSON (Expecting value: line 2 column 11")
-    assert error.hint == "mend it there, or write one object a line"
+    assert error.hint == "fix it there, or write one object per line"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -173,12 +173,12 @@ def test_broken_json(tmp_path):
 def test_a_broken_json_line(tmp_path, name, content, where):
     error = mistake(write(tmp_path / name, content))
     assert error.message.startswith(f"`{tmp_path / name}`, {where}")
-    assert error.hint == "one object a line is expected"
+    assert error.hint == "one object per line is expected"
 
 
 def test_a_json_line_that_is_no_object(tmp_path):
     error = mistake(write(tmp_path / "a.jsonl", '{"text": "one"}\n["two"]\n'))
-    assert error.message == f"`{tmp_path / 'a.jsonl'}`, line 2: an object is expected, this is a list"
+    assert error.message == f"`{tmp_path / 'a.jsonl'}`, line 2: expected an object, found list"
     assert error.hint == 'write a row as an object with its columns: {"text": "..."}'
 
 
@@ -187,7 +187,7 @@ def test_a_bad_line_is_one_bad_row(tmp_path):
     found = list(files.read_rows(file, strict=False))
     assert [place for place, _ in found] == [f"line {number}" for number in range(1, 7)]
     kinds = [row.kind if isinstance(row, files.BadRow) else row for _, row in found]
-    assert kinds == ["not JSON", {"a": 1}, "not JSON", "a key twice in one object", "not an object", {"a": 2}]
+    assert kinds == ["not JSON", {"a": 1}, "not JSON", "a repeated key in one object", "not an object", {"a": 2}]
 
 
 @pytest.mark.parametrize("content", ["nonsense\n" * 3, "x\n" * 500 + '{"a": 1}\n'])
@@ -211,7 +211,7 @@ def test_a_file_that_is_no_json_lines_is_refused(tmp_path, content):
     ],
 )
 def test_a_key_that_occurs_twice_is_found_everywhere(tmp_path, line):
-    assert "stands in one object twice" in mistake(write(tmp_path / "a.jsonl", line)).message
+    assert "occurs twice in one object" in mistake(write(tmp_path / "a.jsonl", line)).message
 
 
 @pytest.mark.parametrize(

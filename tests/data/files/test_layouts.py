@@ -59,7 +59,7 @@ def test_what_pandas_and_datasets_write(tmp_path):
         table.to_json(tmp_path / "a.json", orient=orient)
         assert rows(tmp_path / "a.json") == ROWS, orient
     table.to_json(tmp_path / "a.json", orient="values")
-    assert mistake(tmp_path / "a.json").message.endswith("a list of lists, whose columns have no names")
+    assert mistake(tmp_path / "a.json").message.endswith("a list of lists has no column names")
     write(tmp_path / "a.json", json.dumps(datasets.Dataset.from_list(ROWS).to_dict()))
     assert rows(tmp_path / "a.json") == ROWS
     named = pandas.DataFrame({"text": [f"t{n}" for n in range(12)]}, index=[f"id{n}" for n in range(12)])
@@ -87,18 +87,18 @@ def test_a_list_under_another_name_is_taken_where_it_is_the_only_one(tmp_path):
     found, remarks = noted(tmp_path, {"Comments": ROWS, "about": "x"}, 1)
     assert (found, len(remarks)) == (ROWS, 1)
     error = mistake(write(tmp_path / "a.json", json.dumps({"one": ROWS, "two": ROWS[:1]}, indent=1)))
-    assert error.message == f"`{tmp_path / 'a.json'}`: which holds the rows, `one` or `two`?"
+    assert error.message == f"`{tmp_path / 'a.json'}`: which list holds the rows, `one` or `two`?"
 
 
 def test_a_row_of_another_kind_is_one_bad_row(tmp_path):
     file = write(tmp_path / "a.json", '[{"a": 1}, 5, {"a": 2}]')
     (_, first), (place, bad), (_, last) = files.read_rows(file, strict=False)
     assert (first, place, last) == ({"a": 1}, "item 2", {"a": 2})
-    assert bad.message == "an object is expected, this is a int"
-    assert mistake(file).message == f"`{file}`, item 2: an object is expected, this is a int"
+    assert bad.message == "expected an object, found int"
+    assert mistake(file).message == f"`{file}`, item 2: expected an object, found int"
     split = {"columns": ["a", "b"], "data": [[1, 2], [3]]}
     file = write(tmp_path / "a.json", json.dumps(split))
-    assert mistake(file).message == f"`{file}`, row 2: 1 values where `columns` has 2"
+    assert mistake(file).message == f"`{file}`, row 2: 1 values, but `columns` has 2"
 
 
 @pytest.mark.parametrize("member", [ROWS, COLUMNS, {"data": ROWS}])
@@ -112,7 +112,7 @@ def test_splits_in_one_file(tmp_path, member, indent):
     assert files.json_splits(tmp_path / "a.json") == ("train", "dev", "test")
     found, remarks = noted(tmp_path, content, indent, member="dev")
     assert (found, remarks) == (other, [])
-    with pytest.raises(UserError, match="it holds `train`, `dev`, `test`, and no `mine`"):
+    with pytest.raises(UserError, match="holds `train`, `dev`, `test`, but no `mine`"):
         noted(tmp_path, content, indent, member="mine")
 
 
@@ -122,7 +122,7 @@ def test_what_holds_no_splits(tmp_path):
     assert files.json_splits(write(tmp_path / "a.json", '{"train": [{}]}\n{"train": [{}]}')) == ()
     assert files.json_splits(write(tmp_path / "a.jsonl", json.dumps({"train": ROWS}))) == ()
     assert files.json_splits(write(tmp_path / "a.json", "")) == ()
-    with pytest.raises(UserError, match="it holds `validation`, `test`, and no `train`"):
+    with pytest.raises(UserError, match="holds `validation`, `test`, but no `train`"):
         noted(tmp_path, {"validation": ROWS, "test": ROWS})
     assert noted(tmp_path, {"test": ROWS})[0] == ROWS  # to predict or evaluate on
 

@@ -27,7 +27,7 @@ def test_a_broken_gzip_file(tmp_path):
     file.write_bytes(b"not gzip")
     assert mistake(file).message.startswith(f"`{file}` cannot be read: Not a gzipped file")
     assert mistake(tmp_path / "b.csv").message == f"`{tmp_path / 'b.csv'}` cannot be read: No such file or directory"
-    assert mistake(tmp_path / "b.csv").hint == "is it there, whole, and yours to read?"
+    assert mistake(tmp_path / "b.csv").hint == "check that it exists, is complete, and that you may read it"
 
 
 def test_a_bad_byte_in_a_file_of_utf_8_is_to_be_mended_there(tmp_path):
@@ -35,7 +35,7 @@ def test_a_bad_byte_in_a_file_of_utf_8_is_to_be_mended_there(tmp_path):
     file.write_bytes("café\n".encode() + b"caf\xe9\n")
     with pytest.raises(UserError, match="line 2: byte 0xe9 is not utf-8") as caught:
         list(files.read_lines(file, "utf-8"))
-    assert caught.value.hint.startswith("mend that line: others show that the file is UTF-8")
+    assert caught.value.hint.startswith("fix that line: other lines show that the file is UTF-8")
     file.write_bytes(b"plain\ncaf\xe9\n")
     with pytest.raises(UserError) as caught:
         list(files.read_lines(file, "utf-8"))

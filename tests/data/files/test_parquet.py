@@ -17,7 +17,7 @@ def test_of_a_parquet_file_only_the_wanted_columns_are_read(tmp_path):
     file.write_bytes(raw)
     assert rows(file, columns=["n"]) == [{"n": n} for n in range(2000)]
     assert files.parquet_columns(file) == ["big", "n"]
-    assert "not a whole Parquet file" in mistake(file).message
+    assert "not a complete Parquet file" in mistake(file).message
 
 
 def test_a_broken_parquet_file(tmp_path):
@@ -26,5 +26,5 @@ def test_a_broken_parquet_file(tmp_path):
     for broken in (whole[:-20], b"\0" * 30 + whole[30:]):
         file.write_bytes(broken)
         error = mistake(file)
-        assert error.message.startswith(f"`{file}`: not a whole Parquet file")
+        assert error.message.startswith(f"`{file}`: not a complete Parquet file")
         assert error.hint == "copy or download it again"

@@ -29,9 +29,9 @@ def test_the_files_of_a_split(tmp_path):
     with pytest.raises(UserError, match=f"data.data_files: no file matches `{tmp_path / 'x'}`"):
         files.of_split(data, "bad")
     assert len(files.of_split(RowData(path=str(tmp_path)), "train")) == 3
-    with pytest.raises(UserError, match="files make no splits by themselves"):
+    with pytest.raises(UserError, match="local files define no splits by themselves"):
         files.of_split(RowData(path=str(tmp_path)), "test")
-    with pytest.raises(UserError, match="files make no splits by themselves"):
+    with pytest.raises(UserError, match="local files define no splits by themselves"):
         files.of_split(RowData(path=str(tmp_path), validation_split="train"), "train")
 
 

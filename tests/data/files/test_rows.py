@@ -51,12 +51,12 @@ def test_files_without_rows(tmp_path):
     error = mistake(tmp_path / "a.txt")
     assert error.message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
     assert error.hint == (
-        "rows come from files that end in .jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .fasttext .conll "
-        ".bio .iob .iob2 .bmes; data.format says which of them it is else"
+        "rows are read from files that end in .jsonl .ndjson .json .csv .tsv .parquet .arrow .feather .fasttext .conll "
+        ".bio .iob .iob2 .bmes; for another name, set data.format"
     )
     for name, message in (
         ("a.dat", "llmkit does not read `.dat` files"),
-        ("a", "its name does not say what it is"),
+        ("a", "its name does not show its format"),
     ):
         error = mistake(tmp_path / name)
         assert error.message == f"`{tmp_path / name}`: {message}"

@@ -11,7 +11,7 @@ from llmkit.recipe.data_tables import AnsweringData
 
 CONTEXT = "to be or not to be [sic] 1912"
 COLUMNS = {"question": "question", "context": "context", "answers": "answers"}
-ONCE = "`answer_start` was wrong; the answer stands once elsewhere"
+ONCE = "`answer_start` was wrong; the answer occurs once elsewhere"
 
 
 def settings(**keys):
@@ -74,7 +74,7 @@ def test_an_answer_of_text_alone_begins_where_the_row_says(start):
 def test_of_several_places_without_a_start_the_first_is_taken_and_said(start):
     found, mended, _ = read("be", start=start)
     assert found == [(3, "be")]
-    assert mended == "an answer stands more than once, and none says where: the first is taken"
+    assert mended == "an answer occurs more than once, with no position given: the first is taken"
 
 
 def test_a_number_in_brackets_can_be_an_answer():
@@ -89,8 +89,8 @@ def test_a_number_in_brackets_can_be_an_answer():
         ("a fox and a hen", "hen", "x", 12, ONCE),
         ("é fox, é fox", "fox", 11, 9, "`answer_start` counts bytes"),
         ("😀 fox, 😀 fox", "fox", 11, 9, "`answer_start` counts UTF-16 code units"),
-        ("  fox, fox", "fox", 5, 7, "`answer_start` counts from the first character that is no blank"),
-        ("fox fox", "fox", 3, 4, "`answer_start` counts from the blanks before the answer"),
+        ("  fox, fox", "fox", 5, 7, "`answer_start` counts from the first character that is not a space"),
+        ("fox fox", "fox", 3, 4, "`answer_start` counts from the spaces before the answer"),
         ("a\nb\nfox fox", "fox", 6, 4, "`answer_start` counts a line end as two characters"),
         ("a\r\nb\r\nfox fox", "fox", 4, 6, "`answer_start` counts a line end as one character"),
     ],
@@ -101,7 +101,7 @@ def test_a_wrong_start_is_mended_where_one_place_is_meant(context, text, start, 
 
 def test_blanks_around_an_answer_are_taken_off():
     assert placed(" hen ", 11, "a fox, a hen.") == (9, "hen", ONCE)
-    assert placed("  hen\n", 7, "a fox, a hen, a hen.") == (9, "hen", "blanks around an answer are taken off")
+    assert placed("  hen\n", 7, "a fox, a hen, a hen.") == (9, "hen", "spaces around an answer are removed")
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_blanks_around_an_answer_are_taken_off():
         ("king " * 20, "answer not in its context", 'the answer "king king king king king king king ki..." is not'),
         (
             {"text": ["be"], "answer_start": [4]},
-            "`answer_start` is wrong, and the answer stands more than once",
-            'the answer "be" does not stand at character 4 of its context, but at 3 and elsewhere',
+            "`answer_start` is wrong, and the answer occurs more than once",
+            'the answer "be" is not at character 4 of its context, but at 3 and elsewhere',
         ),
-        ({"text": ["be"], "answer_start": []}, "answers that cannot be read", "two lists of one length"),
-        ({"answer": "be"}, "answers that cannot be read", "two lists of one length"),
-        ([{"answer": "be"}], "the answer is no text", "the answer {'answer': 'be'} is no text"),
-        (1912, "the answer is no text", "the answer 1912 is no text"),
-        ([1912], "the answer is no text", "the answer 1912 is no text"),
+        ({"text": ["be"], "answer_start": []}, "answers that cannot be read", "two lists of the same length"),
+        ({"answer": "be"}, "answers that cannot be read", "two lists of the same length"),
+        ([{"answer": "be"}], "the answer is not text", "the answer {'answer': 'be'} is not text"),
+        (1912, "the answer is not text", "the answer 1912 is not text"),
+        ([1912], "the answer is not text", "the answer 1912 is not text"),
     ],
 )
 def test_a_row_whose_answer_cannot_be_learned(value, kind, message):
@@ -132,21 +132,21 @@ def test_a_row_whose_answer_cannot_be_learned(value, kind, message):
 def test_another_answer_that_is_there_is_learned():
     row = {"question": "who?", "context": CONTEXT, "answers": ["king", "not"]}
     examined = reader.examine(row, COLUMNS, settings(), False)
-    assert examined == (True, "another of its answers is learned: the first has no place in its context")
+    assert examined == (True, "its first answer is not in its context: another one is learned")
     assert read(["king", "not"]).found == [(-1, "king"), (9, "not")]
 
 
 def test_a_question_whose_answer_has_no_place_is_scored():
     row = {"question": "who?", "context": CONTEXT, "answers": ["king", "queen"]}
     examined = reader.examine(row, COLUMNS, settings(), True)
-    assert examined == (True, "answer not in its context; scored all the same")
+    assert examined == (True, "answer not in its context; scored anyway")
     assert read(["king", "queen"]).found == [(-1, "king"), (-1, "queen")]
 
 
 @pytest.mark.parametrize("said", [True, "True", "true", 1])
 def test_a_question_that_is_impossible_has_no_answer(said):
     found = read("not", is_impossible=said)
-    assert found == ([], "`is_impossible` is true: its answer is taken for none", None)
+    assert found == ([], "`is_impossible` is true: its answer is ignored", None)
     assert read(None, is_impossible=said) == ([], None, None)
     assert read("not", is_impossible=False).found == [(9, "not")]
 
@@ -244,7 +244,7 @@ def test_a_file_with_too_many_of_them_is_refused_with_the_key(tmp_path):
     )
     with pytest.raises(UserError, match=r"10 of 40 rows cannot be used: answer not in its context") as caught:
         opened(file)
-    assert "an answer is a piece of its context" in caught.value.hint
+    assert "an answer is a span of its context" in caught.value.hint
     assert caught.value.hint.endswith("to leave them out: data.max_skipped_fraction = 0.25")
 
 
@@ -261,7 +261,7 @@ def test_an_answer_is_found_in_the_spelling_of_its_context(text, start, context,
     assert placed(text, start, context) == (
         at,
         there,
-        "its context spells an answer with other capitals or blanks",
+        "an answer differs from its context in capitals or spaces",
     )
 
 

@@ -352,7 +352,7 @@ def test_where_wordnet_is_missing_nothing_is_trained(place, llmkit, monkeypatch)
     monkeypatch.setattr(nltk.data, "path", [])
     done = finetune(llmkit, "data.augment.synonym=0.1")
     assert done.exit_code == 2
-    assert "data.augment.synonym needs WordNet, and nltk does not find it on this machine" in done.stderr
+    assert "data.augment.synonym needs WordNet, but nltk cannot find it on this machine" in done.stderr
     assert "hint: download it once: python -m nltk.downloader wordnet" in done.stderr
     assert not list(place.glob("run/*.safetensors"))
 

@@ -71,10 +71,14 @@ def test_the_shapes_of_data_sets_are_read(row, first, choices, names, answer):
         (asked("  "), "no answer", "no answer"),
         (asked(float("nan")), "no answer", "no answer"),
         ({"question": "a", "choices": ["d", "e"]}, "no `answer`", "no `answer`; the row has question, choices"),
-        (asked(1, ["d"]), "fewer than two choices", "1 choice, where two at least are expected"),
-        (asked(1, []), "fewer than two choices", "no choices, where two at least are expected"),
+        (asked(1, ["d"]), "fewer than two choices", "1 choice, where at least two are expected"),
+        (asked(1, []), "fewer than two choices", "no choices, where at least two are expected"),
         (asked(1) | {"choices": None}, "fewer than two choices", "no choices"),
-        (asked(1) | {"choices": "d, e"}, "no list of choices", '`choices` holds "d, e", which is no list of choices'),
+        (
+            asked(1) | {"choices": "d, e"},
+            "not a list of choices",
+            '`choices` holds "d, e", which is not a list of choices',
+        ),
         (
             asked(1) | {"choices": {"text": ["d", "e"], "label": ["A"]}},
             "choices without labels",
@@ -112,8 +116,8 @@ def test_an_answer_that_is_no_choice_is_left_out_and_counted():
     found = screened(
         *[asked("AB"[n % 2], ["x", "y"]) for n in range(40)], asked("C", ["x", "y"]), asked("x", ["x", "y"])
     )
-    assert found.skipped == {"the answer is none of the choices": 2}
-    assert found.notes == ("2 rows left out: the answer is none of the choices, such as row 41",)
+    assert found.skipped == {"the answer is not one of the choices": 2}
+    assert found.notes == ("2 rows left out: the answer is not one of the choices, such as row 41",)
     with pytest.raises(UserError, match=r"5 of 9 rows cannot be used") as caught:
         screened(*[asked(n) for n in range(8)], asked(0))
     assert "row 4: answer 3 is out of range 0 to 2" in str(caught.value)
@@ -128,7 +132,7 @@ def test_answers_that_count_from_1_are_kept_and_said(tmp_path):
     assert found.record == {}
     assert len(list(found.train.read())) == 30
     kept = screened(*[asked(n % 3) for n in range(30)], asked(3))
-    assert kept.skipped == {"the answer is none of the choices": 1}
+    assert kept.skipped == {"the answer is not one of the choices": 1}
     with pytest.raises(UserError, match="10 of 30 rows cannot be used"):
         screened(*[asked(1 + n % 3) for n in range(30)], answer_base=0)
 

@@ -160,7 +160,7 @@ def test_the_values_of_a_regression_are_the_numbers_with_fractions(written):
     with pytest.raises(UserError) as caught:
         columns(file)
     assert "`score` holds numbers from 0.000 to 5.000" in str(caught.value)
-    assert 'to learn values, data.problem_type = "regression" too' in str(caught.value)
+    assert 'to learn values, also set data.problem_type = "regression"' in str(caught.value)
 
 
 def test_columns_that_were_chosen_by_what_they_hold_are_named(written):
@@ -205,7 +205,7 @@ def test_the_only_label_in_a_list_is_a_class_where_the_recipe_says_so(written):
 
 def test_a_column_of_labels_that_never_repeat_is_asked_about(written):
     message = refused(written(labels_of(range(60))))
-    assert "each of 60 rows is of a class of its own" in message
+    assert "each of the 60 rows has a class of its own" in message
     assert "regression" in message
 
 
@@ -237,7 +237,7 @@ def test_a_table_that_says_0_or_1_of_each_label_lists_those_that_apply(written):
     labels, _, _ = opened(written(rows))
     assert labels.count(["a", "c"]) == labels.count(["b", "c"]) == 10
     error = refused(written(labels_of([{"name": ("x", "y")[i % 2], "id": i % 2} for i in range(20)])))
-    assert 'data.label_column names an entry of it: "label.name", "label.id"' in error
+    assert 'set data.label_column to one of its entries: "label.name", "label.id"' in error
     labels, _, _ = opened(written(labels_of([{"name": "xy"[i % 2]} for i in range(20)])), label_column="label.name")
     assert labels.count("x") == 10
 
@@ -283,7 +283,7 @@ def test_one_list_of_another_kind_among_many_is_left_out(written):
     labels = [lists[i % 3] for i in range(60)]
     assert opened(written(labels_of([*labels, "[1 0]"])))[1] == {"not 0 or 1 for each class": 1}
     assert opened(written(labels_of([*labels, "[1 0"])))[1] == {"a list that cannot be read": 1}
-    assert opened(written(labels_of([*[[0, 2], [1], []] * 20, 5])))[1] == {"no list of labels": 1}
+    assert opened(written(labels_of([*[[0, 2], [1], []] * 20, 5])))[1] == {"not a list of labels": 1}
 
 
 # ---- odd labels ------------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_numbers_with_a_fraction_are_asked_about(written):
     error = refused(written([(text(i), i % 9 / 2) for i in range(60)]))
     assert "line 3: label 0.5 is a float, where a class is expected" in error
     assert 'data.problem_type = "regression"' in error
-    assert "data.label_names lists them" in error
+    assert "list them all in data.label_names" in error
     named = tuple(str(i / 2) for i in range(9))
     assert len(opened(written([(text(i), i % 9 / 2) for i in range(60)]), label_names=named)[0]) == 60
 
@@ -339,14 +339,14 @@ def test_numbers_with_a_fraction_are_asked_about(written):
 def test_many_different_numbers_are_asked_about(written):
     file = written([(text(i), i * 3) for i in range(80)])
     error = refused(file)
-    assert "the labels of 80 rows are 80 different numbers: is each of them a class?" in error
+    assert "80 rows have 80 different numbers as labels: is each number a class?" in error
     assert len(opened(file, problem_type="regression")[0]) == 80
     assert len(opened(written([(text(i), i % 60 * 100) for i in range(600)]))[0]) == 600
 
 
 def test_a_value_that_is_no_number_is_left_out_of_a_regression(written):
     file = written([(text(i), "high" if i == 4 else i * 3) for i in range(80)])
-    assert opened(file, problem_type="regression")[1] == {"no number": 1}
+    assert opened(file, problem_type="regression")[1] == {"not a number": 1}
 
 
 # ---- -1 --------------------------------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_minus_1_is_asked_about_and_both_answers_work(values, written):
     error = refused(file)
     assert f"{60 // len(values)} of 60 rows have the label -1: is it a class, or no label?" in error
     names = tuple(map(str, values))
-    assert f"a class: data.label_names = {json.dumps(names)}" in error
+    assert f"if a class, data.label_names = {json.dumps(names)}" in error
     assert len(opened(file, label_names=names)[0]) == 60
     share = float(error.rpartition("data.max_skipped_fraction = ")[2])
     _, skipped, _ = opened(file, label_names=names[1:], max_skipped_fraction=share)
@@ -379,7 +379,7 @@ def test_minus_1_is_asked_about_and_both_answers_work(values, written):
 def test_a_few_rows_of_minus_1_beside_two_classes_are_left_out_by_the_names_of_these(written):
     file = written([(text(i), -1 if i < 2 else i % 2) for i in range(60)])
     error = refused(file)
-    assert error.endswith('no label, so that these rows are left out: data.label_names = ["0", "1"]')
+    assert error.endswith('if no label, leave these rows out: data.label_names = ["0", "1"]')
     assert opened(file, label_names=("0", "1"))[1] == {"no label (-1)": 2}
 
 
@@ -485,7 +485,7 @@ def test_a_class_with_one_row_stays_in_training(written):
         assert len(list(read.validation["validation"].read())) == 12
 
 
-@pytest.mark.parametrize(("label", "hint"), [("odd", "the same classes"), ("7", "what numbers stand for")])
+@pytest.mark.parametrize(("label", "hint"), [("odd", "the same classes"), ("7", "what the numbers stand for")])
 def test_the_hint_on_numbers_is_given_for_numbers_alone(label, hint, written):
     file = written([(text(0), label)])
     data = ClassificationData(path=str(file))

@@ -85,7 +85,7 @@ def test_a_system_message_that_the_column_repeats_stands_once():
     assert talk({"messages": [brief, USER, SAYS], "system": "be brief"}).messages == [brief, USER, SAYS]
     found = talk({"messages": [brief, USER, SAYS], "system": "be kind"})
     assert found.messages[0]["content"] == "be kind\n\nbe brief"
-    assert found.mended == "two turns of one speaker joined, a blank line between"
+    assert found.mended == "two turns of one speaker joined by a blank line"
 
 
 def test_a_companion_that_the_first_rows_lack_is_read_all_the_same(tmp_path):
@@ -128,7 +128,7 @@ def test_mended_rows_and_rows_with_nothing_to_learn_are_counted(tmp_path):
         "mended": {
             "train": {
                 "a first turn of the assistant left out": 1,
-                "a last turn that nobody answers cut off": 1,
+                "an unanswered last turn cut off": 1,
             }
         },
     }
@@ -144,7 +144,7 @@ def test_a_tokenizer_of_ones_own_learns_whatever_the_roles_are_called():
 def test_keys_that_exclude_one_another_are_named():
     with pytest.raises(UserError) as caught:
         resolved("messages", "prompt", messages_column="messages", prompt_column="prompt")
-    assert caught.value.hint == "take out data.prompt_column, or data.messages_column"
+    assert caught.value.hint == "remove data.prompt_column, or data.messages_column"
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_keys_that_exclude_one_another_are_named():
         ([USER], "roles out of turn"),
         ([], "empty conversation"),
         ("{", "not JSON"),
-        (None, "no list of messages"),
-        ([USER, {**SAYS, "content": 4}], "a message is no text"),
+        (None, "not a list of messages"),
+        ([USER, {**SAYS, "content": 4}], "a message is not text"),
         ([{**USER, "role": "bot"}, SAYS], "unknown role"),
         ([USER, {**SAYS, "content": "\ud800"}], "half a character"),
     ],
@@ -204,5 +204,5 @@ def test_rows_marked_as_not_to_be_learned_are_no_faults_however_many(tmp_path):
 def test_a_file_in_which_nothing_is_to_be_learned_is_refused(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_text(json.dumps({"messages": [USER, {**SAYS, "weight": 0}]}) + "\n")
-    with pytest.raises(UserError, match="nothing is to be learned: all 1 rows are marked so"):
+    with pytest.raises(UserError, match="nothing to learn: all 1 rows are marked as not to be learned"):
         tables(ChatData(path=str(file)), 0, reader)

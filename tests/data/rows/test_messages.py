@@ -58,7 +58,7 @@ def test_other_roles_are_named_by_the_recipe():
     assert read([{"role": "tool-use", "content": json.dumps(CALL)}], **{"tool-use": "function_call"}) == [CALLED]
     found = fault(value)
     assert found.kind == "unknown role"
-    assert 'data.role_map={"Patient" = "user"}' in found.hint
+    assert 'set data.role_map={"Patient" = "user"}' in found.hint
 
 
 @pytest.mark.parametrize("key", ["weight", "train", "loss"])
@@ -83,7 +83,7 @@ def test_parts_of_text_are_joined_and_images_are_refused_in_words():
     found = fault([{**USER, "content": [*parts, {"type": "image_url", "image_url": {"url": "a.png"}}]}])
     assert str(found) == "message 1, the user's, holds a part of type image"
     assert found.kind == "a message holds more than text: image"
-    assert "reads text alone" in found.hint
+    assert "reads only text" in found.hint
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_tools_say_is_the_tools_turn():
     for role in ("observation", "function", "tool", "tool_response"):
         assert read([{"role": role, "content": '{"sum": 3}'}]) == [{"role": "tool", "content": '{"sum": 3}'}]
     assert read([{"role": "tool", "content": {"sum": 3}}]) == [{"role": "tool", "content": '{"sum": 3}'}]
-    assert fault([{"from": "function_call", "value": "add 1 and 2"}]).kind == "a call of a tool that cannot be read"
+    assert fault([{"from": "function_call", "value": "add 1 and 2"}]).kind == "a tool call that cannot be read"
 
 
 @pytest.mark.parametrize("wrap", [json.dumps, str, lambda tools: tools, lambda tools: [json.dumps(t) for t in tools]])
@@ -116,7 +116,7 @@ def test_tools_are_a_list_or_text_of_it(wrap):
     assert messages.tools_of(wrap([bare])) == messages.tools_of(wrap([whole])) == [whole]
     assert messages.tools_of(wrap([{**bare, "strict": None}])) == [whole]
     assert messages.tools_of(None) == messages.tools_of("") == messages.tools_of("[]") == []
-    with pytest.raises(Unusable, match="no list of tables"):
+    with pytest.raises(Unusable, match="are not a list of tables"):
         messages.tools_of("add, subtract")
 
 
@@ -127,5 +127,5 @@ def test_a_history_is_pairs_or_messages():
     expected = [(USER, False), (SAYS, True)]
     assert history([["who?", "the fox"]]) == history('[["who?", "the fox"]]') == history([USER, SAYS]) == expected
     assert history(None) == history([]) == history("[]") == []
-    with pytest.raises(Unusable, match="no pairs"):
+    with pytest.raises(Unusable, match="its history is not made of pairs"):
         history([["who?"]])

@@ -85,7 +85,7 @@ def test_rows_that_teach_nothing_are_named():
     train.unlearned = [3, 7]
     record, (warning,) = looked(train)
     assert record["train"]["unlearned_rows"] == 2
-    assert "2 of 100 rows (2.0%) teach nothing" in warning
+    assert "2 of 100 rows (2.0%) are left out: their answer does not fit into data.max_length" in warning
     assert "`x.csv`, line 5" in warning
 
 
@@ -96,7 +96,7 @@ def test_validation_rows_that_are_in_the_training_data_flatter():
     assert warnings == []
     record, (warning,) = looked(train, part([*held_out[1:], "text 7", "text 8"], file="dev.csv"))
     assert record["validation"]["rows_also_in_train"] == 2
-    assert "validation: 2 of 100 rows (2.0%) are in the training data too, such as `dev.csv`, line 100" in warning
+    assert "validation: 2 of 100 rows (2.0%) are also in the training data, such as `dev.csv`, line 100" in warning
     assert "rows_also_in_train" not in looked(None, part(texts(9)))[0]["validation"]
 
 
@@ -132,9 +132,9 @@ def test_the_balance_of_validation_is_no_cause_for_a_warning():
 
 
 def test_nothing_but_empty_texts_is_an_error():
-    with pytest.raises(UserError, match=r"`x.csv`: not one row of the train data has text"):
+    with pytest.raises(UserError, match=r"`x.csv`: no row of the train data has text"):
         looked(part(["", " "]))
-    with pytest.raises(UserError, match=r"`dev.csv`: not one row of the validation data has text"):
+    with pytest.raises(UserError, match=r"`dev.csv`: no row of the validation data has text"):
         looked(part(texts(5)), part([""], file="dev.csv"))
 
 
@@ -142,7 +142,7 @@ def test_the_record_in_lines():
     record, _ = looked(part(["a b", "c d e f"]), part(["x"]), balance={"happy": 1, "sad": 1})
     assert lines(record)[:4] == [
         "train: 2 rows, 6 tokens",
-        "  2 to 4 tokens, half up to 3, 95% up to 4",
+        "  2 to 4 tokens, median 3, 95% up to 4",
         "  happy 50.0%, sad 50.0%",
         "validation: 1 row, 1 token",
     ]

@@ -117,8 +117,8 @@ def test_files_with_other_columns(tmp_path, path):
     error = mistake(tmp_path / path)
     assert error.message == f"`{tmp_path / 'b.csv'}` has no column `label`, which `{tmp_path / 'a.csv'}` has"
     assert error.hint == (
-        "did you mean `lable`? the files of one split need the columns that are read; "
-        "data.data_files names those to read"
+        "did you mean `lable`? all files of a split need the columns that are read; "
+        "choose the files with data.data_files"
     )
 
 
@@ -130,7 +130,7 @@ def test_a_table_without_rows(tmp_path, name, content):
     file.write_text(content)
     error = mistake(file)
     assert error.message == f"`{file}`: there are no rows in it"
-    assert error.hint == "is it empty, or a header with no rows?"
+    assert error.hint == "is it empty, or a header without rows?"
     files = ReadOnly({"train": str(write(tmp_path / "b.jsonl", ROWS)), "validation": str(file)})
     assert mistake(tmp_path, data_files=files).message == f"`{file}`: there are no rows in it"
 
@@ -150,9 +150,9 @@ def test_where_there_is_no_table(tmp_path):
     assert mistake(tmp_path).message == f"data.path `{tmp_path}`: no data files there"
     assert mistake(tmp_path / "a.txt").message == f"`{tmp_path / 'a.txt'}`: a text file has no columns"
     file = write(tmp_path / "a.csv", ROWS)
-    assert "data.name belongs to a Hub data set" in mistake(file, name="sst2").message
-    assert "files make no splits" in mistake(file, validation_split="dev").message
-    assert "files make no splits" in mistake(file, split="test", train=False).message
+    assert "data.name is for data sets on the Hub" in mistake(file, name="sst2").message
+    assert "local files define no splits" in mistake(file, validation_split="dev").message
+    assert "local files define no splits" in mistake(file, split="test", train=False).message
 
 
 def test_rows_are_read_in_constant_memory(tmp_path):
@@ -292,7 +292,7 @@ def test_a_fraction_that_leaves_nothing(tmp_path):
     file = numbered(tmp_path / "a.jsonl", 3)
     error = mistake(file, hold_out="hash", validation_fraction=1e-6)
     assert error.message == f"`{file}`: data.validation_fraction = 1e-06 leaves no rows to evaluate on"
-    assert error.hint == "raise it, or name a data.validation_split"
+    assert error.hint == "raise it, or set data.validation_split"
     assert mistake(file, hold_out="hash", validation_fraction=1 - 1e-9).message.endswith("leaves no rows to train on")
 
 

@@ -58,7 +58,7 @@ def test_sentences_are_the_rows_of_one_id(tmp_path, header, line):
     found = tables(tmp_path / "a.csv", "\n".join([header, *rows]) + "\n")
     assert read(found) == [SAID, OTHER, THIRD]
     assert [place.rpartition(", ")[2] for place, _ in found.train.read()] == ["line 2", "line 7", "line 10"]
-    assert any("one word a row; sentences are the rows of one `" in note for note in found.notes)
+    assert any("one word per row; sentences are the rows of one `" in note for note in found.notes)
 
 
 def test_an_id_that_stands_at_the_first_word_alone(tmp_path):
@@ -96,7 +96,7 @@ def test_empty_rows_and_lines_end_sentences(tmp_path, between):
 def test_words_without_anything_that_tells_sentences_apart_are_refused(tmp_path):
     rows = [{"word": word, "tag": tag, "pos": "X"} for _, word, tag in words_of(SAID, OTHER)]
     found = refused(tmp_path / "a.jsonl", rows)
-    assert "column `word` holds one word a row, and no column tells sentences apart" in found.message
+    assert "column `word` holds one word per row, and no column tells sentences apart" in found.message
     assert "data.sentence_column" in found.hint
     assert 'write its words as a list: ["word"]' in found.hint
     rows = [{"id": number, "word": word, "tag": tag} for number, (_, word, tag) in enumerate(words_of(SAID, OTHER))]
@@ -120,8 +120,8 @@ def test_an_id_that_comes_back_is_said(tmp_path):
     rows += [{"sentence_id": 0, "word": w, "tag": t} for w, t in zip(*THIRD, strict=True)]
     found = tables(tmp_path / "a.jsonl", rows)
     assert read(found) == [SAID, OTHER, THIRD]
-    (note,) = [note for note in found.notes if "stood before" in note]
-    assert note.startswith("1 sentence begins with an id that stood before, such as")
+    (note,) = [note for note in found.notes if "was used before" in note]
+    assert note.startswith("1 sentence begins with an id that was used before, such as")
     assert "line 9" in note
 
 
@@ -131,7 +131,7 @@ def test_sentences_do_not_run_from_one_file_into_the_next(tmp_path):
         (tmp_path / f"{name}.csv").write_text("sentence_id,word,tag\n" + "".join(lines))
     found = tables(tmp_path, data_files=["a.csv", "b.csv"])
     assert read(found) == [SAID, OTHER]
-    assert not any("stood before" in note for note in found.notes)
+    assert not any("was used before" in note for note in found.notes)
 
 
 def test_a_sentence_with_a_word_that_cannot_be_read_is_left_out_whole(tmp_path):
@@ -306,7 +306,7 @@ def good(number):
 @pytest.mark.parametrize(
     ("text", "spans", "tags", "mended"),
     [
-        (TEXT, [{"start": 1, "end": 5, "label": "PER", "text": "Anna"}], "B-PER O O O O", "a span stands elsewhere"),
+        (TEXT, [{"start": 1, "end": 5, "label": "PER", "text": "Anna"}], "B-PER O O O O", "a span occurs elsewhere"),
         ("X-rays", [[2, 5, "A"]], "O O B-A O", "a word is cut in two"),
         ("Anna ", [[0, 5, "PER"]], "B-PER", None),
         ("Anna", [[0, 4, "PER"], [0, 4, "PER"]], "B-PER", None),
@@ -325,8 +325,8 @@ def test_what_can_be_mended_is_mended_and_counted(tmp_path, text, spans, tags, m
 @pytest.mark.parametrize(
     ("text", "spans", "kind"),
     [
-        ("Anna Anna", [{"start": 1, "end": 5, "label": "PER", "text": "Anna"}], "a span does not stand where it says"),
-        ("Anna", [{"start": 0, "end": 4, "label": "PER", "text": "Bob"}], "a span does not stand where it says"),
+        ("Anna Anna", [{"start": 1, "end": 5, "label": "PER", "text": "Anna"}], "a span is not where its offsets say"),
+        ("Anna", [{"start": 0, "end": 4, "label": "PER", "text": "Bob"}], "a span is not where its offsets say"),
         ("Anna Bob", [[0, 8, "A"], [5, 8, "B"]], "spans that overlap"),
         ("Anna", [[0, 4, "A"], [0, 4, "B"]], "spans that overlap"),
         ("Anna", [[0, 9, "PER"]], "a span outside its text"),
@@ -335,7 +335,7 @@ def test_what_can_be_mended_is_mended_and_counted(tmp_path, text, spans, tags, m
         ("Anna", [[0, 4, ""]], "a span without a label"),
         ("Anna", [{"start": 0, "end": 4, "labels": ["A", "B"]}], "a span with several labels"),
         ("Anna", [{"start": None, "end": 4, "label": "A"}], "a span without offsets"),
-        ("Anna", "PER", "no list of spans"),
+        ("Anna", "PER", "not a list of spans"),
         ("", [], "no words"),
         (None, [], "no words"),
         (5, [], "no text in `text`"),
@@ -413,11 +413,11 @@ def test_odd_rows_are_left_out_and_counted_by_kind(tmp_path):
     odd = [(["a", "b"], ["O"]), ([], []), (None, ["O"])]
     found = tables(tmp_path / "a.jsonl", [*fine, *({"tokens": words, "tags": tags} for words, tags in odd)])
     assert len(read(found)) == 3
-    kinds = {"words and tags differ in number": 1, "no words": 1, "no list of words or tags": 1}
+    kinds = {"words and tags differ in number": 1, "no words": 1, "not a list of words or tags": 1}
     assert found.record["skipped"] == {"train": kinds}
     odd = [(["a"], [None]), (["a"], [{}]), (["a\ud83d"], ["O"])]
     found = tables(tmp_path / "b.jsonl", [*fine, *({"tokens": words, "tags": tags} for words, tags in odd)])
-    kinds = {"a word without a tag": 1, "a tag that is none": 1, "half a character": 1}
+    kinds = {"a word without a tag": 1, "an invalid tag": 1, "half a character": 1}
     assert found.record["skipped"] == {"train": kinds}
 
 

@@ -43,7 +43,7 @@ def test_a_few_texts_that_quote_a_conversation_are_not_the_column():
 def test_a_column_that_is_written_out_is_named_with_the_way(column):
     with pytest.raises(UserError) as caught:
         reader.resolve_columns(ChatData(path="x"), table({"id": 1, column: "### Human: who?### Assistant: the fox"}))
-    assert f"`{column}` holds conversations that are already written out" in caught.value.message
+    assert f"`{column}` holds conversations already formatted as text" in caught.value.message
     assert f"data.text_column={column}" in caught.value.hint
     assert "split each text at its marks (`### Human:`)" in caught.value.hint
 

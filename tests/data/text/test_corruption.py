@@ -477,7 +477,7 @@ def test_edges_of_span_corruption():
 
 def test_a_tokenizer_without_sentinels_is_an_error_in_words():
     for number in (0, 1):
-        with pytest.raises(UserError, match=f"needs two sentinels at least, and the tokenizer has {number}"):
+        with pytest.raises(UserError, match=f"needs at least two sentinels, but the tokenizer has {number}"):
             corruption.span_corruption(
                 corruption.generator(0, 0, 0), np.arange(9), np.ones(9, bool), 0.15, 3, SENTINELS[:number]
             )

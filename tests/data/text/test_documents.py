@@ -164,8 +164,8 @@ def test_data_files_that_are_not_there(tmp_path):
 
 def test_splits_and_names_belong_to_the_hub(tmp_path):
     (tmp_path / "a.txt").write_text("a")
-    assert "files make no splits" in mistake(tmp_path / "a.txt", split="test").message
-    assert "data.name belongs to a Hub data set" in mistake(tmp_path / "a.txt", name="x").message
+    assert "local files define no splits" in mistake(tmp_path / "a.txt", split="test").message
+    assert "data.name is for data sets on the Hub" in mistake(tmp_path / "a.txt", name="x").message
 
 
 # --- the splits of a folder -------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_test_files_are_trained_on_by_nobody_who_does_not_ask(tmp_path):
     assert texts(tmp_path, split="test") == ["test.txt"]
     problem = mistake(tmp_path, validation_split="validation")
     assert problem.message == f"`{tmp_path}` has no files of a split `validation`"
-    assert problem.hint.startswith("by their names there are test, train")
+    assert problem.hint.startswith("the file names give test, train")
 
 
 def test_a_test_file_beside_others_that_are_no_train_file_is_not_trained_on(tmp_path):
@@ -231,7 +231,9 @@ def test_a_test_file_that_a_pattern_matches_beside_others_is_said(tmp_path):
     write_files(tmp_path, "a.txt", "test.txt")
     found = corpus(tmp_path / "*.txt")
     assert list(found.train) == ["a.txt", "test.txt"]
-    assert found.notes[0].startswith(f"`{tmp_path / '*.txt'}`: test.txt is trained on too, by name a split to evaluate")
+    assert found.notes[0].startswith(
+        f"`{tmp_path / '*.txt'}`: test.txt is trained on too, though named as an evaluation"
+    )
     assert corpus(tmp_path / "test.txt").notes == corpus(tmp_path / "a.txt").notes  # a file named alone is meant
 
 
@@ -415,7 +417,7 @@ def test_a_fraction_that_holds_out_none_is_said(tmp_path):
     assert found.validation is None
     assert len(list(found.train)) == 5
     assert found.notes == (
-        "no validation data: validation_fraction = 0.001 holds out none of 5 documents; a larger one does, or "
+        "no validation data: validation_fraction = 0.001 holds out none of 5 documents; raise it, or set "
         "data.validation_from = end",
     )
 
@@ -525,7 +527,7 @@ def test_nothing_to_read(tmp_path, name, content):
     file.write_text(content)
     found = mistake(file)
     assert found.message == f"`{file}`: there is no text in it"
-    assert found.hint == "is it empty, or a header with no rows?"
+    assert found.hint == "is it empty, or a header without rows?"
 
 
 def test_an_empty_parquet_file(tmp_path):

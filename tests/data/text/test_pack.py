@@ -256,7 +256,7 @@ def test_a_stream_is_read_by_one_worker_at_most(monkeypatch):
         for workers in (0, 1)
     )
     assert alone == one == as_lists(stream)
-    with pytest.raises(UserError, match="a stream is read by one worker at most"):
+    with pytest.raises(UserError, match="a stream can be read by at most one worker"):
         list(DataLoader(stream, 4, num_workers=2, collate_fn=as_lists))
     gc.collect()  # they end here
 

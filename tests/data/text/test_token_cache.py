@@ -279,7 +279,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         tokenize_documents(Texts(["a"]).documents, letters_tokenizer(), [EOS])
     assert caught.value.message == f"the cache {tmp_path / 'taken'} cannot be written: Not a directory"
-    assert caught.value.hint == "set HF_HOME"
+    assert caught.value.hint == "set HF_HOME to a folder that can be written"
     with pytest.raises(UserError, match="cannot be written"), token_cache.new_cache_entry(tmp_path / "taken" / "x"):
         pass
 
@@ -301,7 +301,7 @@ def test_what_was_interrupted_goes_on_after_its_last_whole_part(small_parts, cap
     )
     done = sum(map(len, texts)) - again.characters
     assert max(0, sum(map(len, texts[:fail_at])) - 15_000) <= done <= sum(map(len, texts[:fail_at]))
-    assert ("documents (0 MB) are there already" in capsys.readouterr().err) is (done > 0)
+    assert ("documents (0 MB) are already done" in capsys.readouterr().err) is (done > 0)
 
 
 def test_a_long_document_goes_on_in_its_middle(monkeypatch, cache):
@@ -349,7 +349,7 @@ def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache
     assert tokens.ids.tolist() == expected_ids(texts)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert 40 <= int(said[0].removeprefix("going on with the tokens of `test`: ").split()[0]) < 70
+    assert 40 <= int(said[0].removeprefix("continuing to tokenize `test`: ").split()[0]) < 70
 
 
 def test_of_two_processes_one_waits_for_the_other(cache, capsys):
