@@ -42,7 +42,7 @@ def _in_our_style(ctx: Any = None) -> Iterator[None]:
             said = f"{max(parameter.opts, key=len) if parameter.opts[0].startswith('-') else parameter.metavar} {said}"
         command = context.command_path if context is not None else "llmkit"
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ") if context is not None else command
-        hint = f"{usage.replace('{', '').replace('}', '')}; more by {command} -h"
+        hint = f"{usage.replace('{', '').replace('}', '')}; for more: {command} -h"
         say(*UserError(f"{command}: {said}", hint).lines())
         raise typer.Exit(2) from None
 
@@ -63,7 +63,7 @@ class Group(TyperGroup):
             from llmkit.recipe.types import nearest
 
             close, named = nearest(args[0], self.commands), ", ".join(self.list_commands(ctx))
-            hint = f"did you mean `{ctx.command_path} {close}`?" if close else f"there are {named}"
+            hint = f"did you mean `{ctx.command_path} {close}`?" if close else f"the commands are {named}"
             say(*UserError(f"{ctx.command_path} has no command `{args[0]}`", hint).lines())
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
@@ -140,7 +140,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 TRAIN, USE, LOOK = "Train", "Use", "Look"  # the headings of `llmkit -h`
-LENGTH, GOING_ON = "Machine and time", "Going on with a run"  # those of a training's options
+LENGTH, GOING_ON = "Machine and time", "Resuming a run"  # those of a training's options
 recipes_app = typer.Typer(
     cls=Group, help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True
 )
@@ -160,7 +160,7 @@ Processes = Annotated[
         "--processes",
         min=1,
         metavar="N",
-        help="The number of training processes.  [default: one a GPU]",
+        help="The number of training processes.  [default: one per GPU]",
         rich_help_panel=LENGTH,
     ),
 ]
@@ -176,7 +176,10 @@ AccelerateConfig = Annotated[
 MaxTime = Annotated[
     str | None,
     typer.Option(
-        "--max-time", metavar="TIME", help="Train for this long, such as 90s, 30m or 1h30m.", rich_help_panel=LENGTH
+        "--max-time",
+        metavar="TIME",
+        help="Stop training after this time, such as 90s, 30m or 1h30m.",
+        rich_help_panel=LENGTH,
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the newest run of this name.", rich_help_panel=GOING_ON)]
@@ -185,13 +188,13 @@ AllowChange = Annotated[
     typer.Option(
         "--allow-change",
         metavar="KEY",
-        help="With --resume: a key that may differ from the run's.",
+        help="With --resume: let this key differ from the run's.",
         rich_help_panel=GOING_ON,
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Read the data, print the resolved recipe and the arithmetic; train nothing.")
+    bool, typer.Option("--dry-run", help="Read the data, print the resolved recipe and the plan; do not train.")
 ]
 
 
@@ -204,7 +207,7 @@ Name = Annotated[
     typer.Option(
         "--name",
         metavar="NAME",
-        help="The run's name, in place of the recipe's: runs/NAME, by which --resume finds it.",
+        help="The run's name, used for runs/NAME and by --resume.  [default: the recipe's name]",
     ),
 ]
 MaybeRecipe = Annotated[
@@ -213,7 +216,9 @@ MaybeRecipe = Annotated[
 ]
 TextTask = Annotated[
     str | None,
-    typer.Option("--task", metavar="NAME", help="Instead of a recipe, for a text of your own: causal-lm or masked-lm."),
+    typer.Option(
+        "--task", metavar="NAME", help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm."
+    ),
 ]
 Task = Annotated[
     str | None,
@@ -290,7 +295,7 @@ def finetune(
     offline: Offline = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Fine-tune a model: to classify, tag, choose, answer, summarize, translate or chat."""
+    """Fine-tune a model to classify, tag, choose, answer, summarize, translate or chat."""
 
     _train(
         "finetune",
@@ -374,7 +379,7 @@ def _recipe_and_overrides(
 
     refuse_data(verb, recipe, settings, task, model)
     if task is not None and recipe is not None:
-        raise UserError(f"`{recipe}` and --task {task} are two recipes", "name one")
+        raise UserError(f"`{recipe}` and --task {task} each name a recipe", "give only one of them")
     if task is None and recipe is None and model is None:
         ask_for_recipe(verb, settings)
     return recipe, settings
@@ -385,7 +390,7 @@ def _stay_offline(wanted: bool) -> None:
     if wanted:
         from llmkit import hub
 
-        hub.go_offline("is not asked (--offline)")
+        hub.go_offline("is not contacted (--offline)")
 
 
 def _run_or_model(name: str) -> str:
@@ -408,7 +413,7 @@ def _seconds(time: str | None) -> int | None:
         sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     )
     if not seconds:
-        raise UserError(f"--max-time: `{time}` is no length of time", "write it as 90s, 30m, 1h30m or 2h")
+        raise UserError(f"--max-time: `{time}` is not a duration", "write it as 90s, 30m, 1h30m or 2h")
     return seconds
 
 
@@ -417,9 +422,11 @@ def _named(recipe: "Recipe", name: str | None, output_dir: str | None) -> "Recip
     if name is None:
         return recipe
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise UserError(f"--name: `{name}` cannot be a run's name", "use letters, digits, `.`, `_` and `-`")
+        raise UserError(f"--name: `{name}` is not a valid run name", "use letters, digits, `.`, `_` and `-`")
     if output_dir is not None:
-        raise UserError("--name and --output-dir name two places", f"--name alone is --output-dir runs/{name}")
+        raise UserError(
+            "--name and --output-dir cannot be combined", f"use only one; --name means --output-dir runs/{name}"
+        )
     return recipe.model_copy(update={"name": name, "output_dir": None})
 
 
@@ -429,9 +436,9 @@ def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
         return recipe
     key = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
     note = (
-        f"--max-time {time}: training ends so long after its first step began, evaluation and saving in between "
-        f"included, the last evaluation and the saving of the model not; "
-        f"trainer.{key} does not count"
+        f"--max-time {time}: training stops this long after its first step starts; evaluation and saving in between "
+        f"count, the final evaluation and saving of the model do not; "
+        f"trainer.{key} is ignored"
     )
     return recipe.model_copy(update={"notes": (*recipe.notes, note)})
 
@@ -461,7 +468,7 @@ def generate(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Fields of GenerationConfig; assistant_model; with --chat, system_prompt.",
+            help="Fields of GenerationConfig, assistant_model and, with --chat, system_prompt.",
             show_default=False,
         ),
     ] = None,
@@ -471,7 +478,9 @@ def generate(
             "--model", metavar="MODEL", help="A run, a folder or a Hub id.  [default: the newest finished run]"
         ),
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Answer the prompt; without one, hold a conversation.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer the prompt; without a prompt, start a conversation.")
+    ] = False,
     source: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="A file of prompts; with --chat, of conversations.")
     ] = None,
@@ -486,10 +495,13 @@ def generate(
         typer.Option(
             "--quantize",
             metavar="int8|int4",
-            help="Use int8 weights, faster on a CPU; on a GPU int8 or int4, in less memory.",
+            help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Draw the same samples again.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, metavar="N", help="Seed for sampling: the same seed gives the same samples."),
+    ] = None,
     offline: Offline = False,
 ) -> None:
     """Continue a prompt, or answer it."""
@@ -501,9 +513,9 @@ def generate(
         model_path = None if model is None else _run_or_model(model)
         text, arguments = generation.separate(prompt, options or [], needed=not chat and source is None)
         if source is not None and text is not None:
-            raise UserError(f"the prompt `{text}` and --input exclude one another", "put the prompt into the file")
+            raise UserError(f"the prompt `{text}` and --input cannot be combined", "put the prompt into the file")
         if source is None and output is not None:
-            raise UserError("--output comes with --input", "or write stdout into a file: > FILE")
+            raise UserError("--output needs --input", "add --input FILE, or redirect stdout to a file: > FILE")
         if chat:
             from llmkit.inference import chat as chatting
 
@@ -579,7 +591,7 @@ def evaluate(
     task: Task = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Write every row to a file, .jsonl or .csv, mistakes first."),
+        typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
     ] = None,
     offline: Offline = False,
 ) -> None:
@@ -608,7 +620,7 @@ llmkit merge runs/chat --output chat-merged""",
 )
 def merge(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
-    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the whole model.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the merged model.")],
     offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model, and compare their outputs."""
@@ -635,11 +647,13 @@ def describe_data(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a glob on this machine.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as a run takes them.", show_default=False),
+        typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as in a recipe.", show_default=False),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="NAME", help="The task to read it for.  [default: what its columns suggest]"),
+        typer.Option(
+            "--task", metavar="NAME", help="The task to read the data for.  [default: what its columns suggest]"
+        ),
     ] = None,
 ) -> None:
     """Show what local data holds, what each column is taken for, and the command to train on it."""
@@ -660,7 +674,7 @@ def describe_data(
 llmkit check runs/gpt2""",
 )
 def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
-    """Check whether a run directory is whole, and what it can resume from."""
+    """Check that a run directory is complete, and show what it can resume from."""
 
     def act() -> int:
         from llmkit.runs import check as checking
@@ -780,7 +794,7 @@ def recipes(context: typer.Context) -> None:
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the bundled recipes by what they are for, one a line."""
+    """List the bundled recipes by purpose, one per line."""
     import textwrap
     import tomllib
 
@@ -821,7 +835,7 @@ def copy_recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
     to: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)] = None,
 ) -> None:
-    """Copy a bundled recipe to the working directory, to change it."""
+    """Copy a bundled recipe to the working directory, to edit it."""
 
     def act() -> int:
         from llmkit.recipe import copy

@@ -68,15 +68,15 @@ def start(
             return code
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "llmkit was started by a launcher; it starts its processes itself",
-            "llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
+            "llmkit was started by a launcher, but it starts its processes itself",
+            "run it directly: llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
         )
     if accelerate_config is not None and not accelerate_config.is_file():
-        raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "make one: accelerate config")
+        raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "create one: accelerate config")
     machine_rank = _machine_rank(accelerate_config)
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
-        raise UserError(f"--processes {count}, and there are {default_processes()} GPUs")
+        raise UserError(f"--processes {count}, but there are {default_processes()} GPUs")
     if accelerate_config is None:
         global_batch.divide(recipe, count)
     handlers = process.leave_early()
@@ -90,7 +90,7 @@ def start(
         unlocked_record = runs.read_record(directory)
         with runs.held(directory):
             if runs.read_record(directory).get("started") != unlocked_record.get("started"):
-                raise UserError(f"another run was started in `{directory}` at this moment", "try again")
+                raise UserError(f"another run was started in `{directory}` at the same moment", "try again")
             checkpoint.adopt(directory)
             try:
                 if count == 1 and accelerate_config is None:
@@ -133,25 +133,30 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
     """
     if machine_rank:  # the first machine claims it, on shared storage
         if recipe.output_dir is None:
-            raise UserError("several machines need one directory", "name it: --output-dir on storage that all share")
+            raise UserError(
+                "several machines need one directory", "set --output-dir to a folder on storage that all of them share"
+            )
         shared = at_home(recipe.output_dir)
         for _ in range(600):
             if runs.is_run(shared):
                 return shared
             time.sleep(1)
-        raise UserError(f"the first machine has not made `{shared}` in ten minutes", "is the storage shared?")
+        raise UserError(f"the first machine has not created `{shared}` within ten minutes", "is the storage shared?")
     if resume:
         newest = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
         if newest is not None and runs.is_run(newest):
             if runs.is_finished(newest):
                 if longer.is_asked(recipe, newest, allowed):
                     return newest
-                say(f"`{newest}` is finished: nothing to resume; a larger trainer.max_steps (or more epochs) trains on")
+                say(
+                    f"`{newest}` is finished: nothing to resume; to train longer, set a larger trainer.max_steps "
+                    "(or more epochs)"
+                )
                 return None
             begun = longer.LENGTH if "longer" in runs.read_record(newest) else ()  # killed when it became finished
             compatibility.refuse(compatibility.since(newest, recipe), [*allowed, *begun], newest)
             return newest
-        say("nothing to resume: starting anew")
+        say("nothing to resume: starting a new run")
     named = recipe.origins.get("output_dir") == "command line"  # a recipe's own is numbered like runs/NAME
     return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
 
@@ -310,7 +315,7 @@ def _machine_rank(config: Path | None) -> int:
         return int(settings.get("machine_rank") or 0)
     except (yaml.YAMLError, AttributeError, ValueError) as problem:
         raise UserError(
-            f"--accelerate-config: `{config}` is no Accelerate configuration", "make one: accelerate config"
+            f"--accelerate-config: `{config}` is not an Accelerate configuration", "create one: accelerate config"
         ) from problem
 
 
@@ -359,10 +364,13 @@ def _report_failure(log_text: str, log: Path, rank: int, code: int) -> None:
     """
     if code < 0:
         name = signal.Signals(-code).name
-        memory = ", as the kernel does when there is too little memory" if -code == signal.SIGKILL else ""
-        say(f"error: process {rank} of this run was killed by {name}{memory}; --resume goes on, and all is in {log}")
+        memory = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        say(
+            f"error: process {rank} of this run was killed by {name}{memory}; --resume goes on; "
+            f"its full output is in {log}"
+        )
         return
     lines = log_text.splitlines()
     causes = [i for i, line in enumerate(lines) if ("Error" in line or "error: " in line) and "ChildFailed" not in line]
     excerpt = lines[max(0, causes[-1] - 4) : causes[-1] + 1] if causes else lines[-5:]
-    say(*excerpt, f"error: a process of this run failed; all it said is in {log}")
+    say(*excerpt, f"error: a process of this run failed; its full output is in {log}")

@@ -179,7 +179,7 @@ def test_help_has_groups_and_examples_in_80_columns(llmkit):
             examples = shown.partition("\nExamples:\n")[2].splitlines()
             assert examples
             assert all(line.startswith(f"  llmkit {name} ") for line in examples)
-    assert "Going on with a run:\n  --resume" in llmkit("pretrain", "-h").stdout
+    assert "Resuming a run:\n  --resume" in llmkit("pretrain", "-h").stdout
 
 
 def test_recipes_are_grouped_and_cut_at_words(llmkit):
@@ -318,7 +318,7 @@ def test_what_is_no_length_of_time_is_refused_before_anything_is_read(written, l
     for verb in ("pretrain", "finetune"):
         done = llmkit(verb, "nowhere.toml", f"--max-time={written}")
         assert done.exit_code == 2
-        assert f"--max-time: `{written}` is no length of time" in done.stderr
+        assert f"--max-time: `{written}` is not a duration" in done.stderr
         assert "90s, 30m, 1h30m" in done.stderr
 
 
@@ -326,7 +326,7 @@ def test_dry_run_shows_what_the_clock_changes(llmkit, workplace):
     done = llmkit("pretrain", "causal.toml", "--max-time", "1h30m", "--dry-run")
     assert done.exit_code == 0
     assert "--max-time 1h30m: training ends so long after its first step began" in " ".join(done.stderr.split())
-    assert "trainer.max_steps does not count" in " ".join(done.stderr.split())
+    assert "trainer.max_steps is ignored" in " ".join(done.stderr.split())
     assert "max-time" not in done.stdout
     by_epochs = llmkit("pretrain", "causal.toml", "trainer.max_steps=", "--max-time", "90s", "--dry-run")
-    assert "trainer.num_train_epochs does not count" in " ".join(by_epochs.stderr.split())
+    assert "trainer.num_train_epochs is ignored" in " ".join(by_epochs.stderr.split())

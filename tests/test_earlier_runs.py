@@ -32,7 +32,7 @@ def lines(text: str) -> list[dict]:
 def test_a_stopped_run_resumes_to_the_losses_of_one_that_was_not_stopped(place, llmkit):
     done = llmkit("pretrain", "causal.toml", "--resume", "--output-dir", "stopped")
     assert done.exit_code == 0, done.stderr
-    assert "going on from stopped/checkpoint-5" in done.stderr
+    assert "resuming from stopped/checkpoint-5" in done.stderr
     expected = [entry["loss"] for entry in lines((place / "whole.jsonl").read_text()) if "loss" in entry]
     assert losses(place / "stopped") == pytest.approx(expected, rel=1e-3)
     record = json.loads((place / "stopped/run.json").read_text())

@@ -156,7 +156,7 @@ def test_resuming_in_the_second_epoch_is_exact(words, place, llmkit):
             folder.rmdir()
     done = llmkit("finetune", "recipe.toml", *steps, "--output-dir", "broken", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "going on from broken/checkpoint-24" in done.stderr
+    assert "resuming from broken/checkpoint-24" in done.stderr
     straight, resumed = load_file(place / "straight" / file), load_file(place / "broken" / file)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert losses(place / "broken")[-6:] == losses(place / "straight")[-6:]

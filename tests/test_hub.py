@@ -490,7 +490,7 @@ def test_offline_generates_from_the_cache_alone(
     assert (again.exit_code, again.stdout) == (0, online.stdout)
     missing = llmkit("generate", "w1", "--model", "org/none", "--offline")
     assert missing.exit_code == 2
-    assert "is not asked (--offline), and the model `org/none` is missing from the cache" in missing.stderr
+    assert "is not contacted (--offline), and the model `org/none` is missing from the cache" in missing.stderr
     assert "in the cache: org/good;" in missing.stderr
     assert attempts == []
 
@@ -515,12 +515,12 @@ def test_every_command_that_reads_from_the_hub_can_stay_offline(
 ) -> None:
     done = llmkit(*command, "--offline")
     assert done.exit_code == 2
-    assert "is not asked (--offline)" in done.stderr
+    assert "is not contacted (--offline)" in done.stderr
     assert no_network == []
 
 
 def test_the_processes_of_a_launch_stay_offline_too(server: Server, tmp_path: Path) -> None:
-    hub.go_offline("is not asked (--offline)")
+    hub.go_offline("is not contacted (--offline)")
     environment = launch.environment(tmp_path, tmp_path, 2)
     child = "from huggingface_hub import constants; from datasets import config\n"
     child += "print(constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE)"

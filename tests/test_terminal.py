@@ -16,7 +16,7 @@ from llmkit.errors import UserError, say
 from llmkit.terminal import columns, columns_of, laid_out, sparkline
 
 WARNING = (
-    "warning  no better than the trivial answer: the difference is in eval_loss -0.0100 to +0.0300 "
+    "warning  no better than the baseline: the difference is in eval_loss -0.0100 to +0.0300 "
     "(95 % interval, + is better)"
 )
 HINT = (
@@ -46,7 +46,7 @@ def wide(monkeypatch):
         ("         " + "  half up to 12, 95% up to 18, and so on " * 3, 11),
         ("error: " + "the tokenizer has no chat template and has not learned to answer " * 2, 7),
         ("  detail: " + "one of several mistakes that were found at once " * 3, 4),
-        ("going on from here, " + "and for a long time, " * 6, 2),
+        ("resuming from here, " + "and for a long time, " * 6, 2),
     ],
 )
 def test_a_line_goes_on_below_its_text(line, indent, width, wide):

@@ -18,7 +18,7 @@ from llmkit.terminal import colours, painted
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
 
-HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help says this again"
+HELP = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer, /help shows this again"
 PROMPT = "> "
 RESERVED = 4  # an answer has room for max_new_tokens, or for 1/4 of the positions if that is less
 
@@ -62,7 +62,7 @@ def chat(
         UserError: The model has no chat template, or the question is empty.
     """
     if question is not None and not question.strip():
-        raise UserError("the question is empty", "leave it out to hold a conversation")
+        raise UserError("the question is empty", "leave it out to start a conversation")
     session, system_prompt = load(name, options, system_prompt, seed, quantize)
     conversation = Conversation(session, [{"role": "system", "content": system_prompt}] if system_prompt else [])
     if question is None:
@@ -126,7 +126,7 @@ def load(
     except ValueError as problem:
         raise UserError(
             f"the tokenizer of `{session.name}` has no chat template: the model has not learned to answer",
-            f'let it go on from a text: llmkit generate "..." --model {session.name}; or teach it to answer: '
+            f'to continue a text: llmkit generate "..." --model {session.name}; to teach it to answer: '
             f"llmkit finetune --task chat model.name={session.name}",
         ) from problem
     if system_prompt is None:
@@ -251,7 +251,7 @@ def ask(conversation: Conversation, question: str) -> list[int]:
     generate.new_tokens(config, session.model, len(tokens), "the message, as the chat template writes it,")
     if dropped:
         turns = f"{dropped} turns are" if dropped > 1 else "turn is"
-        say(f"note: the conversation outgrows the model's {limit:,} positions: its oldest {turns} forgotten")
+        say(f"note: the conversation is longer than the model's {limit:,} positions: its oldest {turns} forgotten")
     conversation.messages = messages
     return tokens
 
@@ -293,7 +293,7 @@ def answer(conversation: Conversation, tokens: list[int], stop: Event) -> None:
     conversation.cache = cache
     conversation.cached_tokens = sequence[: cache.get_seq_length()] if cache is not None else []
     if len(new) == config.max_new_tokens and not stop.is_set() and new[-1] not in generate.ends(config):
-        say(f"note: cut off after {len(new):,} tokens; max_new_tokens={2 * len(new)} lets it say more")
+        say(f"note: cut off after {len(new):,} tokens; max_new_tokens={2 * len(new)} lets it write more")
 
 
 def render(
@@ -316,5 +316,5 @@ def render(
     except TemplateError as problem:
         raise UserError(
             f"{where}the chat template of `{session.name}` refuses the conversation: {problem}",
-            "it decides which roles there are and in which order; some know no system prompt",
+            "it decides which roles are allowed and in which order; some take no system prompt",
         ) from problem

@@ -41,7 +41,7 @@ class Generator(Table):
     name: str | None = Field(default=None, min_length=1, description="A Hub id or a path: pretrained weights.")
     config: ReadOnly[Any] = Field(
         default=ReadOnly(),
-        description="Keys that override those of the discriminator's configuration; by default a quarter of its width.",
+        description="Keys that override the discriminator's configuration; by default, with a quarter of its width.",
     )
 
 
@@ -59,11 +59,13 @@ class Model(Table):
     )
     config: ReadOnly[Any] = Field(
         default=ReadOnly(),
-        description="Keys that override those of the configuration of `name`. With `model_type` and without `name`, "
+        description="Keys that override the configuration of `name`. With `model_type` and without `name`, "
         "they define an architecture to train from scratch.",
     )
     revision: str | None = Field(default=None, description="The branch, tag or commit of `name` on the Hub.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with `name` on the Hub.")
+    trust_remote_code: bool = Field(
+        default=False, description="Allow Python code that comes with `name` on the Hub to run."
+    )
     use_safetensors: bool = Field(
         default=True,
         description="Load weights from safetensors only. `false` also loads a `pytorch_model.bin`, but nothing except "
@@ -137,10 +139,10 @@ class Evaluation(Table):
 
     metrics: tuple[str, ...] | None = Field(
         default=None,
-        description="The metrics to report: names of the task's own (by default all of them), or further ones of the "
-        "package `evaluate`, each a local path or a Hub id.",
+        description="The metrics to report: the task's own by name (by default all of them), or others of the "
+        "package `evaluate`, each as a local path or a Hub id.",
     )
-    trust_remote_code: bool = Field(default=False, description="Run the code of a metric from the Hub.")
+    trust_remote_code: bool = Field(default=False, description="Allow the code of a metric from the Hub to run.")
     language: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*$",
@@ -200,11 +202,11 @@ class Speed(Table):
     fused_loss: bool = Field(
         default=True,
         description="For tasks that predict tokens: compute logits and losses for part of the positions at a time, so "
-        "that all logits are never in memory at once.",
+        "that the logits are never all in memory at once.",
     )
     skip_ignored: bool = Field(
         default=True,
-        description="Compute no logits where there is no label: masked-lm predicts one token in seven, chat none of "
+        description="Compute logits only where there is a label: masked-lm predicts one token in seven, chat none of "
         "the prompt.",
     )
     split_batches: bool | None = Field(
@@ -224,8 +226,8 @@ class Speed(Table):
     )
     reuse_memory: bool = Field(
         default=True,
-        description="On a CPU under Linux: keep freed memory for the next allocation; the system would clear each "
-        "page again.",
+        description="On a CPU under Linux: keep freed memory for the next allocation, so that the system need not "
+        "clear each page again.",
     )
 
 
@@ -256,7 +258,7 @@ class Part(Table):
         default=None,
         gt=0,
         description="Its share of the batches, relative to the weights of the other tasks; if no task has one, each "
-        "row is seen once an epoch.",
+        "row is seen once per epoch.",
     )
     data: SerializeAsAny[Data] = Field(description="The data to train it on; these keys override those of `recipe`.")
     evaluation: Evaluation = Field(default=Evaluation(), description="How to evaluate it.")
@@ -295,7 +297,7 @@ class Recipe(Table):
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
-    speed: Speed = Field(default=Speed.model_construct(), description="What makes training faster.")
+    speed: Speed = Field(default=Speed.model_construct(), description="Settings that make training faster.")
     report: Report = Field(default=Report.model_construct(), description="What to show and keep when training ends.")
 
     # Set by the loader; a recipe cannot set these.

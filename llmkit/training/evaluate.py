@@ -33,7 +33,7 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
         path = recipe_of(name)
         if path is None:
             raise UserError(
-                f"`{name}` is no run: which data is it to be evaluated on?", "name a recipe, or --task NAME"
+                f"`{name}` is not a run, so the data to evaluate it on must be given", "name a recipe, or --task NAME"
             )
     recipe = load(path, overrides, task=task)
     made_for = one_task_of(name)
@@ -86,7 +86,7 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         _check_unread(output, recipe)
         if recipe.evaluation.metrics == () and recipe.task not in (*PRETRAINING, "chat"):
             raise UserError(
-                "--output: evaluation.metrics = [] asks for the loss alone, and nothing is predicted",
+                "--output: no predictions to write, because evaluation.metrics = [] asks for the loss only",
                 f"name a metric: 'evaluation.metrics=[\"{tasks.row_task(recipe.task).METRICS[0]}\"]'",
             )
     transformers.utils.logging.disable_progress_bar()
@@ -119,7 +119,7 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
             _is_own(name, recipe)  # its own recipe's, else by what they hold
             or assembly.record["data"]["fingerprint"] == record_of(name).get("data", {}).get("fingerprint")
         ):
-            say("warning  these are the rows that the model was trained on: the figures will flatter")
+            say("warning  the model was trained on these rows: the metrics will look better than they are")
         process.collect_from_here()
         found = final_evaluation(trainer)
         measured.show(output)
@@ -162,4 +162,4 @@ def _check_unread(output: Path, recipe: Recipe) -> None:
         files = [(path / each if path.is_dir() else Path(each)).resolve() for each in patterns]
         inside = path.is_dir() and not files and file.is_relative_to(path.resolve())
         if inside or file in [path.resolve(), *files]:
-            raise UserError(f"--output: `{output}` is among the data that is read", "write it elsewhere")
+            raise UserError(f"--output: `{output}` is part of the data being read", "name another file")

@@ -108,7 +108,7 @@ class ResumableTrainer(SavingTrainer):
         before = manifest["batch"]
         if self.args.process_index == 0 and before != total:
             say(
-                f"a step learns from {total} examples now, and learned from {before}: {step} steps are made, "
+                f"a step now learns from {total} examples instead of {before}: {step} steps are done, "
                 f"{max(0, max_steps - step)} are left"
             )
         return epochs, per_epoch, examples, train_samples, total, steps_in_epoch, max_steps
@@ -342,8 +342,10 @@ class ResumableTrainer(SavingTrainer):
         lacking = sorted(name for name in missing if id(tensors.get(name)) not in held)
         strange = sorted(load_result.unexpected_keys)
         if lacking or strange:
-            what = f"lacks {lacking[0]}" if lacking else f"holds {strange[0]}, which the model has not"
-            raise RunError(f"the checkpoint does not fit the model: it {what}", "is it of this recipe's model?")
+            what = f"lacks {lacking[0]}" if lacking else f"contains {strange[0]}, which the model does not have"
+            raise RunError(
+                f"the checkpoint does not fit the model: it {what}", "does it belong to this recipe's model?"
+            )
 
 
 class _Events(TrainerCallback):

@@ -119,7 +119,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if main:
         report.introduce(recipe, assembly, facts, precision, args, directory)
     if resume and max_time is None and (before := record.get("max_time")):
-        raise UserError(f"`{directory}` is a run by the clock", f"say so again: --max-time {before}s")
+        raise UserError(f"`{directory}` was started with --max-time", f"give it again: --max-time {before}s")
     resumption = find_resumption(trainer, directory, record, schedule, steps, allowed) if resume else Resumption()
     resumed = resumption.start
     if limit is not None:
@@ -136,7 +136,11 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         else:
             describe(recipe, directory, facts)
         if resume:
-            say(f"going on from {resumed.path}" if resumed else "no checkpoint to go on from: starting anew")
+            say(
+                f"resuming from {resumed.path}"
+                if resumed
+                else "no checkpoint to resume from: starting from the beginning"
+            )
         if resumption.schedule_note:
             say(f"note     {resumption.schedule_note}")
 
@@ -172,7 +176,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
                 if main:
                     runs.set_status(directory, "failed", problem=message)
             if saved:
-                say(f"what was learned is in checkpoint-{trainer.saved_at}: --resume goes on from there")
+                say(f"the weights so far are in checkpoint-{trainer.saved_at}: --resume goes on from there")
             if known := known_failure(problem):
                 raise known from problem
             raise
@@ -184,7 +188,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         if recipe.lora is not None and recipe.task in GENERATING:
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
-            raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to end with")
+            raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to save them")
         if assembly.length is not None:
             tokens = total_batch_size(args) * assembly.length
             metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
@@ -251,7 +255,7 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
         kept = f"checkpoint-{trainer.saved_at} holds them" if trainer.saved_at >= 0 else "there is no checkpoint"
         raise RunError(
             f"the finished weights could not be written to `{directory}`: {' '.join(str(problem).split())}; {kept}",
-            "make room; the same command with --resume writes them",
+            "free some disk space; the same command with --resume writes them",
         ) from problem
 
 

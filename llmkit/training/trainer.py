@@ -199,9 +199,9 @@ class Trainer(ResumableTrainer):
             step = self.state.global_step
             self._save_checkpoint(self.model_wrapped, None)
             raise RunError(
-                f"{in_a_row} steps in a row were skipped, up to step {step}: training does not get better from here",
-                f"a lower trainer.learning_rate, or other data; the weights of step {step - in_a_row} are in "
-                f"checkpoint-{step}, from which --resume goes on behind what was skipped",
+                f"{in_a_row} steps in a row were skipped, up to step {step}: training is not recovering",
+                f"lower trainer.learning_rate, or change the data; the weights of step {step - in_a_row} are in "
+                f"checkpoint-{step}, and --resume goes on from it after the skipped steps",
             )
 
     def _tell(self, skipped: Skipped) -> None:

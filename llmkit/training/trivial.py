@@ -173,13 +173,13 @@ def verdicts(found: Mapping[str, Comparison]) -> Iterator[tuple[bool, str]]:
             rows = f"{each.num_rows} row{'s' * (each.num_rows != 1)}"
             yield (
                 False,
-                f"{prefix}: {rows} cannot tell whether the model beats the trivial answer; it takes {FEWEST_ROWS}",
+                f"{prefix}: {rows} cannot show whether the model beats the baseline; use at least {FEWEST_ROWS}",
             )
         elif not each.better:
             intervals = " and ".join(
                 f"in {prefix}_{key} {low:+.4f} to {high:+.4f}" for key, (low, high) in each.intervals.items()
             )
-            yield True, f"no better than the trivial answer: the difference is {intervals} (95 % interval, + is better)"
+            yield True, f"no better than the baseline: the difference is {intervals} (95 % interval, + is better)"
 
 
 def did_not_fall(history: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:
@@ -219,11 +219,11 @@ def to_try(args: TrainingArguments, steps: int, fell: bool) -> str:
         other = (
             f"trainer.per_device_train_batch_size={SMALL}" if size > SMALL else f"trainer.learning_rate={3 * rate:.0e}"
         )
-        return f"try {longer} ({steps} step{'s' * (steps != 1)} are few), {other}"
+        return f"try {longer} ({steps} step{'s' * (steps != 1)} may be too few), {other}"
     if not fell:
         other = rate / 5 if rate >= 1e-4 else 3 * rate
         return f"try trainer.learning_rate={other:.0e}; check that each label belongs to its text"
     return (
-        f"the training loss fell, and nothing was gained on other rows: try {scaled(0.5)}, or more rows; check that "
-        "each label belongs to its text"
+        f"the training loss fell, but results on held-out rows did not improve: try {scaled(0.5)}, or more rows; "
+        "check that each label belongs to its text"
     )

@@ -203,7 +203,7 @@ def test_a_seed_repeats_an_answer(place: Path, llmkit: Callable[..., Result]) ->
 
 def test_an_answer_ends_with_the_turn_and_says_when_it_is_cut_off(place: Path, llmkit: Callable[..., Result]) -> None:
     cut = llmkit("generate", "Hello", "do_sample=false", "max_new_tokens=5", "--chat", "--model", "endless")
-    assert cut.stderr == "note: cut off after 5 tokens; max_new_tokens=10 lets it say more\n"
+    assert cut.stderr == "note: cut off after 5 tokens; max_new_tokens=10 lets it write more\n"
     third = make_tokenizer().convert_tokens_to_ids(cut.stdout[2])
     argv = ("generate", "Hello", "do_sample=false", f"eos_token_id=[4, {third}]", "max_new_tokens=5")
     ended = llmkit(*argv, "--chat", "--model", "endless")
@@ -244,7 +244,10 @@ def test_the_oldest_turns_are_dropped_and_the_system_message_stays(
         chat.answer(talk, tokens, chat.Event())
         assert talk.messages[-1]["content"] == expected(talk.messages[:-1])
     stderr = capsys.readouterr().err
-    assert stderr.count(f"note: the conversation outgrows the model's {POSITIONS} positions: its oldest turn is") == 2
+    assert (
+        stderr.count(f"note: the conversation is longer than the model's {POSITIONS} positions: its oldest turn is")
+        == 2
+    )
     assert talk.messages[0] == system
     assert [m["role"] for m in talk.messages[1:]] == ["user", "assistant"] * 2
     assert talk.messages[1]["content"].startswith("question 2 ")
@@ -466,7 +469,7 @@ def test_files_and_prompts_that_do_not_go_together(place: Path, llmkit: Callable
     Path("none.txt").write_text("\n")
     model = ("--model", "model")
     assert "exclude one another" in refused(llmkit("generate", "Hi", "--input", "rows.txt", *model))
-    assert "--output comes with --input" in refused(llmkit("generate", "Hi", "--chat", "--output", "a.jsonl"))
+    assert "--output needs --input" in refused(llmkit("generate", "Hi", "--chat", "--output", "a.jsonl"))
     assert "no file `gone.txt`" in llmkit("generate", "--chat", "--input", "gone.txt").stderr
     assert "no rows in `none.txt`" in refused(llmkit("generate", "--chat", "--input", "none.txt"))
     assert "neither .jsonl" in refused(llmkit("generate", "--input", "rows.txt", "--output", "a.txt"))

@@ -89,6 +89,6 @@ def test_weights_that_were_damaged_are_written_again(run, llmkit):
     (run / "model.safetensors").unlink()
     done = llmkit(*FINISHED, "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-6" in done.stderr
+    assert "resuming from run/checkpoint-6" in done.stderr
     assert (run / "model.safetensors").read_bytes() == before
     assert llmkit("check", "run").exit_code == 0

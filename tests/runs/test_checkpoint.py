@@ -105,7 +105,7 @@ def test_going_on_passes_over_damage_says_which_and_ends_in_the_same_weights(unf
     assert done.exit_code == 0, done.stderr
     assert "checkpoint skipped: checkpoint-6: model.safetensors has changed since it was written" in done.stderr
     assert "checkpoint skipped: checkpoint-4: optimizer.safetensors has " in done.stderr
-    assert f"going on from {unfinished}/checkpoint-2" in done.stderr
+    assert f"resuming from {unfinished}/checkpoint-2" in done.stderr
     whole = trained / "run"
     assert (unfinished / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert losses(unfinished) == losses(whole)
@@ -142,7 +142,7 @@ def test_what_was_passed_over_does_not_push_out_what_is_whole(unfinished, llmkit
         assert resume(llmkit, unfinished, "trainer.save_total_limit=1").exit_code == 75
     done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
-    assert f"going on from {unfinished}/checkpoint-4" in done.stderr
+    assert f"resuming from {unfinished}/checkpoint-4" in done.stderr
 
 
 def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
@@ -159,7 +159,7 @@ def test_a_strangers_checkpoint_is_neither_gone_on_from_nor_rotated_away(unfinis
     done = resume(llmkit, unfinished, "trainer.save_total_limit=1")
     assert done.exit_code == 0, done.stderr
     assert "checkpoint skipped: checkpoint-99: it belongs to another run" in done.stderr
-    assert f"going on from {unfinished}/checkpoint-4" in done.stderr
+    assert f"resuming from {unfinished}/checkpoint-4" in done.stderr
     assert [folder.name for folder in checkpoint.folders(unfinished)] == ["checkpoint-99", "checkpoint-6"]
     assert isinstance(checkpoint.examine(stranger, "another"), checkpoint.Checkpoint)
 
@@ -219,7 +219,7 @@ def test_what_is_half_written_or_half_removed_is_no_checkpoint_and_is_swept(unfi
     (unfinished / ".notes").write_text("mine")
     done = resume(llmkit, unfinished)
     assert done.exit_code == 0, done.stderr
-    assert f"going on from {unfinished}/checkpoint-6" in done.stderr
+    assert f"resuming from {unfinished}/checkpoint-6" in done.stderr
     assert "checkpoint skipped" not in done.stderr
     hidden = [name for name in left(unfinished) if name.startswith(".")]
     assert ".notes" in hidden

@@ -126,7 +126,7 @@ def test_resuming_is_exact(place, llmkit):
     record = json.loads((place / "broken/run.json").read_text())
     (place / "broken/run.json").write_text(json.dumps({**record, "status": "stopped"}))
     done = llmkit("finetune", "recipe.toml", *words, "--output-dir", "broken", "--resume")
-    assert "going on from broken/checkpoint-6" in done.stderr
+    assert "resuming from broken/checkpoint-6" in done.stderr
     straight, resumed = (load_file(place / name / "model.safetensors") for name in ("straight", "broken"))
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     assert losses(place / "broken")[-4:] == losses(place / "straight")[-4:]

@@ -443,7 +443,7 @@ def test_resuming_is_exact(place, llmkit):
         file.unlink()
     (broken / "checkpoint-20").rmdir()
     (broken / "run.json").write_text(json.dumps({**record(broken), "status": "stopped"}))
-    assert "going on from broken/checkpoint-17" in pretrain(llmkit, *given, "--resume", name="broken")
+    assert "resuming from broken/checkpoint-17" in pretrain(llmkit, *given, "--resume", name="broken")
     for file in ("model.safetensors", "generator/model.safetensors"):
         straight, resumed = (load_file(place / name / file) for name in ("straight", "broken"))
         assert all(torch.equal(straight[key], resumed[key]) for key in straight)

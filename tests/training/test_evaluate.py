@@ -348,7 +348,7 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row_and_counts_a
         (["home/classifier", "data.pth=a.csv"], "did you mean `data.path=a.csv`?"),
         (["home/classifier", "data.path=none.csv"], "none.csv"),
         (["home/none", "home/qa.toml"], "the model `home/none`"),
-        (["bare"], "`bare` is no run: which data is it to be evaluated on?"),
+        (["bare"], "`bare` is not a run, so the data to evaluate it on must be given"),
         (["half"], "the run `half` is not finished"),
         (["home/causal", "data.stride=17"], "data.stride = 17 exceeds a window of 16 tokens"),
         (

@@ -88,7 +88,7 @@ def test_ten_in_a_row_stop_the_run_at_its_last_good_state(workplace, llmkit, mon
     monkeypatch.chdir(workplace)
     done = llmkit(*words, "--resume", "guard.max_skipped_steps=10")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-13" in done.stderr
+    assert "resuming from run/checkpoint-13" in done.stderr
 
 
 def test_nine_in_a_row_do_not(workplace, llmkit, monkeypatch):

@@ -83,7 +83,7 @@ def test_a_decay_is_not_trained_upon_where_a_checkpoint_is_older(workplace, llmk
     assert llmkit(*words, "trainer.max_steps=6", "--output-dir", "run").exit_code == 0
     done = llmkit(*words, "trainer.max_steps=9", "--output-dir", "run", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-3" in done.stderr
+    assert "resuming from run/checkpoint-3" in done.stderr
     assert (
         "goes on unchanged: up to step" in done.stderr
         and "to checkpoint-6 were the decay, and are trained again" in done.stderr
@@ -97,7 +97,7 @@ def test_a_warmup_that_was_a_share_is_not_made_again(workplace, llmkit):
     assert llmkit(*words, "trainer.max_steps=6", "--output-dir", "run").exit_code == 0
     done = llmkit(*words, "trainer.max_steps=9", "--output-dir", "run", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-3" in done.stderr
+    assert "resuming from run/checkpoint-3" in done.stderr
     found = rates(workplace / "run")
     assert [found[step] for step in range(1, 10)] == pytest.approx([0, 0.005, *[0.01] * 6, 0.005])
 
@@ -217,7 +217,7 @@ def test_after_early_stopping_the_last_checkpoint_goes_on_with_new_patience(work
     assert stopped < 40
     done = llmkit(*words, f"trainer.max_steps={stopped + 4}", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert f"going on from run/checkpoint-{stopped}" in done.stderr
+    assert f"resuming from run/checkpoint-{stopped}" in done.stderr
     assert runs.read_record(Path("run"))["steps"] == stopped + 4
     found, _ = checkpoint.newest(Path("run"), None)
     assert found.step == stopped + 4

@@ -67,7 +67,7 @@ def test_with_another_batch_size_every_example_is_seen_once_an_epoch(at, batch, 
     assert [number for each in seen for number in each] == order
     assert record(workplace / "parts")["metrics"]["eval_loss"] > 0
     same = int(size) * int(times) == 8
-    assert ("a step learns from" in done.stderr) is not same
+    assert ("a step now learns from" in done.stderr) is not same
     entries = [json.loads(line) for line in (workplace / "parts/metrics.jsonl").read_text().splitlines()]
     epochs = [entry["epoch"] for entry in entries if "loss" in entry]
     assert epochs == sorted(epochs)
@@ -102,7 +102,7 @@ def test_another_number_of_processes_goes_on_with_the_same_losses(first, then, w
     changed = ("--resume", "--allow-change", "trainer.max_steps", "trainer.max_steps=12")
     done = run(then, "--output-dir", "parts", *changed)
     assert done.exit_code == 0, done.stderr
-    assert "going on from parts/checkpoint-8" in done.stderr
+    assert "resuming from parts/checkpoint-8" in done.stderr
     assert losses(workplace / "parts") == pytest.approx(losses(workplace / "whole"), rel=1e-5)
     assert record(workplace / "parts")["steps"] == 12
 
@@ -376,7 +376,7 @@ def test_data_that_was_moved_is_known_by_what_it_holds(workplace, llmkit, monkey
     (workplace / "corpus.txt").rename(workplace / "elsewhere.txt")
     done = llmkit(*words, "--resume", "data.path=elsewhere.txt")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-4" in done.stderr
+    assert "resuming from run/checkpoint-4" in done.stderr
 
 
 def test_an_adapter_does_not_go_on_upon_other_weights(workplace, llmkit, monkeypatch):

@@ -69,7 +69,7 @@ def _check_path(path: str) -> None:
         return
     near = files.nearest(local.name, _names_beside(local))
     if path.count("/") == 1 and not local.parent.exists():
-        near = "of a data set on the Hub, `--dry-run` of a recipe shows the first rows"
+        near = "for a data set on the Hub, run a recipe with `--dry-run`: it shows the first rows"
     raise UserError(f"there is no file or folder `{path}`", near.strip())
 
 
@@ -90,8 +90,8 @@ def _command(words: list[str], settings: list[str], fault: UserError | None) -> 
     set_already = {setting.partition("=")[0] for setting in settings}
     unset = [f"data.{key}={chosen.get(key, 'COLUMN')}" for key in asked if f"data.{key}" not in set_already]
     if any(each.endswith("=COLUMN") for each in unset):
-        then = ", with the name of a column in place of COLUMN"
+        then = ", replacing COLUMN with the name of a column"
     else:
-        then = ", once that is mended" if fault and not unset else ""
+        then = ", once that is fixed" if fault and not unset else ""
     lines = f"train with{then}", f"  {shlex.join(['llmkit', *words, *settings, *unset])}"
     return [laid_out(line, sys.stdout) for line in lines]

@@ -70,4 +70,4 @@ def word_counts(texts_of_rows: Iterator[Iterator[str]]) -> str:
     unit = "characters" if 2 * alone > len(numbers) else "words"
     if least == longest:
         return f"{longest:,} {unit if longest != 1 else unit[:-1]} each"
-    return f"{least:,} to {longest:,} {unit}, half up to {half:,}, 95% up to {most:,}"
+    return f"{least:,} to {longest:,} {unit}, median {half:,}, 95% up to {most:,}"

@@ -84,7 +84,7 @@ def _paths(data: RowData, split: str) -> list[Path]:
 def _why(found: Suggestion, rows: Rows, path: str) -> str:
     """Say why a task is suggested, and which others the rows would fit."""
     others = [name for name in _fitting(rows, path) if name != found.task]
-    because = f", for it has {found.because}" if found.because else ", as no column speaks for another task"
+    because = f", because it has {found.because}" if found.because else ", since no column suggests another task"
     return f"{found.task}{because}" + (f"; --task {' or '.join(others)} would fit too" if others else "")
 
 
@@ -156,12 +156,14 @@ def _screened(
         repeated = len(one.keys) - len(np.unique(one.keys))
         shared = 0 if one is train else int(np.isin(one.keys, train.keys).sum())
         if repeated:
-            report.add("repeated", f"{split}: {repeated:,} of {len(one.keys):,} rows have the inputs of an earlier one")
+            report.add(
+                "repeated", f"{split}: {repeated:,} of {len(one.keys):,} rows repeat the inputs of an earlier row"
+            )
         if shared:
-            report.add("repeated", f"{split}: {shared:,} of {len(one.keys):,} rows are in {data.split} too")
+            report.add("repeated", f"{split}: {shared:,} of {len(one.keys):,} rows are also in {data.split}")
     if fault is not None and samples[data.split].partial:
         return UserError(
-            f"of the first {samples[data.split].number:,} rows: {fault.message}", fault.hint, fault.details
+            f"in the first {samples[data.split].number:,} rows: {fault.message}", fault.hint, fault.details
         )
     return fault
 

@@ -24,7 +24,7 @@ def describe_texts(report: Report, recipe: Recipe, found: Suggestion, path: str,
     corpus = read_corpus(data.model_copy(update={"validation_fraction": None}), 0)
     paths = files.of_split(data, data.split) if default_validation(data) is None else []
     report.add("data", kinds_and_size(path, paths or files.expand(data.path)))
-    because = f", for it has {found.because}" if found.because else ""
+    because = f", because it has {found.because}" if found.because else ""
     report.add("task", f"{recipe.task}, which is pretraining{because}" if suggested else recipe.task)
     parts = {"train": corpus.train, **({} if corpus.validation is None else {"validation": corpus.validation})}
     read = {name: head.first(documents, DOCUMENTS) for name, documents in parts.items()}
