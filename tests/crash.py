@@ -374,7 +374,7 @@ def finish(training: Training, saved: bool) -> None:
         raise Differs(f"--resume hangs\n{start.said()}")
     if code:
         raise Differs(f"--resume ended with {code}\n{start.said()}")
-    if saved and "going on from" not in start.said() and "is finished" not in start.said():
+    if saved and "resuming from" not in start.said() and "is finished" not in start.said():
         raise Differs(f"--resume began anew, and there was a checkpoint\n{start.said()}")
 
 

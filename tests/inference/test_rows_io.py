@@ -88,7 +88,7 @@ def test_a_row_without_an_id_does_not_shift_the_table(said):
 
 
 def test_a_column_that_comes_late_is_kept_and_decides_what_our_own_keys_are_called(said):
-    """In both formats, and in rows in the first chunk too."""
+    """In both formats, and in rows of the first chunk too."""
     rows = [{"remark": f"the fox {i}", "score": i} for i in range(300)]
     json_lines("a.jsonl", [*rows, {"remark": "the owl", "label": "?", "error": "none", "predicted_label": 7}])
     for name in ("out.jsonl", "out.csv"):

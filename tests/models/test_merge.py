@@ -254,7 +254,7 @@ def test_a_start_that_changes_the_base_goes_on_to_the_last_bit(start, train, mer
     record = json.loads(Path("run/run.json").read_text())
     Path("run/run.json").write_text(json.dumps({**record, "status": "stopped"}))
     said = train(*words, "trainer.save_steps=1", "trainer.max_steps=3", "--resume")
-    assert "run/checkpoint-2\n" in said[said.index("going on from") :]
+    assert "run/checkpoint-2\n" in said[said.index("resuming from") :]
     assert entries("loss") == losses
     found = load_file("run/adapter_model.safetensors")
     assert found.keys() == weights.keys()

@@ -245,7 +245,7 @@ def test_a_stopped_run_goes_on_with_what_is_left_of_its_time(workplace, llmkit, 
     stopped_at = max(entry["step"] for entry in logged(workplace / "run"))
     refused = llmkit(*words, "--resume")
     assert refused.exit_code == 2
-    assert "is a run by the clock" in refused.stderr
+    assert "was started with --max-time" in refused.stderr
     assert "--max-time 12s" in refused.stderr
     done = llmkit(*words, "--max-time", "12s", "--resume")
     assert done.exit_code == 0, done.stderr

@@ -56,7 +56,7 @@ def test_in_preparation_the_run_ends_at_once_and_prepared_parts_are_kept(workpla
     found = llmkit("pretrain", "causal.toml", "--resume")
     assert found.exit_code == 0, found.stderr
     assert len(done) == 2
-    assert "starting anew" in found.stderr
+    assert "starting from the beginning" in found.stderr
 
 
 @pytest.mark.parametrize(

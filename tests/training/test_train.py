@@ -110,7 +110,7 @@ def test_resuming_a_finished_run_says_so(workplace, llmkit):
 def test_resume_with_nothing_to_resume_starts(workplace, llmkit):
     done = llmkit("pretrain", "causal.toml", "trainer.max_steps=2", "--resume")
     assert done.exit_code == 0
-    assert "starting anew" in done.stderr
+    assert "starting from the beginning" in done.stderr
     assert record(workplace / "runs/causal")["status"] == "finished"
 
 

@@ -140,7 +140,7 @@ def test_a_table_of_which_no_row_can_be_read_says_why(tmp_path):
     file.write_text("a title\ntext,label\nx,1\ny,2\n")
     error = mistake(file)
     assert error.message == (
-        f"`{file}`, line 2: 2 fields where the header has 1; none in the first 100 rows can be read"
+        f"`{file}`, line 2: 2 fields where the header has 1; none of the first 100 rows can be read"
     )
     assert error.hint.startswith("the delimiter is ','")
 
