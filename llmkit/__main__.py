@@ -1,8 +1,22 @@
 """`python -m llmkit` and the `llmkit` command."""
 
 import gc
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Any
 
+from llmkit import last_resort, process
 from llmkit.cli import app
+from llmkit.errors import UserError, say
+
+
+class Closed(io.TextIOBase):
+    """Stdout that was closed before llmkit began: what is written there is lost, and so it is refused."""
+
+    def write(self, text: str) -> int:
+        raise UserError("stdout is closed, and the answer goes there", "send it somewhere: > FILE")
 
 
 def main() -> None:
@@ -10,7 +24,28 @@ def main() -> None:
     # and once more at the end, took 2 of 5 seconds. Each verb that loads a model switches the collector on when all are
     # there (`process.collect_from_here`).
     gc.disable()
-    app(prog_name="llmkit")
+    _open_standard_streams()
+    try:
+        app(prog_name="llmkit")
+    except UserError as mistake:
+        say(str(mistake))
+        sys.exit(process.leave(2))
+    except Exception as problem:
+        last_resort.answer(problem)
+        sys.exit(process.leave(1))
+
+
+def _open_standard_streams() -> None:
+    """Open a closed stdin, stdout or stderr again: the next file would get its number, and what is written to it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:  # as Python finds it
+        closed: Any = Closed()
+        sys.stdout = closed
 
 
 if __name__ == "__main__":
