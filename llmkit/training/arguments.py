@@ -130,9 +130,9 @@ def check_trackers(settings: Mapping[str, Any]) -> None:
     names = [wanted] if isinstance(wanted, str) else wanted
     own = ("all", "none", "tensorboard", "flyte")  # the last has no test of its own upstream
     if others := [name for name in names if name not in own]:
-        from transformers.integrations import integration_utils as trackers
+        from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-        known, installed = (*own, *trackers.INTEGRATION_TO_CALLBACK), trackers.get_available_reporting_integrations()
+        known, installed = (*own, *INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
         for name in others:
             if name not in known:
                 near = nearest(name, known)
