@@ -28,7 +28,7 @@ def main() -> None:
     try:
         app(prog_name="llmkit")
     except UserError as mistake:
-        say(str(mistake))
+        say(*mistake.lines())
         sys.exit(process.leave(2))
     except Exception as problem:
         last_resort.answer(problem)

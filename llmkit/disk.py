@@ -4,5 +4,11 @@ Path's own questions raise OSError or ValueError for such a word. Here the answe
 """
 
 import os
+from pathlib import Path
 
 exists, is_file, is_dir = os.path.exists, os.path.isfile, os.path.isdir
+
+
+def within(folder: Path, pattern: str) -> list[Path]:
+    """List what matches a pattern in a folder; nothing where there is no such folder."""
+    return sorted(folder.glob(pattern)) if is_dir(folder) else []

@@ -31,7 +31,7 @@ def answer(problem: BaseException) -> None:
     command = " ".join(["llmkit", *sys.argv[1:2]])
     rank = os.environ.get("RANK", "0")
     if os.environ.get(SHOW) == "1" or rank != "0":  # what other processes of a run say is in its launch.log
-        say(whole.rstrip())
+        say(*whole.rstrip().splitlines())
     file = _kept(whole, FILE if rank == "0" else f"traceback-{rank}.txt")
     say(f"error: `{command}` met an error that llmkit does not know{where}")
     say(f"  {words}")

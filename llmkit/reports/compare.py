@@ -195,7 +195,7 @@ def _verdict(sides: Sequence[Side]) -> Iterator[str]:
 def _side(name: str) -> Side:
     """Read a run, or a folder of runs."""
     path = Path(name) if disk.exists(Path(name)) else runs.ROOT / name
-    paths = (path,) if runs.is_run(path) else tuple(inner for inner in sorted(path.glob("*/")) if runs.is_run(inner))
+    paths = (path,) if runs.is_run(path) else tuple(inner for inner in disk.within(path, "*/") if runs.is_run(inner))
     if not paths:
         raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
     records = [runs.read_record(each) for each in paths]

@@ -45,7 +45,7 @@ class Checkpoint:
 
 def folders(directory: Path) -> list[Path]:
     """List every `checkpoint-N` of a run directory, the last step first, whole or not."""
-    found = directory.glob(f"{PREFIX}*") if disk.is_dir(directory) else ()
+    found = disk.within(directory, f"{PREFIX}*")
     paths = [path for path in found if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 

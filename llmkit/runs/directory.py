@@ -122,7 +122,7 @@ def newest(first: Path) -> Path | None:
 
 def numbered(first: Path) -> list[Path]:
     """List the run directories of one name: `first`, and those of `-2`, `-3` and so on that are there."""
-    others = first.parent.glob(f"{glob.escape(first.name)}-*")
+    others = disk.within(first.parent, f"{glob.escape(first.name)}-*")
     return [first, *(d for d in others if d.name.removeprefix(f"{first.name}-").isdigit())]
 
 
