@@ -1,7 +1,6 @@
 """`python -m llmkit` and the `llmkit` command."""
 
 import gc
-import io
 import os
 import sys
 from contextlib import suppress
@@ -10,13 +9,6 @@ from typing import Any
 from llmkit import last_resort, process
 from llmkit.cli import app
 from llmkit.errors import UserError, say
-
-
-class Closed(io.TextIOBase):
-    """Stdout that was closed before llmkit began: what is written there is lost, and so it is refused."""
-
-    def write(self, text: str) -> int:
-        raise UserError("stdout is closed, and the answer goes there", "send it somewhere: > FILE")
 
 
 def main() -> None:
@@ -44,7 +36,7 @@ def _open_standard_streams() -> None:
             with suppress(OSError):
                 os.open(os.devnull, os.O_RDWR)
     if sys.stdout is None:  # as Python finds it
-        closed: Any = Closed()
+        closed: Any = process.ClosedStdout()
         sys.stdout = closed
 
 

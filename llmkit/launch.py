@@ -55,6 +55,7 @@ def start(
     Raises:
         UserError: The processes or the run directory cannot be had.
     """
+    process.without_answer()
     if process.LAUNCH in os.environ:
         from filelock import FileLock
 

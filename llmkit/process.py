@@ -1,6 +1,7 @@
 """Connect a rank with the process that started it, and handle signals outside training."""
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit.errors import say
+from llmkit.errors import UserError, say
 from llmkit.terminal import TERMINAL
 
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
@@ -78,6 +79,19 @@ def _watch_parent(pipe: Path) -> None:
         os.set_blocking(alive, True)
         os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+class ClosedStdout(io.TextIOBase):
+    """Stdout that was closed before llmkit began: an answer that is written there is lost, and so it is refused."""
+
+    def write(self, text: str) -> int:
+        raise UserError("stdout is closed, and the answer goes there", "send it somewhere: > FILE")
+
+
+def without_answer() -> None:
+    """Let what libraries write to a stdout that is closed be lost: training itself writes nothing there."""
+    if isinstance(sys.stdout, ClosedStdout):
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
 
 
 def child_environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from llmkit import __main__, last_resort
+from llmkit import __main__, last_resort, process
 from llmkit.errors import UserError
 
 TOKEN = "hf_" + "x" * 34
@@ -84,6 +84,15 @@ def test_an_answer_for_a_stdout_that_is_closed_is_refused(words):
     done = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: stdout is closed, and the answer goes there\nhint: send it somewhere: > FILE\n"
+
+
+def test_what_a_library_writes_to_a_stdout_that_is_closed_ends_no_training(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", process.ClosedStdout())
+    with pytest.raises(UserError, match="stdout is closed"):
+        sys.stdout.write("an answer")
+    process.without_answer()
+    sys.stdout.write("a line of a library")
+    sys.stdout.close()
 
 
 def test_a_command_that_has_no_answer_needs_no_stdout(tmp_path):
