@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llmkit import last_resort, process
+from llmkit import process
 from llmkit.cli import app
 from llmkit.errors import UserError, say
 
@@ -23,6 +23,8 @@ def main() -> None:
         say(*mistake.lines())
         sys.exit(process.leave(2))
     except Exception as problem:
+        from llmkit import last_resort  # late: it costs a hundredth of a second
+
         last_resort.answer(problem)
         sys.exit(process.leave(1))
 
