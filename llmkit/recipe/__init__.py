@@ -50,7 +50,9 @@ def find(path_or_name: str) -> Path:
         raise UserError(
             f"there is no file `{path_or_name}`", f"{hint}give the data after the recipe, as data.path=FILE"
         )
-    problem = "is a folder, not a recipe" if disk.is_dir(path) else "is neither a file nor a recipe that comes with llmkit"
+    problem = (
+        "is a folder, not a recipe" if disk.is_dir(path) else "is neither a file nor a recipe that comes with llmkit"
+    )
     raise UserError(f"`{path_or_name}` {problem}", f"{hint}`llmkit recipes list` names those that come with llmkit")
 
 

@@ -104,7 +104,7 @@ def test_what_is_left_of_a_run_without_checkpoints_is_not_said_to_be_resumable(w
     for resume in ((), ("--resume",)):
         done = llmkit(*RUN, *resume)
         assert done.exit_code == 2
-        assert "holds other files" in done.stderr
+        assert "already contains other files" in done.stderr
         assert "--resume" not in done.stderr.partition("hint:")[2]
 
 
