@@ -54,7 +54,7 @@ def test_a_run_whose_record_is_lost_goes_on_from_its_checkpoint(killed, whole, l
     done = llmkit(*RUN, "--resume")
     assert done.exit_code == 0, done.stderr
     assert "`run/run.json` is missing or damaged: rebuilt from checkpoint-4" in done.stderr
-    assert "going on from run/checkpoint-4" in done.stderr
+    assert "resuming from run/checkpoint-4" in done.stderr
     assert (killed / "model.safetensors").read_bytes() == whole[1]
     rebuilt = json.loads((killed / "run.json").read_text())
     assert {key: rebuilt[key] for key in ("id", "started", "name")} == {
@@ -82,7 +82,7 @@ def test_a_manifest_of_an_earlier_version_is_enough(killed, llmkit):
     assert rebuild.is_needed(killed)
     done = llmkit(*RUN, "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "going on from run/checkpoint-4" in done.stderr
+    assert "resuming from run/checkpoint-4" in done.stderr
 
 
 def test_without_record_and_without_a_whole_checkpoint_the_run_is_refused_and_left_as_it_is(killed, workplace, llmkit):
