@@ -360,7 +360,7 @@ def test_a_prompt_of_which_the_tokenizer_makes_nothing_is_refused():
 def test_a_task_that_writes_nothing_has_no_samples(place, llmkit):
     done = llmkit("pretrain", "masked.toml", "samples.prompts=[]")
     assert done.exit_code == 2
-    assert "samples: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat" in done.stderr
+    assert "samples: belongs to the tasks that generate text: causal-lm, denoising, seq2seq, chat" in done.stderr
     assert load("masked.toml").samples is None
 
 
