@@ -116,6 +116,18 @@ def test_a_longer_training_has_a_report_of_its_own(place, llmkit):
     assert not (RUN / "report.html").exists() and not (RUN / "loss.svg").exists()
 
 
+def test_a_run_that_was_killed_at_its_report_has_it_after_resume(place, llmkit):
+    assert llmkit("finetune", "rows.toml").exit_code == 0
+    whole = sorted(path.name for path in RUN.iterdir()), (RUN / "report.html").read_bytes()
+    for name in ("report.html", "loss.svg"):
+        (RUN / name).rename(RUN / f".{name}.123")
+    assert "nothing to resume" in llmkit("finetune", "rows.toml", "--resume").stderr
+    assert (sorted(path.name for path in RUN.iterdir()), (RUN / "report.html").read_bytes()) == whole
+    (RUN / "report.html").unlink()
+    assert llmkit("finetune", "rows.toml", "report.write=false", "--resume").exit_code == 0
+    assert not (RUN / "report.html").exists()
+
+
 @pytest.mark.parametrize("where", ["llmkit.runs.predictions.write", "llmkit.reports.report.write"])
 def test_a_full_disk_behind_the_end_leaves_a_finished_run(place, llmkit, monkeypatch, where):
     def full(*arguments):
