@@ -88,7 +88,8 @@ def test_neither_is_written_where_the_recipe_says_so(place, llmkit):
     assert "report  " not in done.stderr and "loss.svg" not in (RUN / "README.md").read_text()
 
 
-def test_seeds_write_no_report_unless_asked(place, llmkit):
+def test_seeds_write_no_report_unless_asked(place, llmkit, monkeypatch):
+    monkeypatch.setattr("llmkit.seeds._run", lambda argv: llmkit("finetune", *argv).exit_code)
     short = ("trainer.max_steps=1", "--seeds", "2")
     assert llmkit("finetune", "rows.toml", *short, "--output-dir", "quiet").exit_code == 0
     assert llmkit("finetune", "rows.toml", *short, "report.write=true", "--output-dir", "asked").exit_code == 0
