@@ -158,6 +158,9 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
             if runs.is_finished(newest):
                 if longer.is_asked(recipe, newest, allowed):
                     return newest
+                if compatibility.tables_of(newest).get("report") and not (newest / runs.REPORT_FILE).exists():
+                    runs.sweep(newest)
+                    _report(recipe, newest, 0)  # it was killed while it wrote that
                 say(
                     f"`{newest}` is finished: nothing to resume; to train longer, set a larger trainer.max_steps "
                     "(or more epochs)"

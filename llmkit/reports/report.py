@@ -71,10 +71,10 @@ def write(directory: Path, explained: bool = False) -> Path:
     if len(page.encode()) > LARGEST:  # long texts: without them
         contents.without_texts()
         page = render(contents, picture)
-    runs.write_text(directory / runs.REPORT_FILE, page)
     if picture is not None:
         runs.write_text(directory / runs.LOSS_PICTURE, picture.alone())
         _show_in_card(directory, picture)
+    runs.write_text(directory / runs.REPORT_FILE, page)  # last: where it is, all is
     return directory / runs.REPORT_FILE
 
 

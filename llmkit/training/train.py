@@ -213,10 +213,10 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             directory, "predictions", verdicts=[{"warning": warns, "says": line} for warns, line in said]
         )
         runs.remove_views(directory)  # those of a shorter training
+        kept_rows.keep(recipe, assembly, trainer, directory)
         seconds = time.monotonic() - started
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
-        kept_rows.keep(recipe, assembly, trainer, directory)
     return FINISHED
 
 
