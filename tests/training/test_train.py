@@ -224,7 +224,7 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
     [
         (["data.block_size=64"], "data.block_size = 64 is more than the 32 positions"),
         (["model.config.n_lay=3"], "model.config.n_lay: not in GPT2Config, did you mean `n_layer`?"),
-        (["model.config.vocab_size=100"], "embeddings for 100"),
+        (["model.config.vocab_size=100"], "embeddings for only 100"),
         (["model.config.n_head=3"], "[model]:"),
         (["model.config.n_head=0"], "[model]:"),
         (['model.config.n_layer="three"'], "model.config.n_layer = 'three'"),
