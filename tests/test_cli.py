@@ -217,7 +217,7 @@ def test_a_run_is_named_by_the_command_line_and_found_by_its_name(llmkit, workpl
     assert done.exit_code == 0, done.stderr
     for words, said in (
         (["--name", "a/b"], "is not a valid run name"),
-        (["--name", "a", "--output-dir", "b"], "two places"),
+        (["--name", "a", "--output-dir", "b"], "cannot be combined"),
     ):
         done = llmkit("pretrain", "causal.toml", *words)
         assert done.exit_code == 2

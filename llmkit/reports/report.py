@@ -61,7 +61,7 @@ def write(directory: Path, explained: bool = False) -> Path:
     """
     if not runs.is_run(directory):
         raise UserError(
-            f"`{directory}` is no run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME"
+            f"`{directory}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME"
         )
     contents = Contents.of(directory)
     if explained:
