@@ -73,7 +73,7 @@ def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, w
     steps = ("--allow-change", "trainer.max_steps", f"trainer.max_steps={step + 2}")
     done = two_processes("pretrain", "causal.toml", HALF, "--resume", *steps)
     assert done.exit_code == 0, done.stderr
-    assert f"going on from runs/causal/checkpoint-{step}" in done.stderr
+    assert f"resuming from runs/causal/checkpoint-{step}" in done.stderr
 
 
 def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch):
@@ -166,7 +166,7 @@ def test_several_machines_need_one_directory(workplace, llmkit):
     (workplace / "broken.yaml").write_text("[1, 2]")
     done = llmkit("pretrain", "causal.toml", "--accelerate-config", "broken.yaml")
     assert done.exit_code == 2
-    assert "is no Accelerate configuration" in done.stderr
+    assert "is not an Accelerate configuration" in done.stderr
 
 
 def test_an_accelerate_file_decides_the_number_of_processes(workplace):

@@ -20,7 +20,7 @@ import regex
 import torch
 from transformers import AutoTokenizer
 
-from llmkit import hub, process, tasks
+from llmkit import hub, tasks
 from llmkit.data.rows import tagging
 from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.choices import read_beginnings, read_choices
@@ -182,7 +182,6 @@ def _read(
     """Load the model and read the rows, as `llmkit predict` does."""
     module, record, data = tasks.row_task(task), record_of(name), data_of(name, task)
     model = loading.load_model(name, tasks.model_class(task), from_pretrained_options={"dtype": torch.float32})
-    process.collect_from_here()
     with hub.loading(name, "model"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
     fit_for_batches(tokenizer, model.config)

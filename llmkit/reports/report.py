@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmkit import process
 from llmkit.errors import UserError, quantity, say
 from llmkit.metrics import evaluation_metrics
 from llmkit.recipe.schema import Report
@@ -127,6 +128,7 @@ class Contents:
 
     def explain(self) -> None:
         """Let each of the worst rows say which words decided, where the model can tell."""
+        process.collect_from_here()
         for part in self.parts:
             rows = [row for row in part.worst if "columns" in row]
             if not rows:
