@@ -185,7 +185,7 @@ def test_an_earlier_run_has_a_report_of_what_it_has(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"is no run directory: it has no run\.json"):
+    with pytest.raises(UserError, match=r"is not a run directory: it has no run\.json"):
         report.write(tmp_path)
 
 
