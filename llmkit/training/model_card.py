@@ -64,7 +64,7 @@ A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_p
 {"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
 data, metrics.
 
-| metric | value | trivial answer |
+| metric | value | baseline |
 | --- | --- | --- |
 {chr(10).join(rows)}
 
