@@ -377,6 +377,9 @@ def test_a_run_from_before_there_were_samples_goes_on_without(place, llmkit):
     older = saved.read_text().replace("[samples]\nmax_new_tokens = 60  # default\n", "")
     assert "samples" not in older
     saved.write_text(older)
+    record = json.loads(Path("run/run.json").read_text())
+    del record["settings"]["samples"]
+    Path("run/run.json").write_text(json.dumps(record))
     assert load("run/recipe.toml").samples.prompts == ()
     assert compatibility.as_begun(load("causal.toml"), Path("run")).samples.prompts == ()
     asked = load("causal.toml", ["samples.prompts=['the fox']"])
