@@ -1,9 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-# Not one of the 4,000 that the demo learns from.
-STORY := Once upon a time there was a young cat named Pip. Pip lived in a sunny barn. One day Pip lost his red ball. \
-Pip looked for the ball with a kind owl. They never found it, and Pip went home and cried.
+# Written like the 4,000 that the demo learns from, and not one of them: it can tell the endings of such stories only.
+STORY := Once upon a time there was a shy puppy called Pip. Pip lived in a quiet village with his mother. \
+One evening Pip lost his green ribbon and wanted it back. Later he saw the ribbon deep inside a dark cave near the \
+village. Pip tried, but he could not see in the dark. Soon Pip told the story of the ribbon to a strong donkey. \
+The donkey lit a lamp and went into the cave. The lamp went out, and Pip never found the ribbon. The donkey was \
+sorry, and Pip went home to the village without the ribbon. His mother thanked the donkey, but Pip did not sleep \
+that night.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install format lint types docs test quick check browser crash bench clean

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from llmkit import __version__
+from llmkit import __version__, disk
 from llmkit.errors import RunError, UserError, say
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ def _recipe_and_overrides(
     Raises UserError for two recipes, for data in the recipe's place, and for no recipe, unless a `model` has one.
     """
     settings = overrides or []
-    if recipe is not None and "=" in recipe and not os.path.exists(recipe):  # noqa: PTH110 - long names
+    if recipe is not None and "=" in recipe and not disk.exists(recipe):
         settings, recipe = [recipe, *settings], None
     from llmkit.instead import ask_for_recipe, refuse_data
 
@@ -398,7 +398,7 @@ def _run_or_model(name: str) -> str:
     from llmkit.runs import directory as runs
 
     run = runs.ROOT / name
-    if Path(name).exists() or not runs.is_run(run):
+    if disk.exists(Path(name)) or not runs.is_run(run):
         return name
     say(f"note     `{name}` is the run `{run}`")
     return str(run)

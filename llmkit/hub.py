@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from llmkit import disk
 from llmkit.errors import UserError, say
 from llmkit.process import COMMITS
 
@@ -58,7 +59,7 @@ def commit(name: str, revision: str | None = None) -> str | None:
 
     For a folder, and where no commit is known, returns `revision` as it is.
     """
-    return revision if Path(name).exists() else check(name, "model", revision) or revision
+    return revision if disk.exists(Path(name)) else check(name, "model", revision) or revision
 
 
 def commits() -> dict[str, str]:
@@ -242,7 +243,7 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
             f"`{repo_id}` is neither a path that exists nor a Hub id",
             "a Hub id has the form `organisation/name`; a path in a recipe is relative to the recipe",
         )
-    if not Path(repo_id).exists() and (
+    if not disk.exists(Path(repo_id)) and (
         caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
         or (_offline() and isinstance(problem, OSError))
     ):
@@ -299,7 +300,7 @@ def code_refused(problem: Exception, name: str) -> UserError | None:
     """Return the error for a model that needs Python code of its own, which may not run; None for other problems."""
     if "trust_remote_code=True" not in str(problem):
         return None
-    page = str(Path(name).absolute()) if Path(name).exists() else f"{_endpoint()}/{name}/tree/main"
+    page = str(Path(name).absolute()) if disk.exists(Path(name)) else f"{_endpoint()}/{name}/tree/main"
     return UserError(
         f"the model `{name}` needs the Python code that comes with it, which llmkit does not run unless you allow it",
         f"read it first: {page}; in a recipe, model.trust_remote_code = true allows it (generate, predict, evaluate "
@@ -312,8 +313,8 @@ def _has_pickle(name: str) -> bool:
     from huggingface_hub import HfApi
 
     files = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-    if Path(name).exists():
-        return any(Path(name, file).is_file() for file in files)
+    if disk.exists(Path(name)):
+        return any(disk.is_file(Path(name, file)) for file in files)
     with suppress(httpx2.HTTPError, OSError):
         return any(HfApi().file_exists(name, file) for file in files)
     return False

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.keys import key_type
@@ -48,13 +49,13 @@ def refuse_data(
         return
     named = wrong[0]
     path = at_home(named)
-    if (path / "recipe.toml").is_file():
+    if disk.is_file(path / "recipe.toml"):
         recipe_of_run = str(path / "recipe.toml")
         raise UserError(
             f"`{named}` is a run directory, not a recipe",
             shlex.join(["llmkit", verb, recipe_of_run, *map(without_secrets, overrides)]),
         )
-    if (path / "config.json").is_file():
+    if disk.is_file(path / "config.json"):
         raise UserError(
             f"`{named}` is a model, not a recipe",
             f"name a recipe, and set the model by a key: llmkit {verb} RECIPE {assignment('model.name', named)}",
@@ -208,7 +209,7 @@ def refuse_options(verb: str, arguments: Sequence[str], known: dict[str, Known])
 
 def refuse_file_as_text(model: str, texts: Sequence[str]) -> None:
     """Raise UserError where the one text to predict for is a data file."""
-    if len(texts) == 1 and texts[0].lower().endswith(SUFFIXES) and Path(texts[0]).is_file():
+    if len(texts) == 1 and texts[0].lower().endswith(SUFFIXES) and disk.is_file(Path(texts[0])):
         command = shlex.join(["llmkit", "predict", model, "--input", texts[0]])
         raise UserError(f"`{texts[0]}` is a file, but a text is expected here", command)
 

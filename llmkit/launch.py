@@ -22,13 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import hub, process
+from llmkit import disk, hub, last_resort, process
 from llmkit.errors import UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
-from llmkit.runs import checkpoint, compatibility, longer
+from llmkit.runs import checkpoint, compatibility, longer, rebuild
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
 from llmkit.terminal import TERMINAL, columns
@@ -55,12 +55,14 @@ def start(
     Raises:
         UserError: The processes or the run directory cannot be had.
     """
+    process.without_answer()
     if process.LAUNCH in os.environ:
         from filelock import FileLock
 
         from llmkit.training import train
 
         shared = Path(os.environ[process.DIRECTORY])
+        last_resort.belongs_to(shared)
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
             code = train.run(recipe, shared, resume, max_time, allowed)
             if os.environ.get("RANK") == "0":
@@ -71,7 +73,7 @@ def start(
             "llmkit was started by a launcher, but it starts its processes itself",
             "run it directly: llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
         )
-    if accelerate_config is not None and not accelerate_config.is_file():
+    if accelerate_config is not None and not disk.is_file(accelerate_config):
         raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "create one: accelerate config")
     machine_rank = _machine_rank(accelerate_config)
     count = processes if processes is not None else default_processes()
@@ -84,6 +86,7 @@ def start(
         directory = find_directory(recipe, resume, machine_rank, allowed)
         if directory is None:
             return 0
+        last_resort.belongs_to(directory)
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
             return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
@@ -143,11 +146,21 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
             time.sleep(1)
         raise UserError(f"the first machine has not created `{shared}` within ten minutes", "is the storage shared?")
     if resume:
-        newest = runs.newest(at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name)
+        first = at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name
+        for damaged in filter(rebuild.is_needed, runs.numbered(first)):
+            rebuild.rebuild(damaged)
+        newest = runs.newest(first)
         if newest is not None and runs.is_run(newest):
+            if cut := compatibility.damage(newest):
+                say(
+                    f"warning  `{newest / runs.RECIPE_FILE}` is damaged ({cut}); its settings are in {runs.RECORD_FILE}"
+                )
             if runs.is_finished(newest):
                 if longer.is_asked(recipe, newest, allowed):
                     return newest
+                if compatibility.tables_of(newest).get("report") and not (newest / runs.REPORT_FILE).exists():
+                    runs.sweep(newest)
+                    _report(recipe, newest, 0)  # it was killed while it wrote that
                 say(
                     f"`{newest}` is finished: nothing to resume; to train longer, set a larger trainer.max_steps "
                     "(or more epochs)"
@@ -219,7 +232,7 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
         }
         alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it until it closes with this process
         ended = threading.Event()
-        log_start = log_file.stat().st_size if log_file.exists() else 0
+        log_start = log_file.stat().st_size if disk.exists(log_file) else 0
         relay = threading.Thread(target=_relay_stderr, args=(pipe, ended))
         relay.start()
         try:
@@ -245,7 +258,7 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
         log_text = log_file.read_bytes()[log_start:].decode(errors="replace")
         first, failed = _first_to_fail(log_text)
         status = meeting / "status"
-        if status.is_file():
+        if disk.is_file(status):
             code = int(status.read_text())
             if code == 1 and first > 0:  # another rank failed first, which made rank 0 fail
                 _report_failure(log_text, log_file, first, failed)
@@ -296,7 +309,7 @@ def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
     """Return the environment of the ranks; `meeting` is the folder shared with them, `count` their number."""
     import torch
 
-    variables = {**os.environ, process.LAUNCH: str(meeting), process.DIRECTORY: str(directory)}
+    variables = process.child_environment() | {process.LAUNCH: str(meeting), process.DIRECTORY: str(directory)}
     if not torch.cuda.is_available():
         variables["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
         variables.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))

@@ -1,6 +1,7 @@
 """Connect a rank with the process that started it, and handle signals outside training."""
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit.errors import say
+from llmkit.errors import UserError, say
 from llmkit.terminal import TERMINAL
 
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
@@ -21,7 +22,8 @@ COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the 
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
 # DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py), ACCELERATE_USE_CPU and
-# OMP_NUM_THREADS (launch.py); arguments.py removes ACCELERATE_MIXED_PRECISION.
+# OMP_NUM_THREADS (launch.py), PYTHONSAFEPATH and PYTHONPATH (this module); arguments.py removes
+# ACCELERATE_MIXED_PRECISION.
 
 STOPPED = 75  # the exit code of a run that a signal ended, and that --resume continues
 SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
@@ -77,6 +79,30 @@ def _watch_parent(pipe: Path) -> None:
         os.set_blocking(alive, True)
         os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+class ClosedStdout(io.TextIOBase):
+    """Stdout that was closed before llmkit began: an answer that is written there is lost, and so it is refused."""
+
+    def write(self, text: str) -> int:
+        raise UserError("stdout is closed, and the answer goes there", "send it somewhere: > FILE")
+
+
+def without_answer() -> None:
+    """Let what libraries write to a stdout that is closed be lost: training itself writes nothing there."""
+    if isinstance(sys.stdout, ClosedStdout):
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child that runs `python -m`: a file of the working directory is no module to it.
+
+    What PYTHONPATH names stays importable, and llmkit is the one that this process has.
+    """
+    root, here = str(Path(__file__).parents[1]), str(Path.cwd())
+    own = [] if root in (entry for entry in sys.path if entry != here) else [root]
+    search = [*filter(None, [os.environ.get("PYTHONPATH")]), *own]
+    return {**os.environ, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": os.pathsep.join(search)} if search else {})}
 
 
 def leave(code: int) -> int:

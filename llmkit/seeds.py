@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from types import FrameType
 
-from llmkit import process
+from llmkit import disk, process
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import Recipe
@@ -46,7 +46,7 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
     metrics: dict[str, list[float]] = {}
     for seed in range(first, first + seeds):
         run_directory = directory / f"seed-{seed}"
-        resume_flag = ["--resume"] if resume and run_directory.exists() else []
+        resume_flag = ["--resume"] if resume and disk.exists(run_directory) else []
         settings = [f"trainer.seed={seed}", *([] if resume_flag and _splits_by_own_seed(run_directory) else split_seed)]
         code = _run([*argv, *settings, *quiet, "--output-dir", str(run_directory), *resume_flag])
         if code:
@@ -69,7 +69,7 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
 def _splits_by_own_seed(directory: Path) -> bool:
     """Tell whether the run in `directory` was begun when each seed still held out rows of its own."""
     recipe = directory / runs.RECIPE_FILE
-    tables = tomllib.loads(recipe.read_text()) if recipe.is_file() else {}
+    tables = tomllib.loads(recipe.read_text()) if disk.is_file(recipe) else {}
     data = [part["data"] for part in (tables, *tables.get("tasks", {}).values()) if "data" in part]
     return not all("seed" in table for table in data)
 
@@ -87,14 +87,14 @@ def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Pa
     """
     first = at_home(str(output_dir or recipe.output_dir or runs.ROOT / recipe.name))
     if output_dir is not None and not resume:
-        if first.is_dir() and any(first.iterdir()):
+        if disk.is_dir(first) and any(first.iterdir()):
             raise UserError(
                 f"the output directory `{output_dir}` already contains other files",
                 "name another, or resume the runs in it with --resume",
             )
         return first
     number, directory, newest = 1, first, None
-    while directory.exists():
+    while disk.exists(directory):
         newest = directory
         number += 1
         directory = first.with_name(f"{first.name}-{number}")
@@ -119,6 +119,7 @@ def _run(argv: Sequence[str]) -> int:
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "llmkit", "finetune", *argv],
+            env=process.child_environment(),
             start_new_session=True,  # the terminal's Ctrl-C reaches it once, through us
         )
         if received:  # while it was being started

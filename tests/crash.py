@@ -405,7 +405,7 @@ def outcome(run: Path) -> dict[str, Any]:
         elif file.name == "training.json":
             found[name] = json.loads(file.read_text(), object_hook=timeless)
         elif file.name == "manifest.json":
-            of_time = ("run", "checksum", "metrics_bytes", "files")
+            of_time = ("run", "record", "checksum", "metrics_bytes", "files")
             manifest = json.loads(file.read_text())
             found[name] = {key: value for key, value in manifest.items() if key not in of_time}
             found[f"{name}, files"] = list(manifest["files"])

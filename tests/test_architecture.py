@@ -15,8 +15,8 @@ LAYERS = (
     ("models",),
     ("data",),
     ("runs",),
-    ("recipe", "hub", "process"),
-    ("metrics", "language", "errors", "terminal", ""),
+    ("recipe", "hub", "process", "last_resort"),
+    ("metrics", "language", "errors", "disk", "terminal", ""),
 )
 
 

@@ -184,7 +184,7 @@ CLASSES = {
     ),
     "label_float.csv": ([], ", line 2: label 0.5 is a float, where a class is expected", "data.problem_type"),
     "label_float.parquet": ([], ", row 1: label 0.5 is a float, where a class is expected", "data.problem_type"),
-    "label_one.csv": ([], ": every row has the label sad: there is nothing to learn", "is it the right column"),
+    "label_one.csv": ([], ": every row has the label sad: there is nothing to learn", "is it the wrong column"),
     "column.csv": (
         ["data.label_column=labels"],
         " has no column `labels`",

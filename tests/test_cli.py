@@ -150,9 +150,13 @@ def test_an_unknown_option_is_the_users_mistake(llmkit):
     [
         (["pretain"], "llmkit has no command `pretain`", "did you mean `llmkit pretrain`?"),
         (["recipes", "lst"], "llmkit recipes has no command `lst`", "did you mean `llmkit recipes list`?"),
-        (["predict"], "llmkit predict: MODEL is missing", "llmkit predict [OPTIONS] MODEL [TEXT]...; more by"),
+        (["predict"], "llmkit predict: MODEL is missing", "llmkit predict [OPTIONS] MODEL [TEXT]...; for more:"),
         (["finetune", "--seeds", "1"], "llmkit finetune: --seeds must be greater than or equal to 2", "[OPTIONS]"),
-        (["finetune", "--seeds"], "llmkit finetune: option '--seeds' requires an argument", "more by llmkit finetune"),
+        (
+            ["finetune", "--seeds"],
+            "llmkit finetune: option '--seeds' requires an argument",
+            "for more: llmkit finetune",
+        ),
         (["generate", "--quantize", "int3"], "--quantize 'int3' is not one of 'int8', 'int4'", "llmkit generate -h"),
         (["check", "a", "b"], "llmkit check: got unexpected extra argument(s) (b)", "llmkit check [OPTIONS] RUN;"),
         (["finetune", "--lr", "3"], "llmkit finetune has no such option", "llmkit finetune trainer.learning_rate=3"),
@@ -212,8 +216,8 @@ def test_a_run_is_named_by_the_command_line_and_found_by_its_name(llmkit, workpl
     done = llmkit("generate", "the", "--model", "slow", "max_new_tokens=2")
     assert done.exit_code == 0, done.stderr
     for words, said in (
-        (["--name", "a/b"], "cannot be a run's name"),
-        (["--name", "a", "--output-dir", "b"], "two places"),
+        (["--name", "a/b"], "is not a valid run name"),
+        (["--name", "a", "--output-dir", "b"], "cannot be combined"),
     ):
         done = llmkit("pretrain", "causal.toml", *words)
         assert done.exit_code == 2
@@ -325,7 +329,7 @@ def test_what_is_no_length_of_time_is_refused_before_anything_is_read(written, l
 def test_dry_run_shows_what_the_clock_changes(llmkit, workplace):
     done = llmkit("pretrain", "causal.toml", "--max-time", "1h30m", "--dry-run")
     assert done.exit_code == 0
-    assert "--max-time 1h30m: training ends so long after its first step began" in " ".join(done.stderr.split())
+    assert "--max-time 1h30m: training stops this long after its first step starts" in " ".join(done.stderr.split())
     assert "trainer.max_steps is ignored" in " ".join(done.stderr.split())
     assert "max-time" not in done.stdout
     by_epochs = llmkit("pretrain", "causal.toml", "trainer.max_steps=", "--max-time", "90s", "--dry-run")

@@ -225,6 +225,8 @@ TABLE = (
         for switch in ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     ),
     # -- transformers: training
+    Row("transformers.integrations.INTEGRATION_TO_CALLBACK", "training/arguments.py", is_a(dict)),
+    Row("transformers.integrations.get_available_reporting_integrations", "training/arguments.py", FUNCTION),
     Row("transformers.trainer.TRAINER_STATE_NAME", "training/saving_trainer.py", equals("trainer_state.json")),
     Row("transformers.trainer_callback.PrinterCallback", "training/build.py", is_kind_of(transformers.TrainerCallback)),
     Row(

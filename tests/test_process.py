@@ -28,8 +28,9 @@ LOADING = {
     "predict": ["predict masked [MASK]", "predict adapted fox"],
     "evaluate": ["evaluate masked", "evaluate adapted"],
     "merge": ["merge adapted --output out"],
+    "report": ["report adapted"],
 }
-NOT_LOADING = ("check", "data", "recipes")
+NOT_LOADING = ("check", "compare", "data", "explain", "recipes", "runs")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 TEXT = (ROOT / "docs/reliability.md").read_text()
-TABLE = TEXT.partition("## Fifty faults")[2]
+TABLE = TEXT.partition("## Fault by fault")[2]
 FAULTS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TABLE.splitlines() if re.match(r"\| \d", line)]
 NAMED = re.compile(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`")
 NO_TEST = re.compile(r"(cannot be tested here|not tested)[^:]*: \w.{20,}")  # a reason follows
@@ -19,8 +19,9 @@ def functions(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_there_are_fifty_faults_in_their_order():
-    assert [int(number) for number, *_ in FAULTS] == list(range(1, 51))
+def test_the_faults_are_numbered_in_their_order():
+    assert [int(number) for number, *_ in FAULTS] == list(range(1, len(FAULTS) + 1))
+    assert len(FAULTS) >= 61
     assert all(fault and done for _, fault, done, _ in FAULTS)
 
 

@@ -46,7 +46,7 @@ def wide(monkeypatch):
         ("         " + "  half up to 12, 95% up to 18, and so on " * 3, 11),
         ("error: " + "the tokenizer has no chat template and has not learned to answer " * 2, 7),
         ("  detail: " + "one of several mistakes that were found at once " * 3, 4),
-        ("resuming from here, " + "and for a long time, " * 6, 2),
+        ("going on from here, " + "and for a long time, " * 6, 2),
     ],
 )
 def test_a_line_goes_on_below_its_text(line, indent, width, wide):

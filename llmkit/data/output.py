@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from llmkit import disk
 from llmkit.errors import UserError
 
 ERROR = "error"  # the key of a row that cannot be used, in place of what would be said of it
@@ -17,9 +18,9 @@ def check_output(output: Path) -> None:
     """Check that `output` can be written; raise UserError otherwise."""
     if output.suffix.lower() not in (".jsonl", ".ndjson", ".csv"):
         raise UserError(f"--output: `{output}` ends in neither .jsonl nor .csv", "the suffix decides the format")
-    if output.is_dir():
+    if disk.is_dir(output):
         raise UserError(f"--output: `{output}` is a folder", "name a file")
-    if not output.parent.is_dir():
+    if not disk.is_dir(output.parent):
         raise UserError(f"--output: there is no folder `{output.parent}`", "create it first, or write elsewhere")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.data.files import (
     ROW_SUFFIXES,
     ReadOptions,
@@ -51,7 +52,7 @@ class Suggestion:
 def suggest(path: str) -> Suggestion:
     """Suggest a task for a file, a folder or a glob; text-classification where nothing speaks for another."""
     try:
-        if Path(path).is_dir() and class_folders(Path(path)):
+        if disk.is_dir(Path(path)) and class_folders(Path(path)):
             return Suggestion("text-classification", "folders of text files")
         files = expand(path)
         row_files = [file for file in files if format_of(file) in ROW_SUFFIXES]
@@ -70,11 +71,11 @@ def _of_texts(path: Path, texts: Sequence[Path]) -> Suggestion:
 
     Of files whose lines belong together, and are not read as they are, the task that is told so is suggested.
     """
-    inside = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    inside = [file for file in path.rglob("*") if disk.is_file(file)] if disk.is_dir(path) else [path]
     if together := beside(inside, ReadOptions().encoding):
         return Suggestion("seq2seq", " beside ".join(f"`{file.name}`" for file in together))
     split_of = {
-        file: split_name(file.relative_to(path) if path.is_dir() else file) or ("",) for file in texts or inside
+        file: split_name(file.relative_to(path) if disk.is_dir(path) else file) or ("",) for file in texts or inside
     }
     first = sorted(split_of, key=lambda file: split_of[file][0] != "train")
     if first and (settings := settings_by_lines(first[0], ReadOptions().encoding)):

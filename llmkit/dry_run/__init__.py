@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from llmkit import tasks
@@ -18,7 +19,7 @@ from llmkit.recipe.global_batch import divide
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.terminal import put
-from llmkit.training.arguments import check_trackers, choose_precision
+from llmkit.training.arguments import check_trackers, choose_precision, training_arguments
 from llmkit.training.schedule import Schedule
 
 LEFT = 16  # columns of what stands before a line
@@ -50,6 +51,9 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     batch = settings.get("per_device_train_batch_size", 8)
     accumulated = settings.get("gradient_accumulation_steps", 1)
     chosen, why = choose_precision(dict(settings))
+    if recipe.fits_rows:  # it needs what is chosen by the rows
+        chosen = {key: value for key, value in chosen.items() if key != "load_best_model_at_end"}
+    training_arguments(chosen, Path(recipe.name))
     for note in dict.fromkeys([*recipe.notes, *size.notes, *notes, *batch_notes]):
         report.add("note", note)
     count = num_parameters(recipe.model, size.config or config, tasks.model_class(recipe.task))

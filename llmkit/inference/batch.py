@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import UserError, say
 from llmkit.inference import generate, rows_io
 from llmkit.runs import checkpoint
@@ -96,10 +96,10 @@ def write_rows(
     Raises:
         UserError: A row does not fit the model, or a file cannot be written.
     """
-    from llmkit.data.files import content_hash
+    from llmkit.data.files import Snapshot, content_hash
 
     config = generate.choose_settings(session.model, session.tokenizer, session.options)
-    total = 0
+    snapshot, total = Snapshot.of([source]), 0
     for location, row in rows_io.read_rows([], source):
         generate.new_tokens(config, session.model, len(read(location, row)[1]), f"{location}: the prompt")
         total += 1
@@ -113,11 +113,14 @@ def write_rows(
         return
     with _output_lock(output):
         partial = output.with_name(output.name + PARTIAL)
-        first, ahead = _resume(partial, session, {"input": content_hash([source]), **made_with}, total)
+        content = content_hash([source])
+        snapshot.verify()
+        first, ahead = _resume(partial, session, {"input": content, **made_with}, total)
         try:
             with partial.open("a", encoding="utf-8") as stream:
                 rows = rows_io.read_rows([], source)
                 for batch in completions(rows, read, decode, session, first, ahead):
+                    snapshot.verify()
                     stream.write(rows_io.as_json(batch) + "\n")
                     stream.flush()
                     os.fsync(stream.fileno())
@@ -294,7 +297,7 @@ def _resume(
 
 def _read_header(partial: Path) -> dict[str, Any] | None:
     """Read the first line of the partial file, None where there is none; truncate a last line that was cut off."""
-    if not partial.exists():
+    if not disk.exists(partial):
         return None
     try:
         with partial.open("r+b") as stream:
@@ -321,7 +324,7 @@ def _model_identity(name: str) -> Iterator[Any]:
 
     yield hub.commit(name)
     directory = Path(name)
-    if directory.is_dir():
+    if disk.is_dir(directory):
         kinds = ("*.safetensors", "*config.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
         yield checkpoint.files_of(directory, sorted({file.name for kind in kinds for file in directory.glob(kind)}))
     adapter = loading.adapter_settings(name, hub.commit(name))

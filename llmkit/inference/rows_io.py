@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmkit import disk
 from llmkit.data.output import as_json as as_json
 from llmkit.data.output import check_output
 from llmkit.data.output import row_writer as row_writer
@@ -23,7 +24,7 @@ def check_files(texts: Sequence[str], source: Path | None, output: Path | None) 
         raise UserError("nothing to predict", "give texts, or a file: --input FILE")
     if source is not None and texts:
         raise UserError("texts and --input cannot be combined", "put the texts into the file")
-    if source is not None and not source.is_file():
+    if source is not None and not disk.is_file(source):
         raise UserError(f"--input: there is no file `{source}`")
     if output is None:
         return

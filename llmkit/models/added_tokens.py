@@ -10,7 +10,7 @@ import regex
 import xxhash
 
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import cache_dir, new_cache_entry
+from llmkit.data.text.pack import cache_dir, is_whole, new_cache_entry
 from llmkit.data.words import ALONE
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Tokenizer as Table
@@ -56,15 +56,15 @@ def extend(tokenizer: Any, table: Table, documents: Documents) -> tuple[Any, dic
             )
     text = documents.cache_key if table.add_from_text else None
     rules = tokenizer.backend_tokenizer.to_str()
-    cache_key = (1, rules, repr(tokenizer), tokenizer.chat_template, table.add_tokens, table.add_from_text, text)
+    cache_key = (2, rules, repr(tokenizer), tokenizer.chat_template, table.add_tokens, table.add_from_text, text)
     folder = cache_dir() / f"tokenizer-{xxhash.xxh3_128_hexdigest(repr(cache_key).encode())}"
-    if not folder.exists():
+    if not is_whole(folder, "the extended tokenizer"):
         new_words = _Words(tokenizer.backend_tokenizer)
         for word in table.add_tokens or ():
             new_words.add(word)
         if table.add_from_text is not None:
             new_words.add_from_text(table.add_from_text, documents)
-        with new_cache_entry(folder) as draft:
+        with new_cache_entry(folder, sealed=True) as draft:
             new_words.save(tokenizer, draft)
     from transformers import PreTrainedTokenizerFast
 

@@ -8,14 +8,20 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import UserError
 from llmkit.models.loading import adapter_settings
+from llmkit.recipe.bounds import Bound
 from llmkit.recipe.schema import Model
 
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_probs_dropout_prob", "attention_dropout")
 # These number positions from the padding index on, and so have fewer than their config says (two, with padding at 1).
 POSITIONS_AFTER_PADDING = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl")
+# What every model has one of at least, under the names that transformers gives to all.
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "head_dim", "n_positions", "d_model", "d_kv", "d_ff", "num_layers"),
+)
 LONGEST_DEFAULT_BLOCK = 1024  # as in run_clm.py: a model with 128k positions is not trained on 128k unless asked
 
 
@@ -58,8 +64,8 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
         name = table.name
         path = Path(name)
         revision = hub.commit(name, table.revision)
-        multi_task = path.name.startswith("checkpoint-") and (path / "model.safetensors").is_file()
-        if multi_task and not (path / "config.json").is_file():
+        multi_task = path.name.startswith("checkpoint-") and disk.is_file(path / "model.safetensors")
+        if multi_task and not disk.is_file(path / "config.json"):
             raise UserError(
                 f"{where}.name: `{name}` holds several models in one and is only for resuming the run (--resume)",
                 "name a finished run",
@@ -93,12 +99,36 @@ def load_config(table: Model, finetuning: bool = False, where: str = "model") ->
             overrides[key] = 0.0
     if "num_hidden_layers" in overrides and "layer_types" not in overrides and getattr(config, "layer_types", None):
         overrides["layer_types"] = _layer_types(config, overrides["num_hidden_layers"])
+    check_numbers(config, overrides, where)
     for key, value in overrides.items():
         try:
             setattr(config, key, value)
         except (StrictDataclassError, TypeError, ValueError) as problem:
             raise UserError(f"{where}.config.{key} = {value!r}: {' '.join(str(problem).split())}") from problem
     return config, notes
+
+
+def check_numbers(config: Any, overrides: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for a number that no model can have: no layers, a negative size, a dropout of 1.
+
+    What an architecture's own default is below 0 for may be so; numbers of tokens too, where -1 means none.
+    """
+    general = {own: name for name, own in config.attribute_map.items()}
+    for key, value in overrides.items():
+        default = getattr(config, key, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or key.endswith("_id"):
+            continue
+        known = general.get(key, key)
+        numeric = isinstance(default, int | float) and not isinstance(default, bool)
+        bound = Bound()
+        if known in SIZES:
+            bound = Bound(1)
+        elif "drop" in known and numeric:
+            bound = Bound(0, 1, below=True)
+        elif numeric and (default or 0) >= 0:
+            bound = Bound(0)
+        if message := bound.mistake(value):
+            raise UserError(f"{where}.config.{key}: {message}")
 
 
 def remote_code(table: Model, class_name: str, config: Mapping[str, Any]) -> dict[str, str | None]:

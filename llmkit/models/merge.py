@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub, process
+from llmkit import disk, hub, process
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.tasks import TASKS, task_of_adapter
@@ -24,7 +24,7 @@ def merge(run: str, output: str) -> None:
     without an adapter and an `output` with files in it; `output` is there whole or not at all.
     """
     target = at_home(output).resolve()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+    if disk.is_file(target) or (disk.is_dir(target) and any(target.iterdir())):
         raise UserError(
             f"the output directory `{output}` already contains other files", "name a new or empty directory"
         )
@@ -38,7 +38,7 @@ def merge(run: str, output: str) -> None:
 
     with hub.loading(run, "model"):
         adapter = loading.adapter_settings(run, revision)
-        if adapter is None and not Path(run).exists():  # not read is not the same as not there
+        if adapter is None and not disk.exists(Path(run)):  # not read is not the same as not there
             cached_file(run, "config.json", revision=revision)
     if adapter is None:
         raise UserError(

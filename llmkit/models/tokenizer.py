@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit import hub
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import cache_dir, encode, new_cache_entry
+from llmkit.data.text.pack import cache_dir, encode, is_whole, new_cache_entry
 from llmkit.errors import UserError
 from llmkit.models import unknown_tokens
 from llmkit.recipe.schema import Model
@@ -64,10 +64,10 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
     Every process loads it from there, and so has the same. The arguments are those of `load`.
     """
     key = xxhash.xxh3_128_hexdigest(
-        repr((4, documents.cache_key, table.model_dump(), task, max_length, segments)).encode()
+        repr((5, documents.cache_key, table.model_dump(), task, max_length, segments)).encode()
     )
     folder = cache_dir() / f"tokenizer-{key}"
-    if not folder.exists():
+    if not is_whole(folder, f"the tokenizer of {documents.source}"):
         if next(iter(documents), None) is None:
             raise UserError(f"{documents.source} is empty: no text to train a tokenizer on")
         record = TASKS[task] if task in TASKS else TASKS["masked-lm"]  # several tasks share an encoder
@@ -100,7 +100,7 @@ def _trained(table: Table, task: str, documents: Documents, max_length: int | No
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens, **options
         )
-        with new_cache_entry(folder) as draft:
+        with new_cache_entry(folder, sealed=True) as draft:
             tokenizer.save_pretrained(draft)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 

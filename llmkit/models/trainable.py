@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.models.loading import ADAPTER_WEIGHTS, quiet
 from llmkit.models.quantization import four_bits
@@ -135,7 +136,7 @@ def save_as_lora(model: Any, directory: Path) -> None:
     """
     file, settings_file = directory / ADAPTER_WEIGHTS, directory / "adapter_config.json"
     starts = {path: layer.lora_start for path, layer in model.named_modules() if hasattr(layer, "lora_start")}
-    if not starts or not file.is_file():
+    if not starts or not disk.is_file(file):
         return
     weights = load_file(file)
     for path, (a, b) in starts.items():

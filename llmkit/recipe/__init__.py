@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
@@ -26,14 +27,14 @@ _PACKAGE = Path(__file__).parents[1]
 def bundled() -> dict[str, Path]:
     """List the recipes that come with llmkit, by name (`tiny/gpt2`): those of the wheel, or of the checkout."""
     inside = _PACKAGE / "recipes"
-    folder = inside if inside.is_dir() else _PACKAGE.parent / "recipes"
+    folder = inside if disk.is_dir(inside) else _PACKAGE.parent / "recipes"
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.toml"))}
 
 
 def find(path_or_name: str) -> Path:
     """Return the file of a recipe: a path that exists, else the name of a bundled one; raise UserError for neither."""
     path = at_home(path_or_name)
-    if path.is_file():
+    if disk.is_file(path):
         return path
     recipes_by_name = bundled()
     name = path_or_name.removeprefix("recipes/").removesuffix(".toml")
@@ -49,7 +50,9 @@ def find(path_or_name: str) -> Path:
         raise UserError(
             f"there is no file `{path_or_name}`", f"{hint}give the data after the recipe, as data.path=FILE"
         )
-    problem = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor a recipe that comes with llmkit"
+    problem = (
+        "is a folder, not a recipe" if disk.is_dir(path) else "is neither a file nor a recipe that comes with llmkit"
+    )
     raise UserError(f"`{path_or_name}` {problem}", f"{hint}`llmkit recipes list` names those that come with llmkit")
 
 
@@ -63,12 +66,12 @@ def _names_in(folder: Path) -> list[str]:
 def copy(name: str, to: Path | None = None) -> Path:
     """Copy a recipe, and the data file beside it, to `to` or the working directory; never overwrite another file."""
     source = find(name)
-    target = Path(source.name) if to is None else to / source.name if to.is_dir() else to
+    target = Path(source.name) if to is None else to / source.name if disk.is_dir(to) else to
     data = tomllib.loads(source.read_text(encoding="utf-8")).get("data", {}).get("path", "")
-    beside = source.parent / data if data and (source.parent / data).is_file() else None
+    beside = source.parent / data if data and disk.is_file(source.parent / data) else None
     pairs = [(source, target), *([(beside, target.parent / beside.name)] if beside else [])]
     for source_file, copied in pairs:
-        if copied.exists() and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
+        if disk.exists(copied) and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
             raise UserError(f"`{copied}` already exists", "name another: llmkit recipes copy NAME FILE")
     try:
         for source_file, copied in pairs:
@@ -122,7 +125,7 @@ def recipe_of_task(name: str) -> tuple[str, dict[str, Any]]:
         if recipe_name in recipes_by_name:
             return recipe_name, {}
     close_name = nearest(name, [*NAMED, *recipes_by_name])
-    if not close_name and (Path(name).exists() or name.endswith(".toml")):
+    if not close_name and (disk.exists(Path(name)) or name.endswith(".toml")):
         raise UserError(
             f"--task takes the name of a task, and `{name}` is a file",
             f"to use it as a recipe, leave out --task: llmkit finetune {name}",
@@ -175,7 +178,7 @@ def load(
 def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), output_dir: str | None = None) -> Draft:
     """Read a recipe's file, and apply what `--task` sets and then the command line."""
     draft = _read_file(path)
-    if path.name == "recipe.toml" and (path.parent / "run.json").is_file():
+    if path.name == "recipe.toml" and disk.is_file(path.parent / "run.json"):
         _as_begun(draft)
         find_data(draft, _paths_of_run(path.parent / "run.json"))
     for key, value in settings.items():
@@ -370,7 +373,7 @@ def _read_parts(draft: Draft) -> dict[str, schema.Part]:
 
 def _find_part(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Find the recipe that a part names: a path relative to `folder`, or a name as `--task` takes it."""
-    if (folder / name).is_file():
+    if disk.is_file(folder / name):
         return folder / name, {}
     path, settings = recipe_of_task(name)
     return find(path), settings

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.recipe import schema, upstream
+from llmkit.recipe import bounds, schema, upstream
 from llmkit.recipe.data_tables import Source
 from llmkit.recipe.draft import TABLE, Draft
 from llmkit.recipe.keys import TEXT
@@ -112,6 +112,8 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
                 draft.notes.append(f"{table}.{key}: {fields[key].deprecated} ({upstream.installed(class_name)})")
             if not mistakes and own_table:
                 mistakes = _mistakes_in_field(draft, (table, key), own_table, value)
+            if not mistakes and (class_name or (table, key) == ("model", "config")):
+                mistakes = list(bounds.mistakes(class_name, key, value, (table, key)))
         else:
             mistakes = [((table, key), _unknown_key(draft, table, key))]
         for path, message in mistakes:
@@ -210,6 +212,7 @@ def check_together(draft: Draft) -> None:
     _check_model(draft)
     _check_data(draft)
     get, problem = draft.get, draft.problem
+    _check_length(draft)
     if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
         later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
         problem(("trainer", later), "set bf16 or fp16, not both")
@@ -222,6 +225,15 @@ def check_together(draft: Draft) -> None:
             problem(
                 ("early_stopping",), "needs `trainer.metric_for_best_model` or `trainer.load_best_model_at_end = true`"
             )
+
+
+def _check_length(draft: Draft) -> None:
+    """Report a length of training that is none; upstream takes the default for it, or ends before the first step."""
+    steps, epochs = draft.get("trainer", "max_steps"), draft.get("trainer", "num_train_epochs")
+    if steps is not None and steps < 1 and steps != -1:
+        draft.problem(("trainer", "max_steps"), f"must be at least 1, or -1 for `num_train_epochs`, not {steps}")
+    elif epochs is not None and epochs <= 0 and steps in (None, -1):
+        draft.problem(("trainer", "num_train_epochs"), f"must be above 0, not {epochs:g}")
 
 
 def without_effect(draft: Draft) -> list[str]:

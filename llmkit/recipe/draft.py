@@ -1,6 +1,5 @@
 """Hold a recipe while it is read: its values, their origins, and every mistake so far."""
 
-import os.path
 import shlex
 import tomllib
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.recipe.keys import key_type, known_keys
 from llmkit.recipe.synonyms import replacement
 from llmkit.recipe.toml import Key, dotted, leaves, split_key
@@ -92,13 +92,19 @@ class Draft:
             self.lines[key] = 0
 
     def set(self, key: Key, value: Any, override: int) -> None:
-        """Set a key from the command line; `override` is the index of its argument."""
-        self.forget(key)
+        """Set a key from the command line; `override` is the index of its argument.
+
+        What stands where a table is wanted stays there, and is a mistake.
+        """
         table = self.values
-        for part in key[:-1]:
-            if not isinstance(table.get(part), dict):
-                table[part] = {}
-            table = table[part]
+        for length, part in enumerate(key[:-1], 1):
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                self.given[key] = override  # refused, but not missing
+                for _, message in TABLE.mistakes(table, key[:length]):
+                    self.complain(override, dotted(key), f"{dotted(key[:length])} {message}")
+                return
+        self.forget(key)
         table[key[-1]] = value
         below = leaves(value, key) if isinstance(value, dict) else {}
         self.given.update(dict.fromkeys((key, *below), override))
@@ -155,7 +161,7 @@ def _meant(argument: str, key: Key, task: object) -> str:
     """Say what to write for an argument that is no `KEY=VALUE`."""
     if argument.endswith(".toml"):
         return "and a run has one recipe"
-    if os.path.exists(argument):  # noqa: PTH110 - Path.exists raises for a name too long
+    if disk.exists(argument):
         return f"did you mean `{shlex.quote(f'data.path={argument}')}`?"
     if key and key_type(key, task):
         return f"write `{argument}=VALUE`"

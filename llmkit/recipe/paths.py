@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.toml import Key, dotted, split_key
 
@@ -38,7 +39,7 @@ def resolve_paths(draft: Draft) -> None:
         files, data = draft.get(*origin, "data_files"), draft.get(*origin, "path")
         if files is not None and isinstance(data, str) and not _on_the_hub(data):
             key = (*origin, "data_files")
-            inside = [Path(data)] if Path(data).is_dir() else []  # load_dataset looks into the folder
+            inside = [Path(data)] if disk.is_dir(Path(data)) else []  # load_dataset looks into the folder
             draft.get(*origin)["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
 
 
@@ -54,7 +55,7 @@ def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
         if not isinstance(typed, str) or Path(typed).is_absolute():
             continue
         elsewhere = [os.path.normpath(base / typed) for base in (Path.cwd(), draft.source.parents[2])]
-        found = next((place for place in (path, *elsewhere) if _exists(place) or glob.glob(place)), path)  # noqa: PTH207
+        found = next((place for place in (path, *elsewhere) if disk.exists(place) or glob.glob(place)), path)  # noqa: PTH207
         if found != path:
             draft.notes.append(f"{name}: `{path}` is not on this machine; reading `{found}` instead")
         draft.get(*key[:-1])[key[-1]] = found
@@ -93,7 +94,7 @@ def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = T
     pattern = glob.has_magic(text)
     for base in bases:
         plain = os.path.normpath(base / expanded)  # not resolved: what a link points to may have another suffix
-        if _exists(plain):
+        if disk.exists(plain):
             return plain
         magic = os.path.normpath(Path(glob.escape(str(base))) / expanded)
         if pattern and next(glob.iglob(magic, recursive=True), None):  # noqa: PTH207 - Path.glob is for relative ones
@@ -106,16 +107,9 @@ def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = T
             ", taken relative to the " + ("working directory" if on_command_line else "recipe") if relative else ""
         )
         draft.problem(key, f"{problem} {os.path.normpath(bases[0] / expanded)}{base_note}")
-    elif not on_command_line and _exists(expanded):
+    elif not on_command_line and disk.exists(expanded):
         draft.notes.append(
             f"{dotted(key)}: `{text}` is taken as a Hub id; what has that name in the working directory is ignored, "
             "because paths in a recipe are relative to the recipe"
         )
     return text
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # a name too long, a folder that cannot be entered
-        return False

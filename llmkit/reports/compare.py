@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llmkit import disk
 from llmkit.errors import UserError, say
 from llmkit.metrics import evaluation_metrics
 from llmkit.recipe.toml import toml_value
@@ -193,8 +194,8 @@ def _verdict(sides: Sequence[Side]) -> Iterator[str]:
 
 def _side(name: str) -> Side:
     """Read a run, or a folder of runs."""
-    path = Path(name) if Path(name).exists() else runs.ROOT / name
-    paths = (path,) if runs.is_run(path) else tuple(inner for inner in sorted(path.glob("*/")) if runs.is_run(inner))
+    path = Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+    paths = (path,) if runs.is_run(path) else tuple(inner for inner in disk.within(path, "*/") if runs.is_run(inner))
     if not paths:
         raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
     records = [runs.read_record(each) for each in paths]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llmkit import disk
 from llmkit.metrics import evaluation_metrics
 from llmkit.runs.directory import METRICS_FILE
 
@@ -69,7 +70,7 @@ def read(directory: Path) -> Log:
     log, points = Log(), dict[str, list[tuple[int, float]]]()
     evaluations: dict[int, dict[str, float]] = {}
     path = directory / METRICS_FILE
-    if not path.is_file():
+    if not disk.is_file(path):
         return log
     with path.open("rb") as lines:
         for line in lines:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmkit import process
 from llmkit.errors import UserError, quantity, say
 from llmkit.metrics import evaluation_metrics
 from llmkit.recipe.schema import Report
@@ -61,7 +62,7 @@ def write(directory: Path, explained: bool = False) -> Path:
     """
     if not runs.is_run(directory):
         raise UserError(
-            f"`{directory}` is no run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME"
+            f"`{directory}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME"
         )
     contents = Contents.of(directory)
     if explained:
@@ -71,10 +72,10 @@ def write(directory: Path, explained: bool = False) -> Path:
     if len(page.encode()) > LARGEST:  # long texts: without them
         contents.without_texts()
         page = render(contents, picture)
-    runs.write_text(directory / runs.REPORT_FILE, page)
     if picture is not None:
         runs.write_text(directory / runs.LOSS_PICTURE, picture.alone())
         _show_in_card(directory, picture)
+    runs.write_text(directory / runs.REPORT_FILE, page)  # last: where it is, all is
     return directory / runs.REPORT_FILE
 
 
@@ -127,6 +128,7 @@ class Contents:
 
     def explain(self) -> None:
         """Let each of the worst rows say which words decided, where the model can tell."""
+        process.collect_from_here()
         for part in self.parts:
             rows = [row for row in part.worst if "columns" in row]
             if not rows:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
@@ -26,7 +27,7 @@ def list_runs(
     the run's recipe such as `trainer.learning_rate`. Raises UserError where there is nothing to list.
     """
     directory = Path(folder) if folder is not None else runs.ROOT
-    if not directory.is_dir():
+    if not disk.is_dir(directory):
         hint = "name the folder that holds the runs" if folder else "train one: llmkit finetune --task sst2"
         raise UserError(f"there is no folder `{directory}`", hint)
     records = {path: runs.read_record(path) for path in _directories(directory)}
@@ -114,7 +115,7 @@ def duration(seconds: float) -> str:
 def _directories(folder: Path) -> Iterator[Path]:
     """Yield the runs in a folder, and those of seeds and sweeps one level below."""
     for path in sorted(folder.iterdir()):
-        if not path.is_dir():
+        if not disk.is_dir(path):
             continue
         if runs.is_run(path):
             yield path

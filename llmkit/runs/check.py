@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.errors import UserError, quantity
 from llmkit.recipe import load
-from llmkit.runs import checkpoint
+from llmkit.runs import checkpoint, compatibility, rebuild
 from llmkit.runs import directory as runs
 from llmkit.terminal import laid_out
 
@@ -16,10 +17,10 @@ from llmkit.terminal import laid_out
 def check(name: str) -> int:
     """Print the state of a run, a fact a line; return 0 if it is finished and whole or can resume, else 1."""
     directory = Path(name)
-    if not runs.is_run(directory):
+    if not runs.is_run(directory) and not checkpoint.folders(directory):
         raise UserError(f"`{name}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
     record = runs.read_record(directory)
-    damaged = [*_record(record), *_recipe(directory), *_metrics(directory)]
+    damaged = [*_record(directory, record), *_recipe(directory), *_metrics(directory)]
     holder = runs.holder(directory)
     if holder:
         _print("in use", f"by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}")
@@ -53,6 +54,9 @@ def check(name: str) -> int:
             if usable:
                 _print("resumable", f"the same command with --resume goes on from {usable[0].path.name}")
         return 1 if damaged else 0
+    if usable and (refusal := _refusal(directory)):
+        _print("lost", f"--resume refuses: {refusal.message}; {refusal.hint}")
+        return 1
     if usable:
         _print("resumable", f"--resume goes on from {usable[0].path.name} (step {usable[0].step:,})")
         return 0
@@ -60,16 +64,27 @@ def check(name: str) -> int:
     return 1
 
 
-def _record(record: dict[str, Any]) -> list[str]:
-    if not record:
-        return [f"{runs.RECORD_FILE} cannot be read"]
+def _record(directory: Path, record: dict[str, Any]) -> list[str]:
+    if not record or rebuild.is_needed(directory):
+        return [f"{runs.RECORD_FILE} cannot be read; --resume rebuilds it from a whole checkpoint"]
     when = record.get("started")
     since = time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(runs.as_seconds(when))) if when else ""
     _print("run", f"{record.get('task', '?')}, {record.get('status', '?')}{since}")
     return []
 
 
+def _refusal(directory: Path) -> UserError | None:
+    """Return what `--resume` says to the recipe of the run, whatever it is asked for."""
+    try:
+        compatibility.tables_of(directory)
+    except UserError as problem:
+        return problem
+    return None
+
+
 def _recipe(directory: Path) -> list[str]:
+    if cut := compatibility.damage(directory):
+        return [f"{runs.RECIPE_FILE}: {cut}"]
     try:
         load(str(directory / runs.RECIPE_FILE))
     except UserError as problem:
@@ -79,7 +94,7 @@ def _recipe(directory: Path) -> list[str]:
 
 def _metrics(directory: Path) -> list[str]:
     path = directory / runs.METRICS_FILE
-    if not path.exists():
+    if not disk.exists(path):
         return []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:

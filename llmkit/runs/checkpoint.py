@@ -16,6 +16,7 @@ from typing import Any
 
 import xxhash
 
+from llmkit import disk
 from llmkit.runs import directory as runs
 
 MANIFEST = "manifest.json"
@@ -44,7 +45,8 @@ class Checkpoint:
 
 def folders(directory: Path) -> list[Path]:
     """List every `checkpoint-N` of a run directory, the last step first, whole or not."""
-    paths = [path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    found = disk.within(directory, f"{PREFIX}*")
+    paths = [path for path in found if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import UserError
 from llmkit.recipe import global_batch, schema
 from llmkit.recipe.schema import Recipe
@@ -146,12 +146,17 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
     Returns the tables, none without a recipe, and (name of the task of several, key) of each key that was filled in.
     """
     saved = directory / runs.RECIPE_FILE
-    if not saved.is_file():
+    if not disk.is_file(saved):
         return {}, []
-    try:
-        tables = tomllib.loads(saved.read_text())
-    except (OSError, ValueError) as problem:
-        raise UserError(f"`{saved}` cannot be read: {problem}", "it records what the run was started with") from problem
+    tables, problem = _read(saved)
+    if problem:
+        tables = _settings(directory)
+    if not tables:
+        raise UserError(
+            f"`{saved}` cannot be read: {problem}",
+            "it records what the run was started with; put a whole copy there, or move it away: the settings that the "
+            "checkpoints record are compared all the same",
+        )
     parts = {"": tables} if tables.get("task") not in schema.PRETRAINING else {}
     lacking = []
     for name, part in {**parts, **tables.get("tasks", {})}.items():
@@ -160,6 +165,28 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
                 part["data"][key] = then
                 lacking.append((name, key))
     return tables, lacking
+
+
+def damage(directory: Path) -> str:
+    """Say what is wrong with the recipe of a run; "" if it is whole, or there is none."""
+    saved = directory / runs.RECIPE_FILE
+    return _read(saved)[1] if disk.is_file(saved) else ""
+
+
+def _read(saved: Path) -> tuple[dict[str, Any], str]:
+    """Read the recipe of a run; return its tables, and what is wrong: no TOML, or cut off before its last table."""
+    try:
+        tables = tomllib.loads(saved.read_text())
+    except (OSError, ValueError) as problem:
+        return {}, str(problem)
+    missing = [name for name in _settings(saved.parent) if name not in tables and name != "output_dir"]
+    return tables, f"it lacks [{missing[0]}]" if missing else ""
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """Return the recipe as the run's record has it; nothing where it has none."""
+    settings = runs.read_record(directory).get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def is_free(key: str) -> bool:
@@ -245,7 +272,7 @@ def fingerprints(
     }
     if recipe.lora is not None and recipe.model.name:  # checkpoints do not hold the base's weights
         base = Path(recipe.model.name)
-        weights = [path.name for path in sorted(base.glob("*.safetensors"))] if base.is_dir() else []
+        weights = [path.name for path in sorted(base.glob("*.safetensors"))] if disk.is_dir(base) else []
         result["base"] = checkpoint.files_of(base, only=weights) or hub.commit(recipe.model.name, recipe.model.revision)
     if recipe.tasks or by_length:
         result["batch"] = batch_size

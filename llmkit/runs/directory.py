@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe.paths import at_home
 
@@ -37,13 +38,13 @@ def claim(path: str, named: bool) -> Path:
     created = True
     try:
         if named:
-            if directory.is_dir() and not all(_is_startup_file(path) for path in directory.iterdir()):
-                another_run = is_run(directory)
+            if disk.is_dir(directory) and not all(_is_startup_file(path) for path in directory.iterdir()):
+                another_run = "started" in read_record(directory) or any(directory.glob("checkpoint-*"))
                 raise UserError(
                     f"the output directory `{path}` already contains {'another run' if another_run else 'other files'}",
                     "name another" + (", or resume that run with --resume" if another_run else " that is new or empty"),
                 )
-            created = not directory.exists()
+            created = not disk.exists(directory)
             directory.mkdir(parents=True, exist_ok=True)
         else:
             first.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,11 @@ def claim(path: str, named: bool) -> Path:
                 write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
     except Timeout:
         pass  # `held` names the other process
-    except OSError as problem:
-        reason = problem.strerror or str(problem)
+    except (OSError, ValueError) as problem:  # of a NUL
+        if first.parent == ROOT:
+            with suppress(OSError):  # there are other runs in it
+                ROOT.rmdir()
+        reason = getattr(problem, "strerror", None) or str(problem)
         raise UserError(
             f"the output directory `{path}` cannot be written: {reason}", "name another with --output-dir"
         ) from problem
@@ -109,18 +113,22 @@ def release(directory: Path) -> None:
 
 def newest(first: Path) -> Path | None:
     """Return the run directory that was started last, of `first`, `-2`, `-3` and so on."""
-    numbered = first.parent.glob(f"{glob.escape(first.name)}-*")
-    candidates = [first, *(d for d in numbered if d.name.removeprefix(f"{first.name}-").isdigit())]
     return max(
-        (d for d in candidates if "started" in read_record(d)),
+        (d for d in numbered(first) if "started" in read_record(d)),
         key=lambda d: as_seconds(read_record(d)["started"]),
         default=None,
     )
 
 
+def numbered(first: Path) -> list[Path]:
+    """List the run directories of one name: `first`, and those of `-2`, `-3` and so on that are there."""
+    others = disk.within(first.parent, f"{glob.escape(first.name)}-*")
+    return [first, *(d for d in others if d.name.removeprefix(f"{first.name}-").isdigit())]
+
+
 def newest_finished(*tasks: str) -> Path | None:
     """Return the run of one of these tasks under `runs/` that finished last."""
-    if not ROOT.is_dir():
+    if not disk.is_dir(ROOT):
         return None
     runs = [(read_record(d), d) for d in ROOT.iterdir() if is_finished(d)]
     of_task = [(as_seconds(record["finished"]), d) for record, d in runs if record.get("task") in tasks]
@@ -141,12 +149,12 @@ def is_finished(directory: Path) -> bool:
     """Tell whether the weights at the root are whole: the record says so only once they are written."""
     if read_record(directory).get("status") != "finished":
         return False
-    return any((directory / name).is_file() for name in WEIGHTS)
+    return any(disk.is_file(directory / name) for name in WEIGHTS)
 
 
 def is_run(directory: Path) -> bool:
     """Tell whether a directory is a run's, finished or not."""
-    return (directory / RECORD_FILE).is_file()
+    return disk.is_file(directory / RECORD_FILE)
 
 
 def holder(directory: Path) -> dict[str, Any]:
@@ -177,15 +185,15 @@ def held(directory: Path) -> Iterator[None]:
     while True:
         try:
             lock.acquire(timeout=0)
-            if (directory / RANKS_LOCK).exists():
+            if disk.exists(directory / RANKS_LOCK):
                 with ranks.acquire(timeout=0):
                     pass
             break
         except Timeout:
             lock.release(force=True)
             holder = _read_json(directory / HOLDER_FILE)
-            gone = holder.get("host") == platform.node() and not Path(f"/proc/{holder.get('pid')}").exists()
-            if not (gone and Path("/proc").is_dir()) or time.monotonic() > until:
+            gone = holder.get("host") == platform.node() and not disk.exists(Path(f"/proc/{holder.get('pid')}"))
+            if not (gone and disk.is_dir(Path("/proc"))) or time.monotonic() > until:
                 raise UserError(
                     f"`{directory}` is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}, "
                     f"since {holder.get('since', '?')}",

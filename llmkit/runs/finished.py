@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.tasks import TASKS, task_of_adapter, task_of_architecture
@@ -21,9 +21,9 @@ def check_model(name: str) -> None:
             f"the run `{name}` is not finished",
             f"use its last checkpoint: {newest.path}" if newest else "finish it with --resume",
         )
-    if directory.is_file():
+    if disk.is_file(directory):
         raise UserError(f"`{name}` is a file", "a model is a folder: config.json, weights and tokenizer")
-    if not directory.exists():
+    if not disk.exists(directory):
         if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1 or " " in name:
             raise UserError(f"there is no model at `{name}`", "name the model first: a run, a folder or a Hub id")
         hub.check(name, "model")
@@ -70,7 +70,7 @@ def one_task_of(name: str) -> str:
 def recipe_of(name: str) -> str | None:
     """Find the recipe of the run that made a model, or of the run around a checkpoint."""
     files = (directory / runs.RECIPE_FILE for directory in _record_directories(name) if runs.is_run(directory))
-    return next((str(file) for file in files if file.is_file()), None)
+    return next((str(file) for file in files if disk.is_file(file)), None)
 
 
 def _record_directories(name: str) -> list[Path]:

@@ -14,6 +14,7 @@ from transformers.utils import is_liger_kernel_available, is_torch_tf32_availabl
 
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Speed
+from llmkit.recipe.types import nearest
 from llmkit.speed import cpu
 
 # Upstream lets DDP look for unused parameters at every step; our models use all of theirs.
@@ -92,7 +93,8 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
             label_names=["labels"],
         )
         _ = args.device
-    except (TypeError, ValueError, ImportError) as problem:
+        _check_optimizer(args)
+    except (TypeError, ValueError, ImportError, RuntimeError) as problem:
         raise UserError(f"[trainer]: {' '.join(str(problem).split())}") from problem
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != expected:
@@ -107,10 +109,43 @@ def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArg
     return args
 
 
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Make the optimizer and the schedule for one weight: an error now and not when all data is prepared."""
+    from transformers import Trainer, get_scheduler
+
+    if args.optim_target_modules or args.deepspeed:  # which look into the model
+        return
+    weight = torch.nn.Linear(1, 1)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, weight)
+    if not optimizer_class.__module__.startswith("torch.optim"):  # others may want more than one weight
+        return
+    optimizer = optimizer_class(weight.parameters(), **options)
+    settings = dict(args.lr_scheduler_kwargs or {})
+    get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(1000), 1000, settings)
+
+
 def check_trackers(settings: Mapping[str, Any]) -> None:
     """Raise UserError where `trainer.report_to` names a tracker that is not installed, with what to install."""
     wanted = settings.get("report_to") or []
-    for name in [wanted] if isinstance(wanted, str) else wanted:
+    names = [wanted] if isinstance(wanted, str) else wanted
+    own = ("all", "none", "tensorboard", "flyte")  # the last has no test of its own upstream
+    if others := [name for name in names if name not in own]:
+        from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+        known, installed = (*own, *INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+        for name in others:
+            if name not in known:
+                near = nearest(name, known)
+                raise UserError(
+                    f"trainer.report_to: transformers knows no tracker `{name}`",
+                    f"did you mean `{near}`?" if near else f"there are {', '.join(dict.fromkeys(known))}",
+                )
+            if name not in installed:
+                raise UserError(
+                    f"trainer.report_to: the package of `{name}` is not installed",
+                    "install it, or leave it out: the figures are in metrics.jsonl too",
+                )
+    for name in names:
         if name == "tensorboard" and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
             raise UserError(
                 "trainer.report_to: TensorBoard is not installed",

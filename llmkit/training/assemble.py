@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmkit import language, tasks
+from llmkit import disk, language, tasks
 from llmkit import metrics as measures
 from llmkit.data import files
 from llmkit.data.rows import summary, table
@@ -67,7 +67,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     first = splits.train if splits.train is not None else next(iter(splits.validation.values()))
     columns = splits.columns
     fingerprint = files.digest(first.fingerprint, sorted(columns.items()))
-    documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source)
+    documents = Documents(lambda: _texts(task, first, columns), fingerprint, first.source, verify=first.verify)
     tokenizer, subtokens, added = load_tokenizer(recipe, documents, config)
     fit_for_batches(tokenizer, config)
     if fixed is None:
@@ -288,7 +288,7 @@ def choose_metrics(
 
 def _further(name: str, own: Sequence[str], trusted: bool) -> Any:
     """A metric of the package `evaluate`: a script on this machine, or one from the Hub if its code is trusted."""
-    if not Path(name).exists() and not trusted:
+    if not disk.exists(Path(name)) and not trusted:
         raise UserError(
             f"evaluation.metrics: `{name}` is neither a metric of this task ({', '.join(own)}) nor a path",
             "a metric of the Hub is code that would run here: evaluation.trust_remote_code = true allows it",

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llmkit import process
+from llmkit import disk, process
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
 from llmkit.recipe.data_tables import TextData
@@ -159,7 +159,7 @@ def _check_unread(output: Path, recipe: Recipe) -> None:
             [each] if isinstance(each, str) else each
             for each in (named.values() if isinstance(named, Mapping) else [named])
         )
-        files = [(path / each if path.is_dir() else Path(each)).resolve() for each in patterns]
-        inside = path.is_dir() and not files and file.is_relative_to(path.resolve())
+        files = [(path / each if disk.is_dir(path) else Path(each)).resolve() for each in patterns]
+        inside = disk.is_dir(path) and not files and file.is_relative_to(path.resolve())
         if inside or file in [path.resolve(), *files]:
             raise UserError(f"--output: `{output}` is part of the data being read", "name another file")

@@ -40,9 +40,9 @@ def keep(recipe: Recipe, assembly: Assembly, trainer: Trainer, directory: Path) 
         if parts:
             predictions.write(directory, lines)
             runs.update_record(directory, predictions=parts)
-    except Exception as problem:  # the run is finished, whatever becomes of this
+    except Exception as problem:  # the weights are written, whatever becomes of this
         why = " ".join(f"{type(problem).__name__}: {problem}".split())
-        say(f"warning  `{runs.PREDICTIONS_FILE}` could not be written: {why}; the run is finished all the same")
+        say(f"warning  `{runs.PREDICTIONS_FILE}` could not be written, and the run is finished all the same: {why}")
 
 
 def _part(

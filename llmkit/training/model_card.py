@@ -4,6 +4,7 @@ import os.path
 from pathlib import Path
 from typing import Any
 
+from llmkit import disk
 from llmkit.errors import quantity
 from llmkit.metrics import evaluation_metrics
 from llmkit.models.loading import ADAPTED_CONFIG
@@ -40,7 +41,7 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
         "": (recipe.data.path, facts["data"])
     }
     from_hub = [path for path, about in read.values() if about["revision"] is not None]
-    hub_model = recipe.model.init == "pretrained" and recipe.model.name and not Path(recipe.model.name).exists()
+    hub_model = recipe.model.init == "pretrained" and recipe.model.name and not disk.exists(Path(recipe.model.name))
     if hub_model:
         head.append(f"base_model: {recipe.model.name}")
     if from_hub:
@@ -63,7 +64,7 @@ A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_p
 {"es" if facts["processes"] > 1 else ""}. `recipe.toml` is the recipe and `run.json` the record: versions, machine,
 data, metrics.
 
-| metric | value | trivial answer |
+| metric | value | baseline |
 | --- | --- | --- |
 {chr(10).join(rows)}
 
@@ -83,7 +84,7 @@ def _loading(recipe: Recipe, directory: Path, auto_class: str) -> str:
 {path}
 model = {auto_class}.from_pretrained(path)"""
     base = recipe.model.name
-    shown = _here(Path(base)) if base and Path(base).exists() else base
+    shown = _here(Path(base)) if base and disk.exists(Path(base)) else base
     return f"""from peft import PeftModel
 from transformers import AutoConfig, {auto_class}, AutoTokenizer
 

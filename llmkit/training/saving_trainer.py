@@ -13,7 +13,7 @@ from transformers import TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 
 from llmkit.errors import RunError, say
-from llmkit.runs import checkpoint, state
+from llmkit.runs import checkpoint, rebuild, state
 from llmkit.runs.checkpoint import DRAFT, PREFIX
 from llmkit.runs.directory import METRICS_FILE
 from llmkit.training import early_stopping
@@ -64,6 +64,7 @@ class SavingTrainer(UpstreamTrainer):
         self.skipped_steps = 0
         self._position = Position()
         self._evaluation_due = False  # when a signal came
+        self._copied: dict[str, Any] | None = None
         self._metrics_bytes: int | None = None  # how much of the log counts, where an evaluation was broken off
         self._boundary: StepBoundary | None = None  # as the last step left it; None while something may change that
         self._stepping = False  # inside the optimizer: the weights are neither the old nor the new ones
@@ -139,7 +140,14 @@ class SavingTrainer(UpstreamTrainer):
             "processes": self.args.world_size,
             "metrics_bytes": self._size_of_metrics() if self._metrics_bytes is None else self._metrics_bytes,
             "fingerprints": self.fingerprints,
+            "record": self._record(),
         }
+
+    def _record(self) -> dict[str, Any]:
+        """Return what a manifest copies of the run's record, as it was when the first one was written."""
+        if self._copied is None:
+            self._copied = rebuild.copied(Path(self.args.output_dir))
+        return self._copied
 
     def _size_of_metrics(self) -> int:
         metrics = Path(self.args.output_dir) / METRICS_FILE

@@ -92,6 +92,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     while not batch_size.fits(trainer):
         batch_size.shrink(args)
         trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    check_alike(trainer.fingerprints, args.world_size)
     steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
     if limit is None:
         steps = trainer.planned_steps()
@@ -212,10 +213,10 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             directory, "predictions", verdicts=[{"warning": warns, "says": line} for warns, line in said]
         )
         runs.remove_views(directory)  # those of a shorter training
+        kept_rows.keep(recipe, assembly, trainer, directory)
         seconds = time.monotonic() - started
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
-        kept_rows.keep(recipe, assembly, trainer, directory)
     return FINISHED
 
 
@@ -257,6 +258,20 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
             f"the finished weights could not be written to `{directory}`: {' '.join(str(problem).split())}; {kept}",
             "free some disk space; the same command with --resume writes them",
         ) from problem
+
+
+def check_alike(fingerprints: dict[str, Any], processes: int) -> None:
+    """Raise UserError where the processes of a run have not read the same: each opens the files by itself."""
+    if processes == 1:
+        return
+    read: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(read, fingerprints)
+    for number, other in enumerate(read):
+        if changes := [key for key, *_ in compatibility.differences(read[0], other)]:
+            raise UserError(
+                f"process {number} has read something else than process 0: {', '.join(changes)}",
+                "wait until nothing writes to the data; several machines need the same files",
+            )
 
 
 def switches(trainer: Trainer) -> dict[str, Any]:

@@ -468,7 +468,7 @@ def test_files_and_prompts_that_do_not_go_together(place: Path, llmkit: Callable
     Path("rows.txt").write_text("Hi\n")
     Path("none.txt").write_text("\n")
     model = ("--model", "model")
-    assert "exclude one another" in refused(llmkit("generate", "Hi", "--input", "rows.txt", *model))
+    assert "cannot be combined" in refused(llmkit("generate", "Hi", "--input", "rows.txt", *model))
     assert "--output needs --input" in refused(llmkit("generate", "Hi", "--chat", "--output", "a.jsonl"))
     assert "no file `gone.txt`" in llmkit("generate", "--chat", "--input", "gone.txt").stderr
     assert "no rows in `none.txt`" in refused(llmkit("generate", "--chat", "--input", "none.txt"))

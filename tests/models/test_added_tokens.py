@@ -445,3 +445,11 @@ def test_a_model_from_scratch_has_room_for_new_tokens(base):
         config, _ = load_config(table)
         said = refused(fit_to_tokenizer, config, table, words, own_tokenizer=False)
         assert "the tokenizer has 42 tokens, but the model has embeddings for only 40" in said
+
+
+def test_a_damaged_extension_in_the_cache_is_made_anew_and_says_so(cache, load, capsys):
+    before = extend(load("gpt2"), "kumquat")[0].get_vocab()
+    file = next(cache.glob("tokenizer-*/tokenizer.json"))
+    file.write_text(file.read_text()[:-20])
+    assert extend(load("gpt2"), "kumquat")[0].get_vocab() == before
+    assert "the cache of the extended tokenizer was damaged" in capsys.readouterr().err

@@ -366,3 +366,42 @@ def test_none_at_all():
     with pytest.raises(UserError, match="needs a tokenizer") as caught:
         tokenizing.load(Tokenizer(), Model(config=ReadOnly()), "causal-lm", documents([]), None)
     assert "tokenizer.type" in caught.value.hint
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip(folder / "tokenizer.json"),
+        lambda folder: (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text()[:-9]),
+        lambda folder: (folder / "tokenizer_config.json").unlink(),
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda folder: (folder / ".checksums.json").write_text("{}"),
+    ],
+)
+def test_a_damaged_tokenizer_is_made_anew_and_says_so(cache, damage, capsys):
+    before = train("byte-bpe").backend_tokenizer.to_str()
+    damage(next(cache.glob("tokenizer-*")))
+    assert train("byte-bpe").backend_tokenizer.to_str() == before
+    assert "the cache of the tokenizer of `stories.txt` was damaged" in capsys.readouterr().err
+    train("byte-bpe")
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_two_tokenizers_that_were_swapped_in_the_cache_are_not_taken_for_one_another(cache, capsys):
+    before = {kind: train(kind).get_vocab() for kind in ("byte-bpe", "characters")}
+    first, second = cache.glob("tokenizer-*")
+    first.rename(cache / "aside")
+    second.rename(first)
+    (cache / "aside").rename(second)
+    assert {kind: train(kind).get_vocab() for kind in before} == before
+    assert capsys.readouterr().err.count("was damaged") == 2
+    assert sorted(cache.glob("tokenizer-*")) == sorted([first, second])

@@ -220,3 +220,31 @@ def test_a_refused_value_is_not_missing_as_well(write):
     assert problems(write("model = 3\n" + PLAIN.replace("[model]\nname", "#"))) == [
         "line 1  model: must be a table, not 3, did you mean `model.name`?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "override", "found"),
+    [
+        ("[data]", "[[data]]", "data.block_size=64", "data: must be a table, not the array"),
+        ("[model]", "[[model]]", "model.revision=main", "model: must be a table, not the array"),
+        ("[data]", "[[trainer]]\nlearning_rate = 1e-3\n[data]", "trainer.max_steps=2", "trainer: must be a table, not"),
+        ("[data]", "[[guard]]\n[data]", "guard.spike_sigma=3", "guard: must be a table, not the array"),
+        (
+            "[data]",
+            "[[model.config]]\na = 1\n[data]",
+            "model.config.n=1",
+            "model.config: must be a table, not the array",
+        ),
+        (
+            "[data]",
+            "[trainer]\nmax_steps = 3\n[data]",
+            "trainer.max_steps.x=1",
+            "trainer.max_steps must be a table, not 3",
+        ),
+        ("[data]", "[data]\nclean = true", "data.clean.html=true", "data.clean: must be a table, not true"),
+    ],
+)
+def test_an_override_does_not_replace_what_stands_where_a_table_is_wanted(write, line, instead, override, found):
+    messages = problems(write(PLAIN.replace(line, instead)), override)
+    assert any(found in message for message in messages)
+    assert not any("required" in message for message in messages)

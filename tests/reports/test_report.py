@@ -185,7 +185,7 @@ def test_an_earlier_run_has_a_report_of_what_it_has(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"is no run directory: it has no run\.json"):
+    with pytest.raises(UserError, match=r"is not a run directory: it has no run\.json"):
         report.write(tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_the_same_run_makes_the_same_bytes(run):
 def test_the_card_shows_the_picture_once_with_its_figures(tmp_path):
     run = made_runs.classifier(tmp_path / "run")
     card = run / "README.md"
-    card.write_text("# run\n\n| metric | value | trivial answer |\n| --- | --- | --- |\n\n```python\nx\n```\n")
+    card.write_text("# run\n\n| metric | value | baseline |\n| --- | --- | --- |\n\n```python\nx\n```\n")
     report.write(run)
     shown = card.read_text()
     assert re.search(r"\n!\[Training loss from .* at step 10 to .*\]\(loss\.svg\)\n\n```python", shown)

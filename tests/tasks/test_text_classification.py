@@ -641,6 +641,8 @@ def test_a_table_of_weights_is_by_name():
         ["neg", "pos"], class_weights=ReadOnly({"good": 2.0})
     )
     assert "-1.0 for `pos`" in refused(["neg", "pos"], class_weights=ReadOnly({"pos": -1.0}))
+    nothing = ReadOnly({"neg": 0.0, "pos": 0.0})
+    assert "every class of the training data has the weight 0" in refused(["neg", "pos"], class_weights=nothing)
 
 
 # --- predictions and metrics ------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_the_rows_that_a_model_learned_from_are_called_so(llmkit, place):
     for words, number in (((), 20), (("data.max_eval_samples=",), 200), (("data.path=home/animals.csv",), 200)):
         done = llmkit("evaluate", "all", *words)
         assert f"evaluated: {number} rows" in done.stderr
-        assert "these are the rows that the model was trained on" in done.stderr
+        assert "the model was trained on these rows" in done.stderr
 
 
 def test_of_other_text_every_document_counts(llmkit, place):
@@ -343,7 +343,7 @@ def test_a_label_that_the_model_does_not_know_is_named_with_its_row_and_counts_a
     [
         (["home/classifier", "home/qa.toml"], "is a model for text-classification, and the recipe is for question-ans"),
         (["home/masked", "home/causal.toml"], "is a model for masked-lm, and the recipe is for causal-lm"),
-        (["home/classifier", "home/qa.toml", "--task", "sst2"], "are two recipes"),
+        (["home/classifier", "home/qa.toml", "--task", "sst2"], "each name a recipe"),
         (["home/classifier", "--task", "sst3"], "did you mean `sst2`?"),
         (["home/classifier", "data.pth=a.csv"], "did you mean `data.path=a.csv`?"),
         (["home/classifier", "data.path=none.csv"], "none.csv"),

@@ -88,7 +88,8 @@ def test_neither_is_written_where_the_recipe_says_so(place, llmkit):
     assert "report  " not in done.stderr and "loss.svg" not in (RUN / "README.md").read_text()
 
 
-def test_seeds_write_no_report_unless_asked(place, llmkit):
+def test_seeds_write_no_report_unless_asked(place, llmkit, monkeypatch):
+    monkeypatch.setattr("llmkit.seeds._run", lambda argv: llmkit("finetune", *argv).exit_code)
     short = ("trainer.max_steps=1", "--seeds", "2")
     assert llmkit("finetune", "rows.toml", *short, "--output-dir", "quiet").exit_code == 0
     assert llmkit("finetune", "rows.toml", *short, "report.write=true", "--output-dir", "asked").exit_code == 0
@@ -114,6 +115,18 @@ def test_a_longer_training_has_a_report_of_its_own(place, llmkit):
     done = llmkit("finetune", "rows.toml", "trainer.max_steps=9", "report.write=false", "--resume")
     assert done.exit_code == 0, done.stderr
     assert not (RUN / "report.html").exists() and not (RUN / "loss.svg").exists()
+
+
+def test_a_run_that_was_killed_at_its_report_has_it_after_resume(place, llmkit):
+    assert llmkit("finetune", "rows.toml").exit_code == 0
+    whole = sorted(path.name for path in RUN.iterdir()), (RUN / "report.html").read_bytes()
+    for name in ("report.html", "loss.svg"):
+        (RUN / name).rename(RUN / f".{name}.123")
+    assert "nothing to resume" in llmkit("finetune", "rows.toml", "--resume").stderr
+    assert (sorted(path.name for path in RUN.iterdir()), (RUN / "report.html").read_bytes()) == whole
+    (RUN / "report.html").unlink()
+    assert llmkit("finetune", "rows.toml", "report.write=false", "--resume").exit_code == 0
+    assert not (RUN / "report.html").exists()
 
 
 @pytest.mark.parametrize("where", ["llmkit.runs.predictions.write", "llmkit.reports.report.write"])

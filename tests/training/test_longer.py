@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import forks
 import pytest
 from conftest import losses
 
@@ -37,13 +38,35 @@ def signalled(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-def killed(llmkit, *words):
-    """Run the command in a fork, which is to be killed by SIGKILL."""
-    child = os.fork()
-    if child == 0:
-        os._exit(llmkit(*words).exit_code)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+# For a process of its own (a fork of this one may hang, after other tests' threads), which ends itself by SIGKILL.
+AT_STEP_7 = """
+import os, signal
+from llmkit.training.progress import MetricsFile
+logged = MetricsFile.on_log
+def on_log(self, args, state, control, **kwargs):
+    logged(self, args, state, control, **kwargs)
+    if state.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+MetricsFile.on_log = on_log
+"""
+WHILE_MOVING = """
+import os, signal
+from pathlib import Path
+moved, replace = [], Path.replace
+def counted(self, target):
+    if self.parent.name == ".draft-model":
+        if len(moved) == AFTER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        moved.append(self)
+    return replace(self, target)
+Path.replace = counted
+"""
+
+
+def killed(first, *words):
+    """Run the command in a process that begins with the code `first`, and is to be killed by SIGKILL."""
+    done = forks.run("-m", "llmkit", *words, first=first)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def tree(folder):
@@ -156,11 +179,11 @@ def test_the_finished_weights_stay_until_the_longer_run_is_whole(number, workpla
     assert llmkit(*words, "trainer.max_steps=9", "--output-dir", "whole").exit_code == 0
     assert llmkit(*words, "trainer.max_steps=4", "--output-dir", "run").exit_code == 0
     finished_files = {name: (workplace / "run" / name).read_bytes() for name in ("model.safetensors", "recipe.toml")}
-    with monkeypatch.context() as patch:
-        at_step(patch, 7, signalled(number))
-        if number == signal.SIGKILL:
-            killed(llmkit, *longer)
-        else:
+    if number == signal.SIGKILL:
+        killed(AT_STEP_7, *longer)
+    else:
+        with monkeypatch.context() as patch:
+            at_step(patch, 7, signalled(number))
             assert llmkit(*longer).exit_code == 75
     assert {name: (workplace / "run" / name).read_bytes() for name in finished_files} == finished_files
     record = runs.read_record(Path("run"))
@@ -180,22 +203,11 @@ def test_the_finished_weights_stay_until_the_longer_run_is_whole(number, workpla
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_killed_while_weights_are_replaced_it_is_not_called_finished(after, workplace, llmkit, monkeypatch):
+def test_killed_while_weights_are_replaced_it_is_not_called_finished(after, workplace, llmkit):
     words = ("pretrain", "causal.toml", "--output-dir", "run")
     assert llmkit(*words, "trainer.max_steps=2").exit_code == 0
-    moved, replace = [], Path.replace
-
-    def counted(self, target):
-        if self.parent.name == ".draft-model":
-            if len(moved) == after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            moved.append(self)
-        return replace(self, target)
-
     longer = (*words, "trainer.max_steps=4", "--resume")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", counted)
-        killed(llmkit, *longer)
+    killed(WHILE_MOVING.replace("AFTER", str(after)), *longer)
     assert not runs.is_finished(Path("run"))
     seen = llmkit("check", "run")
     assert seen.exit_code == 0 and "goes on from checkpoint-4" in seen.stdout

@@ -221,7 +221,7 @@ def test_a_run_by_the_clock_ends_as_any_run_does(how, workplace, llmkit, ticking
     assert facts["metrics"]["train_samples_per_second"] == pytest.approx(
         32 * facts["metrics"]["train_steps_per_second"], rel=0.01
     )
-    assert "--max-time 10s: training ends so long after its first step began" in done.stderr
+    assert "--max-time 10s: training stops this long after its first step starts" in done.stderr
     assert "trainer.max_steps is ignored" in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
     assert lines[0].startswith("step 1  loss")

@@ -459,7 +459,7 @@ def test_where_it_cannot_write_it_says_so_first(home, llmkit, monkeypatch):
     monkeypatch.chdir(home)
     before = Path("three.csv").read_bytes()
     for file, said in {
-        "three.csv": "is among the data that is read",
+        "three.csv": "is part of the data being read",
         "wrong.txt": "ends in neither .jsonl nor .csv",
         "none/wrong.csv": "there is no folder `none`",
     }.items():

@@ -63,14 +63,16 @@ def record(run):
     return json.loads(Path(run, "run.json").read_text())
 
 
-def fitted(*overrides, train=180, validation=20, task="text-classification", world=1, timed=False):
+def fitted(
+    *overrides, train=180, validation=20, task="text-classification", world=1, timed=False, judged_by="accuracy"
+):
     """Fit the task's recipe to so many rows; return its tables, and what was said."""
     assembly = SimpleNamespace(
         train=range(train),
         validation={"validation": range(validation)} if validation else {},
         rows=train + validation,
         validation_fraction=0.1 if validation else None,
-        judged_by="accuracy",
+        judged_by=judged_by,
         notes=[],
     )
     recipe = fit_to_rows(load(None, ["data.path=org/mine", *overrides], task=task), assembly, world, timed)
@@ -90,7 +92,7 @@ def test_small_data_gets_400_steps_and_large_data_few_epochs(train):
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "question-answering", "chat"])
-@pytest.mark.parametrize("train", [180, 5_000, 50_000])
+@pytest.mark.parametrize("train", [1_800, 5_000, 50_000])
 def test_evaluation_after_each_epoch_the_best_kept(task, train):
     tables, notes = fitted(train=train, validation=train // 9, task=task)
     trainer = tables["trainer"]
@@ -99,6 +101,19 @@ def test_evaluation_after_each_epoch_the_best_kept(task, train):
     assert "evaluation after each epoch" in notes[0]
     assert trainer["metric_for_best_model"] == "accuracy"
     assert "the best checkpoint by accuracy kept" in notes[0]
+
+
+@pytest.mark.parametrize("held_out", [5, 20, 199])
+def test_few_rows_do_not_tell_which_checkpoint_is_best_and_the_last_is_kept(held_out):
+    tables, notes = fitted(train=1_800, validation=held_out)
+    trainer = tables["trainer"]
+    assert trainer["eval_strategy"] == trainer["save_strategy"] == "epoch"
+    assert trainer["load_best_model_at_end"] is False
+    assert "metric_for_best_model" not in trainer
+    assert "early_stopping" not in tables
+    assert f"the last checkpoint kept (too few held-out rows, {held_out}, to tell which is best)" in notes[0]
+    by_loss = fitted(train=1_800, validation=held_out, judged_by="loss")[0]["trainer"]
+    assert (by_loss["load_best_model_at_end"], by_loss["greater_is_better"]) == (True, False)
 
 
 @pytest.mark.parametrize("task", ["text-classification", "multiple-choice", "seq2seq"])
@@ -229,7 +244,7 @@ def short(monkeypatch):
 def test_a_run_says_and_records_what_was_chosen_and_its_recipe_repeats_it(place, llmkit, short):
     said = train(llmkit)
     assert "6 of 60 rows are held out for evaluation; data.validation_fraction = 0 trains on all" in said
-    assert "chosen for 60 rows: 4 epochs, 8 examples per step, evaluation after each epoch" in said
+    assert "chosen for 60 rows: 4 epochs, 8 examples per step, evaluation after each epoch, the last checkpoint" in said
     text = Path("run/recipe.toml").read_text()
     for line in ("num_train_epochs = 4", "per_device_train_batch_size = 8", "validation_fraction = 0.1"):
         assert f"{line}  # from 60 rows" in text
@@ -271,6 +286,7 @@ def test_other_heads_are_fitted_too_and_judged_by_what_a_user_means(task, place,
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = ["data.path=rows.jsonl", "model.name=base", "data.max_length=24"]
     words += ["data.stride=8"] if task == "question-answering" else []
+    words += ["trainer.load_best_model_at_end=true"]  # of four rows held out
     done = llmkit("finetune", "--task", task, *words, "--output-dir", "run")
     assert done.exit_code == 0, done.stderr
     trainer = recipe_of("run")["trainer"]

@@ -360,7 +360,7 @@ def test_a_prompt_of_which_the_tokenizer_makes_nothing_is_refused():
 def test_a_task_that_writes_nothing_has_no_samples(place, llmkit):
     done = llmkit("pretrain", "masked.toml", "samples.prompts=[]")
     assert done.exit_code == 2
-    assert "samples: belongs to the tasks that write: causal-lm, denoising, seq2seq, chat" in done.stderr
+    assert "samples: belongs to the tasks that generate text: causal-lm, denoising, seq2seq, chat" in done.stderr
     assert load("masked.toml").samples is None
 
 
@@ -377,6 +377,9 @@ def test_a_run_from_before_there_were_samples_goes_on_without(place, llmkit):
     older = saved.read_text().replace("[samples]\nmax_new_tokens = 60  # default\n", "")
     assert "samples" not in older
     saved.write_text(older)
+    record = json.loads(Path("run/run.json").read_text())
+    del record["settings"]["samples"]
+    Path("run/run.json").write_text(json.dumps(record))
     assert load("run/recipe.toml").samples.prompts == ()
     assert compatibility.as_begun(load("causal.toml"), Path("run")).samples.prompts == ()
     asked = load("causal.toml", ["samples.prompts=['the fox']"])

@@ -343,7 +343,7 @@ def test_a_stop_that_cannot_be_saved_says_so(workplace, llmkit, monkeypatch):
     monkeypatch.setattr(MetricsFile, "on_log", on_log)
     done = llmkit("pretrain", "causal.toml", "trainer.save_steps=2", "--output-dir", "run")
     assert done.exit_code == 1
-    assert "stopped at step 5, which could not be saved; checkpoint-2 is there" in done.stderr
+    assert "stopped at step 5, which could not be saved; --resume goes on from checkpoint-2" in done.stderr
 
 
 def test_finished_weights_that_do_not_fit_are_written_by_who_goes_on(workplace, llmkit, monkeypatch):

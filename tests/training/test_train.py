@@ -224,9 +224,9 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
     [
         (["data.block_size=64"], "data.block_size = 64 is more than the 32 positions"),
         (["model.config.n_lay=3"], "model.config.n_lay: not in GPT2Config, did you mean `n_layer`?"),
-        (["model.config.vocab_size=100"], "embeddings for 100"),
+        (["model.config.vocab_size=100"], "embeddings for only 100"),
         (["model.config.n_head=3"], "[model]:"),
-        (["model.config.n_head=0"], "[model]:"),
+        (["model.config.n_head=0"], "model.config.n_head: must be at least 1, not 0"),
         (['model.config.n_layer="three"'], "model.config.n_layer = 'three'"),
         (['model.config.activation_function="geluu"'], "geluu"),
         (['model.config.model_type="gpt22"'], "transformers has no model type `gpt22`"),
@@ -237,7 +237,7 @@ def test_an_adapter_on_pretrained_weights_leaves_them_alone(workplace, llmkit):
         (["trainer.eval_strategy=steps", "data.validation_fraction="], "there is no validation data"),
         (["trainer.train_sampling_strategy=group_by_length"], "all blocks have the same length"),
         (["trainer.logging_steps=0"], "[trainer]:"),
-        (["trainer.report_to=comet_ml"], "[trainer]:"),
+        (["trainer.report_to=comet_ml"], "trainer.report_to: the package of `comet_ml` is not installed"),
         (["tokenizer=", "model.config=", "model.name=nowhere/at-all"], "`nowhere/at-all`"),
         (["--output-dir", "full"], "already contains other files"),
         (["--output-dir", "corpus.txt/run"], "cannot be written"),
@@ -399,3 +399,30 @@ def test_progress_is_plain_lines_in_a_log(workplace, llmkit):
     assert "tokens/s" in steps[0]
     assert "\r" not in done.stderr
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.config.n_layer=-1"], "model.config.n_layer: must be at least 1, not -1"),
+        (["model.config.n_layer=0"], "model.config.n_layer: must be at least 1, not 0"),
+        (["model.config.n_embd=-32"], "model.config.n_embd: must be at least 1, not -32"),
+        (["model.config.resid_pdrop=1.5"], "model.config.resid_pdrop: must be below 1, not 1.5"),
+        (["model.config.layer_norm_epsilon=-1"], "model.config.layer_norm_epsilon: must be at least 0, not -1"),
+        (["trainer.lr_scheduler_kwargs={ bogus = 3 }"], "bogus"),
+        (["trainer.lr_scheduler_type=cosine_with_min_lr"], "min_lr"),
+        (["trainer.optim=adamw_8bit"], "[trainer]: "),
+        (["trainer.optim=schedule_free_adamw"], "[trainer]: "),
+        (['trainer.optim_args="bogus"'], "[trainer]: "),
+        (["trainer.report_to=wandb"], "trainer.report_to: the package of `wandb` is not installed"),
+        (["trainer.report_to=wandbb"], "did you mean `wandb`?"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_what_upstream_would_not_check_is_refused_before_anything_is_written(words, said, dry, workplace, llmkit):
+    before = sorted(workplace.rglob("*"))
+    done = llmkit("pretrain", "causal.toml", *words, *dry)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert sorted(workplace.rglob("*")) == before

@@ -322,7 +322,7 @@ def test_a_model_of_shuffled_labels_is_no_better_and_a_good_one_is(shuffled, tra
     assert record["trivial"]["better"] == {"eval": not shuffled}
     low, high = record["trivial"]["metrics"]["eval_accuracy"]["better_by"]
     assert (low > 0) == (not shuffled) and low <= high
-    assert ("no better than the trivial answer" in said) == shuffled
+    assert ("no better than the baseline" in said) == shuffled
     if shuffled:
         hint = said[said.index("\nhint ") :]
         assert "trainer.max_steps=" in hint and "trainer.per_device_train_batch_size=8" in hint
@@ -334,7 +334,7 @@ def test_few_rows_cannot_tell_and_that_is_said(train):
     rows = told(300, False)
     record, said = train(f'task = "text-classification"{BERT}', rows[:80], rows[80:109])
     assert record["trivial"]["better"] == {"eval": None}
-    assert "29 rows cannot tell whether the model beats the trivial answer" in said
+    assert "29 rows cannot show whether the model beats the baseline" in said
     assert "better_by" not in record["trivial"]["metrics"]["eval_accuracy"] and "\nhint" not in said
 
 

@@ -76,7 +76,7 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
                     say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
                     shutil.rmtree(folder, ignore_errors=True)
                 with new_cache_entry(folder) as draft:
-                    _write(documents, table, compared, draft)
+                    _write(documents, table, compared, draft, folder.name)
                 report = _cached(folder, documents)
     if report is None:
         raise UserError(
@@ -113,6 +113,7 @@ def clean_streamed(documents: Documents, table: Clean) -> Documents:
         digest("cleaned", _key(documents, table, None, names)),
         documents.source,
         findings=documents.findings,
+        verify=documents.verify,
     )
 
 
@@ -249,7 +250,7 @@ def _key(documents: Documents, table: Clean, against: Documents | None, names: l
     )
 
 
-def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path) -> None:
+def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path, entry: str) -> None:
     with (folder / "text.jsonl").open("w+b") as out:
         store = _Store(out)
         steps = _single_document_steps(table)
@@ -275,6 +276,7 @@ def _write(documents: Documents, table: Clean, against: Documents | None, folder
         "steps": {name: tally.report() for name, tally in tallies.items()},
     }
     about = {
+        "entry": entry,
         "report": report,
         "content": _content_hash(folder / "text.jsonl"),
         "findings": documents.findings.saved(),
@@ -338,7 +340,7 @@ def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
-        if about["content"] != _content_hash(folder / "text.jsonl"):
+        if about.get("entry", folder.name) != folder.name or about["content"] != _content_hash(folder / "text.jsonl"):
             return None
         documents.findings.restore(about["findings"])
         return report

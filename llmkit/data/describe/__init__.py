@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmkit import disk
 from llmkit.data import files
 from llmkit.data.describe.rows import describe_rows
 from llmkit.data.describe.texts import describe_texts
@@ -63,12 +64,12 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
 
 def _check_path(path: str) -> None:
     local = at_home(path)
-    if local.suffix == ".toml" and local.is_file():
+    if local.suffix == ".toml" and disk.is_file(local):
         raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")
-    if local.exists() or (glob.has_magic(path) and glob.glob(str(local))):  # noqa: PTH207
+    if disk.exists(local) or (glob.has_magic(path) and glob.glob(str(local))):  # noqa: PTH207
         return
     near = files.nearest(local.name, _names_beside(local))
-    if path.count("/") == 1 and not local.parent.exists():
+    if path.count("/") == 1 and not disk.exists(local.parent):
         near = "for a data set on the Hub, run a recipe with `--dry-run`: it shows the first rows"
     raise UserError(f"there is no file or folder `{path}`", near.strip())
 

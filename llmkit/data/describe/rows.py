@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmkit import disk
 from llmkit.data import files
 from llmkit.data.describe.measure import label_counts, strings, word_counts
 from llmkit.data.describe.sample import Sample, take
@@ -75,7 +76,7 @@ def describe_rows(report: Report, recipe: Recipe, found: Suggestion, path: str, 
 def _paths(data: RowData, split: str) -> list[Path]:
     """List the files of a split; in class folders, the texts."""
     root = Path(data.path)
-    classes = files.class_folders(root) if root.is_dir() else {}
+    classes = files.class_folders(root) if disk.is_dir(root) else {}
     if split in classes:
         return [file for texts in classes[split].values() for file in texts]
     return files.of_split(data, split, files.ROW_SUFFIXES)

@@ -28,6 +28,7 @@ from llmkit.data.files.paths import (
     splits_by_name,
 )
 from llmkit.data.files.rows import ROW_SUFFIXES, SUFFIXES, format_of, read_rows
+from llmkit.data.files.snapshot import Snapshot
 
 __all__ = [
     "COLUMNAR_SUFFIXES",
@@ -39,6 +40,7 @@ __all__ = [
     "BadRow",
     "Note",
     "ReadOptions",
+    "Snapshot",
     "beside",
     "beside_classes",
     "class_folders",

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from llmkit import disk
 from llmkit.data.files.names import is_about
 from llmkit.errors import UserError
 from llmkit.recipe.paths import COMPRESSED, DATA_SUFFIXES
@@ -102,7 +103,7 @@ def _readable(file: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except DAMAGED:
-        if file.is_file():
+        if disk.is_file(file):
             with reading(file):
                 raise
         return []

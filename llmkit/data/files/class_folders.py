@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from llmkit import disk
 from llmkit.data.files.archives import suffix
 from llmkit.data.files.lines import read_text
 from llmkit.data.files.names import is_about, split_name
@@ -23,7 +24,7 @@ def class_folders(path: Path) -> dict[str, dict[str, list[Path]]]:
     The classes are two folders at least, with text files of .txt or no suffix in them; without folders for splits the
     only one is `train`. Files with rows anywhere in it show another thing.
     """
-    if not path.is_dir() or any(suffix(file) in ROW_SUFFIXES for file in path.rglob("*") if file.is_file()):
+    if not disk.is_dir(path) or any(suffix(file) in ROW_SUFFIXES for file in path.rglob("*") if disk.is_file(file)):
         return {}
     named = {folder: split_name(folder.relative_to(path)) for folder in _folders(path)}
     by_split = {split[0]: _classes(folder) for folder, split in named.items() if split}
@@ -41,31 +42,32 @@ def beside_classes(path: Path, classes: Mapping[str, Mapping[str, list[Path]]]) 
     for file in sorted(path.rglob("*")):
         inside = file.relative_to(path).parts
         hidden = any(part.startswith(".") or part.lower() in UNLABELLED for part in inside)
-        if file.is_file() and file not in texts and not hidden:
+        if disk.is_file(file) and file not in texts and not hidden:
             found.append(file)
     return found
 
 
 def read_class_folders(
-    path: Path, options: ReadOptions, note: Note, split: str = "train"
+    path: Path, options: ReadOptions, note: Note, classes: Mapping[str, list[Path]]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield a row a file, `text` and `label`, with its path in the folder; the files of a class stand together.
 
+    `classes` are those of one split, as `class_folders` lists them.
     `note` is told which folders are left out, for they say that their texts have no class. Raises UserError for a byte
     that is not of the encoding.
     """
-    without = sorted(folder for folder in path.rglob("*") if folder.name.lower() in UNLABELLED and folder.is_dir())
+    without = sorted(folder for folder in path.rglob("*") if folder.name.lower() in UNLABELLED and disk.is_dir(folder))
     if without:
         listed = ", ".join(str(folder.relative_to(path)) for folder in without)
         note(f"`{path}`: not read, for their texts have no class: {listed}")
-    for label, files in class_folders(path).get(split, {}).items():
+    for label, files in classes.items():
         for file in files:
             text = read_text(file, options.encoding).replace("\r\n", "\n")
             yield str(file.relative_to(path)), {"text": text, "label": label}
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folder for folder in path.iterdir() if disk.is_dir(folder) and not folder.name.startswith("."))
 
 
 def _classes(path: Path) -> dict[str, list[Path]]:
@@ -77,7 +79,7 @@ def _texts(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.is_file()
+        if disk.is_file(file)
         and not file.name.startswith(".")
         and not is_about(file.name)
         and (suffix(file) in (".txt", ".text", "") or suffix(file)[1:].isdecimal())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import xxhash
 
+from llmkit import disk
 from llmkit.data.files.archives import is_compressed, reading, suffix
 from llmkit.data.files.arrow import COLUMNAR_SUFFIXES
 from llmkit.data.files.by_lines import advice_beside, advice_by_lines, beside
@@ -23,7 +24,7 @@ from llmkit.recipe.paths import COMPRESSED
 
 def is_local(data: Data) -> bool:
     """Tell whether `data.path` is on this machine; raise UserError for a local path with keys of a Hub data set."""
-    if not Path(data.path).exists() and not glob.has_magic(data.path):
+    if not disk.exists(Path(data.path)) and not glob.has_magic(data.path):
         return False
     for key in ("name", "revision"):
         if getattr(data, key):
@@ -52,7 +53,7 @@ def of_split(data: TextData | RowData, split: str, suffixes: tuple[str, ...] = S
             'name them: data.data_files = { train = "a.jsonl", validation = "b.jsonl" }',
         )
     paths = []
-    base = Path(data.path) if Path(data.path).is_dir() else Path()
+    base = Path(data.path) if disk.is_dir(Path(data.path)) else Path()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
         matching = expand(str(base / pattern), suffixes, ReadOptions.of(data))
         if not matching:
@@ -89,9 +90,9 @@ def expand(
 ) -> list[Path]:
     """List the files of a path, a glob or a folder; of a folder, those that `folder` finds."""
     path = Path(pattern)
-    if path.is_file():
+    if disk.is_file(path):
         return [path]
-    if path.is_dir():
+    if disk.is_dir(path):
         return folder(path, suffixes, options)[0]
     return sorted(f for f in map(Path, glob.glob(pattern, recursive=True)) if _is_file(f))  # noqa: PTH207
 
@@ -130,7 +131,7 @@ def _saved(state: Path) -> list[Path] | None:
         listed = [state.parent / each["filename"] for each in named["_data_files"]]
     except (ValueError, KeyError, TypeError):
         return None
-    if missing := [file for file in listed if not file.is_file()]:
+    if missing := [file for file in listed if not disk.is_file(file)]:
         raise UserError(f"`{missing[0]}` is missing, but `{state}` names it", "copy the whole folder again")
     if named.get("_indices_data_files"):
         raise UserError(
@@ -194,9 +195,9 @@ def left_out_note(path: Path, left_out: Sequence[Path]) -> str:
 
 def _is_file(path: Path) -> bool:
     """Tell whether `path` is a file; raise UserError for a broken link, whose target would be missed in silence."""
-    if path.is_symlink() and not path.exists():
+    if path.is_symlink() and not disk.exists(path):
         raise UserError(f"`{path}` is a link to `{path.readlink()}`, which does not exist", "fix or remove the link")
-    return path.is_file()
+    return disk.is_file(path)
 
 
 def nearest(wanted: str, columns: Sequence[str]) -> str:

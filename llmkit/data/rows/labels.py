@@ -475,7 +475,10 @@ def class_weights(data: ClassificationData, label_spec: LabelSpec, train: Encode
     below = [name for name, weight in wanted.items() if not 0 <= weight < math.inf]
     if below:
         raise UserError(f"data.class_weights: {wanted[below[0]]} for `{below[0]}`", "a weight must be 0 or more")
-    return tuple(float(wanted.get(name, 1.0)) for name in label_spec.names)
+    weights = tuple(float(wanted.get(name, 1.0)) for name in label_spec.names)
+    if not np.dot(weights, counts_of(train.labels, label_spec)):
+        raise UserError("data.class_weights: every class of the training data has the weight 0", "nothing would count")
+    return weights
 
 
 def counts_of(targets: Any, label_spec: LabelSpec) -> np.ndarray:

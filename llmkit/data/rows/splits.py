@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -217,8 +217,8 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
 
 
 def _first(rows: Rows, number: int) -> Rows:
-    return replace(
-        rows,
-        read=lambda: itertools.islice(rows.read(), number),
-        fingerprint=digest(rows.fingerprint, "first", number),
-    )
+    def read() -> Iterator[tuple[str, Any]]:
+        yield from itertools.islice(rows.read(), number)
+        rows.verify()
+
+    return replace(rows, read=read, fingerprint=digest(rows.fingerprint, "first", number))

@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.data import files
 from llmkit.data.files import VALIDATION_NAMES, BadRow, digest
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
@@ -28,7 +28,8 @@ class Rows:
     row 3". `fingerprint` changes when the content or the choice of rows changes. `source` is for messages. `remarks`
     are remarks on the files, for the user; `notes` those on how they were read, which a whole reading completes, each
     with the same text without the path, or "" where it names what is not read. `heads` has, for each file, a value of
-    each of its columns. A row that cannot be read is a BadRow.
+    each of its columns. A row that cannot be read is a BadRow. `verify` raises UserError where the files are no longer
+    those of the fingerprint, as does a reading to the end.
     """
 
     read: Callable[[], Iterator[tuple[str, Any]]]
@@ -39,6 +40,7 @@ class Rows:
     remarks: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    verify: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self.read()
@@ -106,11 +108,11 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
     root, options = Path(data.path), files.ReadOptions.of(data)
     if data.data_files is not None:
         return data, []
-    if root.is_file() and (members := files.json_splits(root, options)):
+    if disk.is_file(root) and (members := files.json_splits(root, options)):
         return data.model_copy(update={"data_files": ReadOnly({split: str(root.absolute()) for split in members})}), [
             f"`{data.path}`: its splits are {', '.join(members)}"
         ]
-    if not root.is_dir():
+    if not disk.is_dir(root):
         return data, []
     if classes := files.class_folders(root):
         listed = "; ".join(f"{split}: {', '.join(list(names)[:10])}" for split, names in classes.items())
@@ -131,11 +133,12 @@ def splits_of_folder(data: RowData) -> tuple[RowData, list[str]]:
 def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
     """Open the local files of a split; unless `hashed` they have no fingerprint, and NUL bytes are not looked for."""
     options, root = files.ReadOptions.of(data), Path(data.path)
-    classes = files.class_folders(root) if root.is_dir() else {}
+    classes = files.class_folders(root) if disk.is_dir(root) else {}
     if classes and (data.data_files is None or set(data.data_files) == set(classes)):
         return _open_class_folders(data, split, classes, hashed)
     paths = files.of_split(data, split, files.ROW_SUFFIXES)
     source = f"`{paths[0]}`" if len(paths) == 1 else f"`{data.path}`"
+    snapshot = files.Snapshot.of(paths if hashed else ())
     options_of = {
         file: replace(options, member=split) if split in files.json_splits(file, options) else options for file in paths
     }
@@ -168,7 +171,8 @@ def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
         raise UserError(f"{source}: there are no rows in it", "is it empty, or a header without rows?")
 
     def read() -> Iterator[tuple[str, Any]]:
-        return itertools.chain.from_iterable(map(read_file, paths))
+        yield from itertools.chain.from_iterable(map(read_file, paths))
+        snapshot.verify()
 
     nuls = Counter[Path]()
     members = [options.member for options in options_of.values() if options.member]
@@ -179,7 +183,9 @@ def open_files(data: RowData, split: str, hashed: bool = True) -> Rows:
         *options.beyond_encoding(),
         *members,
     )
-    return Rows(read, tuple(columns), class_names, content, source, files.nul_bytes(nuls, data.encoding), notes, heads)
+    snapshot.verify()
+    remarks = files.nul_bytes(nuls, data.encoding)
+    return Rows(read, tuple(columns), class_names, content, source, remarks, notes, heads, snapshot.verify)
 
 
 def _open_class_folders(
@@ -194,13 +200,16 @@ def _open_class_folders(
         notes[text] = text.replace(str(root), "")
 
     def read() -> Iterator[tuple[str, Any]]:
-        for place, row in files.read_class_folders(root, options, note, split):
+        for place, row in files.read_class_folders(root, options, note, classes[split]):
             yield f"`{root / place}`", row
+        snapshot.verify()
 
     paths = [file for named in classes[split].values() for file in named]
+    snapshot = files.Snapshot.of(paths if hashed else ())
     labels = [(label, len(named)) for label, named in classes[split].items()]
     content = digest(files.content_hash(paths) if hashed else "", labels, *options.beyond_encoding(), data.encoding)
-    return Rows(read, ("text", "label"), {}, content, f"`{data.path}`", notes=notes)
+    snapshot.verify()
+    return Rows(read, ("text", "label"), {}, content, f"`{data.path}`", notes=notes, verify=snapshot.verify)
 
 
 # ---- the Hub -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.data import files
 from llmkit.data.files import BadRow, digest
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
@@ -38,7 +38,8 @@ class Documents:
     """Texts that can be read again and again, in the same order, in constant memory.
 
     `fingerprint` changes when the content or the way of reading it changes. `source` is for messages. `remarks` are
-    notes on the files, for the user; `findings` are what a reading to the end adds to them.
+    notes on the files, for the user; `findings` are what a reading to the end adds to them. `verify` raises UserError
+    where the files are no longer those of the fingerprint, as does a reading to the end.
     """
 
     read: Callable[[], Iterator[str]]
@@ -46,6 +47,7 @@ class Documents:
     source: str
     remarks: tuple[str, ...] = ()
     findings: Findings = field(default_factory=Findings, compare=False)
+    verify: Callable[[], None] = field(default=lambda: None, compare=False)
 
     @property
     def cache_key(self) -> str:
@@ -53,7 +55,11 @@ class Documents:
         return digest(READING, self.fingerprint)
 
     def __iter__(self) -> Iterator[str]:
-        return (text for text in self.read() if text)
+        return itertools.chain(filter(None, self.read()), self._end())
+
+    def _end(self) -> Iterator[str]:
+        self.verify()
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,16 @@ def chained(sources: list[Documents]) -> Documents:
     """Chain the documents of several sources, one source after the other."""
     if len(sources) == 1:
         return sources[0]
+
+    def verify() -> None:
+        for documents in sources:
+            documents.verify()
+
     return Documents(
         lambda: itertools.chain.from_iterable(sources),
         digest(*(documents.fingerprint for documents in sources)),
         ", ".join(documents.source for documents in sources),
+        verify=verify,
     )
 
 
@@ -124,6 +136,7 @@ def _by_hash(documents: Documents, fraction: float, seed: int) -> tuple[Document
             digest(documents.fingerprint, "by-hash", fraction, seed, wanted),
             documents.source,
             findings=documents.findings,
+            verify=documents.verify,
         )
 
     return part(False), part(True)
@@ -156,6 +169,7 @@ def _from_end(documents: Documents, fraction: float) -> tuple[Documents, Documen
             digest(documents.fingerprint, "end", fraction, wanted),
             documents.source,
             findings=documents.findings,
+            verify=documents.verify,
         )
 
     return part(False), part(True)
@@ -204,7 +218,7 @@ def splits_of_folder(data: TextData) -> tuple[TextData, tuple[str, ...]]:
     if data.data_files is not None:
         return data, ()
     root, options = Path(data.path), files.ReadOptions.of(data)
-    if not root.is_dir():  # what a glob matches is what was asked for
+    if not disk.is_dir(root):  # what a glob matches is what was asked for
         return data, _also_trained_on(data, files.expand(data.path))
     by_split, left_out = files.splits_by_name(root, files.SUFFIXES, options)
     if not by_split:
@@ -230,7 +244,7 @@ def _also_trained_on(data: TextData, texts: list[Path]) -> tuple[str, ...]:
     """Note that files which are called like a split to evaluate on are trained on, beside others."""
     if len(texts) < 2:
         return ()
-    base = data.path if Path(data.path).is_dir() else os.path.commonpath([file.parent for file in texts])
+    base = data.path if disk.is_dir(Path(data.path)) else os.path.commonpath([file.parent for file in texts])
     splits = ((file, files.split_name(file.relative_to(base))) for file in texts)
     names = [str(file.relative_to(base)) for file, split in splits if split is not None and split[0] != "train"]
     if not names:
@@ -249,7 +263,7 @@ def _local(data: TextData) -> tuple[Documents, Documents | None]:
 def _documents(data: TextData, split: str) -> Documents:
     paths, nuls, returns = files.of_split(data, split), Counter[Path](), set[Path]()
     findings = Findings([str(file) for file in paths])
-    source = f"`{data.path}`"
+    source, snapshot = f"`{data.path}`", files.Snapshot.of(paths)
 
     def read() -> Iterator[str]:
         screen = _Screen(f"`{paths[0]}`" if len(paths) == 1 else source, data, findings)
@@ -265,7 +279,9 @@ def _documents(data: TextData, split: str) -> Documents:
     parts += [(key, value) for key, value in options.items() if value is not None]
     if any(_is_text(file, data) and _has_returns(file, data, file in returns) for file in paths):
         parts.append("line ends")
-    return Documents(read, digest(*parts), source, files.nul_bytes(nuls, data.encoding), findings)
+    snapshot.verify()
+    remarks = files.nul_bytes(nuls, data.encoding)
+    return Documents(read, digest(*parts), source, remarks, findings, snapshot.verify)
 
 
 def _is_text(file: Path, data: TextData) -> bool:

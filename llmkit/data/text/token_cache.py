@@ -28,6 +28,7 @@ from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import Encode, encoded_ahead, encoder
 from llmkit.errors import UserError, say
 
+SEAL = ".checksums.json"
 PART = 2**24  # bytes of text after which the work is made safe: the most that an interruption may cost
 
 
@@ -52,7 +53,8 @@ class Part:
     """How far the stream has come where one of its parts ends, counted from its beginning.
 
     Beside `documents` whole documents it holds `characters` of the next one. `checksum` is XXH3 of what the part itself
-    adds to the two files. The journal begins with an empty part.
+    adds to the two files. The journal begins with an empty part, which has the name of the cache's `entry`: one that
+    stands under another name is not what is wanted. In the journals of earlier versions it has none.
     """
 
     documents: int = 0
@@ -61,6 +63,7 @@ class Part:
     num_bytes: int = 0
     checksum: str = xxhash.xxh3_64_hexdigest(b"")
     finished: bool = False
+    entry: str = ""
 
 
 # ---- the cache -----------------------------------------------------------------------------------------------------
@@ -101,11 +104,39 @@ def cache_dir() -> Path:
     return Path(constants.HF_HOME) / "llmkit"
 
 
-class new_cache_entry:
-    """Make a folder to write into, which appears under its name only when it is complete."""
+def is_whole(folder: Path, what: str) -> bool:
+    """Tell whether an entry of small files is in the cache, as `new_cache_entry(sealed=True)` wrote it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    One that is damaged, or another's, is put out of the way, and `what` it was of is said.
+    """
+    if not folder.exists():
+        return False
+    with suppress(OSError, ValueError):
+        if json.loads((folder / SEAL).read_text()) == _seal(folder, folder.name):
+            return True
+    say(f"the cache of {what} was damaged ({folder}): making it again")
+    with suppress(OSError):  # another process was first
+        shutil.rmtree(folder.rename(Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent)) / "damaged").parent)
+    return False
+
+
+def _seal(folder: Path, entry: str) -> dict[str, Any]:
+    """Return the name of an entry and the checksum of each of its files; hidden ones are nobody's."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {
+        "entry": entry,
+        "files": {str(file.relative_to(folder)): xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files},
+    }
+
+
+class new_cache_entry:
+    """Make a folder to write into, which appears under its name only when it is complete.
+
+    One that is `sealed` gets the checksums of its files, for `is_whole`.
+    """
+
+    def __init__(self, folder: Path, sealed: bool = False) -> None:
+        self.folder, self.sealed = folder, sealed
 
     def __enter__(self) -> Path:
         with _writing(self.folder.parent):
@@ -114,6 +145,9 @@ class new_cache_entry:
         return self.draft
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.sealed:
+            with _writing(self.folder.parent):
+                (self.draft / SEAL).write_text(json.dumps(_seal(self.draft, self.folder.name)))
         if kind is None:
             with suppress(OSError):  # another process was first: what it wrote is the same
                 self.draft.rename(self.folder)
@@ -177,7 +211,7 @@ def _journal(folder: Path) -> list[Part]:
             if checksum != _sum(entry):
                 break
             parts.append(Part(**json.loads(entry)))
-    return parts
+    return parts if parts and parts[0].entry in ("", folder.name) else []
 
 
 def _sum(entry: str) -> str:
@@ -209,7 +243,7 @@ def _write(documents: Documents, to_ids: Encode, document_separator: list[int], 
     process may have these files mapped into its memory.
     """
     parts = _journal(folder)
-    whole = _whole_parts(folder, parts, dtype) or [Part()]
+    whole = _whole_parts(folder, parts, dtype) or [Part(entry=folder.name)]
     begin = done = now = whole[-1]
     if (parts and parts[-1].finished) or (len(parts) <= 1 and (folder / "tokens.bin").exists()):
         say(f"the cache of {documents.source} was damaged ({folder}): tokenizing again")
@@ -233,6 +267,7 @@ def _write(documents: Documents, to_ids: Encode, document_separator: list[int], 
             num_bytes=now.num_bytes + added.num_bytes,
         )
         if now.num_bytes - done.num_bytes >= PART:
+            documents.verify()
             _append(folder, done, now, ids, ends)
             done, ids, ends = now, array(dtype.char), array("q")
         seconds = time.monotonic() - started

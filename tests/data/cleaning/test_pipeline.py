@@ -251,6 +251,17 @@ def test_what_is_damaged_is_built_again_and_says_so(cache, damage, capsys):
     assert report["steps"]["exact_duplicates"]["dropped"] == 1
 
 
+def test_two_texts_that_were_swapped_in_the_cache_are_not_taken_for_one_another(cache, capsys):
+    texts, table = (["one two", "one two"], ["three four"]), Clean(exact_duplicates=True)
+    before = [list(pipeline.clean(Texts(text).documents, table, None, "training")[0]) for text in texts]
+    first, second = (file.parent for file in cache.glob("*/text.jsonl"))
+    first.rename(cache / "aside")
+    second.rename(first)
+    (cache / "aside").rename(second)
+    assert [list(pipeline.clean(Texts(text).documents, table, None, "training")[0]) for text in texts] == before
+    assert capsys.readouterr().err.count("was damaged") == 2
+
+
 def test_a_run_that_fails_leaves_nothing_behind(cache):
     def read():
         yield "one"

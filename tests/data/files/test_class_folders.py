@@ -14,7 +14,11 @@ def lay(folder, content):
 
 def read(folder, split="train", **options):
     remarks = []
-    return list(files.read_class_folders(folder, files.ReadOptions(**options), remarks.append, split)), remarks
+    return list(
+        files.read_class_folders(
+            folder, files.ReadOptions(**options), remarks.append, files.class_folders(folder).get(split, {})
+        )
+    ), remarks
 
 
 def test_one_folder_a_class_of_files_without_a_suffix(tmp_path):

@@ -45,6 +45,7 @@ def test_rows_are_counted():
         "examples": 100,
         "tokens": 99 * 2 + 12,
         "lengths": {"min": 2, "5%": 2, "50%": 2, "95%": 2, "max": 12},
+        "length_histogram": {"edges": [*range(2, 14)], "counts": [99, *[0] * 9, 1]},
         "truncated_rows": 1,
         "truncated_tokens": 2,
         "empty_rows": 0,

@@ -416,6 +416,13 @@ def test_more_text_needs_no_more_memory(cache):
 # ---- what earlier versions left in the cache -------------------------------------------------------------------------
 
 
+def lose_name(journal):
+    """Write a journal as earlier versions did, which left the entry's name out."""
+    entries = [json.loads(line.split(" ", 1)[1]) for line in journal.read_text().splitlines()]
+    lines = [json.dumps({key: value for key, value in entry.items() if key != "entry"}) for entry in entries]
+    journal.write_text("".join(f"{token_cache._sum(line)} {line}\n" for line in lines))
+
+
 def test_what_earlier_readers_made_of_the_same_bytes_is_not_taken(cache, tmp_path, monkeypatch):
     """Of this file they made other texts; and of a table they might have."""
     tokenizer, rules = letters_tokenizer(), letters_tokenizer().backend_tokenizer.to_str()
@@ -427,6 +434,7 @@ def test_what_earlier_readers_made_of_the_same_bytes_is_not_taken(cache, tmp_pat
     wrong = Documents(lambda: iter(["zzz"]), "wrong", "`test`")
     tokenize_documents(wrong, tokenizer, [EOS])
     (other,) = [entry for entry in cache.iterdir() if (entry / "tokens.bin").exists() and entry != made]
+    lose_name(other / "parts.jsonl")
     other.rename(earlier)
     shutil.rmtree(made)
     assert tokenize_documents(read, tokenizer, [EOS]).ids.tolist() == [1, 2, EOS]
@@ -443,3 +451,25 @@ def test_what_reading_showed_is_said_again_of_the_same_content_in_another_file(t
         assert list(read.findings.notes) == [f"1 row left out: empty text, such as `{tmp_path / name}`, line 2"]
         assert read.findings.left_out == {"empty text": 1}
         assert list(read.findings.columns) == [("text", ("id",))]
+
+
+def test_two_streams_that_were_swapped_in_the_cache_are_not_taken_for_one_another(cache, capsys):
+    texts = [["ab"] * 9, ["ba"] * 9]
+    before = [tokenize_documents(Texts(text).documents, letters_tokenizer(), []).ids.tolist() for text in texts]
+    first, second = cache.iterdir()
+    first.rename(cache / "aside")
+    second.rename(first)
+    (cache / "aside").rename(second)
+    after = [tokenize_documents(Texts(text).documents, letters_tokenizer(), []).ids.tolist() for text in texts]
+    assert after == before
+    assert capsys.readouterr().err.count("was damaged") == 2
+
+
+def test_a_stream_of_an_earlier_version_whose_journal_has_no_name_is_read(cache, capsys):
+    stream = Texts(["ab"] * 9)
+    tokenize_documents(stream.documents, letters_tokenizer(), [])
+    lose_name(next(cache.glob("*/parts.jsonl")))
+    readings = stream.readings
+    tokenize_documents(stream.documents, letters_tokenizer(), [])
+    assert stream.readings == readings
+    assert "damaged" not in capsys.readouterr().err
