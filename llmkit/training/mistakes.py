@@ -15,7 +15,7 @@ from llmkit import tasks
 from llmkit.data.display import cut
 from llmkit.data.output import ERROR, own_name, row_writer
 from llmkit.data.rows.batches import Examples
-from llmkit.errors import say
+from llmkit.errors import quantity, say
 from llmkit.metrics import class_scores, most_confused
 from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.tasks.task import Result, Results, RowTask
@@ -63,8 +63,10 @@ class Measured:
                 lines[name] = of_rows(tasks.row_task(self._recipe.task), results, stats, part)
         if output is not None:
             count = write(output, lines)
-            what = "document" if self._recipe.task in PRETRAINING else "row"
-            say(f"{count:,} {what}{'s' * (count != 1)} -> {output}")
+            if self._recipe.task in PRETRAINING:
+                say(f"{quantity(count, 'document')} -> {output}")
+            else:
+                say(f"{quantity(count, 'row')} -> {output}, the surest mistakes first")
 
     def _results(self, stats: np.ndarray, part: Examples) -> Results | None:
         task = tasks.row_task(self._recipe.task)

@@ -20,6 +20,7 @@ from llmkit.tasks.trivial import FEWEST_ROWS, FREQUENCIES, Comparison, Frequenci
 UNIGRAM = "unigram model"
 READ = 2000  # blocks of the training data, at most, that a unigram model is counted on
 AT_ONCE = 16  # blocks that are made into a batch
+RISE = 1.2  # the last evaluation loss over the lowest, above which a model memorizes
 FEW_STEPS = 200
 SMALL = 8  # examples in a batch
 MOST_LABELS = 200  # kinds of them that `run.json` keeps the counts of
@@ -195,6 +196,15 @@ def did_not_fall(history: Sequence[Mapping[str, float]]) -> tuple[float, float] 
     return None if last < first else (first, last)
 
 
+def rose(history: Sequence[Mapping[str, float]]) -> tuple[int, float, float] | None:
+    """Return the step of the lowest evaluation loss, that loss and the last one, where that is RISE times as high."""
+    losses = [(int(entry["step"]), entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    if not losses:
+        return None
+    step, lowest = min(losses, key=lambda each: each[1])
+    return (step, lowest, losses[-1][1]) if losses[-1][1] > RISE * lowest > 0 else None
+
+
 def judge(
     args: TrainingArguments, state: TrainerState, found: Mapping[str, Comparison]
 ) -> tuple[list[tuple[bool, str]], str]:
@@ -202,6 +212,10 @@ def judge(
     flat, said = did_not_fall(state.log_history), list(verdicts(found))
     if flat is not None:
         said.append((True, f"the training loss did not fall: {flat[0]:.4f} at first, {flat[1]:.4f} at the end"))
+    if found_rise := rose(state.log_history):
+        step, lowest, last = found_rise
+        about = f"eval_loss was lowest at step {step:,} ({lowest:.4f}) and is {last:.4f} at the end"
+        said.append((False, f"{about}: the model memorizes its training data; more data or fewer epochs may help"))
     return said, to_try(args, state.global_step, flat is None)
 
 

@@ -403,3 +403,30 @@ def test_worse_in_one_metric_is_not_better():
     assert better(f1=(0.1, 0.2), accuracy=(-0.1, 0.1))
     assert not better(f1=(0.1, 0.2), accuracy=(-0.2, -0.1))
     assert not better(f1=(0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([0.7, 0.6, 0.9], (2, 0.6, 0.9)),
+        ([0.7, 0.6, 0.65], None),  # a little is chance
+        ([0.9, 0.8, 0.5], None),
+        ([0.5], None),
+        ([], None),
+    ],
+)
+def test_an_evaluation_loss_that_rose_is_found(losses, expected):
+    history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, 1)]
+    assert trivial.rose([{"step": 1, "loss": 9.0}, *history]) == expected
+
+
+def test_a_model_that_memorizes_is_called_so():
+    history = [{"step": 46, "eval_loss": 0.627}, {"step": 414, "eval_loss": 2.2173}]
+    said, _ = trivial.judge(arguments(), SimpleNamespace(log_history=history, global_step=414), {})
+    assert said == [
+        (
+            False,
+            "eval_loss was lowest at step 46 (0.6270) and is 2.2173 at the end: the model memorizes its training data; "
+            "more data or fewer epochs may help",
+        )
+    ]
