@@ -81,7 +81,7 @@ def write(directory: Path, explained: bool = False) -> Path:
 
 def _show_in_card(directory: Path, picture: Picture) -> None:
     """Put the picture of the loss behind the table of the model card, once."""
-    card = directory / "README.md"
+    card = directory / runs.CARD_FILE
     text = card.read_text() if card.is_file() else ""
     table, code = "| metric | value |", "\n```python\n"
     if table in text and code in text and runs.LOSS_PICTURE not in text:

@@ -21,6 +21,7 @@ RECORD_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
+CARD_FILE = "README.md"
 REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE = "report.html", "loss.svg", "predictions.jsonl.gz"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 LOCK_FILE, RANKS_LOCK, HOLDER_FILE = ".lock", ".lock-ranks", ".holder.json"
@@ -80,7 +81,7 @@ def _is_startup_file(path: Path) -> bool:
 
 def _is_draft(path: Path) -> bool:
     """Whether a file is a draft that `write_text` leaves when it is killed."""
-    written = (RECORD_FILE, HOLDER_FILE, RECIPE_FILE, REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE)
+    written = (RECORD_FILE, HOLDER_FILE, RECIPE_FILE, CARD_FILE, REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE)
     return path.name.startswith(tuple(f".{name}." for name in written))
 
 

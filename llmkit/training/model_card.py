@@ -10,6 +10,7 @@ from llmkit.metrics import evaluation_metrics
 from llmkit.models.loading import ADAPTED_CONFIG
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
+from llmkit.runs import directory as runs
 
 
 def figures(metrics: dict[str, float]) -> list[str]:
@@ -73,7 +74,7 @@ data, metrics.
 tokenizer = AutoTokenizer.from_pretrained(path)
 ```
 """
-    (directory / "README.md").write_text("\n".join([*head, "---", "", text]))
+    (directory / runs.CARD_FILE).write_text("\n".join([*head, "---", "", text]))
 
 
 def _loading(recipe: Recipe, directory: Path, auto_class: str) -> str:
