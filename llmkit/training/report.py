@@ -53,6 +53,10 @@ def introduce(
         tokens = total_batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
+    if not (recipe.model.load_in_4bit or args.fsdp or args.deepspeed):  # there it is divided otherwise
+        parts = memory(facts["parameters"], trained, str(getattr(args.optim, "value", args.optim)))
+        listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
+        say(f"memory   {in_bytes(sum(parts.values()))} and what a batch takes: {listed}")
     if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:
         blocks = args.num_train_epochs * len(assembly.train)
         if args.max_steps > 0:
@@ -65,6 +69,28 @@ def introduce(
         say(f"note     {note}")
     for warning in assembly.warnings:
         say(f"warning  {warning}")
+
+
+def memory(parameters: int, trained: int, optimizer: str) -> dict[str, int]:
+    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known.
+
+    Adam and AdamW keep two moments for each trained parameter, and momentum SGD, Adagrad and RMSprop at most one.
+    """
+    moments = {"adam": 2, "sgd": 1, "adag": 1, "rmsp": 1}.get(optimizer[:4])
+    known = moments is not None and not any(part in optimizer for part in ("8bit", "4bit", "torchao", "apex", "paged"))
+    sizes = {"weights": 4 * parameters, "gradients": 4 * trained}
+    return {**sizes, "optimizer": 4 * (moments or 0) * trained} if known else sizes
+
+
+def in_bytes(count: int) -> str:
+    """Write a number of bytes in MB or GB."""
+    return (
+        f"{count / 1e9:.1f} GB"
+        if count >= 1e9
+        else f"{count / 1e6:,.0f} MB"
+        if count >= 1e7
+        else f"{count / 1e6:.1f} MB"
+    )
 
 
 def fast(switches: dict[str, Any]) -> list[str]:
