@@ -12,32 +12,17 @@ import typer
 from llmkit import __version__
 from llmkit.cli import _seconds, app
 
+TRAINING = (
+    *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+)
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
     "pretrain": [
-        *(
-            "recipe",
-            "overrides",
-            "--task",
-            "--name",
-            "--output-dir",
-            "--processes",
-            "--accelerate-config",
-            "--max-time",
-        ),
+        *TRAINING,
         *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "finetune": [
-        *(
-            "recipe",
-            "overrides",
-            "--task",
-            "--name",
-            "--output-dir",
-            "--processes",
-            "--accelerate-config",
-            "--max-time",
-        ),
+        *TRAINING,
         *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],

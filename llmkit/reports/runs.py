@@ -34,8 +34,8 @@ def list_runs(
     if not records:
         raise UserError(f"`{directory}` holds no runs", "name the folder that holds them")
     wanted = [_condition(each, records.values()) for each in filters]
-    chosen = {path: record for path, record in records.items() if all(_meets(record, path, *each) for each in wanted)}
-    rows = [describe(path, record) for path, record in chosen.items()]
+    described = [(describe(path, record), record) for path, record in records.items()]
+    rows = [row for row, record in described if all(_meets(row, record, *each) for each in wanted)]
     rows.sort(key=lambda row: -row["started"])
     if sort is not None:
         name = sort.removeprefix("-")
@@ -135,8 +135,8 @@ def _condition(text: str, records: Any) -> tuple[str, str]:
     return key, value
 
 
-def _meets(record: Mapping[str, Any], path: Path, key: str, wanted: str) -> bool:
-    value = describe(path, record)[key] if key in COLUMNS else setting_of(record, key)
+def _meets(row: Mapping[str, Any], record: Mapping[str, Any], key: str, wanted: str) -> bool:
+    value = row[key] if key in COLUMNS else setting_of(record, key)
     if isinstance(value, bool):
         return wanted.lower() == str(value).lower()
     if isinstance(value, int | float):

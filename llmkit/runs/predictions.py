@@ -8,12 +8,11 @@ these are not the truth and the prediction, and of the worst rows `worst` (from 
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit.runs.directory import PREDICTIONS_FILE
+from llmkit.runs.directory import PREDICTIONS_FILE, drafted
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:
@@ -23,17 +22,11 @@ def as_line(row: Mapping[str, Any]) -> bytes:
 
 def write(directory: Path, lines: Iterable[bytes]) -> None:
     """Write the lines, whole or not at all; the same lines make the same bytes."""
-    path = directory / PREDICTIONS_FILE
-    draft = path.with_name(f".{PREDICTIONS_FILE}.{os.getpid()}")
-    try:
-        with draft.open("wb") as raw:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as out:
-                out.writelines(lines)
-            raw.flush()
-            os.fsync(raw.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        drafted(directory / PREDICTIONS_FILE) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as out,
+    ):
+        out.writelines(lines)
 
 
 def read(directory: Path) -> Iterator[dict[str, Any]]:

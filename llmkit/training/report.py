@@ -26,6 +26,12 @@ from llmkit.training.progress import clock
 SPARKLINE = 40  # columns, at most
 DAY = '"What a day!"'
 
+# Numbers that an optimizer keeps for each trained parameter, by its name in TrainingArguments.
+MOMENTS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused"), 2),
+    **dict.fromkeys(("adagrad", "rmsprop"), 1),
+}
+
 
 def introduce(
     recipe: Recipe, assembly: Assembly, facts: dict[str, Any], precision: str, args: TrainingArguments, directory: Path
@@ -72,25 +78,19 @@ def introduce(
 
 
 def memory(parameters: int, trained: int, optimizer: str) -> dict[str, int]:
-    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known.
-
-    Adam and AdamW keep two moments for each trained parameter, and momentum SGD, Adagrad and RMSprop at most one.
-    """
-    moments = {"adam": 2, "sgd": 1, "adag": 1, "rmsp": 1}.get(optimizer[:4])
-    known = moments is not None and not any(part in optimizer for part in ("8bit", "4bit", "torchao", "apex", "paged"))
+    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known."""
     sizes = {"weights": 4 * parameters, "gradients": 4 * trained}
-    return {**sizes, "optimizer": 4 * (moments or 0) * trained} if known else sizes
+    return {**sizes, "optimizer": 4 * MOMENTS[optimizer] * trained} if optimizer in MOMENTS else sizes
 
 
 def in_bytes(count: int) -> str:
     """Write a number of bytes in MB or GB."""
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:,.0f} MB"
-        if count >= 1e7
-        else f"{count / 1e6:.1f} MB"
-    )
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else megabytes(count)
+
+
+def megabytes(count: int) -> str:
+    """Write a number of bytes in MB."""
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
 
 
 def fast(switches: dict[str, Any]) -> list[str]:
@@ -205,8 +205,7 @@ def on_disk(directory: Path) -> str:
 
 
 def _megabytes(folders: list[Path]) -> str:
-    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()) / 1e6
-    return f"{size:,.0f} MB" if size >= 10 else f"{size:.1f} MB"
+    return megabytes(sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()))
 
 
 def finish_each(

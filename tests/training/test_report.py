@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MASKED, REST, corpus
+from transformers.training_args import OptimizerNames
 
 from llmkit.training import report
 from llmkit.training.model_card import said
@@ -106,6 +107,8 @@ def test_the_memory_of_a_training_is_what_it_then_holds():
     assert report.memory(*counts, "adamw_torch_fused") == held
     assert report.memory(*counts, "adafactor") == {name: held[name] for name in ("weights", "gradients")}
     assert "optimizer" not in report.memory(*counts, "adamw_8bit")
+    assert "optimizer" not in report.memory(*counts, "sgd")  # it keeps one with momentum alone
+    assert set(report.MOMENTS) < set(OptimizerNames)
 
 
 def test_bytes_are_written_in_one_unit():
