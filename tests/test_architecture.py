@@ -73,5 +73,5 @@ def test_three_hops_from_the_command_to_training():
     """cli -> launch -> train, where Trainer.train() is called: nowhere else."""
     callers = [name for name, file in modules().items() if "trainer.train(" in file.read_text()]
     assert callers == ["llmkit.training.train"]
-    assert "llmkit.launch" in imported(modules()["llmkit.cli"])
+    assert "llmkit.launch" in imported(modules()["llmkit.cli.train"])
     assert "llmkit.training.train" in imported(modules()["llmkit.launch"])

@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from llmkit import __version__
-from llmkit.cli import _seconds, app
+from llmkit.cli import app
+from llmkit.cli.train import _seconds
 
 TRAINING = (
     *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),

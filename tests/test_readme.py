@@ -10,7 +10,8 @@ import typer
 from conftest import ROOT, corpus
 
 from llmkit import recipe
-from llmkit.cli import _recipe_and_overrides, app
+from llmkit.cli import app
+from llmkit.cli.app import recipe_and_overrides
 
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts)]
 GENERATED = ROOT / "docs/reference"
@@ -56,7 +57,7 @@ def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
     context = parse(command)
     if context.command.name in ("pretrain", "finetune"):
         task = context.params["task"]
-        path, overrides = _recipe_and_overrides(context.params["recipe"], context.params["overrides"], task)
+        path, overrides = recipe_and_overrides(context.params["recipe"], context.params["overrides"], task)
         recipe.load(path, overrides, context.params["output_dir"], task, verb=context.command.name)
     if context.command.name == "evaluate":
         made_by = {"runs/gpt2": "tiny/gpt2", "runs/bert": "tiny/bert"}.get(context.params["model"], "glue")
@@ -117,7 +118,7 @@ def test_the_tree_names_every_room():
     tree = re.search(r"```text\nllmkit/\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL)[1]
     rooms = {folder.name for folder in (ROOT / "llmkit").iterdir() if (folder / "__init__.py").is_file()}
     assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
-    assert len(tree.splitlines()) <= 12
+    assert len(tree.splitlines()) <= 20
     for file in (ROOT / "llmkit").glob("*.py"):
         assert file.name.startswith("__") or file.stem in tree, file.name
 

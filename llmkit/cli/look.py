@@ -1,0 +1,165 @@
+"""`llmkit data`, `check`, `runs`, `compare`, `explain` and `report`: what there is to see."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmkit.cli.app import LOOK, app, do, run_or_model
+from llmkit.cli.style import Command
+
+TableFormat = Annotated[
+    Literal["table", "csv", "md", "latex", "json"],
+    typer.Option("--format", metavar="table|csv|md|latex|json", help="How to write the table."),
+]
+
+
+@app.command(
+    "data",
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit data reviews.csv
+llmkit data reviews.csv data.text_column=review""",
+)
+def describe_data(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a glob on this machine.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as in a recipe.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar="NAME", help="The task to read the data for.  [default: what its columns suggest]"
+        ),
+    ] = None,
+) -> None:
+    """Show what local data holds, what each column is taken for, and the command to train on it."""
+
+    def act() -> int:
+        from llmkit.data.describe import describe
+
+        print("\n".join(describe(path, task, overrides or [])))  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit check runs/gpt2""",
+)
+def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Check that a run directory is complete, and show what it can resume from."""
+
+    def act() -> int:
+        from llmkit.runs import check as checking
+
+        return checking.check(run_or_model(run))
+
+    do(act)
+
+
+@app.command(
+    "runs",
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit runs --sort=-value
+llmkit runs --filter task=text-classification
+llmkit runs sweeps/lr --format latex""",
+)
+def list_runs(
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="FOLDER", help="The folder of the runs.  [default: runs]", show_default=False),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            "--sort", metavar="COLUMN", help="Sort by a column; -COLUMN: largest first.  [default: newest first]"
+        ),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KEY=VALUE", help="List only these: a column, or a key of the recipe."),
+    ] = None,
+    format: TableFormat = "table",
+) -> None:
+    """List runs: task, model, status, time, and the metric that counts."""
+
+    def act() -> int:
+        from llmkit.reports.runs import list_runs
+
+        return list_runs(folder, sort, filters or [], format)
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit compare runs/reviews runs/reviews-2
+llmkit compare runs/small runs/large runs/huge --format latex""",
+)
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Two runs or more; or folders, each with the runs of its seeds."),
+    ],
+    format: TableFormat = "table",
+) -> None:
+    """Compare runs: what differs, metrics side by side, and whether it may be chance."""
+
+    def act() -> int:
+        from llmkit.reports.compare import compare
+
+        return compare(names, format)
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit explain trainer.lr_scheduler_type
+llmkit explain data""",
+)
+def explain(
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="A key or a table of a recipe.  [default: all tables]", show_default=False),
+    ] = None,
+) -> None:
+    """Explain a key of a recipe: type, default, meaning and an example."""
+
+    def act() -> int:
+        from llmkit.explain import explain
+
+        print("\n".join(explain(key)))  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit report runs/sst2""",
+)
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Write RUN/report.html: curves, results, mistakes, data and recipe of a run, to open in a browser."""
+
+    def act() -> int:
+        from llmkit.reports import report as reporting
+
+        print(reporting.write(Path(run_or_model(run)), explained=True))  # noqa: T201
+        return 0
+
+    do(act)

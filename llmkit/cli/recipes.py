@@ -1,0 +1,91 @@
+"""`llmkit recipes`: the bundled ones, and their schema."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmkit.cli.app import LOOK, app, do
+from llmkit.cli.style import Group
+
+recipes_app = typer.Typer(
+    cls=Group, help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True
+)
+app.add_typer(recipes_app, name="recipes", rich_help_panel=LOOK)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the bundled recipes by purpose, one per line."""
+    import textwrap
+    import tomllib
+
+    from llmkit.recipe import bundled
+    from llmkit.recipe.schema import PRETRAINING
+    from llmkit.terminal import LEAST, USUAL, columns
+
+    names = bundled()
+    width = max(map(len, names))
+    room = max(LEAST, min(USUAL, columns(sys.stdout) or USUAL) - width - 4)
+    groups: dict[str, list[str]] = {"Pretrain:": [], "Fine-tune:": [], "Try, without a network:": []}
+    for name, path in names.items():
+        text = path.read_text()
+        comment = " ".join(re.match(r"(?:#.*\n)+", text)[0].replace("#", " ").split())  # type: ignore[index]
+        first = re.split(r"(?<=\.) ", comment)[0]
+        pretraining = tomllib.loads(text)["task"] in PRETRAINING
+        heading = list(groups)[2 if name.startswith("tiny/") else 0 if pretraining else 1]
+        groups[heading].append(f"  {name:{width}}  {textwrap.shorten(first, room, placeholder=' ...')}")
+    for heading, lines in groups.items():
+        print("\n".join([heading, *lines]))  # noqa: T201
+
+
+@recipes_app.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")]) -> None:
+    """Print a bundled recipe."""
+
+    def act() -> int:
+        from llmkit.recipe import find
+
+        print(find(name).read_text(), end="")  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
+    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)] = None,
+) -> None:
+    """Copy a bundled recipe to the working directory, to edit it."""
+
+    def act() -> int:
+        from llmkit.recipe import copy
+
+        print(copy(name, to))  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@recipes_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+
+    def act() -> int:
+        import json
+
+        from llmkit.recipe.json_schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))  # noqa: T201
+        return 0
+
+    do(act)

@@ -1,0 +1,205 @@
+"""`llmkit generate`, `predict`, `evaluate` and `merge`: what a finished model is good for."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmkit.cli.app import (
+    USE,
+    MaybeRecipe,
+    Offline,
+    Overrides,
+    Task,
+    app,
+    do,
+    recipe_and_overrides,
+    run_or_model,
+    stay_offline,
+)
+from llmkit.cli.style import Command
+from llmkit.errors import UserError
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit generate "Once upon a time" --model runs/gpt2
+llmkit generate --chat --model runs/chat
+llmkit generate --input prompts.txt --output texts.jsonl max_new_tokens=50""",
+)
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.", show_default=False),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Fields of GenerationConfig, assistant_model and, with --chat, system_prompt.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="A run, a folder or a Hub id.  [default: the newest finished run]"
+        ),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer the prompt; without a prompt, start a conversation.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="A file of prompts; with --chat, of conversations.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="With --input: write to a file.  [default: JSON lines on stdout]"
+        ),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option(
+            "--quantize",
+            metavar="int8|int4",
+            help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, metavar="N", help="Seed for sampling: the same seed gives the same samples."),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Continue a prompt, or answer it."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.inference import generate as generation
+
+        model_path = None if model is None else run_or_model(model)
+        text, arguments = generation.separate(prompt, options or [], needed=not chat and source is None)
+        if source is not None and text is not None:
+            raise UserError(f"the prompt `{text}` and --input cannot be combined", "put the prompt into the file")
+        if source is None and output is not None:
+            raise UserError("--output needs --input", "add --input FILE, or redirect stdout to a file: > FILE")
+        if chat:
+            from llmkit.inference import chat as chatting
+
+            settings, system_prompt = chatting.settings(arguments)
+            if source is not None:
+                chatting.chat_rows(source, output, model_path, settings, system_prompt, seed, quantize)
+                return 0
+            question = generation.read_prompt(text) if text is not None else None
+            return chatting.chat(question, model_path, settings, system_prompt, seed, quantize)
+        if source is not None:
+            from llmkit.inference import batch
+
+            batch.generate_rows(source, output, model_path, generation.settings(arguments, one=True), seed, quantize)
+        else:
+            generation.generate(
+                generation.read_prompt(text), model_path, generation.settings(arguments), seed, quantize
+            )
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit predict runs/sst2 "What a day!"
+llmkit predict runs/sst2 --input reviews.csv --output labels.csv""",
+)
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE", help="A file of examples: JSON lines, CSV, TSV, Parquet, text."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]"
+        ),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Label, tag, choose, answer, summarize, translate or fill blanks."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.inference import predict as prediction
+        from llmkit.instead import refuse_file_as_text
+
+        refuse_file_as_text(model, texts or [])
+        prediction.predict(run_or_model(model), texts or [], source, output)
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit evaluate runs/sst2
+llmkit evaluate runs/sst2 data.path=fresh.csv
+llmkit evaluate runs/gpt2 --task causal-lm data.path=book.txt""",
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    recipe: MaybeRecipe = None,
+    overrides: Overrides = None,
+    task: Task = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Evaluate a finished model on its own validation data, or on another recipe's."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit import launch
+        from llmkit.training import evaluate as evaluation
+
+        path, settings = recipe_and_overrides(recipe, overrides, task, "evaluate", model)
+        named = run_or_model(model)
+        loaded = evaluation.find_recipe(named, path, task, settings)
+        launch.one_gpu()
+        evaluation.evaluate(named, loaded, output)
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit merge runs/chat --output chat-merged""",
+)
+def merge(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the merged model.")],
+    offline: Offline = False,
+) -> None:
+    """Merge an adapter into its base model, and compare their outputs."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.models import merge
+
+        merge.merge(run_or_model(run), output)
+        return 0
+
+    do(act)
