@@ -47,7 +47,7 @@ docs: install  ## the site, in docs/_build/index.html; the reference agrees with
 
 test: install  ## the tests, without a network
 	$(PYTEST) -m "not alone"
-	$(BIN)/python -m pytest -m alone tests/test_cli.py tests/recipe
+	$(BIN)/python -m pytest -m alone tests/test_api.py tests/test_cli.py tests/recipe
 
 quick: install  ## the tests but those that tests/slow.txt names, in a fifth of the time
 	$(PYTEST) -m "not alone and not slow"

@@ -184,6 +184,24 @@ def go_offline(trouble: str) -> None:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Ask the Hub again afterwards if it was asked before: what `go_offline` does meanwhile does not stay.
+
+    The environment is left to the caller.
+    """
+    from huggingface_hub import constants
+
+    global _trouble
+    trouble, offline = _trouble, constants.HF_HUB_OFFLINE
+    try:
+        yield
+    finally:
+        _trouble, constants.HF_HUB_OFFLINE = trouble, offline
+        if "datasets" in sys.modules:
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = offline
+
+
 def scrub(text: str) -> str:
     """Remove secrets from `text`: tokens and keys of the environment, that of `hf auth login`, passwords in URLs.
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -35,7 +35,7 @@ def stopping() -> list[signal.Signals]:
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
+def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[signal.Signals, Any]:
     """Let the signals end the process at once, through `end_process`, as long as there is nothing to save.
 
     Returns the previous handlers.
@@ -49,6 +49,13 @@ def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
 
     handlers: dict[signal.Signals, Callable[..., None]] = {SAVING: stay}
     handlers |= {number: end for number in stopping() if number != signal.SIGINT}
+    return handle(handlers)
+
+
+def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Set handlers of signals and return the previous ones; outside the main thread, which may not, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
@@ -79,6 +86,17 @@ def _watch_parent(pipe: Path) -> None:
         os.set_blocking(alive, True)
         os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+is_guest = False  # whether a Python program that called llmkit owns this process: it is not to be ended
+
+
+def leave_at_once(number: int) -> None:
+    """End the process on a second signal, without waiting for what the first one asked for."""
+    if is_guest:
+        raise KeyboardInterrupt
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 class ClosedStdout(io.TextIOBase):

@@ -11,7 +11,7 @@ import typer
 
 from llmkit import __version__
 from llmkit.cli import app
-from llmkit.cli.train import _seconds
+from llmkit.recipe import run_options
 
 TRAINING = (
     *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
@@ -300,7 +300,7 @@ def test_steps_without_effect_are_said(llmkit, workplace):
     [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h", 7200), ("1h0m5s", 3605), ("1m30s", 90), ("36h", 129_600)],
 )
 def test_a_length_of_time_is_read_in_hours_minutes_and_seconds(written, seconds):
-    assert _seconds(written) == seconds
+    assert run_options.seconds(written) == seconds
 
 
 @pytest.mark.parametrize("written", ["", "0s", "30", "1.5h", "30m1h", "-5m", "1 h", "5d", "m"])

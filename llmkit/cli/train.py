@@ -1,6 +1,5 @@
 """`llmkit pretrain` and `llmkit finetune`."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -8,7 +7,6 @@ import typer
 
 from llmkit.cli.app import TRAIN, MaybeRecipe, Offline, Overrides, Task, app, do, recipe_and_overrides, stay_offline
 from llmkit.cli.style import Command
-from llmkit.errors import UserError
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
@@ -187,13 +185,13 @@ def _train(
 
     def act() -> int:
         from llmkit import process
-        from llmkit.recipe import load
+        from llmkit.recipe import run_options
 
         process.join()
         stay_offline(offline)
         path, settings = recipe_and_overrides(recipe, overrides, task, verb)
-        seconds = _seconds(max_time)
-        loaded = _with_time_note(_named(load(path, settings, output_dir, task, verb), name, output_dir), max_time)
+        seconds = run_options.seconds(max_time)
+        loaded = run_options.load(path, settings, task, verb, name, output_dir, max_time)
         if dry_run:
             return _explain(loaded, processes, max_time)
         if seeds is not None:
@@ -207,48 +205,10 @@ def _train(
             return repeat(loaded, seeds, argv, output_dir, resume)
         from llmkit import launch
 
-        return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
+        code, _ = launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
+        return code
 
     do(act)
-
-
-def _seconds(time: str | None) -> int | None:
-    """Convert a time such as `1h30m` to seconds; None for None."""
-    if time is None:
-        return None
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
-    seconds = (
-        sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    )
-    if not seconds:
-        raise UserError(f"--max-time: `{time}` is not a duration", "write it as 90s, 30m, 1h30m or 2h")
-    return seconds
-
-
-def _named(recipe: "Recipe", name: str | None, output_dir: str | None) -> "Recipe":
-    """Return the recipe under the name that the command line gives its run; the recipe's own where it gives none."""
-    if name is None:
-        return recipe
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise UserError(f"--name: `{name}` is not a valid run name", "use letters, digits, `.`, `_` and `-`")
-    if output_dir is not None:
-        raise UserError(
-            "--name and --output-dir cannot be combined", f"use only one; --name means --output-dir runs/{name}"
-        )
-    return recipe.model_copy(update={"name": name, "output_dir": None})
-
-
-def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
-    """Return the recipe with a note on the effect of `--max-time`."""
-    if time is None:
-        return recipe
-    key = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
-    note = (
-        f"--max-time {time}: training stops this long after its first step starts; evaluation and saving in between "
-        f"count, the final evaluation and saving of the model do not; "
-        f"trainer.{key} is ignored"
-    )
-    return recipe.model_copy(update={"notes": (*recipe.notes, note)})
 
 
 def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:

@@ -168,6 +168,8 @@ def evaluate(
     """Evaluate a finished model on its own validation data, or on another recipe's."""
 
     def act() -> int:
+        import json
+
         stay_offline(offline)
         from llmkit import launch
         from llmkit.training import evaluate as evaluation
@@ -176,7 +178,7 @@ def evaluate(
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        evaluation.evaluate(named, loaded, output)
+        print(json.dumps(evaluation.evaluate(named, loaded, output), indent=2))  # noqa: T201
         return 0
 
     do(act)

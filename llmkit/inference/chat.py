@@ -121,6 +121,12 @@ def load(
     Raises UserError for a tokenizer without a chat template.
     """
     session = generate.load(name, "chat", options, seed, quantize)
+    check_template(session)
+    return session, system_prompt_of(session, system_prompt)
+
+
+def check_template(session: generate.GenerationSession) -> None:
+    """Raise UserError for a tokenizer without a chat template."""
     try:
         session.tokenizer.get_chat_template()
     except ValueError as problem:
@@ -129,9 +135,13 @@ def load(
             f'to continue a text: llmkit generate "..." --model {session.name}; to teach it to answer: '
             f"llmkit finetune --task chat model.name={session.name}",
         ) from problem
-    if system_prompt is None:
-        system_prompt = getattr(finished.data_of(session.name, "chat"), "system_prompt", None)
-    return session, system_prompt
+
+
+def system_prompt_of(session: generate.GenerationSession, given: str | None) -> str | None:
+    """Return the system prompt that was `given`; where none was, that of the model's own recipe."""
+    if given is not None:
+        return given
+    return getattr(finished.data_of(session.name, "chat"), "system_prompt", None)
 
 
 # ---- the conversation ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def list_runs(
     if not disk.is_dir(directory):
         hint = "name the folder that holds the runs" if folder else "train one: llmkit finetune --task sst2"
         raise UserError(f"there is no folder `{directory}`", hint)
-    records = {path: runs.read_record(path) for path in _directories(directory)}
+    records = {path: runs.read_record(path) for path in directories(directory)}
     if not records:
         raise UserError(f"`{directory}` holds no runs", "name the folder that holds them")
     wanted = [_condition(each, records.values()) for each in filters]
@@ -112,7 +112,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _directories(folder: Path) -> Iterator[Path]:
+def directories(folder: Path) -> Iterator[Path]:
     """Yield the runs in a folder, and those of seeds and sweeps one level below."""
     for path in sorted(folder.iterdir()):
         if not disk.is_dir(path):

@@ -1,8 +1,6 @@
 """Signals: the ones that end a run with a checkpoint, and the one that asks for a checkpoint and lets it go on."""
 
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmkit.process import SAVING, stopping
+from llmkit.process import SAVING, handle, leave_at_once, stopping
 from llmkit.terminal import put_at_once
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 
@@ -33,20 +31,18 @@ class StopOnSignal(TrainerCallback):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note the signals that come in meanwhile; what they did before holds again afterwards."""
-        before = {number: signal.signal(number, self._note) for number in (*stopping(), SAVING)}
+        before = handle(dict.fromkeys((*stopping(), SAVING), self._note))
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            handle(before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == SAVING:
             self.asked = True
             return
         if self.received:
-            sys.stderr.flush()
-            os._exit(128 + number)
+            leave_at_once(number)
         self.received = number
         if self.speaks:
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""

@@ -167,7 +167,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             if trainer.saved_at != trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model_wrapped, None)
         except Exception as problem:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again for a worker that died
+            process.handle({signal.SIGCHLD: signal.SIG_DFL})  # torch's handler would raise again for a worker that died
             saved = not isinstance(problem, UserError) and trainer.save_after_failure()
             if saved and stop.received:  # the signal that ended the data workers, too
                 stop.signal = stop.received

@@ -92,7 +92,7 @@ def test_tokens_are_made_before_the_processes_start(mixed, monkeypatch):
         return 75
 
     monkeypatch.setattr(launch, "_with_accelerate", launched)
-    assert launch.start(found, 2, None, resume=False) == 75
+    assert launch.start(found, 2, None, resume=False)[0] == 75
 
 
 def test_a_stream_is_cleaned_as_it_comes(mixed, llmkit):
