@@ -442,7 +442,7 @@ class Model:
             return evaluate.evaluate(self.name, found, None if output is None else Path(output))
 
 
-def list_runs(folder: str | Path = runs.ROOT) -> "pd.DataFrame":
+def list_runs(folder: str | Path = "runs") -> "pd.DataFrame":
     """List the runs of a folder as `llmkit runs` does: a row a run, the newest first, times in seconds."""
     import pandas as pd
 

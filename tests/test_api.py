@@ -5,6 +5,7 @@ import json
 import os
 import pkgutil
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from predictions import BERT, TRAINER
 from transformers import logging
 
@@ -271,3 +273,27 @@ def test_importing_llmkit_takes_less_than_a_tenth_of_a_second():
         return time.monotonic() - started
 
     assert min(seconds("import llmkit") for _ in range(5)) - min(seconds("") for _ in range(5)) < 0.1
+
+
+def test_the_cells_of_the_notebook_run(workplace, monkeypatch):
+    cells = json.loads((ROOT / "examples/python.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)  # they would age
+    names: dict = {}
+    short = {"num_train_epochs": 1, "max_steps": 2}
+    real = lk.finetune
+    monkeypatch.setattr(
+        lk, "finetune", lambda *a, trainer, **more: real(*a, trainer={**trainer, **short}, **more), raising=False
+    )
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["run"].directory == Path("runs/meals")
+
+
+def test_python_in_the_pages_names_what_is_there():
+    for page in (ROOT / "docs").rglob("*.md"):
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            if "llmkit." not in block:  # a part of a file
+                continue
+            compile(block, str(page), "exec")
+            assert set(re.findall(r"llmkit\.(\w+)\b(?=\()", block)) <= set(lk.__all__), page
