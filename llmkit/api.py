@@ -80,6 +80,18 @@ class Run:
         with _guest():
             return report.write(self.directory, explained=True)
 
+    def push(
+        self, repo_id: str, *, license: str, public: bool = False, include: Sequence[str] = (), dry_run: bool = False
+    ) -> str | None:
+        """Publish the run on the Hub as OWNER/NAME, as `llmkit push` does.
+
+        Returns the address; None for a `dry_run`, which says what would be uploaded.
+        """
+        from llmkit.export import push
+
+        with _guest():
+            return push.push(str(self.directory), repo_id, license, public, include, dry_run)
+
 
 # ---- training ------------------------------------------------------------------------------------------------------
 

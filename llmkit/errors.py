@@ -15,6 +15,14 @@ def quantity(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def in_bytes(count: float) -> str:
+    """Write a number of bytes: `934 B`, `711 kB`, `6.9 MB`, `1.2 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.{int(count < 10 * size or unit == 'GB')}f} {unit}"
+    return f"{count:.0f} B"
+
+
 class UserError(Exception):
     """A mistake that the user can correct; the command line prints it and exits with code 2.
 

@@ -17,9 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import forks
 import numpy as np
 import pandas as pd
+import peft  # noqa: F401  imported before: libraries add filters of warnings once
 import pytest
 import torch
 from conftest import ROOT
@@ -110,8 +112,6 @@ def test_a_run_from_python_has_the_weights_of_the_commands(workplace, llmkit):
 
 @pytest.mark.parametrize("kind", ["path", "keys", "frame", "list", "dataset"])
 def test_rows_in_memory_train_as_those_of_a_file(rows, llmkit, kind):
-    import datasets
-
     assert llmkit("finetune", "classes.toml", "--output-dir", "a").exit_code == 0
     data = {
         "path": Path("rows.csv"),

@@ -205,3 +205,37 @@ def merge(
         return 0
 
     do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit push runs/reviews ada/reviews --license apache-2.0 --dry-run
+llmkit push runs/reviews ada/reviews --license apache-2.0 --public""",
+)
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.")],
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
+    license: Annotated[
+        str, typer.Option("--license", metavar="ID", help="The model's licence: apache-2.0, mit, cc-by-4.0, other, ...")
+    ],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody read it.  [default: private]")] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="WHAT", help="Also upload report, predictions, record or logs."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files and print the model card; upload nothing.")
+    ] = False,
+) -> None:
+    """Publish a finished model on the Hugging Face Hub, with its card and recipe."""
+
+    def act() -> int:
+        from llmkit.export.push import push
+
+        if address := push(run_or_model(run), repo_id, license, public, include or [], dry_run):
+            print(address)  # noqa: T201
+        return 0
+
+    do(act)
