@@ -25,7 +25,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 # What begins a line: a word in nine columns, or nothing there, or one of a few words with a colon.
 _LABEL = re.compile(r"[a-z]+ +(?<=^.{9})(?=\S)| {9}|(?:error|hint|model|note|warning|go on|try it): +")
 _COMMAND = (
-    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|push"
+    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|export|push"
     r"|data|check|runs|compare|explain|recipes|report)"
     r"|pip install|hf auth|accelerate config|iconv)\b"
 )

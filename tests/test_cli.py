@@ -30,6 +30,7 @@ OPTIONS = {
     "predict": ["model", "texts", "--input", "--output", "--offline"],
     "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline"],
     "merge": ["run", "--output", "--offline"],
+    "export": ["model", "--output", "--format", "--precision", "--offline"],
     "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
     "check": ["run"],

@@ -211,6 +211,37 @@ def merge(
     cls=Command,
     rich_help_panel=USE,
     epilog="""\
+llmkit export runs/gpt2 --output gpt2-gguf
+llmkit export runs/chat --output chat-gguf --precision q8_0""",
+)
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the files.")],
+    format: Annotated[
+        Literal["gguf"], typer.Option("--format", metavar="gguf", help="gguf: llama.cpp, Ollama, LM Studio.")
+    ] = "gguf",
+    precision: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"],
+        typer.Option("--precision", metavar="f32|f16|bf16|q8_0", help="What the weights are written in."),
+    ] = "f16",
+    offline: Offline = False,
+) -> None:
+    """Write a model for another engine, read it back and compare it."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.export.export import export
+
+        export(run_or_model(model), format, output, precision)
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
 llmkit push runs/reviews ada/reviews --license apache-2.0 --dry-run
 llmkit push runs/reviews ada/reviews --license apache-2.0 --public""",
 )
