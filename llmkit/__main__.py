@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit import process
 from llmkit.cli import app
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, tell
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     try:
         app(prog_name="llmkit")
     except UserError as mistake:
-        say(*mistake.lines())
+        tell(mistake)
         sys.exit(process.leave(2))
     except Exception as problem:
         from llmkit import last_resort  # late: it costs a hundredth of a second

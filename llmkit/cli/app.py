@@ -10,7 +10,7 @@ import typer
 
 from llmkit import __version__, disk
 from llmkit.cli.style import Group
-from llmkit.errors import RunError, UserError, say
+from llmkit.errors import UserError, say_to_people, tell
 
 app = typer.Typer(
     cls=Group,
@@ -35,6 +35,7 @@ Task = Annotated[
     str | None,
     typer.Option("--task", metavar="NAME", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ..."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; a mistake is one too, on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 
 
@@ -60,8 +61,8 @@ def do(act: Callable[[], int]) -> NoReturn:
     try:
         code = act()
     except UserError as mistake:
-        say(*mistake.lines())
-        code = 1 if isinstance(mistake, RunError) else 2
+        tell(mistake)
+        code = mistake.code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of stdout is gone
@@ -109,5 +110,5 @@ def run_or_model(name: str) -> str:
     run = runs.ROOT / name
     if disk.exists(Path(name)) or not runs.is_run(run):
         return name
-    say(f"note     `{name}` is the run `{run}`")
+    say_to_people(f"note     `{name}` is the run `{run}`")
     return str(run)

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmkit.cli.app import LOOK, app, do, run_or_model
+from llmkit.cli.app import LOOK, Json, app, do, run_or_model
 from llmkit.cli.style import Command
+from llmkit.errors import say_to_people
 
 TableFormat = Annotated[
     Literal["table", "csv", "md", "latex", "json"],
@@ -52,13 +53,16 @@ def describe_data(
     epilog="""\
 llmkit check runs/gpt2""",
 )
-def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def check(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")],
+    as_json: Json = False,
+) -> None:
     """Check that a run directory is complete, and show what it can resume from."""
 
     def act() -> int:
         from llmkit.runs import check as checking
 
-        return checking.check(run_or_model(run))
+        return checking.check(run_or_model(run), as_json)
 
     do(act)
 
@@ -88,13 +92,14 @@ def list_runs(
         typer.Option("--filter", metavar="KEY=VALUE", help="List only these: a column, or a key of the recipe."),
     ] = None,
     format: TableFormat = "table",
+    as_json: Json = False,
 ) -> None:
     """List runs: task, model, status, time, and the metric that counts."""
 
     def act() -> int:
         from llmkit.reports.runs import list_runs
 
-        return list_runs(folder, sort, filters or [], format)
+        return list_runs(folder, sort, filters or [], "json" if as_json else format)
 
     do(act)
 
@@ -104,21 +109,36 @@ def list_runs(
     rich_help_panel=LOOK,
     epilog="""\
 llmkit compare runs/reviews runs/reviews-2
-llmkit compare runs/small runs/large runs/huge --format latex""",
+llmkit compare runs/small runs/large runs/huge --format latex
+llmkit compare runs/small runs/large --html curves.html""",
 )
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Two runs or more; or folders, each with the runs of its seeds."),
+        typer.Argument(metavar="RUN", help="Two runs or more; or folders, each with the runs of its seeds."),
     ],
     format: TableFormat = "table",
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the learning curves, over one another, to a page as well."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare runs: what differs, metrics side by side, and whether it may be chance."""
 
     def act() -> int:
-        from llmkit.reports.compare import compare
+        from llmkit.reports import compare as comparing
 
-        return compare(names, format)
+        if html is not None:
+            from llmkit.reports import compare_page
+
+            compare_page.check(html)
+        found = comparing.read(names)
+        comparing.show(found, "json" if as_json else format)
+        if html is not None:
+            compare_page.write(html, found)
+            say_to_people(f"curves: {html}")
+        return 0
 
     do(act)
 

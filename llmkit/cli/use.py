@@ -7,6 +7,7 @@ import typer
 
 from llmkit.cli.app import (
     USE,
+    Json,
     MaybeRecipe,
     Offline,
     Overrides,
@@ -18,7 +19,7 @@ from llmkit.cli.app import (
     stay_offline,
 )
 from llmkit.cli.style import Command
-from llmkit.errors import UserError
+from llmkit.errors import UserError, answer
 
 
 @app.command(
@@ -161,15 +162,15 @@ def evaluate(
     task: Task = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
+        typer.Option("--output", metavar="FILE", help="Write every row to a .jsonl or .csv file, mistakes first."),
     ] = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a finished model on its own validation data, or on another recipe's."""
+    del as_json  # metrics are JSON anyway
 
     def act() -> int:
-        import json
-
         stay_offline(offline)
         from llmkit import launch
         from llmkit.training import evaluate as evaluation
@@ -178,7 +179,7 @@ def evaluate(
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        print(json.dumps(evaluation.evaluate(named, loaded, output), indent=2))  # noqa: T201
+        answer(evaluation.evaluate(named, loaded, output))
         return 0
 
     do(act)
