@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from llmkit import process
-from llmkit.cli import app
+from llmkit.cli import app, completion
 from llmkit.errors import UserError, tell
 
 
@@ -17,6 +17,8 @@ def main() -> None:
     # there (`process.collect_from_here`).
     gc.disable()
     _open_standard_streams()
+    if completion.ASKED in os.environ:
+        return completion.answer(os.environ[completion.ASKED], sys.argv[1:])
     try:
         app(prog_name="llmkit")
     except UserError as mistake:

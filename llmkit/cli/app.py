@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llmkit import __version__, disk
+from llmkit.cli import completion
 from llmkit.cli.style import Group
 from llmkit.errors import UserError, say_to_people, tell
 
@@ -21,19 +22,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-TRAIN, USE, LOOK = "Train", "Use", "Look"  # the headings of `llmkit -h`
+TRAIN, USE, LOOK, SET_UP = "Train", "Use", "Look", "Set up"  # the headings of `llmkit -h`
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
+    typer.Argument(
+        metavar="TABLE.KEY=VALUE",
+        help="Settings that override the recipe's.",
+        show_default=False,
+        autocompletion=completion.overrides,
+    ),
 ]
 MaybeRecipe = Annotated[
     str | None,
-    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of a bundled recipe.",
+        show_default=False,
+        autocompletion=completion.recipe_or_override,
+    ),
 ]
 Task = Annotated[
     str | None,
-    typer.Option("--task", metavar="NAME", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ..."),
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ...",
+        autocompletion=completion.tasks,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; a mistake is one too, on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]

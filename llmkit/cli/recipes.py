@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.app import LOOK, app, do
 from llmkit.cli.style import Group
 
@@ -48,7 +49,12 @@ def list_recipes() -> None:
 
 
 @recipes_app.command("show")
-def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")]) -> None:
+def show_recipe(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The name of a bundled recipe.", autocompletion=completion.recipe_names),
+    ],
+) -> None:
     """Print a bundled recipe."""
 
     def act() -> int:
@@ -62,8 +68,14 @@ def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The na
 
 @recipes_app.command("copy")
 def copy_recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
-    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)] = None,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The name of a bundled recipe.", autocompletion=completion.recipe_names),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The file to write.", show_default=False, autocompletion=completion.files),
+    ] = None,
 ) -> None:
     """Copy a bundled recipe to the working directory, to edit it."""
 

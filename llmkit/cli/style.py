@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import typer
+from typer.completion import shell_completion  # type: ignore[attr-defined]
 from typer.core import TyperCommand, TyperGroup
 
 from llmkit.errors import UserError, for_programs, tell
@@ -95,6 +96,8 @@ class Command(TyperCommand):
     """A command that answers an option that it does not have with what to type instead."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if ctx.resilient_parsing:
+            return self._take_apart(ctx, args)
         named = {
             name: (parameter.opts[-1], bool(getattr(parameter, "is_flag", False)))
             for parameter in self.get_params(ctx)
@@ -102,8 +105,7 @@ class Command(TyperCommand):
             for name in (*parameter.opts, *parameter.secondary_opts)
         }
         words = (arg.partition("=")[0] for arg in args)
-        unknown = any(re.match("--?[A-Za-z]", word) and word not in named for word in words)
-        if unknown and not ctx.resilient_parsing:  # which completion asks for
+        if any(re.match("--?[A-Za-z]", word) and word not in named for word in words):
             from llmkit.instead import Known, refuse_options
 
             known = {name: Known(*option) for name, option in named.items()}
@@ -114,6 +116,17 @@ class Command(TyperCommand):
                 raise typer.Exit(2) from None
         with _in_our_style(ctx):
             return super().parse_args(ctx, args)
+
+    def _take_apart(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give completion the words as they are: to convert them costs 50 ms, and they may be mistakes yet."""
+        parser = self.make_parser(ctx)
+        given, ctx.args, _ = parser.parse_args(args=args)
+        ctx._opt_prefixes.update(parser._opt_prefixes)
+        ctx.params.update(given)
+        for name, value in given.items():
+            if value not in (None, ()):
+                ctx.set_parameter_source(name, shell_completion.ParameterSource.COMMANDLINE)  # type: ignore[attr-defined]
+        return ctx.args
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options under headings, without click's names of their types."""

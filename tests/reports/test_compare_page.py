@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import made_runs
 import pytest
@@ -25,8 +26,7 @@ def runs(tmp_path, monkeypatch):
 def page(*words):
     done = CliRunner().invoke(app, ["compare", *words, "--html", "c.html"])
     assert done.exit_code == 0, done.stderr
-    with open("c.html") as file:
-        return file.read()
+    return Path("c.html").read_text()
 
 
 def test_each_figure_has_a_picture_with_a_line_for_each_run(runs):
