@@ -18,7 +18,7 @@ def main() -> None:
     gc.disable()
     _open_standard_streams()
     if completion.ASKED in os.environ:
-        return completion.answer(os.environ[completion.ASKED], sys.argv[1:])
+        return completion.answer(app, os.environ[completion.ASKED], sys.argv[1:])
     try:
         app(prog_name="llmkit")
     except UserError as mistake:

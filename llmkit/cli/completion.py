@@ -298,10 +298,8 @@ class Completion(shell_completion.ShellComplete):
         return re.sub(r"([\s\\'\"$`&|;<>()*?\[\]#!{}])", r"\\\1", value[cut:])
 
 
-def answer(shell: str, words: list[str]) -> None:
+def answer(app: typer.Typer, shell: str, words: list[str]) -> None:
     """Print what could follow on a shell's line; nothing where that fails, as the line is still being typed."""
-    from llmkit.cli import app
-
     with suppress(Exception, SystemExit):
         cli = typer.main.get_command(app)
         if found := Completion(shell, words, cli, os.environ.get(BREAKS, "")).complete():

@@ -5,8 +5,26 @@ from typing import Annotated, Literal
 import typer
 
 from llmkit.cli import completion as completing
-from llmkit.cli.app import SET_UP, app, do
+from llmkit.cli.app import SET_UP, Json, Offline, app, do, stay_offline
 from llmkit.cli.style import Command
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=SET_UP,
+    epilog="""\
+llmkit doctor --offline""",
+)
+def doctor(offline: Offline = False, as_json: Json = False) -> None:
+    """Check the installation, the machine and the Hub, and say what to do where something is wrong."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit import doctor
+
+        return doctor.doctor(as_json)
+
+    do(act)
 
 
 @app.command(

@@ -202,7 +202,7 @@ def test_it_answers_in_a_fifth_of_a_second():
 
 def test_a_line_that_makes_no_sense_is_answered_with_nothing(monkeypatch, capsys):
     for line in ("llmkit finetune --task", "llmkit 'open", "x", ""):
-        completion.answer("bash", [line])
+        completion.answer(app, "bash", [line])
     monkeypatch.setattr(completion, "known", lambda: 1 / 0)
-    completion.answer("bash", ["llmkit explain da"])
+    completion.answer(app, "bash", ["llmkit explain da"])
     assert "Error" not in capsys.readouterr().err
