@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion
-from llmkit.cli.app import LOOK, app, do
+from llmkit.cli.app import LOOK, Offline, Overrides, app, do, stay_offline
 from llmkit.cli.style import Group
 
 recipes_app = typer.Typer(
@@ -83,6 +83,47 @@ def copy_recipe(
         from llmkit.recipe import copy
 
         print(copy(name, to))  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@recipes_app.command("new")
+def new_recipe(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A data file, a folder or a glob.", autocompletion=completion.files),
+    ],
+    overrides: Overrides = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="The task.  [default: what the columns suggest]",
+            autocompletion=completion.tasks,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="The file to write.  [default: stdout]", autocompletion=completion.files
+        ),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Look into a data file, and write a commented recipe for it."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit import new_recipe
+
+        text = new_recipe.new(path, task, overrides or [], output)
+        if output is None:
+            print(text, end="")  # noqa: T201
+        else:
+            new_recipe.write(text, output)
+            print(output)  # noqa: T201
         return 0
 
     do(act)
