@@ -28,20 +28,23 @@ OPTIONS = {
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],
-    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline"],
+    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline", "--json"],
     "merge": ["run", "--output", "--offline"],
     "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
-    "check": ["run"],
-    "compare": ["names", "--format"],
+    "check": ["run", "--json"],
+    "compare": ["names", "--format", "--html", "--json"],
     "explain": ["key"],
-    "runs": ["folder", "--sort", "--filter", "--format"],
+    "runs": ["folder", "--sort", "--filter", "--format", "--json"],
     "report": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],
     "recipes copy": ["name", "to"],
+    "recipes new": ["path", "overrides", "--task", "--output", "--offline"],
     "recipes schema": [],
+    "doctor": ["--offline", "--json"],
+    "completion": ["shell"],
 }
 
 
@@ -161,7 +164,7 @@ def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
 
 
 def test_help_has_groups_and_examples_in_80_columns(llmkit):
-    assert {"Train:", "Use:", "Look:"} <= set(llmkit("-h").stdout.splitlines())
+    assert {"Train:", "Use:", "Look:", "Set up:"} <= set(llmkit("-h").stdout.splitlines())
     for name, _ in commands(typer.main.get_command(app)):
         shown = llmkit(*name.split(), "-h").stdout
         assert max(map(len, shown.splitlines())) <= 80, name
