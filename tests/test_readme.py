@@ -100,7 +100,7 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
             assert done.exit_code == 0, (command, done.stderr)
             assert done.stdout.strip() or "--output" in command
     for command in COMMANDS:
-        if words(command)[0] == "recipes":
+        if words(command)[0] == "recipes" and "new" not in words(command):  # which needs a model of the Hub
             assert llmkit(*words(command)).exit_code == 0
 
 
