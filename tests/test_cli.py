@@ -150,6 +150,7 @@ def test_an_unknown_option_is_the_users_mistake(llmkit):
         (["generate", "--quantize", "int3"], "--quantize 'int3' is not one of 'int8', 'int4'", "llmkit generate -h"),
         (["check", "a", "b"], "llmkit check: got unexpected extra argument(s) (b)", "llmkit check [OPTIONS] RUN;"),
         (["finetune", "--lr", "3"], "llmkit finetune has no such option", "llmkit finetune trainer.learning_rate=3"),
+        (["recipes", "new", "a.csv", "--out", "b"], "llmkit recipes new has no such option", "new a.csv --output b"),
     ],
 )
 def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):

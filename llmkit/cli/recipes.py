@@ -1,4 +1,4 @@
-"""`llmkit recipes`: the bundled ones, and their schema."""
+"""`llmkit recipes`: the bundled ones, new ones, and their schema."""
 
 import re
 import sys
@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion
-from llmkit.cli.app import LOOK, Offline, Overrides, app, do, stay_offline
-from llmkit.cli.style import Group
+from llmkit.cli.app import LOOK, Offline, app, do, stay_offline
+from llmkit.cli.style import Command, Group
 
 recipes_app = typer.Typer(
-    cls=Group, help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True
+    cls=Group,
+    help="List, show and copy the recipes that come with llmkit, and write new ones.",
+    invoke_without_command=True,
 )
 app.add_typer(recipes_app, name="recipes", rich_help_panel=LOOK)
 
@@ -23,7 +25,7 @@ def recipes(context: typer.Context) -> None:
         list_recipes()
 
 
-@recipes_app.command("list")
+@recipes_app.command("list", cls=Command)
 def list_recipes() -> None:
     """List the bundled recipes by purpose, one per line."""
     import textwrap
@@ -48,7 +50,7 @@ def list_recipes() -> None:
         print("\n".join([heading, *lines]))  # noqa: T201
 
 
-@recipes_app.command("show")
+@recipes_app.command("show", cls=Command)
 def show_recipe(
     name: Annotated[
         str,
@@ -66,7 +68,7 @@ def show_recipe(
     do(act)
 
 
-@recipes_app.command("copy")
+@recipes_app.command("copy", cls=Command)
 def copy_recipe(
     name: Annotated[
         str,
@@ -88,13 +90,21 @@ def copy_recipe(
     do(act)
 
 
-@recipes_app.command("new")
+@recipes_app.command("new", cls=Command)
 def new_recipe(
     path: Annotated[
         str,
         typer.Argument(metavar="FILE", help="A data file, a folder or a glob.", autocompletion=completion.files),
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TABLE.KEY=VALUE",
+            help="Settings to write into it.",
+            show_default=False,
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +139,7 @@ def new_recipe(
     do(act)
 
 
-@recipes_app.command("schema")
+@recipes_app.command("schema", cls=Command)
 def recipe_schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
 

@@ -110,7 +110,7 @@ class Command(TyperCommand):
 
             known = {name: Known(*option) for name, option in named.items()}
             try:
-                refuse_options(ctx.info_name or "", args, known)
+                refuse_options(ctx.command_path.partition(" ")[2], args, known)
             except UserError as mistake:
                 tell(mistake)
                 raise typer.Exit(2) from None
@@ -118,7 +118,7 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
 
     def _take_apart(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give completion the words as they are: to convert them costs 50 ms, and they may be mistakes yet."""
+        """Give completion the words as they are: to convert them, typer would load pydantic."""
         parser = self.make_parser(ctx)
         given, ctx.args, _ = parser.parse_args(args=args)
         ctx._opt_prefixes.update(parser._opt_prefixes)
