@@ -76,10 +76,9 @@ def known() -> dict[str, Any]:
 
 def _stamp() -> list[Any]:
     """Return what the cached words follow from: llmkit's files, and the versions of the libraries with their fields."""
-    folders = [ROOT / "recipe", ROOT / "cli", ROOT / "recipes", ROOT.parent / "recipes"]
-    files = [
-        file for folder in folders for pattern in ("*.py", "*.toml", "tiny/*.toml") for file in folder.glob(pattern)
-    ]
+    own = [ROOT / name for name in ("recipe", "cli", "reports", "export")]
+    files = [file for folder in own for file in folder.glob("*.py")]
+    files += [file for folder in (ROOT, ROOT.parent) for file in folder.glob("recipes/**/*.toml")]
     stamp: list[Any] = [[str(file), file.stat().st_mtime_ns] for file in sorted(files)]
     for package in ("transformers", "peft"):
         spec = find_spec(package)
@@ -89,6 +88,7 @@ def _stamp() -> list[Any]:
 
 
 def _collected() -> dict[str, Any]:
+    from llmkit.export.push import INCLUDED
     from llmkit.recipe import bundled, catalogue, schema
     from llmkit.recipe.shortcuts import NAMED
     from llmkit.recipe.toml import toml_value
@@ -111,6 +111,7 @@ def _collected() -> dict[str, Any]:
         "keys": keys,
         "tables": catalogue.tables(),
         "columns": COLUMNS,
+        "included": list(INCLUDED),
     }
 
 
@@ -233,6 +234,11 @@ def runs(incomplete: str) -> Words:
 def files(incomplete: str) -> Words:
     """Files and folders."""
     return _paths(incomplete)
+
+
+def included() -> Words:
+    """What --include adds to a model on the Hub."""
+    return known()["included"]  # type: ignore[no-any-return]
 
 
 def _runs() -> Iterator[str]:

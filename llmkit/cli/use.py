@@ -266,7 +266,7 @@ llmkit push runs/reviews ada/reviews --license apache-2.0 --dry-run
 llmkit push runs/reviews ada/reviews --license apache-2.0 --public""",
 )
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.", autocompletion=completion.runs)],
     repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
     license: Annotated[
         str, typer.Option("--license", metavar="ID", help="The model's licence: apache-2.0, mit, cc-by-4.0, other, ...")
@@ -274,7 +274,12 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody read it.  [default: private]")] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="WHAT", help="Also upload report, predictions, record or logs."),
+        typer.Option(
+            "--include",
+            metavar="WHAT",
+            help="Also upload report, predictions, record or logs.",
+            autocompletion=completion.included,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files and print the model card; upload nothing.")

@@ -16,7 +16,7 @@ from llmkit.recipe import bundled
 from llmkit.recipe.keys import known_keys
 
 # What nobody can guess: numbers, times, names and texts of one's own.
-FREE = {"--name", "--processes", "--max-time", "--seeds", "--seed", "texts"}
+FREE = {"--name", "--processes", "--max-time", "--seeds", "--seed", "texts", "repo_id", "--license"}
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def complete(line: str, breaks: str = "", shell: str = "bash") -> list[str]:
         ("llmkit runs --sort va", ["value"]),
         ("llmkit runs --filter trainer.optim=adamw_torch_f", ["trainer.optim=adamw_torch_fused"]),
         ("llmkit runs --format j", ["json"]),
+        ("llmkit push small ada/small --include pr", ["predictions"]),
         ("llmkit completion ", ["bash", "zsh", "fish"]),
         ("llmkit nothing ", []),
     ],
