@@ -238,7 +238,7 @@ def files(incomplete: str) -> Words:
 
 def included() -> Words:
     """What --include adds to a model on the Hub."""
-    return known()["included"]  # type: ignore[no-any-return]
+    return known()["included"]
 
 
 def _runs() -> Iterator[str]:
