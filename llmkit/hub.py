@@ -80,7 +80,7 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
     timeout = httpx2.Timeout(10.0, connect=PATIENCE)
     with loading(repo_id, kind):
         for wait in (*WAITS, None):
-            if not _reachable():
+            if not reachable():
                 go_offline("cannot be reached (no network?)")
                 break
             try:
@@ -108,7 +108,7 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
     return None
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
     """Whether the Hub, or the proxy in front of it, accepts a connection in time at any of its addresses.
 
     The clients' timeout applies to each address in turn, and name resolution has none.

@@ -195,7 +195,7 @@ def refuse_options(verb: str, arguments: Sequence[str], known: dict[str, Known])
             settings += found.words
     if not mistakes:
         return
-    command = shlex.join(["llmkit", verb, *kept, *options, *settings])
+    command = shlex.join(["llmkit", *verb.split(), *kept, *options, *settings])
     if unknown:
         command = f"llmkit {verb} --help lists its options"
     elif left_out:

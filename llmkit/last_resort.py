@@ -6,7 +6,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from llmkit.errors import say
+from llmkit.errors import RunError, say, tell
 
 SHOW = "LLMKIT_TRACEBACK"  # the environment variable that asks for the traceback on the screen
 FILE = "traceback.txt"
@@ -33,9 +33,8 @@ def answer(problem: BaseException) -> None:
     if os.environ.get(SHOW) == "1" or rank != "0":  # what other processes of a run say is in its launch.log
         say(*whole.rstrip().splitlines())
     file = _kept(whole, FILE if rank == "0" else f"traceback-{rank}.txt")
-    say(f"error: `{command}` met an error that llmkit does not know{where}")
-    say(f"  {words}")
-    say(f"hint: the traceback is in {file}; {SHOW}=1 shows it" if file else f"hint: {SHOW}=1 shows the traceback")
+    hint = f"the traceback is in {file}; {SHOW}=1 shows it" if file else f"{SHOW}=1 shows the traceback"
+    tell(RunError(f"`{command}` met an error that llmkit does not know{where}", hint, (words,)))
 
 
 def _kept(text: str, name: str) -> Path | None:

@@ -26,7 +26,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069
 _LABEL = re.compile(r"[a-z]+ +(?<=^.{9})(?=\S)| {9}|(?:error|hint|model|note|warning|go on|try it): +")
 _COMMAND = (
     r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|export|push"
-    r"|data|check|runs|compare|explain|recipes|report)"
+    r"|data|plan|check|runs|compare|explain|recipes|report|doctor|completion)"
     r"|pip install|hf auth|accelerate config|iconv)\b"
 )
 # What is not broken: a command with its arguments, up to a comma, a colon or a semicolon; what stands in backticks.

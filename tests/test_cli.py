@@ -28,21 +28,24 @@ OPTIONS = {
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],
-    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline"],
+    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline", "--json"],
     "merge": ["run", "--output", "--offline"],
     "export": ["model", "--output", "--format", "--precision", "--offline"],
     "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
-    "check": ["run"],
-    "compare": ["names", "--format"],
+    "check": ["run", "--json"],
+    "compare": ["names", "--format", "--html", "--json"],
     "explain": ["key"],
-    "runs": ["folder", "--sort", "--filter", "--format"],
+    "runs": ["folder", "--sort", "--filter", "--format", "--json"],
     "report": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],
     "recipes copy": ["name", "to"],
+    "recipes new": ["path", "overrides", "--task", "--output", "--offline"],
     "recipes schema": [],
+    "doctor": ["--offline", "--json"],
+    "completion": ["shell"],
 }
 
 
@@ -148,6 +151,7 @@ def test_an_unknown_option_is_the_users_mistake(llmkit):
         (["generate", "--quantize", "int3"], "--quantize 'int3' is not one of 'int8', 'int4'", "llmkit generate -h"),
         (["check", "a", "b"], "llmkit check: got unexpected extra argument(s) (b)", "llmkit check [OPTIONS] RUN;"),
         (["finetune", "--lr", "3"], "llmkit finetune has no such option", "llmkit finetune trainer.learning_rate=3"),
+        (["recipes", "new", "a.csv", "--out", "b"], "llmkit recipes new has no such option", "new a.csv --output b"),
     ],
 )
 def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
@@ -162,7 +166,7 @@ def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
 
 
 def test_help_has_groups_and_examples_in_80_columns(llmkit):
-    assert {"Train:", "Use:", "Look:"} <= set(llmkit("-h").stdout.splitlines())
+    assert {"Train:", "Use:", "Look:", "Set up:"} <= set(llmkit("-h").stdout.splitlines())
     for name, _ in commands(typer.main.get_command(app)):
         shown = llmkit(*name.split(), "-h").stdout
         assert max(map(len, shown.splitlines())) <= 80, name

@@ -322,7 +322,7 @@ def test_one_address_that_answers_is_enough(server: Server, monkeypatch: pytest.
 
         monkeypatch.setattr(socket, "getaddrinfo", names)
         with socket.create_connection(deaf.getsockname()):
-            assert hub._reachable()
+            assert hub.reachable()
 
 
 def test_behind_a_proxy_it_is_the_proxy_that_must_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_behind_a_proxy_it_is_the_proxy_that_must_answer(server: Server, monkeyp
     monkeypatch.setenv("no_proxy", "")
     for proxy, there in ((server.url, True), (server.url.removeprefix("http://"), True), ("http://127.0.0.1:9", False)):
         monkeypatch.setenv("http_proxy", proxy)
-        assert hub._reachable() is there
+        assert hub.reachable() is there
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -325,6 +325,8 @@ TABLE = (
         Row(f"peft.tuners.lora.LoraLayer.{name}", "models/trainable.py", assigned)
         for name in ("lora_A", "lora_B", "scaling")
     ),
+    # -- typer
+    Row("typer._click.core.Context._opt_prefixes", "cli/style.py", assigned),
     # -- datasets
     *(
         Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool))
@@ -343,6 +345,10 @@ TABLE = (
             "HF_TOKEN_PATH": str,
             "HF_HUB_OFFLINE": bool,
         }.items()
+    ),
+    *(
+        Row(f"huggingface_hub.constants.{name}", "doctor.py", is_a(kind))
+        for name, kind in {"ENDPOINT": str, "HF_HOME": str, "HF_HUB_OFFLINE": bool}.items()
     ),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile", "data/rows/head.py", gives(inspect.isclass)),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", "data/rows/head.py", takes("start", "end")),

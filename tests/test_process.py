@@ -30,7 +30,7 @@ LOADING = {
     "merge": ["merge adapted --output out"],
     "report": ["report adapted"],
 }
-NOT_LOADING = ("check", "compare", "data", "explain", "recipes", "runs")
+NOT_LOADING = ("check", "compare", "completion", "data", "doctor", "explain", "push", "recipes", "runs")
 
 
 @pytest.fixture(scope="module")

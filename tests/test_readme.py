@@ -18,7 +18,9 @@ GENERATED = ROOT / "docs/reference"
 TEXTS = {page: page.read_text() for page in PAGES if page.parent != GENERATED}
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-VERBS = "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain"
+VERBS = (
+    "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain|compare|doctor|completion"
+)
 INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (?:{VERBS}) [^`.]*[^`. ][^`]*)`", text)]
 # Whole commands: not one with a word to fill in (RUN) or left out (...), and no option alone.
 INLINE = [command for command in INLINE if not re.search(r"\b[A-Z]{3,}\b|\.\.\.|llmkit \w+ -", command)]
@@ -27,7 +29,8 @@ COMMANDS = list(dict.fromkeys(TYPED + INLINE))
 
 
 def words(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    found = shlex.split(command, comments=True)[1:]
+    return found[: next((i for i, word in enumerate(found) if word in (">", ">>")), None)]
 
 
 def parse(command: str):
@@ -97,7 +100,7 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
             assert done.exit_code == 0, (command, done.stderr)
             assert done.stdout.strip() or "--output" in command
     for command in COMMANDS:
-        if words(command)[0] == "recipes":
+        if words(command)[0] == "recipes" and "new" not in words(command):  # which needs a model of the Hub
             assert llmkit(*words(command)).exit_code == 0
 
 

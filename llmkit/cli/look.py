@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmkit.cli.app import LOOK, app, do, run_or_model
+from llmkit.cli import completion
+from llmkit.cli.app import LOOK, Json, app, do, run_or_model
 from llmkit.cli.style import Command
+from llmkit.errors import say_to_people
 
 TableFormat = Annotated[
     Literal["table", "csv", "md", "latex", "json"],
@@ -23,15 +25,28 @@ llmkit data reviews.csv
 llmkit data reviews.csv data.text_column=review""",
 )
 def describe_data(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder or a glob on this machine.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A file, a folder or a glob on this machine.", autocompletion=completion.files
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="data.KEY=VALUE", help="Settings of [data], as in a recipe.", show_default=False),
+        typer.Argument(
+            metavar="data.KEY=VALUE",
+            help="Settings of [data], as in a recipe.",
+            show_default=False,
+            autocompletion=completion.overrides,
+        ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", metavar="NAME", help="The task to read the data for.  [default: what its columns suggest]"
+            "--task",
+            metavar="NAME",
+            help="The task to read the data for.  [default: what its columns suggest]",
+            autocompletion=completion.tasks,
         ),
     ] = None,
 ) -> None:
@@ -52,13 +67,16 @@ def describe_data(
     epilog="""\
 llmkit check runs/gpt2""",
 )
-def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def check(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", autocompletion=completion.runs)],
+    as_json: Json = False,
+) -> None:
     """Check that a run directory is complete, and show what it can resume from."""
 
     def act() -> int:
         from llmkit.runs import check as checking
 
-        return checking.check(run_or_model(run))
+        return checking.check(run_or_model(run), as_json)
 
     do(act)
 
@@ -75,26 +93,40 @@ llmkit runs sweeps/lr --format latex""",
 def list_runs(
     folder: Annotated[
         str | None,
-        typer.Argument(metavar="FOLDER", help="The folder of the runs.  [default: runs]", show_default=False),
+        typer.Argument(
+            metavar="FOLDER",
+            help="The folder of the runs.  [default: runs]",
+            show_default=False,
+            autocompletion=completion.files,
+        ),
     ] = None,
     sort: Annotated[
         str | None,
         typer.Option(
-            "--sort", metavar="COLUMN", help="Sort by a column; -COLUMN: largest first.  [default: newest first]"
+            "--sort",
+            metavar="COLUMN",
+            help="Sort by a column; -COLUMN: largest first.  [default: newest first]",
+            autocompletion=completion.columns,
         ),
     ] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="KEY=VALUE", help="List only these: a column, or a key of the recipe."),
+        typer.Option(
+            "--filter",
+            metavar="KEY=VALUE",
+            help="List only these: a column, or a key of the recipe.",
+            autocompletion=completion.conditions,
+        ),
     ] = None,
     format: TableFormat = "table",
+    as_json: Json = False,
 ) -> None:
     """List runs: task, model, status, time, and the metric that counts."""
 
     def act() -> int:
         from llmkit.reports.runs import list_runs
 
-        return list_runs(folder, sort, filters or [], format)
+        return list_runs(folder, sort, filters or [], "json" if as_json else format)
 
     do(act)
 
@@ -104,21 +136,45 @@ def list_runs(
     rich_help_panel=LOOK,
     epilog="""\
 llmkit compare runs/reviews runs/reviews-2
-llmkit compare runs/small runs/large runs/huge --format latex""",
+llmkit compare runs/small runs/large runs/huge --format latex
+llmkit compare runs/small runs/large --html curves.html""",
 )
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Two runs or more; or folders, each with the runs of its seeds."),
+        typer.Argument(
+            metavar="RUN",
+            help="Two runs or more; or folders, each with the runs of its seeds.",
+            autocompletion=completion.runs,
+        ),
     ],
     format: TableFormat = "table",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the learning curves, over one another, to a page as well.",
+            autocompletion=completion.files,
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare runs: what differs, metrics side by side, and whether it may be chance."""
 
     def act() -> int:
-        from llmkit.reports.compare import compare
+        from llmkit.reports import compare as comparing
 
-        return compare(names, format)
+        if html is not None:
+            from llmkit.reports import compare_page
+
+            compare_page.check(html)
+        found = comparing.read(names)
+        comparing.show(found, "json" if as_json else format)
+        if html is not None:
+            compare_page.write(html, found)
+            say_to_people(f"curves: {html}")
+        return 0
 
     do(act)
 
@@ -133,7 +189,12 @@ llmkit explain data""",
 def explain(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="A key or a table of a recipe.  [default: all tables]", show_default=False),
+        typer.Argument(
+            metavar="KEY",
+            help="A key or a table of a recipe.  [default: all tables]",
+            show_default=False,
+            autocompletion=completion.key_names,
+        ),
     ] = None,
 ) -> None:
     """Explain a key of a recipe: type, default, meaning and an example."""
@@ -153,7 +214,9 @@ def explain(
     epilog="""\
 llmkit report runs/sst2""",
 )
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.", autocompletion=completion.runs)],
+) -> None:
     """Write RUN/report.html: curves, results, mistakes, data and recipe of a run, to open in a browser."""
 
     def act() -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.app import TRAIN, MaybeRecipe, Offline, Overrides, Task, app, do, recipe_and_overrides, stay_offline
 from llmkit.cli.style import Command
 
@@ -16,7 +17,12 @@ LENGTH, GOING_ON = "Machine and time", "Resuming a run"  # headings of a trainin
 
 OutputDir = Annotated[
     str | None,
-    typer.Option("--output-dir", metavar="DIR", help="The run directory.  [default: runs/NAME, NAME-2, ...]"),
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        help="The run directory.  [default: runs/NAME, NAME-2, ...]",
+        autocompletion=completion.files,
+    ),
 ]
 Processes = Annotated[
     int | None,
@@ -34,6 +40,7 @@ AccelerateConfig = Annotated[
         "--accelerate-config",
         metavar="FILE",
         help="An Accelerate configuration file: FSDP, DeepSpeed, several machines.",
+        autocompletion=completion.files,
         rich_help_panel=LENGTH,
     ),
 ]
@@ -53,6 +60,7 @@ AllowChange = Annotated[
         "--allow-change",
         metavar="KEY",
         help="With --resume: let this key differ from the run's.",
+        autocompletion=completion.key_names,
         rich_help_panel=GOING_ON,
     ),
 ]
@@ -70,7 +78,10 @@ Name = Annotated[
 TextTask = Annotated[
     str | None,
     typer.Option(
-        "--task", metavar="NAME", help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm."
+        "--task",
+        metavar="NAME",
+        help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm.",
+        autocompletion=completion.tasks,
     ),
 ]
 

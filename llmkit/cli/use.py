@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.app import (
     USE,
+    Json,
     MaybeRecipe,
     Offline,
     Overrides,
@@ -18,7 +20,7 @@ from llmkit.cli.app import (
     stay_offline,
 )
 from llmkit.cli.style import Command
-from llmkit.errors import UserError
+from llmkit.errors import UserError, answer
 
 
 @app.command(
@@ -32,7 +34,12 @@ llmkit generate --input prompts.txt --output texts.jsonl max_new_tokens=50""",
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT",
+            help="The text to continue; - reads stdin.",
+            show_default=False,
+            autocompletion=completion.generation_settings,
+        ),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -40,24 +47,37 @@ def generate(
             metavar="KEY=VALUE",
             help="Fields of GenerationConfig, assistant_model and, with --chat, system_prompt.",
             show_default=False,
+            autocompletion=completion.generation_settings,
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="A run, a folder or a Hub id.  [default: the newest finished run]"
+            "--model",
+            metavar="MODEL",
+            help="A run, a folder or a Hub id.  [default: the newest finished run]",
+            autocompletion=completion.runs,
         ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Answer the prompt; without a prompt, start a conversation.")
     ] = False,
     source: Annotated[
-        Path | None, typer.Option("--input", metavar="FILE", help="A file of prompts; with --chat, of conversations.")
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A file of prompts; with --chat, of conversations.",
+            autocompletion=completion.files,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="With --input: write to a file.  [default: JSON lines on stdout]"
+            "--output",
+            metavar="FILE",
+            help="With --input: write to a file.  [default: JSON lines on stdout]",
+            autocompletion=completion.files,
         ),
     ] = None,
     quantize: Annotated[
@@ -116,18 +136,31 @@ llmkit predict runs/sst2 "What a day!"
 llmkit predict runs/sst2 --input reviews.csv --output labels.csv""",
 )
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE", help="A file of examples: JSON lines, CSV, TSV, Parquet, text."),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A file of examples: JSON lines, CSV, TSV, Parquet, text.",
+            autocompletion=completion.files,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]"
+            "--output",
+            metavar="FILE",
+            help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]",
+            autocompletion=completion.files,
         ),
     ] = None,
     offline: Offline = False,
@@ -155,21 +188,31 @@ llmkit evaluate runs/sst2 data.path=fresh.csv
 llmkit evaluate runs/gpt2 --task causal-lm data.path=book.txt""",
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write every row to a .jsonl or .csv file, mistakes first.",
+            autocompletion=completion.files,
+        ),
     ] = None,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a finished model on its own validation data, or on another recipe's."""
+    del as_json  # metrics are JSON anyway
 
     def act() -> int:
-        import json
-
         stay_offline(offline)
         from llmkit import launch
         from llmkit.training import evaluate as evaluation
@@ -178,7 +221,7 @@ def evaluate(
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        print(json.dumps(evaluation.evaluate(named, loaded, output), indent=2))  # noqa: T201
+        answer(evaluation.evaluate(named, loaded, output))
         return 0
 
     do(act)
@@ -191,8 +234,16 @@ def evaluate(
 llmkit merge runs/chat --output chat-merged""",
 )
 def merge(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
-    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the merged model.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).", autocompletion=completion.runs),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", metavar="DIR", help="A new folder for the merged model.", autocompletion=completion.files
+        ),
+    ],
     offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model, and compare their outputs."""
@@ -246,7 +297,7 @@ llmkit push runs/reviews ada/reviews --license apache-2.0 --dry-run
 llmkit push runs/reviews ada/reviews --license apache-2.0 --public""",
 )
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.", autocompletion=completion.runs)],
     repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
     license: Annotated[
         str, typer.Option("--license", metavar="ID", help="The model's licence: apache-2.0, mit, cc-by-4.0, other, ...")
@@ -254,7 +305,12 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody read it.  [default: private]")] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="WHAT", help="Also upload report, predictions, record or logs."),
+        typer.Option(
+            "--include",
+            metavar="WHAT",
+            help="Also upload report, predictions, record or logs.",
+            autocompletion=completion.included,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files and print the model card; upload nothing.")

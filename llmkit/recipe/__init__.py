@@ -290,11 +290,12 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
             places.add("both")
     count = len(draft.problems)
     problems = f"{count} problem{'s' if count > 1 else ''}"
+    mistakes = draft.mistakes(_displayed(draft.source))
     if places == {"command line"}:
-        return UserError(f"{problems} on the command line", details=tuple(draft.report(places=False)))
+        return UserError(f"{problems} on the command line", "", draft.report(places=False), mistakes)
     where = f"in {named}" if "file" in places else ""
     where += (" and " if where else "") + "on the command line" if places != {"file"} else ""
-    return UserError(f"{problems} {where}", details=draft.report())
+    return UserError(f"{problems} {where}", "", draft.report(), mistakes)
 
 
 def _as_begun(draft: Draft) -> None:

@@ -19,7 +19,11 @@ from llmkit.reports.curves import Curve
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # What is drawn in these colours gets the page's; the values are those of a picture that stands alone.
 INK, GRID, TRAIN, EVAL, FILL = "#010203", "#020304", "#030405", "#040506", "#050607"
+# Of the lines of several runs, which differ by their dashes as well: on, off, ... in points.
+RUNS = ("#060708", "#070809", "#08090a", "#090a0b", "#0a0b0c", "#0b0c0d")
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5), (9, 2), (3, 1, 1, 1, 1, 1))
 VARIABLES = {INK: "ink", GRID: "grid", TRAIN: "train", EVAL: "eval", FILL: "fill"}
+VARIABLES |= {color: f"run{number}" for number, color in enumerate(RUNS)}
 ALONE = """\
 svg{--ink:#57606a;--grid:#d8dee4;--train:#8793a1;--eval:#0b63b8;--fill:#9dbfe0;font-family:system-ui,sans-serif}
 @media (prefers-color-scheme:dark){svg{--ink:#a4b0bc;--grid:#343c45;--train:#7d8996;--eval:#71b7f7;--fill:#31597f}}"""
@@ -56,11 +60,30 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Line:
-    """A curve in a picture; `evaluated` ones stand out, and have a dot for each evaluation where these are few."""
+    """A curve in a picture; `evaluated` ones stand out, and have a dot for each evaluation where these are few.
+
+    `run` is the number of its run where the picture has those of several: its color and its dashes are that run's.
+    """
 
     name: str
     curve: Curve
     evaluated: bool = False
+    run: int | None = None
+
+    @property
+    def color(self) -> str:
+        if self.run is not None:
+            return RUNS[self.run % len(RUNS)]
+        return EVAL if self.evaluated else TRAIN
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        return () if self.run is None else dashes(self.run)
+
+
+def dashes(run: int) -> tuple[float, ...]:
+    """Return the dashes of a run among several; those of one color differ."""
+    return DASHES[(run + run // len(RUNS)) % len(DASHES)]
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,8 @@ def lines(
 ) -> Picture:
     """Draw curves over steps; `level` is the value that a trivial answer has, `mark` the best step.
 
+    Lines of several runs have no legend: it would have to be in each picture of a page.
+
     `scaled`: the scale is logarithmic where values differ by more than a factor of 30.
 
     A level far from the curves would leave no room for them, and is not drawn.
@@ -97,16 +122,18 @@ def lines(
     low, high = min(line.curve.least[1] for line in curves), max(line.curve.most[1] for line in curves)
     if level is not None and not low - FAR * (high - low) <= level[1] <= high + FAR * (high - low):
         level = None
-    several = len(curves) > 1 or level is not None
+    several = (len(curves) > 1 or level is not None) and curves[0].run is None
 
     def draw(axes: Any) -> None:
         for line in curves:
-            curve, color = line.curve, EVAL if line.evaluated else TRAIN
+            curve, color = line.curve, line.color
             if curve.low is not None:
-                axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.22, linewidth=0)
+                alpha = 0.22 if line.run is None else 0.1
+                axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=alpha, linewidth=0)
             few = line.evaluated and len(curve.steps) <= 40
             dots: dict[str, Any] = {"marker": "o", "markersize": 3.2} if few or len(curve.steps) == 1 else {}
-            axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, label=line.name, **dots)
+            style: Any = (0, line.dashes) if line.dashes else "solid"
+            axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, linestyle=style, label=line.name, **dots)
         if level is not None:
             name = level[0] if len(level[0]) <= LONGEST_NAME else f"{level[0][: LONGEST_NAME - 3]}..."
             axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=name)

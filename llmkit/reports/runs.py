@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk
-from llmkit.errors import UserError
+from llmkit.errors import UserError, answer
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
 from llmkit.terminal import columns
@@ -22,6 +22,8 @@ def list_runs(
     folder: str | None = None, sort: str | None = None, filters: Sequence[str] = (), format: Format = "table"
 ) -> int:
     """Print a table of the runs in `folder` (`runs/` by default), the newest first; return the exit code.
+
+    JSON is an object, whose `runs` has an object for each.
 
     `sort` is a column, or with `-` before it the other way round. Each of `filters` is KEY=VALUE: a column, or a key of
     the run's recipe such as `trainer.learning_rate`. Raises UserError where there is nothing to list.
@@ -47,7 +49,10 @@ def list_runs(
         rows = [*present, *(row for row in rows if row[key] is None)]
     if format in ("csv", "json"):  # for programs: numbers in seconds, not words
         rows = [{**row, "age": row["seconds_ago"], "time": row["seconds"]} for row in rows]
-    print(render(rows, COLUMNS, format, columns(sys.stdout)), end="")  # noqa: T201
+    if format == "json":
+        answer({"runs": [{name: row[name] for name in COLUMNS} for row in rows]})
+    else:
+        print(render(rows, COLUMNS, format, columns(sys.stdout)), end="")  # noqa: T201
     return 0
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from llmkit.cli import app
-from llmkit.reports.compare import judge, mcnemar, paired_interval
+from llmkit.reports.compare import judge, mcnemar, paired_interval, read
 from llmkit.runs import predictions
 
 
@@ -120,3 +120,37 @@ def test_a_run_without_results_is_answered(tmp_path):
     done = compared(a, tmp_path / "b")
     assert done.exit_code == 2
     assert "has no results: it is failed" in done.stderr
+
+
+def test_a_program_gets_numbers_an_entry_a_side(tmp_path):
+    a = write(tmp_path / "a", 1e-4, 0.8, right=[1, 1, 0, 0, 1, 1])
+    b = write(tmp_path / "b", 5e-5, 0.9, right=[1, 1, 1, 0, 1, 1])
+    done = compared(a, b, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["sides"] == [{"name": str(each), "runs": [str(each)]} for each in (a, b)]
+    assert found["settings"] == {"trainer.learning_rate": [1e-4, 5e-5]}
+    accuracy = {"mean": [0.8, 0.9], "std": [None, None], "values": [[0.8], [0.9]], "best": [1]}
+    assert found["metrics"] == {
+        "eval_accuracy": accuracy,
+        "eval_loss": {**accuracy, "mean": [0.5, 0.5], "values": [[0.5], [0.5]], "best": []},
+    }
+    assert (found["test"]["rows"], found["test"]["second_only"], found["note"]) == (6, 1, None)
+    assert compared(a, b, "--format", "json").stdout == done.stdout
+    (b / "predictions.jsonl.gz").unlink()
+    assert "has no predictions" in json.loads(compared(a, b, "--json").stdout)["note"]
+
+
+def test_a_figure_that_is_not_finite_is_null_to_a_program(tmp_path):
+    names = [write(tmp_path / "a", 1e-4, float("nan")), write(tmp_path / "b", 1e-4, 0.5)]
+    text = compared(*names, "--json").stdout
+    assert "NaN" not in text
+    assert json.loads(text)["metrics"]["eval_accuracy"]["mean"] == [None, 0.5]
+
+
+def test_all_sides_that_are_best_are_marked_and_none_where_all_are_equal(tmp_path):
+    names = [str(write(tmp_path / name, 1e-4, value)) for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.9))]
+    assert {name: result.best for name, result in read(names).metrics.items()} == {
+        "eval_accuracy": [0, 2],
+        "eval_loss": (),
+    }

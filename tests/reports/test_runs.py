@@ -82,8 +82,9 @@ def test_every_run_is_listed_with_what_counts(place):
 
 
 def test_runs_are_sorted_and_filtered(place):
-    names = [row["run"] for row in json.loads(listed("--sort=-value", "--format", "json"))]
+    names = [row["run"] for row in json.loads(listed("--sort=-value", "--json"))["runs"]]
     assert names == ["runs/a", "runs/old", "runs/b", "runs/seeds/seed-1"]
+    assert listed("--format", "json") == listed("--json")
     filtered = listed("--filter", "trainer.learning_rate=3e-5", "--filter", "status=finished", "--format", "csv")
     assert [line.split(",")[0] for line in filtered.splitlines()] == ["run", "runs/a"]
     assert "125.0" in filtered

@@ -36,7 +36,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     `overrides` are settings of [data], which the command to train with repeats. Raises UserError where there is nothing
     to describe.
     """
-    _check_path(path)
+    check_path(path)
     found = Suggestion(task) if task is not None else suggest(path)
     given = {setting.partition("=")[0] for setting in overrides}
     settings = [f"data.path={path}", *overrides]
@@ -62,7 +62,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     return lines + _command(["finetune", "--task", found.task], settings, fault)
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
     local = at_home(path)
     if local.suffix == ".toml" and disk.is_file(local):
         raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")
