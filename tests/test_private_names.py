@@ -327,6 +327,12 @@ TABLE = (
     ),
     # -- typer
     Row("typer._click.core.Context._opt_prefixes", "cli/style.py", assigned),
+    # -- accelerate: what a process knows of itself, which a caller from Python gets back
+    *(
+        Row(f"accelerate.state.{name}{attribute}", "api.py", look)
+        for name in ("AcceleratorState", "PartialState", "GradientState")
+        for attribute, look in {"": CLASS, "._shared_state": is_a(dict)}.items()
+    ),
     # -- datasets
     *(
         Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool))

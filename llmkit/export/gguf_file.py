@@ -70,7 +70,7 @@ def write_file(model: Any, tokenizer: Any, output: Path, precision: Precision) -
     architecture = architecture_of(config)
     pre = pre_tokenizer_of(tokenizer)
     writer = gguf.GGUFWriter(output, architecture)
-    writer.add_name(Path(config._name_or_path or "model").name)
+    writer.add_name(output.stem)
     writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if precision == 'f32' else 'MOSTLY'}_{precision.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in sizes(config, architecture).items():
