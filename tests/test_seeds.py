@@ -14,7 +14,7 @@ import pytest
 from conftest import MASKED, REST, corpus
 from forks import Fork
 
-from llmkit import seeds
+from llmkit import children, seeds
 from llmkit.data.rows import classification, splits
 from llmkit.errors import UserError
 from llmkit.recipe import load
@@ -46,7 +46,7 @@ def place(tmp_path, monkeypatch) -> Path:
 def forked(monkeypatch) -> None:
     """The runs are forked: no imports to wait for."""
     popen = SimpleNamespace(Popen=lambda words, **_: Fork(*words[1:], log=2))
-    monkeypatch.setattr(seeds, "subprocess", popen)
+    monkeypatch.setattr(children, "subprocess", popen)
 
 
 def record(folder: str) -> dict:
@@ -153,7 +153,7 @@ def held_out(monkeypatch) -> dict[str, list]:
     found: dict[str, list] = {}
 
     def run(argv) -> int:
-        words = list(argv)
+        words = list(argv[1:])
         directory = Path(words[words.index("--output-dir") + 1])
         recipe = load(words[0], [word for word in words if "=" in word])
         read = splits.tables(recipe.data, recipe.trainer["seed"], classification)
@@ -162,14 +162,14 @@ def held_out(monkeypatch) -> dict[str, list]:
         (directory / "run.json").write_text(json.dumps({"metrics": {"eval_loss": 1.0}}))
         return 0
 
-    monkeypatch.setattr(seeds, "_run", run)
+    monkeypatch.setattr(children, "run", run)
     return found
 
 
 @pytest.mark.parametrize("setting", [(), ("data.seed=5",), ("trainer.seed=7",)])
 def test_every_seed_holds_out_the_same_rows(setting, place, held_out):
     recipe = load("rows.toml", list(setting))
-    assert seeds.repeat(recipe, 3, ["rows.toml", *setting], "runs", resume=False) == 0
+    assert seeds.repeat(recipe, 3, ["finetune", "rows.toml", *setting], "runs", resume=False) == 0
     first, *others = held_out.values()
     assert len(first) == 36
     assert [first, first] == others
@@ -178,11 +178,11 @@ def test_every_seed_holds_out_the_same_rows(setting, place, held_out):
 
 def test_runs_that_held_out_rows_of_their_own_go_on_with_these(place, held_out):
     """A run of an earlier version has no data.seed in its recipe."""
-    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=False) == 0
+    assert seeds.repeat(load("rows.toml"), 2, ["finetune", "rows.toml"], "runs", resume=False) == 0
     (same, _) = held_out.values()
     Path("runs/seed-42/recipe.toml").write_text(load("rows.toml", ["data.seed=42"]).to_toml())
     Path("runs/seed-43/recipe.toml").write_text(load("rows.toml", ["trainer.seed=43"]).to_toml())
-    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=True) == 0
+    assert seeds.repeat(load("rows.toml"), 2, ["finetune", "rows.toml"], "runs", resume=True) == 0
     assert held_out["seed-42"] == same
     own = splits.tables(load("rows.toml").data, 43, classification).validation["validation"]
     assert held_out["seed-43"] == list(own.read()) != same

@@ -197,7 +197,7 @@ def _train(
         if seeds is not None:
             from llmkit.seeds import repeat
 
-            argv = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
+            argv = [verb, *(["--task", task] if task is not None else []), *([path] if path else []), *settings]
             argv += ["--processes", str(processes)] if processes is not None else []
             argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
             argv += ["--max-time", max_time] if max_time is not None else []

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmkit import disk
 from llmkit.errors import UserError, say
-from llmkit.metrics import evaluation_metrics
+from llmkit.metrics import gather
 from llmkit.recipe.toml import toml_value
 from llmkit.reports.runs import smaller_is_better, status_of
 from llmkit.reports.tables import Format, render
@@ -209,11 +209,7 @@ def _side(name: str) -> Side:
         key: settings[0].get(key) for key in keys if all(each.get(key) == settings[0].get(key) for each in settings)
     }
     shared |= {key: "varies" for key in keys if key not in shared and key not in (*SEEDS, *OUTPUT)}
-    metrics: dict[str, list[float]] = {}
-    for record in finished:
-        for key, value in evaluation_metrics(record["metrics"]).items():
-            metrics.setdefault(key, []).append(value)
-    return Side(name.rstrip("/"), paths, shared, metrics)
+    return Side(name.rstrip("/"), paths, shared, gather(record["metrics"] for record in finished))
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
