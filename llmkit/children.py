@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Mapping, Sequence
+from types import FrameType, MappingProxyType
+from typing import IO
 
 from llmkit import process
 
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
-def run(words: Sequence[str], **variables: str) -> int:
+
+def run(words: Sequence[str], variables: Mapping[str, str] = EMPTY, stdout: IO[bytes] | None = None) -> int:
     """Run `llmkit WORDS` with these environment variables; return its exit code, 128 + N where signal N killed it.
 
+    What it prints goes to `stdout`, by default this process's.
     The signals that end a run are forwarded, and a child whose parent is killed ends itself as by SIGTERM.
     """
     received: list[int] = []
@@ -29,6 +33,7 @@ def run(words: Sequence[str], **variables: str) -> int:
         child = subprocess.Popen(
             [sys.executable, "-m", "llmkit", *words],
             env={**process.child_environment(), process.PARENT: str(reading), **variables},
+            stdout=stdout,
             pass_fds=(reading,),
             start_new_session=True,  # the terminal's Ctrl-C reaches it once, through us
         )

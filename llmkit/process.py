@@ -67,8 +67,8 @@ def join() -> None:
 
     Also let a child that `children.run` started end with its parent.
     """
-    if (pipe := os.environ.pop(PARENT, None)) is not None:
-        threading.Thread(target=_watch_parent, args=(int(pipe),), daemon=True).start()
+    if (parent := os.environ.pop(PARENT, None)) is not None:
+        threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])

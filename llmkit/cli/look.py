@@ -70,7 +70,7 @@ def check(run: Annotated[str, typer.Argument(metavar="RUN", help="A run director
     epilog="""\
 llmkit runs --sort=-value
 llmkit runs --filter task=text-classification
-llmkit runs sweeps/lr --format latex""",
+llmkit runs runs/reviews-sweep --format latex""",
 )
 def list_runs(
     folder: Annotated[
@@ -104,12 +104,12 @@ def list_runs(
     rich_help_panel=LOOK,
     epilog="""\
 llmkit compare runs/reviews runs/reviews-2
-llmkit compare runs/small runs/large runs/huge --format latex""",
+llmkit compare runs/reviews-sweep --format latex""",
 )
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Two runs or more; or folders, each with the runs of its seeds."),
+        typer.Argument(metavar="RUN...", help="Two runs or more; folders with the runs of several seeds; a sweep."),
     ],
     format: TableFormat = "table",
 ) -> None:

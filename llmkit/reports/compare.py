@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmkit import disk
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, quantity, say
 from llmkit.metrics import gather
 from llmkit.recipe.toml import toml_value
 from llmkit.reports.runs import smaller_is_better, status_of
@@ -59,16 +59,23 @@ class Verdict:
 def compare(names: Sequence[str], format: Format = "table") -> int:
     """Print the settings that differ between runs, their metrics side by side, and a test where there are two.
 
-    Each of `names` is a run, or a folder with the runs of several seeds. Raises UserError for fewer than two, and for
-    what is no run.
+    Each of `names` is a run, a folder with the runs of several seeds, or a sweep, whose trials are compared: then each
+    has a row, and else a column. Raises UserError for fewer than two, and for what is no run.
     """
-    if len(names) < 2:
+    swept = [name for name in names if runs.trials_of(_path(name))]
+    sides = [side for name in names for side in (_trials(name, names) if name in swept else [_side(name)])]
+    if len(sides) < 2:
         raise UserError("a comparison needs two runs at least", "name them: llmkit compare runs/a runs/b")
-    sides = [_side(name) for name in names]
     settings, metrics = list(differences(sides)), list(results(sides))
     verdict = _verdict(sides)
     columns = ["", *(side.name for side in sides)]
-    if format == "json":
+    if swept:
+        rows = [{"": side.name, **{row[""]: row[side.name] for row in (*settings, *metrics)}} for side in sides]
+        columns = ["", *(row[""] for row in (*settings, *metrics))]
+        if len(names) == 1 and format in ("latex", "md"):  # what a trial is called are its settings
+            columns = columns[1:]
+        print(render(rows, columns, format, terminal_columns(sys.stdout)), end="")  # noqa: T201
+    elif format == "json":
         print(render([*settings, *metrics], columns, "json"), end="")  # noqa: T201
     else:
         width = terminal_columns(sys.stdout)
@@ -192,9 +199,25 @@ def _verdict(sides: Sequence[Side]) -> Iterator[str]:
         yield "the difference may be chance"
 
 
+def _path(name: str) -> Path:
+    return Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+
+
+def _trials(name: str, names: Sequence[str]) -> list[Side]:
+    """Read the trials of a sweep, but for those that have no results, such as those that it stopped on the way."""
+    folders = runs.trials_of(_path(name))
+    whole = [path for path in folders if any("metrics" in runs.read_record(run) for run in disk.within(path, "*/"))]
+    if len(whole) < len(folders):
+        say(f"note: {quantity(len(folders) - len(whole), 'trial')} of `{name}` without final results left out")
+    sides = [_side(str(path)) for path in whole]
+    return (
+        [replace(side, name=path.name) for side, path in zip(sides, whole, strict=True)] if len(names) == 1 else sides
+    )
+
+
 def _side(name: str) -> Side:
     """Read a run, or a folder of runs."""
-    path = Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+    path = _path(name)
     paths = (path,) if runs.is_run(path) else tuple(inner for inner in disk.within(path, "*/") if runs.is_run(inner))
     if not paths:
         raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
