@@ -125,6 +125,8 @@ class Sweep:
         self._keep(status="running")
         whole = plan.number * len(plan.seeds)
         say(f"sweep    {directory}: {quantity(plan.number, 'trial')}, {quantity(whole, 'run')}")
+        if plan.number < (plan.table.trials or 0):
+            say(f"note     no more than {plan.number} different trials can be made of these values")
 
     def _keep(self, **facts: Any) -> None:
         """Write sweep.json."""
