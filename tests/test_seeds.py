@@ -16,6 +16,7 @@ from forks import Fork
 
 from llmkit import children, seeds
 from llmkit.data.rows import classification, splits
+from llmkit.data.text import sources
 from llmkit.errors import UserError
 from llmkit.recipe import load
 
@@ -174,6 +175,26 @@ def test_every_seed_holds_out_the_same_rows(setting, place, held_out):
     assert len(first) == 36
     assert [first, first] == others
     assert len(held_out) == 3
+
+
+def test_pretraining_is_repeated_and_holds_out_the_same_documents(llmkit, workplace, forked):
+    done = llmkit("pretrain", "causal.toml", "--seeds", "2", "trainer.max_steps=2")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(Path("runs/causal/seeds.json").read_text())
+    assert summary["seeds"] == [42, 43]
+    assert summary["metrics"]["eval_loss"]["std"] > 0
+    found = [record(f"runs/causal/seed-{seed}")["data"] for seed in (42, 43)]
+    assert found[0] == found[1]  # with the fingerprints of both parts
+    assert load("runs/causal/seed-43/recipe.toml").data.seed == 42
+
+
+def test_data_seed_keeps_the_documents_held_out(workplace):
+    def held(*settings: str) -> list[str]:
+        recipe = load("causal.toml", settings)
+        return list(sources.corpora(recipe.data, recipe.trainer.get("seed", 42))[""].validation)
+
+    assert held("data.seed=42", "trainer.seed=7") == held() != held("trainer.seed=7")
+    assert held("data.seed=7") == held("trainer.seed=7")
 
 
 def test_runs_that_held_out_rows_of_their_own_go_on_with_these(place, held_out):

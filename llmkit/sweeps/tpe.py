@@ -1,5 +1,6 @@
 """Ask Optuna's TPE for the next trial, by what the trials so far have shown."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def ask(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {axis.key: _distribution(axis) for axis in axes}
-    sampler = optuna.samplers.TPESampler(seed=seed + len(seen))
+    sampler = optuna.samplers.TPESampler(seed=random.Random(f"{seed} {len(seen)}").randrange(2**32))
     study = optuna.create_study(direction="minimize" if less else "maximize", sampler=sampler)
     for settings, value in seen:
         params = {

@@ -3,11 +3,15 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from forks import Fork
 
+from llmkit import children, process
 from llmkit.recipe import load
+from llmkit.runs import directory as runs
 
 GRID = (
     "finetune",
@@ -223,3 +227,22 @@ def test_pretraining_is_swept_too(llmkit, trained, workplace):
     assert done.exit_code == 0, done.stderr
     assert trained.words[0][:2] == ["pretrain", "causal.toml"]
     assert Path("runs/lm-sweep/best.toml").is_file()
+
+
+def test_a_real_sweep_whose_promoted_trial_is_the_run_left_alone(llmkit, place, monkeypatch):
+    """The runs are forked: no imports to wait for."""
+
+    def popen(words, env, **_):
+        return Fork(*words[1:], env={key: value for key, value in env.items() if key != process.PARENT}, log=2)
+
+    monkeypatch.setattr(children, "subprocess", SimpleNamespace(Popen=popen))
+    done = llmkit("finetune", "rows.toml", "--sweep", "trainer.learning_rate=1e-9,5e-3", "--halving", "2")
+    assert done.exit_code == 0, done.stderr
+    alone = llmkit("finetune", f"{FOLDER}/best.toml", "--output-dir", "alone")
+    assert alone.exit_code == 0, alone.stderr
+    name = summary()["best"]
+    run, other = FOLDER / name / "seed-42", FOLDER / ({"learning_rate=1e-09", "learning_rate=0.005"} - {name}).pop()
+    assert (run / "model.safetensors").read_bytes() == Path("alone/model.safetensors").read_bytes()
+    assert runs.read_record(run)["rungs"]["1/2"]["step"] == 5
+    assert [path.parent.name for path in other.rglob("model.safetensors")] == ["checkpoint-5"]
+    assert not runs.is_finished(other / "seed-42")
