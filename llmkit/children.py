@@ -27,7 +27,7 @@ def run(words: Sequence[str], variables: Mapping[str, str] = EMPTY, stdout: IO[b
         if child is not None:
             child.send_signal(number)
 
-    handlers = {number: signal.signal(number, forward) for number in process.stopping()}
+    handlers = process.handle(dict.fromkeys(process.stopping(), forward))
     reading, writing = os.pipe()
     try:
         child = subprocess.Popen(
@@ -46,5 +46,4 @@ def run(words: Sequence[str], variables: Mapping[str, str] = EMPTY, stdout: IO[b
     finally:
         os.close(reading)
         os.close(writing)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        process.handle(handlers)
