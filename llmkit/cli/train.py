@@ -183,6 +183,7 @@ def pretrain(
     epilog="""\
 llmkit finetune --task sst2
 llmkit finetune --task text-classification data.path=reviews.csv
+llmkit finetune --task mrpc --sweep trainer.learning_rate=1e-5,3e-5 --seeds 3
 llmkit finetune my-recipe.toml trainer.learning_rate=5e-5 --dry-run""",
 )
 def finetune(

@@ -236,7 +236,8 @@ class Report(Table):
 
     write: bool | None = Field(
         default=None,
-        description="Write `report.html` and `loss.svg` when training ends; by default true, and false under --seeds.",
+        description="Write `report.html` and `loss.svg` when training ends; by default true, and false in a sweep and "
+        "under --seeds.",
     )
     rows: bool = Field(
         default=True,
