@@ -46,11 +46,10 @@ def run(plan: Plan, output_dir: str | None) -> int:
     with _alone(directory):
         sweep = Sweep(plan, directory)
         try:
-            scores = sweep.train()
+            return sweep.finish(sweep.train())
         except Stopped as stop:
             say(f"the sweep is stopped; the same line goes on with it: `{directory}`")
             return stop.code
-        return sweep.finish(scores)
 
 
 def question(plan: Plan) -> dict[str, Any]:
@@ -168,12 +167,11 @@ class Sweep:
         """Return what trials have reached after this share of their steps, the best first."""
         if self.metric is None:
             self.metric = results.metric_of(self.plan, self.directory)
-        if self.metric is None:
-            raise RunError(
-                "every trial of the sweep failed", "see what each says above; the same line tries them again"
-            )
-        name, less = self.metric
-        return results.ranked([results.score(self.plan, self.directory, each, share, name) for each in trials], less)
+        name, less = self.metric or ("", False)
+        found = [results.score(self.plan, self.directory, each, share, name) for each in trials]
+        if all(math.isnan(each.mean) for each in found):
+            raise RunError("every trial failed", "see what each says above; the same line tries them again")
+        return results.ranked(found, less)
 
     def _asked(self) -> Iterator[Trial]:
         """Yield the trials that there are, and then those that Optuna asks for."""
@@ -182,8 +180,9 @@ class Sweep:
         yield from list(self.trials)
         repeated: list[tuple[dict[str, Any], float | None]] = []
         while len(self.trials) < self.plan.number and len(repeated) < TRIES:
-            seen = {}
-            if self.trials:
+            seen: dict[str, tuple[dict[str, Any], float | None]] = {}
+            self.metric = self.metric or results.metric_of(self.plan, self.directory)
+            if self.metric is not None:
                 of_trials = {each.trial.name: each.mean for each in self.scores(self.trials, Fraction(1))}
                 seen = {
                     trial.name: (
@@ -192,6 +191,7 @@ class Sweep:
                     )
                     for trial in self.trials
                 }
+            seen = seen or {trial.name: (dict(trial.settings), None) for trial in self.trials}  # all have failed
             less = self.metric is not None and self.metric[1]
             settings = tpe.ask(self.plan.axes, [*seen.values(), *repeated], less, self.plan.seeds[0])
             same = next((each for each in seen.values() if each[0] == settings), None)
@@ -222,14 +222,14 @@ class Sweep:
         stop_at = {} if share == 1 else {process.STOP_AT: str(share)}
         words = [*self.plan.words, *settings, "--output-dir", str(directory), *resume]
         code = children.run(words, stop_at)
+        if code in STOPPED:
+            raise Stopped(code)
         if results.record_at(directory, share):
             self.trained += 1
             if self.metric is None and (found := results.metric_of(self.plan, self.directory)) is None:
                 raise RunError(NO_METRIC, "hold rows out: data.validation_fraction=0.1")
             self.metric = self.metric or found
             return True
-        if code in STOPPED:
-            raise Stopped(code)
         self.refused = self.refused + 1 if code == 2 and self.trained == 0 else 0
         say(f"warning  {trial.name}" + (f", seed {seed}," if several else "") + f" failed with exit code {code}")
         if self.refused == MISTAKEN or (self.refused and self.plan.number == 1):
@@ -249,24 +249,16 @@ class Sweep:
 
     def finish(self, scores: Sequence[Score]) -> int:
         """Say what came of it; return the exit code."""
-        best, (metric, _) = scores[0], self.metric or ("", False)
-        if math.isnan(best.mean):
-            raise RunError(
-                "every trial of the sweep failed", "see what each says above; the same line tries them again"
-            )
+        best, metric = scores[0], self.metric_name
         recipe = results.write_best(self.plan, self.directory, best, metric, len(scores))
         picture = results.write_picture(self.plan, self.directory, scores, metric)
-        test = self._test(best)
-        self._keep(
-            status="finished",
-            metric=metric,
-            best=best.trial.name,
-            results=[results.summary(each) for each in scores],
-            test=test,
-        )
+        kept = [results.summary(each) for each in scores]
+        self._keep(metric=metric, best=best.trial.name, results=kept)
         table, names = results.rows(scores, metric)
         put("", render(table, names, "table", columns(sys.stderr)).rstrip())
         say("", f"best     {best.trial.name}: {results.said(best, metric)}; chosen on these validation rows")
+        test = self._test(best)
+        self._keep(status="finished", test=test)
         if test is not None:
             of_metric = tuple(each[metric] for each in test["metrics"] if metric in each)
             whole = Score(best.trial, of_metric, (), "finished")
@@ -279,7 +271,11 @@ class Sweep:
 
     def _test(self, best: Score) -> dict[str, Any] | None:
         """Evaluate the best trial, and no other, on the test split of the data; None where there is none."""
-        split = results.test_split(self.plan.recipe)
+        try:
+            split = results.test_split(self.plan.recipe)
+        except UserError as problem:  # of the Hub: the trials are trained all the same
+            say(f"note     whether the data has a test split is not known: {problem.message}")
+            return None
         kept: dict[str, Any] | None = runs.read_sweep(self.directory).get("test")
         if split is None or (kept and kept["name"] == best.trial.name):
             return kept

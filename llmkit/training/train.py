@@ -236,7 +236,7 @@ def judged(trainer: Trainer, directory: Path) -> int:
         rungs = {**runs.read_record(directory).get("rungs", {}), str(process.stop_at()): {"step": step, **metrics}}
         runs.update_record(directory, status="stopped", rungs=rungs)
         say(f"stopped at step {step:,} of {trainer.state.max_steps:,}, where the sweep compares its trials")
-    return process.STOPPED
+    return FINISHED
 
 
 def describe(recipe: Recipe, directory: Path, facts: dict[str, Any]) -> None:

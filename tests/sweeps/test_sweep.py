@@ -149,7 +149,7 @@ def test_when_all_fail_there_is_no_best(llmkit, trained):
     trained.code = lambda recipe: 1
     done = llmkit(*GRID)
     assert done.exit_code == 1
-    assert "every trial of the sweep failed" in done.stderr
+    assert "every trial failed" in done.stderr
 
 
 @pytest.mark.parametrize("code", [75, 130])
@@ -160,6 +160,15 @@ def test_a_signal_stops_the_sweep_with_its_code(code, llmkit, trained):
     assert "the same line goes on with it" in done.stderr
     assert [name for name, *_ in trained.calls] == NAMES[:3]
     assert summary()["status"] == "running"
+
+
+def test_a_signal_behind_the_last_step_of_a_run_stops_the_sweep_too(llmkit, trained, monkeypatch):
+    """Then children.run says 130 of a run that is finished."""
+    whole = trained.run
+    monkeypatch.setattr(children, "run", lambda *asked, **options: whole(*asked, **options) or 130)
+    done = llmkit(*GRID)
+    assert done.exit_code == 130
+    assert len(trained.calls) == 1
 
 
 def test_without_validation_data_it_ends_after_the_first(llmkit, trained, monkeypatch):

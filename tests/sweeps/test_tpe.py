@@ -79,6 +79,15 @@ def test_a_sweep_asks_trial_by_trial_and_goes_on(optuna, llmkit, trained):
     assert "s: 4 trials, 4 runs" in done.stderr
 
 
+def test_a_failed_trial_is_told_as_such(optuna, llmkit, trained):
+    words = ("finetune", "rows.toml", "--sweep", "trainer.learning_rate=1e-5..1e-1", "--sampler", "optuna-tpe")
+    optuna.create_study = lambda direction, sampler: Asked(direction, sampler)
+    trained.code = lambda recipe: 137 if recipe.trainer["learning_rate"] == 0.01 else 0
+    done = llmkit(*words, "--trials", "3")
+    assert done.exit_code == 1, done.stderr
+    assert [trial["state"] for trial in Study.made[-1].told[:2]] == ["fail", "complete"]
+
+
 class Asked(Study):
     """It asks for 0.01, and each time for 0.01 more; after two trials once more for the second."""
 
