@@ -155,6 +155,12 @@ class Sweep:
             say(f"promoted {quantity(len(candidates), 'trial')} of {number}, to {_share(rungs[place + 1][0])}:")
             for each in scores[:on]:
                 say(f"         {each.trial.name}: {results.said(each, self.metric_name)}")
+            if scores[on - 1].mean == scores[on].mean:
+                equal = sum(each.mean == scores[on].mean for each in scores)
+                say(
+                    f"warning  {equal} trials have the same {self.metric_name}, and their order decided: "
+                    "after so few steps it tells little; trainer.metric_for_best_model=loss tells more"
+                )
         raise AssertionError("there is a last rung")
 
     @property

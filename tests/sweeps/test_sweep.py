@@ -116,6 +116,15 @@ def test_trials_are_ranked_by_the_mean_over_seeds_and_equals_stay_in_order(llmki
     assert summary()["results"][0]["mean"] == pytest.approx(0.7)
 
 
+def test_where_the_order_decides_who_goes_on_that_is_said(llmkit, trained):
+    trained.accuracy = by_rate
+    assert "the same eval_accuracy" not in llmkit(*GRID, "--halving", "3").stderr
+    trained.accuracy = lambda recipe, share: 0.5
+    done = llmkit(*GRID, "--halving", "3", "--name", "flat")
+    assert "warning  6 trials have the same eval_accuracy, and their order decided" in done.stderr
+    assert "trainer.metric_for_best_model=loss tells more" in done.stderr
+
+
 def test_less_is_better_where_the_metric_says_so(llmkit, trained):
     trained.accuracy = by_rate
     words = ("trainer.metric_for_best_model=accuracy", "trainer.greater_is_better=false")
