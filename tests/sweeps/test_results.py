@@ -58,4 +58,4 @@ def test_words_stand_in_their_order_and_what_was_stopped_is_hollow():
         assert text in picture.svg
     assert "hollow dots were stopped on the way" in picture.note
     assert picture.svg.count("fill: none; stroke: var(--train)") >= 2
-    assert len(places(picture)) == 2  # the others are filled
+    assert len(places(picture)) == 2  # those that are filled
