@@ -59,8 +59,9 @@ browser: install  ## the reports in a real browser: Debian's chromium, driven by
 	$(BIN)/pip install -q --disable-pip-version-check -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -rs tests/browser tests/reports
 
-crash: install  ## kill a training at random moments many times
+crash: install  ## kill a training at random moments many times, and a sweep twice
 	$(BIN)/python tests/crash.py
+	$(BIN)/python tests/crash_sweep.py
 
 bench: install  ## llmkit beside what people use today (hours), or some of it: make bench WORK="sst2 start-up"
 	$(BIN)/python benchmarks/bench.py $(WORK)

@@ -203,6 +203,10 @@ def _train(
         folder = None if output_dir is None else str(output_dir)
         seconds = run_options.seconds(max_time)
         loaded = run_options.load(path, overrides, task, verb, name, folder, max_time)
+        if loaded.sweep is not None:
+            raise UserError(
+                "the recipe has a [sweep], which is many runs", f"llmkit {verb}; or, for one run, sweep=None"
+            )
         config = None if accelerate_config is None else Path(accelerate_config)
         code, directory = launch.start(loaded, processes, config, resume, seconds, allow_change)
         if directory is None:  # to resume, and finished

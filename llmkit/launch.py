@@ -200,8 +200,8 @@ def _in_this_process(
 
 
 def _report(recipe: Recipe, directory: Path, code: int) -> None:
-    """Write the report of a run that is finished, unless its recipe says otherwise."""
-    if code == 0 and recipe.report.write is not False:
+    """Write the report of a run that is finished, unless its recipe says otherwise, or a sweep has stopped it."""
+    if code == 0 and recipe.report.write is not False and process.stop_at() is None:
         from llmkit.reports import report
 
         report.write_behind(directory)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,8 @@ from llmkit.terminal import TERMINAL
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
 LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: the folder shared with the parent
 DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
+PARENT = "LLMKIT_PARENT"  # children.py sets it, this module reads it: the number of a pipe that the parent holds open
+STOP_AT = "LLMKIT_STOP_AT"  # sweeps/ sets it, this module reads it: the share of its steps after which a run stops
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
@@ -60,7 +63,12 @@ def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
 
 
 def join() -> None:
-    """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first."""
+    """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first.
+
+    Also let a child that `children.run` started end with its parent.
+    """
+    if (parent := os.environ.pop(PARENT, None)) is not None:
+        threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])
@@ -79,12 +87,13 @@ def join() -> None:
     threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
 
 
-def _watch_parent(pipe: Path) -> None:
-    """Send SIGTERM to this process when its parent is gone."""
+def _watch_parent(pipe: Path | int) -> None:
+    """Send SIGTERM to this process when its parent is gone; `pipe` is one that it holds open, or its path."""
     with suppress(OSError):  # the parent is gone already, and its folder with it
-        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open would wait for ever for a dead parent
-        os.set_blocking(alive, True)
-        os.read(alive, 1)
+        if isinstance(pipe, Path):
+            pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open would wait for ever for a dead parent
+            os.set_blocking(pipe, True)
+        os.read(pipe, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -97,6 +106,12 @@ def leave_at_once(number: int) -> None:
         raise KeyboardInterrupt
     sys.stderr.flush()
     os._exit(128 + number)
+
+
+def stop_at() -> Fraction | None:
+    """Return the share of its steps after which this run stops, as a sweep asks; None where it is left alone."""
+    share = os.environ.get(STOP_AT)
+    return None if share is None else Fraction(share)
 
 
 class ClosedStdout(io.TextIOBase):

@@ -130,6 +130,13 @@ def test_data_that_is_none_is_refused(rows):
         lk.finetune("classes.toml", data=3)
 
 
+def test_a_recipe_with_a_sweep_is_left_to_the_command(rows, tmp_path):
+    table = {"over": {"trainer.learning_rate": [1e-5, 1e-4]}}
+    with pytest.raises(lk.UserError, match="has a \\[sweep\\], which is many runs"):
+        lk.finetune(task="text-classification", data=rows, sweep=table, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_have_the_words_of_the_command(rows, llmkit):
     said = llmkit("finetune", "classes.toml", "trainer.learning_rat=1", "data.max_length=none").stderr
     with pytest.raises(lk.UserError) as caught:

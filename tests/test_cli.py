@@ -15,6 +15,7 @@ from llmkit.recipe import run_options
 
 TRAINING = (
     *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+    *("--sweep", "--trials", "--sampler", "--halving", "--seeds"),
 )
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
@@ -24,7 +25,7 @@ OPTIONS = {
     ],
     "finetune": [
         *TRAINING,
-        *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
+        *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
     "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
     "predict": ["model", "texts", "--input", "--output", "--offline"],

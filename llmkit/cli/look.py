@@ -88,7 +88,7 @@ def check(
     epilog="""\
 llmkit runs --sort=-value
 llmkit runs --filter task=text-classification
-llmkit runs sweeps/lr --format latex""",
+llmkit runs runs/reviews-sweep --format latex""",
 )
 def list_runs(
     folder: Annotated[
@@ -136,7 +136,7 @@ def list_runs(
     rich_help_panel=LOOK,
     epilog="""\
 llmkit compare runs/reviews runs/reviews-2
-llmkit compare runs/small runs/large runs/huge --format latex
+llmkit compare runs/reviews-sweep --format latex
 llmkit compare runs/small runs/large --html curves.html""",
 )
 def compare(
@@ -144,7 +144,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Two runs or more; or folders, each with the runs of its seeds.",
+            help="Two runs or more; folders with the runs of several seeds; a sweep.",
             autocompletion=completion.runs,
         ),
     ],

@@ -1,7 +1,8 @@
 """`llmkit pretrain` and `llmkit finetune`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -11,9 +12,14 @@ from llmkit.cli.style import Command
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
+    from llmkit.sweeps.plan import Plan
 
 
-LENGTH, GOING_ON = "Machine and time", "Resuming a run"  # headings of a training's options
+LENGTH, GOING_ON, EXPERIMENTS = (
+    "Machine and time",
+    "Resuming a run",
+    "Seeds and sweeps",
+)  # headings of a training's options
 
 OutputDir = Annotated[
     str | None,
@@ -67,6 +73,54 @@ AllowChange = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Read the data, print the resolved recipe and the plan; do not train.")
 ]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        min=2,
+        help="Repeat with this many seeds; report mean and standard deviation.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+SweepOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="KEY=VALUES",
+        help="Train once for each value: KEY=A,B,C, or LOW..HIGH with --trials; several times for combinations.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials",
+        metavar="N",
+        min=1,
+        help="With --sweep: draw this many trials at random.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+Sampler = Annotated[
+    Literal["grid", "random", "optuna-tpe"] | None,
+    typer.Option(
+        "--sampler",
+        metavar="grid|random|optuna-tpe",
+        help="With --sweep: how to choose trials.  [default: grid; with --trials, random]",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+Halving = Annotated[
+    int | None,
+    typer.Option(
+        "--halving",
+        metavar="N",
+        min=2,
+        help="With --sweep: of every N trials the best goes on, after 1/N^2 and 1/N of the steps.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
 Name = Annotated[
     str | None,
     typer.Option(
@@ -103,6 +157,11 @@ def pretrain(
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
+    sweep: SweepOver = None,
+    trials: Trials = None,
+    sampler: Sampler = None,
+    halving: Halving = None,
+    seeds: Seeds = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
     offline: Offline = False,
@@ -120,6 +179,8 @@ def pretrain(
         processes=processes,
         accelerate_config=accelerate_config,
         max_time=max_time,
+        sweep=sweep or [],
+        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
         resume=resume,
         allow_change=allow_change,
         offline=offline,
@@ -133,6 +194,7 @@ def pretrain(
     epilog="""\
 llmkit finetune --task sst2
 llmkit finetune --task text-classification data.path=reviews.csv
+llmkit finetune --task mrpc --sweep trainer.learning_rate=1e-5,3e-5 --seeds 3
 llmkit finetune my-recipe.toml trainer.learning_rate=5e-5 --dry-run""",
 )
 def finetune(
@@ -144,12 +206,11 @@ def finetune(
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            "--seeds", metavar="N", min=2, help="Repeat with this many seeds; report mean and standard deviation."
-        ),
-    ] = None,
+    sweep: SweepOver = None,
+    trials: Trials = None,
+    sampler: Sampler = None,
+    halving: Halving = None,
+    seeds: Seeds = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
     offline: Offline = False,
@@ -167,7 +228,8 @@ def finetune(
         processes=processes,
         accelerate_config=accelerate_config,
         max_time=max_time,
-        seeds=seeds,
+        sweep=sweep or [],
+        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
         resume=resume,
         allow_change=allow_change,
         offline=offline,
@@ -186,13 +248,14 @@ def _train(
     processes: int | None,
     accelerate_config: Path | None,
     max_time: str | None,
+    sweep: list[str],
+    options: Mapping[str, Any],
     resume: bool,
     allow_change: list[str] | None,
     offline: bool,
     dry_run: bool,
-    seeds: int | None = None,
 ) -> NoReturn:
-    """Run the command `verb`; the other arguments are its own."""
+    """Run the command `verb`; the other arguments are its own, `options` those that [sweep] has keys for."""
 
     def act() -> int:
         from llmkit import process
@@ -203,17 +266,36 @@ def _train(
         path, settings = recipe_and_overrides(recipe, overrides, task, verb)
         seconds = run_options.seconds(max_time)
         loaded = run_options.load(path, settings, task, verb, name, output_dir, max_time)
+        argv = [verb, *(["--task", task] if task is not None else []), *([path] if path else []), *settings]
+        argv += ["--processes", str(processes)] if processes is not None else []
+        argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
+        argv += ["--max-time", max_time] if max_time is not None else []
+        argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
+        alone = {key: value for key, value in options.items() if key != "seeds" and value is not None}
+        if sweep or alone or loaded.sweep is not None:
+            from llmkit import recipe as recipes
+            from llmkit.sweeps import plan
+
+            once = ["sweep="] if loaded.sweep is not None else []
+            planned = plan.make(
+                loaded,
+                sweep,
+                options,
+                [*argv, *once],
+                lambda of_trial: recipes.load(path, [*settings, *once, *of_trial], None, task, verb),
+                max_time is not None,
+            )
+            if dry_run:
+                return _explain(planned.recipe, processes, max_time, planned)
+            from llmkit.sweeps import sweep as sweeping
+
+            return sweeping.run(planned, output_dir)
         if dry_run:
             return _explain(loaded, processes, max_time)
-        if seeds is not None:
+        if options["seeds"] is not None:
             from llmkit.seeds import repeat
 
-            argv = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
-            argv += ["--processes", str(processes)] if processes is not None else []
-            argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
-            argv += ["--max-time", max_time] if max_time is not None else []
-            argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
-            return repeat(loaded, seeds, argv, output_dir, resume)
+            return repeat(loaded, options["seeds"], argv, output_dir, resume)
         from llmkit import launch
 
         code, _ = launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
@@ -222,9 +304,14 @@ def _train(
     do(act)
 
 
-def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
-    """Print the data and the arithmetic to stderr, then the resolved recipe to stdout."""
+def _explain(recipe: "Recipe", processes: int | None, max_time: str | None, plan: "Plan | None" = None) -> int:
+    """Print the data and the arithmetic to stderr, of a sweep also its trials, then the resolved recipe to stdout."""
     from llmkit.dry_run import explain
 
-    print(explain(recipe, processes, max_time).to_toml(comments=True), end="", flush=True)  # noqa: T201
+    resolved = explain(recipe, processes, max_time)
+    if plan is not None:
+        from llmkit.dry_run.trials import list_trials
+
+        list_trials(plan, processes, max_time is not None)
+    print(resolved.to_toml(comments=True), end="", flush=True)  # noqa: T201
     return 0

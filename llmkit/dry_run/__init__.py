@@ -72,10 +72,7 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
         f"{quantity(batch, unit.removesuffix('s'))} x {accumulated} accumulated x {world} "
         f"process{'es' * (world != 1)}{each} = {total:,}",
     )
-    an_epoch = None
-    if size.number is not None:
-        whole = math.floor if settings.get("dataloader_drop_last") else math.ceil
-        an_epoch = max(1, math.ceil(whole(size.number / (batch * world)) / accumulated))
+    an_epoch = epoch_steps(settings, size.number, world)
     steps, epochs = settings.get("max_steps", -1), settings.get("num_train_epochs", 3)
     about = "" if size.exact else "about "
     of_epochs = f"{epochs:g} epoch{'s' * (epochs != 1)}"
@@ -103,6 +100,15 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
     if words:
         report.add("note", words)
     return recipe
+
+
+def epoch_steps(settings: Mapping[str, Any], number: int | None, world: int) -> int | None:
+    """Return the steps of an epoch of `number` examples on `world` processes by [trainer]; None where not known."""
+    if number is None:
+        return None
+    batch, accumulated = settings.get("per_device_train_batch_size", 8), settings.get("gradient_accumulation_steps", 1)
+    whole = math.floor if settings.get("dataloader_drop_last") else math.ceil
+    return max(1, math.ceil(whole(number / (batch * world)) / accumulated))
 
 
 def _short(number: float) -> str:

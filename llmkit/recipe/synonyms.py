@@ -98,6 +98,8 @@ _WORDS = {
     "--processes": "gpus n_gpus num_gpus n_gpu ngpus num_processes nproc nproc_per_node devices world_size",
     "--max-time": "time time_limit",
     "--seeds": "seeds num_seeds n_seeds runs repeats",
+    "--sweep": "grid_search hyperparameter_search hp_search hpo",
+    "--trials": "n_trials num_trials",
     "--resume": "continue resume_training resume_from resume_from_checkpoint",
     "--dry-run": "dry dryrun",
     "--accelerate-config": "accelerate",

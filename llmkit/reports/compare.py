@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from llmkit import disk
-from llmkit.errors import UserError, answer, say
-from llmkit.metrics import evaluation_metrics
+from llmkit.errors import UserError, answer, quantity, say
+from llmkit.metrics import gather
 from llmkit.recipe.toml import toml_value
 from llmkit.reports.runs import smaller_is_better, status_of
 from llmkit.reports.tables import Format, render
@@ -80,6 +80,8 @@ class Comparison:
     settings: Mapping[str, Sequence[Any]]
     metrics: Mapping[str, Result]
     verdict: Verdict | str | None
+    by_row: bool = False  # whether each side has a row of its own, and not a column: trials of a sweep
+    names_are_settings: bool = False  # what a trial of the one sweep is called
 
     def said(self) -> list[str]:
         """Say what the rows say."""
@@ -100,14 +102,15 @@ class Comparison:
 
 
 def read(names: Sequence[str]) -> Comparison:
-    """Compare runs; each of `names` is a run, or a folder with the runs of several seeds.
+    """Compare runs; each of `names` is a run, a folder with the runs of several seeds, or a sweep: its trials.
 
     Raises UserError for fewer than two, and for what is no run.
     """
-    if len(names) < 2:
+    swept = [name for name in names if runs.trials_of(_path(name))]
+    sides = [side for name in names for side in (_trials(name, names) if name in swept else [_side(name)])]
+    if len(sides) < 2:
         raise UserError("a comparison needs two runs at least", "name them: llmkit compare runs/a runs/b")
-    sides = [_side(name) for name in names]
-    return Comparison(sides, differences(sides), results(sides), _verdict(sides))
+    return Comparison(sides, differences(sides), results(sides), _verdict(sides), bool(swept), len(names) == 1)
 
 
 def show(found: Comparison, format: Format = "table") -> None:
@@ -116,10 +119,14 @@ def show(found: Comparison, format: Format = "table") -> None:
         answer(found.as_object())
         return
     columns = ["", *(side.name for side in found.sides)]
-    tables = (
-        table(found.sides, found.settings),
-        table(found.sides, {name: cells(result) for name, result in found.metrics.items()}),
-    )
+    settings = table(found.sides, found.settings)
+    metrics = table(found.sides, {name: cells(result) for name, result in found.metrics.items()})
+    tables = [settings, metrics]
+    if found.by_row:
+        tables = [[{"": name, **{row[""]: row[name] for row in (*settings, *metrics)}} for name in columns[1:]]]
+        columns = ["", *(row[""] for row in (*settings, *metrics))]
+        if found.names_are_settings and format in ("latex", "md"):
+            columns = columns[1:]
     width = terminal_columns(sys.stdout)
     print("\n".join(render(rows, columns, format, width) for rows in tables if rows), end="")  # noqa: T201
     if not found.settings:
@@ -254,9 +261,25 @@ def said(name: str, verdict: Verdict | str | None) -> list[str]:
     return [*lines, *(["the difference may be chance"] if low <= 0 <= high else [])]
 
 
+def _path(name: str) -> Path:
+    return Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+
+
+def _trials(name: str, names: Sequence[str]) -> list[Side]:
+    """Read the trials of a sweep, but for those that have no results, such as those that it stopped on the way."""
+    folders = runs.trials_of(_path(name))
+    whole = [path for path in folders if any("metrics" in runs.read_record(run) for run in disk.within(path, "*/"))]
+    if len(whole) < len(folders):
+        say(f"note: {quantity(len(folders) - len(whole), 'trial')} of `{name}` without final results left out")
+    sides = [_side(str(path)) for path in whole]
+    return (
+        [replace(side, name=path.name) for side, path in zip(sides, whole, strict=True)] if len(names) == 1 else sides
+    )
+
+
 def _side(name: str) -> Side:
     """Read a run, or a folder of runs."""
-    path = Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+    path = _path(name)
     paths = (path,) if runs.is_run(path) else tuple(inner for inner in disk.within(path, "*/") if runs.is_run(inner))
     if not paths:
         raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
@@ -271,11 +294,7 @@ def _side(name: str) -> Side:
         key: settings[0].get(key) for key in keys if all(each.get(key) == settings[0].get(key) for each in settings)
     }
     shared |= {key: "varies" for key in keys if key not in shared and key not in (*SEEDS, *OUTPUT)}
-    metrics: dict[str, list[float]] = {}
-    for record in finished:
-        for key, value in evaluation_metrics(record["metrics"]).items():
-            metrics.setdefault(key, []).append(value)
-    return Side(name.rstrip("/"), paths, shared, metrics)
+    return Side(name.rstrip("/"), paths, shared, gather(record["metrics"] for record in finished))
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

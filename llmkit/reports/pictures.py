@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from llmkit.data.display import cut
 from llmkit.reports.curves import Curve
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -31,6 +32,7 @@ WIDTH, HEIGHT = 4.4, 2.3  # inches
 LEGEND = 16  # points above the axes
 FAR = 1.5  # times the range of the curves
 LONGEST_NAME = 20  # characters in a legend
+FEW = 5  # numbers of a key that are all marked on its axis
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # the one that matplotlib brings, wider than most: what fits in it fits
@@ -84,6 +86,26 @@ class Line:
 def dashes(run: int) -> tuple[float, ...]:
     """Return the dashes of a run among several; those of one color differ."""
     return DASHES[(run + run // len(RUNS)) % len(DASHES)]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A trial of a sweep: its value of a key, its mean and that of each seed."""
+
+    x: Any
+    mean: float
+    values: Sequence[float] = ()
+    best: bool = False
+    hollow: bool = False  # it was not trained to its end
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The trials of a sweep over one key; `log`: its numbers are on a logarithmic scale."""
+
+    key: str
+    dots: Sequence[Dot]
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +263,46 @@ def values(name: str, title: str, description: str, truth: np.ndarray, found: np
     return _picture(name, title, description, draw, width=3.0, height=2.6)
 
 
+def over_keys(name: str, title: str, description: str, panels: Sequence[Panel], metric: str) -> Picture:
+    """Draw the metric of trials over each key, panel beside panel; what is no number stands in its order."""
+
+    def draw(several: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+        for axes, panel in zip(np.atleast_1d(several), panels, strict=True):
+            xs = [dot.x for dot in panel.dots]
+            numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in xs)
+            names = list(dict.fromkeys(str(x) for x in xs))
+            for dot in panel.dots:
+                x, color = dot.x if numeric else names.index(str(dot.x)), EVAL if dot.best else TRAIN
+                if len(dot.values) > 1:
+                    axes.vlines(x, min(dot.values), max(dot.values), color=color, linewidth=1, alpha=0.5)
+                filled = {"facecolor": "none" if dot.hollow else color, "edgecolor": color}
+                axes.scatter([x], [dot.mean], s=26, linewidth=1.2, zorder=3 if dot.best else 2, **filled)
+            if panel.log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(numticks=4))
+                axes.xaxis.set_minor_locator(NullLocator())
+            if numeric and len(names) <= FEW:
+                axes.set_xticks(sorted(set(xs)))
+            elif numeric and not panel.log:
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(x, int) for x in xs)))
+            elif not numeric:
+                axes.set_xticks(range(len(names)), [cut(each, 12) for each in names])
+                axes.set_xlim(-0.5, len(names) - 0.5)
+            if numeric:
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axes.set_xlabel(panel.key, loc="right", labelpad=1)
+        np.atleast_1d(several)[0].set_ylabel(metric, loc="top", labelpad=3)
+
+    whole, hollow = f"{metric}; the best is darker", any(dot.hollow for panel in panels for dot in panel.dots)
+    note = f"{whole}, hollow dots were stopped on the way" if hollow else whole
+    width = max(WIDTH, 2.4 * len(panels))
+    return replace(_picture(name, title, description, draw, width=width, panels=len(panels)), note=note)
+
+
 def _picture(
     name: str,
     title: str,
@@ -249,8 +311,12 @@ def _picture(
     width: float = WIDTH,
     height: float = HEIGHT,
     legend: bool = False,
+    panels: int = 1,
 ) -> Picture:
-    """Draw into axes of a size in inches, with room for a legend; `name` is that of its ids."""
+    """Draw into axes of a size in inches, with room for a legend; `name` is that of its ids.
+
+    Of several `panels`, which share a scale, `draw` gets an array of axes.
+    """
     name = re.sub(r"[^A-Za-z0-9]+", "-", name)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that a cache of fonts is being made is nobody's business
     import matplotlib
@@ -258,7 +324,7 @@ def _picture(
 
     with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height))
-        axes = figure.subplots()
+        axes = figure.subplots(1, panels, sharey=True)
         across, up = 72 * width, 72 * height
         top = 6 + LEGEND * legend
         figure.subplots_adjust(left=38 / across, right=1 - 8 / across, bottom=28 / up, top=1 - top / up)

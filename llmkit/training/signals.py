@@ -18,7 +18,10 @@ SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once."""
+    """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once.
+
+    So it ends one at the step `at_step`, with no number in `signal`.
+    """
 
     def __init__(self, speaks: bool = True) -> None:
         self.speaks = speaks  # one of several processes does
@@ -26,6 +29,7 @@ class StopOnSignal(TrainerCallback):
         self.asked = False  # for a checkpoint
         self.signal = 0  # what they agreed on
         self.stopped = False  # training was ended by it, before its last step
+        self.at_step: int | None = None  # where a sweep stops the run, as a signal would
         self._predicted = 0
 
     @contextmanager
@@ -48,12 +52,22 @@ class StopOnSignal(TrainerCallback):
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
             put_at_once(f"stopping after this step, which is saved{again}")
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stopped = self._is_there(state)
+
+    def _is_there(self, state: TrainerState) -> bool:
+        """Tell whether the run is where a sweep stops it."""
+        return self.at_step is not None and self.at_step <= state.global_step < state.max_steps
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY:
+        there = self._is_there(state)
+        if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY and not there:
             return
         agreed = self._agree(args)
-        if agreed >= STOP and state.global_step < state.max_steps:
-            self.signal = agreed - STOP
+        if there or (agreed >= STOP and state.global_step < state.max_steps):
+            self.signal = max(0, agreed - STOP)
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True

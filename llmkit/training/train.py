@@ -1,5 +1,6 @@
 """The story of one run, from a recipe to a finished run directory."""
 
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from transformers import set_seed
 
 from llmkit import hub, process, tasks
 from llmkit.errors import RunError, UserError, say
+from llmkit.metrics import evaluation_metrics
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
 from llmkit.recipe import global_batch
@@ -97,6 +99,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     if limit is None:
         steps = trainer.planned_steps()
         assembly.notes.extend(filter(None, [schedule.fit(args, steps)]))
+        if (share := process.stop_at()) is not None:
+            stop.at_step = math.ceil(steps * share)
     if trainer.sampler is not None:
         assembly.notes.extend(filter(None, [samples.note(trainer.sampler, args, steps)]))
     facts = {
@@ -163,6 +167,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             if not stop.stopped:
                 final_samples(trainer)
             found = {} if stop.stopped else compared(trainer, assembly.compare, assembly.learned)
+            if stop.stopped and not stop.signal:
+                return judged(trainer, directory)
         except StoppedInEvaluation:
             if trainer.saved_at != trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model_wrapped, None)
@@ -217,6 +223,19 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         seconds = time.monotonic() - started
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
+    return FINISHED
+
+
+def judged(trainer: Trainer, directory: Path) -> int:
+    """Evaluate a run where a sweep stops it, and record that under `rungs`; return the exit code.
+
+    Its checkpoint is written, and knows nothing of this: the run goes on as if it had never stopped.
+    """
+    metrics, step = evaluation_metrics(trainer.evaluate()), trainer.state.global_step
+    if trainer.args.process_index == 0:
+        rungs = {**runs.read_record(directory).get("rungs", {}), str(process.stop_at()): {"step": step, **metrics}}
+        runs.update_record(directory, status="stopped", rungs=rungs)
+        say(f"stopped at step {step:,} of {trainer.state.max_steps:,}, where the sweep compares its trials")
     return FINISHED
 
 

@@ -154,3 +154,46 @@ def test_all_sides_that_are_best_are_marked_and_none_where_all_are_equal(tmp_pat
         "eval_accuracy": [0, 2],
         "eval_loss": (),
     }
+
+
+def sweep(folder, rates=(1e-4, 1e-3), stopped=()):
+    names = [f"learning_rate={rate}" for rate in (*rates, *stopped)]
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"trials": [{"name": name, "settings": {}} for name in names]}))
+    for rate in rates:
+        for seed in (42, 43):
+            write(folder / f"learning_rate={rate}/seed-{seed}", rate, 0.5 + rate * 100 + (seed - 42) / 100, seed)
+    for rate in stopped:
+        path = write(folder / f"learning_rate={rate}/seed-42", rate, 0.9)
+        record = json.loads((path / "run.json").read_text())
+        rung = {"step": 3, **record.pop("metrics")}
+        (path / "run.json").write_text(json.dumps({**record, "status": "stopped", "rungs": {"1/3": rung}}))
+    return folder
+
+
+def test_the_trials_of_a_sweep_have_a_row_each(tmp_path):
+    done = compared(sweep(tmp_path / "s", stopped=(1e-2,)), "--format", "csv")
+    assert done.stdout.splitlines() == [
+        ",trainer.learning_rate,eval_accuracy,eval_loss",
+        "learning_rate=0.0001,0.0001,0.5150 ± 0.0071,0.5000 ± 0.0000",
+        "learning_rate=0.001,0.001,0.6050 ± 0.0071 *,0.5000 ± 0.0000",
+    ]
+    assert "1 trial of" in done.stderr and "without final results left out" in done.stderr
+    latex = compared(tmp_path / "s", "--format", "latex").stdout
+    assert r"trainer.learning\_rate & eval\_accuracy & eval\_loss \\" in latex
+    assert "learning\\_rate=" not in latex
+
+
+def test_sweeps_are_compared_with_runs(tmp_path):
+    single = write(tmp_path / "single", 1e-5, 0.99)
+    done = compared(sweep(tmp_path / "s"), single, "--format", "json")
+    found = json.loads(done.stdout)
+    assert [side["name"] for side in found["sides"]] == [
+        *(str(tmp_path / f"s/learning_rate={rate}") for rate in (1e-4, 1e-3)),
+        str(single),
+    ]
+    assert found["metrics"]["eval_accuracy"]["mean"][2] == 0.99
+    assert found["metrics"]["eval_accuracy"]["best"] == [2]
+    one = compared(sweep(tmp_path / "one", rates=(1e-4,)))
+    assert one.exit_code == 2
+    assert "two runs at least" in one.stderr
