@@ -17,6 +17,7 @@ def main() -> None:
     # there (`process.collect_from_here`).
     gc.disable()
     _open_standard_streams()
+    process.forget_empty_settings()
     try:
         app(prog_name="llmkit")
     except UserError as mistake:

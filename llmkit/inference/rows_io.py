@@ -9,6 +9,7 @@ from llmkit.data.output import as_json as as_json
 from llmkit.data.output import check_output
 from llmkit.data.output import row_writer as row_writer
 from llmkit.errors import UserError, say
+from llmkit.recipe.paths import refuse_address
 
 if TYPE_CHECKING:
     from llmkit.data.files import ReadOptions
@@ -25,6 +26,7 @@ def check_files(texts: Sequence[str], source: Path | None, output: Path | None) 
     if source is not None and texts:
         raise UserError("texts and --input cannot be combined", "put the texts into the file")
     if source is not None and not disk.is_file(source):
+        refuse_address(str(source))
         raise UserError(f"--input: there is no file `{source}`")
     if output is None:
         return

@@ -13,7 +13,7 @@ from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
-from llmkit.recipe.paths import SUFFIXES, at_home, find_data, resolve_paths
+from llmkit.recipe.paths import SUFFIXES, at_home, find_data, refuse_address, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
@@ -40,6 +40,7 @@ def find(path_or_name: str) -> Path:
     name = path_or_name.removeprefix("recipes/").removesuffix(".toml")
     if name in recipes_by_name:
         return recipes_by_name[name]
+    refuse_address(path_or_name)
     close_name = next(
         (recipe_name for recipe_name in recipes_by_name if recipe_name.endswith(f"/{name}")), ""
     ) or nearest(name, recipes_by_name)
