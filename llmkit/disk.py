@@ -11,6 +11,11 @@ from pathlib import Path
 exists, is_file, is_dir = os.path.exists, os.path.isfile, os.path.isdir
 
 
+def has_content(path: str | Path) -> bool:
+    """Tell whether there is a file that is not empty: it is not overwritten unasked."""
+    return is_file(path) and Path(path).stat().st_size > 0
+
+
 def within(folder: Path, pattern: str) -> list[Path]:
     """List what matches a pattern in a folder; nothing where there is no such folder."""
     return sorted(folder.glob(pattern)) if is_dir(folder) else []

@@ -134,6 +134,7 @@ _INFERENCE = {
     **dict.fromkeys(("out", "o", "output_file", "outfile", "output_dir", "save"), "--output"),
     **dict.fromkeys(("m", "model_name", "model_path", "model_name_or_path"), "--model"),
     **dict.fromkeys(("random_seed", "random_state"), "--seed"),
+    **dict.fromkeys(("force", "f", "y", "yes", "overwrite_output", "clobber"), "--overwrite"),
 }
 
 

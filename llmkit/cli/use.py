@@ -20,6 +20,8 @@ from llmkit.cli.app import (
 from llmkit.cli.style import Command
 from llmkit.errors import UserError
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --output replace a file that is there.")]
+
 
 @app.command(
     cls=Command,
@@ -60,6 +62,7 @@ def generate(
             "--output", metavar="FILE", help="With --input: write to a file.  [default: JSON lines on stdout]"
         ),
     ] = None,
+    overwrite: Overwrite = False,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
         typer.Option(
@@ -78,6 +81,7 @@ def generate(
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import generate as generation
 
         model_path = None if model is None else run_or_model(model)
@@ -86,19 +90,20 @@ def generate(
             raise UserError(f"the prompt `{text}` and --input cannot be combined", "put the prompt into the file")
         if source is None and output is not None:
             raise UserError("--output needs --input", "add --input FILE, or redirect stdout to a file: > FILE")
+        target = Output.named(output, overwrite)
         if chat:
             from llmkit.inference import chat as chatting
 
             settings, system_prompt = chatting.settings(arguments)
             if source is not None:
-                chatting.chat_rows(source, output, model_path, settings, system_prompt, seed, quantize)
+                chatting.chat_rows(source, target, model_path, settings, system_prompt, seed, quantize)
                 return 0
             question = generation.read_prompt(text) if text is not None else None
             return chatting.chat(question, model_path, settings, system_prompt, seed, quantize)
         if source is not None:
             from llmkit.inference import batch
 
-            batch.generate_rows(source, output, model_path, generation.settings(arguments, one=True), seed, quantize)
+            batch.generate_rows(source, target, model_path, generation.settings(arguments, one=True), seed, quantize)
         else:
             generation.generate(
                 generation.read_prompt(text), model_path, generation.settings(arguments), seed, quantize
@@ -130,17 +135,19 @@ def predict(
             "--output", metavar="FILE", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]"
         ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
 ) -> None:
     """Label, tag, choose, answer, summarize, translate or fill blanks."""
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import predict as prediction
         from llmkit.instead import refuse_file_as_text
 
         refuse_file_as_text(model, texts or [])
-        prediction.predict(run_or_model(model), texts or [], source, output)
+        prediction.predict(run_or_model(model), texts or [], source, Output.named(output, overwrite))
         return 0
 
     do(act)
@@ -163,6 +170,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
 ) -> None:
     """Evaluate a finished model on its own validation data, or on another recipe's."""
@@ -172,13 +180,15 @@ def evaluate(
 
         stay_offline(offline)
         from llmkit import launch
+        from llmkit.data.output import Output
         from llmkit.training import evaluate as evaluation
 
+        target = Output.named(output, overwrite)
         path, settings = recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        print(json.dumps(evaluation.evaluate(named, loaded, output), indent=2))  # noqa: T201
+        print(json.dumps(evaluation.evaluate(named, loaded, target), indent=2))  # noqa: T201
         return 0
 
     do(act)

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
@@ -73,7 +74,7 @@ def chat(
 
 def chat_rows(
     source: Path,
-    output: Path | None,
+    output: Output | None,
     name: str | None,
     options: dict[str, Any],
     system_prompt: str | None,

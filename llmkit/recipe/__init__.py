@@ -72,7 +72,7 @@ def copy(name: str, to: Path | None = None) -> Path:
     beside = source.parent / data if data and disk.is_file(source.parent / data) else None
     pairs = [(source, target), *([(beside, target.parent / beside.name)] if beside else [])]
     for source_file, copied in pairs:
-        if disk.exists(copied) and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
+        if disk.has_content(copied) and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
             raise UserError(f"`{copied}` already exists", "name another: llmkit recipes copy NAME FILE")
     try:
         for source_file, copied in pairs:
