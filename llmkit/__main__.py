@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llmkit import process
+from llmkit import process, terminal
 from llmkit.cli import app
 from llmkit.errors import UserError, say
 
@@ -18,6 +18,7 @@ def main() -> None:
     gc.disable()
     _open_standard_streams()
     process.forget_empty_settings()
+    terminal.guard()
     try:
         app(prog_name="llmkit")
     except UserError as mistake:

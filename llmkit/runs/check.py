@@ -11,7 +11,7 @@ from llmkit.errors import UserError, quantity
 from llmkit.recipe import load
 from llmkit.runs import checkpoint, compatibility, rebuild
 from llmkit.runs import directory as runs
-from llmkit.terminal import laid_out
+from llmkit.terminal import laid_out, show
 
 
 def check(name: str) -> int:
@@ -118,4 +118,4 @@ def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
 
 
 def _print(label: str, text: str) -> None:
-    print(laid_out(f"{label:14} {text}", sys.stdout, left=15))  # noqa: T201
+    show(laid_out(f"{label:14} {text}", sys.stdout, left=15))
