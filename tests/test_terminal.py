@@ -326,7 +326,7 @@ def test_no_command_lets_a_terminal_obey_what_it_was_given(workplace):
         ("generate", f"the fox {EVIL.replace(chr(0), '')}", "--model", "runs/causal", "max_new_tokens=2"): "the fox",
         ("data", "rows.csv"): "owned",
         ("recipes", "show", "mine.toml"): "owned",
-        ("runs",): "owned",
+        ("runs",): "causal-lm",
         ("runs", "--format", "csv"): "owned",
         ("check", "\x1b[2J"): "[2J",
     }
