@@ -70,7 +70,7 @@ def test_eager_and_sdpa_attention_have_the_same_losses_with_padding(task, place,
         assert done.exit_code == 0, done.stderr
         record = json.loads((place / attention / "run.json").read_text())
         found[attention] = [*losses(place / attention), record["metrics"]["eval_loss"]]
-        assert record["switches"]["attn_implementation"] == attention
+        assert record["speed"]["attn_implementation"] == attention
         assert len(found[attention]) == 7
         assert all(map(math.isfinite, found[attention]))
     assert found["eager"] == pytest.approx(found["sdpa"], rel=2e-4)
