@@ -340,7 +340,6 @@ TABLE = (
             "ENDPOINT": str,
             "HF_HUB_CACHE": str,
             "DEFAULT_REVISION": str,
-            "HF_TOKEN_PATH": str,
             "HF_HUB_OFFLINE": bool,
         }.items()
     ),
