@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llmkit import process
+from llmkit import process, terminal
 from llmkit.cli import app, completion
 from llmkit.errors import UserError, tell
 
@@ -19,6 +19,8 @@ def main() -> None:
     _open_standard_streams()
     if completion.ASKED in os.environ:
         return completion.answer(app, os.environ[completion.ASKED], sys.argv[1:])
+    process.forget_empty_settings()
+    terminal.guard()
     try:
         app(prog_name="llmkit")
     except UserError as mistake:

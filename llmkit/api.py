@@ -438,24 +438,27 @@ class Model:
         recipe: str | Path | None = None,
         task: str | None = None,
         output: str | Path | None = None,
+        overwrite: bool = False,
         **overrides: Any,
     ) -> dict[str, Any]:
         """Evaluate on the model's own validation data, or on other `data`, as `llmkit evaluate` does.
 
-        `data` and `overrides` are those of `finetune`; `output` is a file for every row, mistakes first. Returns the
-        metrics.
+        `data` and `overrides` are those of `finetune`; `output` is a file for every row, mistakes first; one that is
+        there is overwritten only with `overwrite`. Returns the metrics.
         """
         from llmkit import launch
         from llmkit.runs.finished import recipe_of
 
         with _guest(offline=self.offline):
+            from llmkit.data.output import Output
             from llmkit.training import evaluate
 
+            target = Output.named(None if output is None else Path(output), overwrite)
             own = recipe_of(self.name) if recipe is None and task is None else recipe
             settings = _overrides(own, task, data, overrides)
             found = evaluate.find_recipe(self.name, None if recipe is None else str(recipe), task, settings)
             launch.one_gpu()
-            return evaluate.evaluate(self.name, found, None if output is None else Path(output))
+            return evaluate.evaluate(self.name, found, target)
 
 
 def list_runs(folder: str | Path = "runs") -> "pd.DataFrame":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmkit import hub
-from llmkit.errors import answer
+from llmkit.errors import answer, scrub
 from llmkit.runs import directory as runs
 from llmkit.terminal import laid_out
 
@@ -185,10 +185,10 @@ def _hub() -> Iterator[Check]:
     if constants.HF_HUB_OFFLINE:
         yield Check("Hub", "ok", "not asked: offline")
     elif hub.reachable():
-        yield Check("Hub", "ok", f"{hub.scrub(constants.ENDPOINT)} answers")
+        yield Check("Hub", "ok", f"{scrub(constants.ENDPOINT)} answers")
     else:
         remedy = "check network and proxy; without the Hub, use files of this machine and what HF_HOME holds: --offline"
-        yield Check("Hub", "warn", f"{hub.scrub(constants.ENDPOINT)} cannot be reached", remedy)
+        yield Check("Hub", "warn", f"{scrub(constants.ENDPOINT)} cannot be reached", remedy)
     found = "there" if get_token() else "none, which public models and data do not need; to get one in: hf auth login"
     yield Check("token", "ok", found)
 

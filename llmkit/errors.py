@@ -1,11 +1,14 @@
-"""Talk to the user: lines on stderr, JSON on stdout, and the exceptions that are shown without a traceback."""
+"""Talk to the user: lines on stderr, JSON on stdout, and the exceptions shown without a traceback; never a secret."""
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from llmkit.terminal import laid_out, put
@@ -13,11 +16,43 @@ from llmkit.terminal import laid_out, put
 # How messages name a line of a file, and an option or a key.
 _LINE, _KEY = re.compile(r"`([^`]+)`,? line (\d+)"), re.compile(r"(?:llmkit[ \w]*: )?(--[a-z-]+|[a-z_]+(?:\.\w+)+)\b")
 _json = False  # whether mistakes are shown to a program
+_SECRET_NAMES = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE)  # of environment variables
+_SHORTEST_SECRET = 8  # characters: a shorter value may be a word such as `true`, which occurs in other texts
+# In a URL: user:password@, a long user@ (a token), ?token= and the signature of a signed address.
+_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^\s/:@]*):[^\s/\"'`]+@")
+_USER = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*:/{{1,2}})[^\s/:@]{{{_SHORTEST_SECRET},}}@")
+_SIGNATURE = re.compile(
+    r"(:/\S*[?&][^\s=&?]*(?:token|key|secret|passw(?:or)?d|sig|signature|credential)=)[^\s&`'\"]+", re.IGNORECASE
+)
 
 
 def say(*lines: str) -> None:
-    """Write lines to stderr, as stdout is for data alone; do nothing if stderr is closed."""
-    put(*(laid_out(line, sys.stderr) for line in lines))
+    """Write lines to stderr, as stdout is for data alone, without secrets; do nothing if stderr is closed."""
+    put(*(laid_out(scrub(line), sys.stderr) for line in lines))
+
+
+def scrub(text: str) -> str:
+    """Remove secrets from `text`: tokens and keys of the environment, that of `hf auth login`, and those in URLs.
+
+    Anything that looks like a token of the Hub is removed too. A URL may have lost a slash, as `Path` writes it.
+    """
+    secrets = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name)}
+    with suppress(OSError, ValueError, RuntimeError):  # it cannot be read, or there is no home
+        secrets.add(_login().read_text().strip())
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    text = re.sub(r"\bhf_[A-Za-z0-9]{10,}", "***", text)
+    if "@" in text or "?" in text:
+        text = _PASSWORD.sub(r"\1:***@", _SIGNATURE.sub(r"\1***", _USER.sub(r"\1***@", text)))
+    return text
+
+
+def _login() -> Path:
+    """Return the file with the token of `hf auth login`, as huggingface_hub finds it."""
+    of_user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("HF_HOME") or Path(of_user, "huggingface")
+    return Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token"))
 
 
 def quantity(count: int, noun: str) -> str:

@@ -6,7 +6,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from llmkit.errors import RunError, say, tell
+from llmkit.errors import RunError, say, scrub, tell
 
 SHOW = "LLMKIT_TRACEBACK"  # the environment variable that asks for the traceback on the screen
 FILE = "traceback.txt"
@@ -22,10 +22,8 @@ def belongs_to(run: Path) -> None:
 
 def answer(problem: BaseException) -> None:
     """Say what was being done, the error's own words, and where its traceback is; with LLMKIT_TRACEBACK=1 all of it."""
-    from llmkit import hub  # late, as everything that imports a library
-
-    whole = hub.scrub("".join(traceback.format_exception(problem)))
-    words = hub.scrub(" ".join(f"{type(problem).__name__}: {problem}".split()))
+    whole = scrub("".join(traceback.format_exception(problem)))
+    words = scrub(" ".join(f"{type(problem).__name__}: {problem}".split()))
     frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "/llmkit/" in frame.filename]
     where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
     command = " ".join(["llmkit", *sys.argv[1:2]])

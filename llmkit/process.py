@@ -32,6 +32,13 @@ STOPPED = 75  # the exit code of a run that a signal ended, and that --resume co
 SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
 
 
+def forget_empty_settings() -> None:
+    """Unset the settings of the Hub's libraries that are empty: `HF_HOME=` would put the cache into `./hub`."""
+    for name, value in list(os.environ.items()):
+        if not value and (name == "XDG_CACHE_HOME" or name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))):
+            del os.environ[name]
+
+
 def stopping() -> list[signal.Signals]:
     """Return the signals that end a run with a checkpoint; one that is ignored, as `nohup` ignores SIGHUP, not."""
     known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]

@@ -190,6 +190,9 @@ def test_evaluation_is_that_of_the_command(rows, llmkit):
     lk.finetune("classes.toml", output_dir="run")
     expected = json.loads(llmkit("evaluate", "run", "data.path=rows.csv").stdout)
     assert lk.load("run").evaluate(rows, output="rows-out.csv") == expected
+    with pytest.raises(lk.UserError, match="already exists"):
+        lk.load("run").evaluate(rows, output="rows-out.csv")
+    assert lk.load("run").evaluate(rows, output="rows-out.csv", overwrite=True) == expected
     assert len(pd.read_csv("rows-out.csv")) == len(rows)
 
 

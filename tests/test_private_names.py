@@ -348,7 +348,6 @@ TABLE = (
             "ENDPOINT": str,
             "HF_HUB_CACHE": str,
             "DEFAULT_REVISION": str,
-            "HF_TOKEN_PATH": str,
             "HF_HUB_OFFLINE": bool,
         }.items()
     ),

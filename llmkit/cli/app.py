@@ -121,8 +121,10 @@ def stay_offline(wanted: bool) -> None:
 
 def run_or_model(name: str) -> str:
     """Return `runs/NAME` for the name of a run, and say so; else `name`: a path or a Hub id."""
+    from llmkit.recipe.paths import refuse_address
     from llmkit.runs import directory as runs
 
+    refuse_address(name)
     run = runs.ROOT / name
     if disk.exists(Path(name)) or not runs.is_run(run):
         return name

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmkit import terminal
 from llmkit.cli import completion
 from llmkit.cli.app import LOOK, Json, app, do, run_or_model
 from llmkit.cli.style import Command
@@ -55,7 +56,7 @@ def describe_data(
     def act() -> int:
         from llmkit.data.describe import describe
 
-        print("\n".join(describe(path, task, overrides or [])))  # noqa: T201
+        terminal.show(*describe(path, task, overrides or []))
         return 0
 
     do(act)
@@ -202,7 +203,7 @@ def explain(
     def act() -> int:
         from llmkit.explain import explain
 
-        print("\n".join(explain(key)))  # noqa: T201
+        terminal.show(*explain(key))
         return 0
 
     do(act)

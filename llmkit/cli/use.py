@@ -22,6 +22,8 @@ from llmkit.cli.app import (
 from llmkit.cli.style import Command
 from llmkit.errors import UserError, answer
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --output replace a file that is there.")]
+
 
 @app.command(
     cls=Command,
@@ -80,6 +82,7 @@ def generate(
             autocompletion=completion.files,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
         typer.Option(
@@ -98,6 +101,7 @@ def generate(
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import generate as generation
 
         model_path = None if model is None else run_or_model(model)
@@ -106,19 +110,20 @@ def generate(
             raise UserError(f"the prompt `{text}` and --input cannot be combined", "put the prompt into the file")
         if source is None and output is not None:
             raise UserError("--output needs --input", "add --input FILE, or redirect stdout to a file: > FILE")
+        target = Output.named(output, overwrite)
         if chat:
             from llmkit.inference import chat as chatting
 
             settings, system_prompt = chatting.settings(arguments)
             if source is not None:
-                chatting.chat_rows(source, output, model_path, settings, system_prompt, seed, quantize)
+                chatting.chat_rows(source, target, model_path, settings, system_prompt, seed, quantize)
                 return 0
             question = generation.read_prompt(text) if text is not None else None
             return chatting.chat(question, model_path, settings, system_prompt, seed, quantize)
         if source is not None:
             from llmkit.inference import batch
 
-            batch.generate_rows(source, output, model_path, generation.settings(arguments, one=True), seed, quantize)
+            batch.generate_rows(source, target, model_path, generation.settings(arguments, one=True), seed, quantize)
         else:
             generation.generate(
                 generation.read_prompt(text), model_path, generation.settings(arguments), seed, quantize
@@ -163,17 +168,19 @@ def predict(
             autocompletion=completion.files,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
 ) -> None:
     """Label, tag, choose, answer, summarize, translate or fill blanks."""
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import predict as prediction
         from llmkit.instead import refuse_file_as_text
 
         refuse_file_as_text(model, texts or [])
-        prediction.predict(run_or_model(model), texts or [], source, output)
+        prediction.predict(run_or_model(model), texts or [], source, Output.named(output, overwrite))
         return 0
 
     do(act)
@@ -206,6 +213,7 @@ def evaluate(
             autocompletion=completion.files,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -215,13 +223,15 @@ def evaluate(
     def act() -> int:
         stay_offline(offline)
         from llmkit import launch
+        from llmkit.data.output import Output
         from llmkit.training import evaluate as evaluation
 
+        target = Output.named(output, overwrite)
         path, settings = recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        answer(evaluation.evaluate(named, loaded, output))
+        answer(evaluation.evaluate(named, loaded, target))
         return 0
 
     do(act)

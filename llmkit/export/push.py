@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk, hub
-from llmkit.errors import RunError, UserError, in_bytes, say
+from llmkit.errors import RunError, UserError, in_bytes, say, scrub
 from llmkit.recipe.tasks import TASKS
 from llmkit.recipe.toml import leaves, toml_value
 from llmkit.runs import directory as runs
@@ -91,7 +91,7 @@ def files_to_push(directory: Path, repo_id: str, license: str, include: Sequence
     for name in dict.fromkeys(name for key in include for name in INCLUDED[key]):
         if disk.is_file(directory / name):
             files[name] = (
-                hub.scrub((directory / name).read_text()).encode() if name.endswith("json") else (directory / name)
+                scrub((directory / name).read_text()).encode() if name.endswith("json") else (directory / name)
             )
     return files
 
@@ -155,7 +155,7 @@ def shortened(recipe: Path) -> str:
                 text = text.replace(toml_value(path), toml_value(Path(path).name or "data"))
     lines = [_PATH.sub(lambda path: Path(path[0]).name, line) if line.startswith("#") else line
              for line in text.splitlines(keepends=True)]  # fmt: skip
-    return hub.scrub("".join(lines))
+    return scrub("".join(lines))
 
 
 def _is_of_this_machine(text: str) -> bool:
@@ -190,7 +190,7 @@ def _upload(files: dict[str, Path | bytes], repo_id: str, public: bool) -> str:
         raise _refused(problem, repo_id) from problem
     except (RuntimeError, OSError, httpx2.HTTPError) as problem:
         raise RunError(
-            f"the upload to `{repo_id}` broke off: {hub.scrub(' '.join(str(problem).split()))}",
+            f"the upload to `{repo_id}` broke off: {scrub(' '.join(str(problem).split()))}",
             "nothing of it is published, as it is one commit; run the command again",
         ) from problem
     if private is True and public:
@@ -206,5 +206,5 @@ def _refused(problem: Any, repo_id: str) -> UserError:
             f"the Hub does not let you write to `{repo_id}` ({status})",
             f"{hub.LOG_IN}; the token must be allowed to write, and OWNER must be you or an organization of yours",
         )
-    said = hub.scrub(" ".join(str(problem).split()))
+    said = scrub(" ".join(str(problem).split()))
     return RunError(f"the Hub does not take `{repo_id}`: {said}", "nothing of it is published; run the command again")

@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
-from llmkit.terminal import colours, painted
+from llmkit.terminal import as_is, colours, painted
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
@@ -73,7 +74,7 @@ def chat(
 
 def chat_rows(
     source: Path,
-    output: Path | None,
+    output: Output | None,
     name: str | None,
     options: dict[str, Any],
     system_prompt: str | None,
@@ -188,7 +189,7 @@ def typed() -> Iterator[str]:
     while True:
         try:
             if not editing:
-                sys.stderr.write(prompt)
+                as_is(sys.stderr).write(prompt)
                 sys.stderr.flush()
             line = input(prompt if editing else "")
             line.encode()

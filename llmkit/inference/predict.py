@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
-from llmkit.data.output import ERROR, own_name, row_writer
+from llmkit.data.output import ERROR, Output, own_name, row_writer
 from llmkit.errors import UserError, quantity, say
 from llmkit.inference.fill_mask import blank_filler
 from llmkit.inference.rows_io import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def predict(name: str, texts: Sequence[str], source: Path | None, output: Path | None) -> None:
+def predict(name: str, texts: Sequence[str], source: Path | None, output: Output | None) -> None:
     """Predict for each of `texts`, or each row of the file `source`; write JSON lines to stdout or to `output`.
 
     Stdout holds the predictions alone; in `output` they stand behind all columns of the input, under `predicted_KEY`

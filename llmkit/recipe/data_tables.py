@@ -45,6 +45,13 @@ class Origin(Table):
         default=None, description="The names of the columns, for a table without a header or instead of its header."
     )
 
+    max_document_bytes: int | None = Field(
+        default=None,
+        ge=2**16,
+        description="The most bytes that a document, or a line of rows, may have; by default a quarter of the memory "
+        "that is free.",
+    )
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:

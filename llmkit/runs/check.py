@@ -12,7 +12,7 @@ from llmkit.errors import UserError, answer, quantity
 from llmkit.recipe import load
 from llmkit.runs import checkpoint, compatibility, rebuild
 from llmkit.runs import directory as runs
-from llmkit.terminal import laid_out
+from llmkit.terminal import laid_out, show
 
 
 def check(name: str, as_json: bool = False) -> int:
@@ -25,7 +25,7 @@ def check(name: str, as_json: bool = False) -> int:
         answer(found)
     else:
         for label, text in _lines(found):
-            print(laid_out(f"{label:14} {text}", sys.stdout, left=15))  # noqa: T201
+            show(laid_out(f"{label:14} {text}", sys.stdout, left=15))
     return 0 if found["ok"] else 1
 
 

@@ -16,8 +16,8 @@ import torch
 import transformers
 from transformers import set_seed
 
-from llmkit import hub, process, tasks
-from llmkit.errors import RunError, UserError, say
+from llmkit import disk, hub, process, tasks
+from llmkit.errors import RunError, UserError, say, scrub
 from llmkit.metrics import evaluation_metrics
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
@@ -179,7 +179,7 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
                 stop.signal = stop.received
                 return stopped(trainer, stop, directory, time.monotonic() - started)
             with suppress(OSError):
-                message = hub.scrub(f"{type(problem).__name__}: {problem}")
+                message = scrub(f"{type(problem).__name__}: {problem}")
                 if main:
                     runs.set_status(directory, "failed", problem=message)
             if saved:
@@ -258,6 +258,7 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
             shutil.rmtree(draft, ignore_errors=True)
         trainer.save_model(str(draft))
         if trainer.args.should_save:
+            disk.share_files(draft)
             for path in draft.rglob("*"):
                 checkpoint.synced(path)
             written = checkpoint.files_of(draft)

@@ -18,7 +18,7 @@ from llmkit.data.display import Report
 from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
 from llmkit.errors import UserError
 from llmkit.recipe import load
-from llmkit.recipe.paths import at_home
+from llmkit.recipe.paths import at_home, refuse_address
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.tasks import TASKS
@@ -63,6 +63,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
 
 
 def check_path(path: str) -> None:
+    refuse_address(path)
     local = at_home(path)
     if local.suffix == ".toml" and disk.is_file(local):
         raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")
