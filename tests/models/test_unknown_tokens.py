@@ -1,9 +1,7 @@
 """How much of a text a tokenizer does not know, and what is said of it."""
 
 import pytest
-from conftest import corpus
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from conftest import byte_tokenizer
 
 from llmkit.models import unknown_tokens
 from llmkit.recipe import load
@@ -66,52 +64,50 @@ def test_the_warning_names_the_keys_of_a_tokenizer_that_is_trained(tmp_path):
     assert said.endswith("raise tokenizer.vocab_size, or set tokenizer.type = byte-bpe, which covers every character")
 
 
-def of_bytes(vocab_size):
-    """A byte-level tokenizer of English, with special tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words = [f"{a}{b}{c}" for a in "bcdfghklmnprst" for b in "aeiou" for c in "bdgklmnprst"]  # merges enough
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([*corpus(50), *[" ".join(words)] * 3], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+@pytest.fixture
+def tokenizer():
+    return byte_tokenizer()
 
 
-def recipe_of(path, text):
-    (path / "rows.csv").touch()
-    (path / "recipe.toml").write_text(text)
-    return load(str(path / "recipe.toml"))
+@pytest.fixture
+def asked(tokenizer, tmp_path, monkeypatch):
+    """`asked(text)`: what is said of the byte-level tokenizer, as if it had pieces of words, and a text."""
+    monkeypatch.setattr(unknown_tokens, "BYTES", 0)
+    (tmp_path / "rows.csv").touch()
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(task="chat"))
+    recipe = load(str(tmp_path / "recipe.toml"))
+    return lambda text: unknown_tokens.in_pieces(recipe, tokenizer, {"train": tokenizer([text])["input_ids"]})
 
 
-def test_a_script_that_a_byte_level_tokenizer_never_saw_is_told_by_the_parts_of_characters(tmp_path):
-    tokenizer, recipe = of_bytes(1200), recipe_of(tmp_path, RECIPE.format(task="chat"))
-
-    def said(text):
-        return unknown_tokens.in_pieces(recipe, tokenizer, {"train": [tokenizer("<s>" + text)["input_ids"]]})
-
-    assert len(tokenizer) >= unknown_tokens.BYTES and unknown_tokens.share(tokenizer, [[300]]) is None
-    (warning,) = said("房间很干净，服务也好")
+def test_a_script_that_a_byte_level_tokenizer_never_saw_is_told_by_the_parts_of_characters(asked, tokenizer):
+    assert unknown_tokens.share(tokenizer, [[1, 2]]) is None
+    (warning,) = asked("房间很干净，服务也好")
     assert warning == (
         "train: 100.0% of the tokens are only part of a character: the model hardly knows this script; "
         "try a multilingual model as model.name: "
         "Qwen/Qwen2.5-0.5B-Instruct (494M parameters), Qwen/Qwen2.5-1.5B-Instruct (1.5B parameters)"
     )
-    assert said("the café said “fine” to all of us and we said so too; it was a nice day") == []
-    assert said("") == []
-    assert (
-        unknown_tokens.share_in_pieces(tokenizer, [[-100, -100, tokenizer.bos_token_id], tokenizer("ab")["input_ids"]])
-        == 0
-    )
+    assert asked("the café said “fine” to all of us, and we said so too") == []
+    assert asked("") == []
 
 
-def test_nothing_is_said_of_a_tokenizer_of_bytes_or_of_one_that_is_trained_on_the_text(tmp_path):
-    few, many = of_bytes(300), of_bytes(1200)
-    recipe = recipe_of(tmp_path, RECIPE.format(task="chat"))
-    assert unknown_tokens.in_pieces(recipe, few, {"train": [few("房间很干净")["input_ids"]]}) == []
-    text = 'task = "text-classification"\n[model.config]\nmodel_type = "bert"\n[tokenizer]\ntype = "byte-bpe"\n'
-    trained = recipe_of(tmp_path, text + '[data]\npath = "rows.csv"\n')
-    assert unknown_tokens.in_pieces(trained, many, {"train": [many("房间很干净")["input_ids"]]}) == []
+def test_padding_and_special_tokens_are_not_counted(tokenizer, monkeypatch):
+    monkeypatch.setattr(unknown_tokens, "BYTES", 0)
+    (han,), special = tokenizer(["房"])["input_ids"], tokenizer.eos_token_id
+    ascii_, *_ = tokenizer("x")["input_ids"]
+    assert unknown_tokens.share_in_pieces(tokenizer, [[-100, special, ascii_], [*han, ascii_, ascii_]]) == 1 / 2
+
+
+def test_a_tokenizer_of_bytes_and_one_that_is_trained_on_the_text_are_not_warned_of(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "rows.csv").touch()
+    given = 'task = "text-classification"\n[model]\nname = "base"\n[data]\npath = "rows.csv"\n'
+    trained = given.replace('name = "base"', 'config.model_type = "bert"\n[tokenizer]\ntype = "byte-bpe"')
+    tokens = {"train": tokenizer(["房间很干净"])["input_ids"]}
+
+    def said(text):
+        (tmp_path / "recipe.toml").write_text(text)
+        return unknown_tokens.in_pieces(load(str(tmp_path / "recipe.toml")), tokenizer, tokens)
+
+    assert said(given) == []
+    monkeypatch.setattr(unknown_tokens, "BYTES", 0)
+    assert said(given) and said(trained) == []
