@@ -13,12 +13,14 @@ IN_PIECES = 0.2  # that of tokens that are a part of a character: emoji and curl
 BYTES = 1_000  # entries of a vocabulary, below which it is one of bytes on purpose, as ByT5's
 # Models of about a hundred languages, Qwen's of some thirty, and how many parameters they have: by task, else ENCODERS.
 ENCODERS = (
-    ("FacebookAI/xlm-roberta-base", "278M"),
+    ("intfloat/multilingual-e5-small", "118M"),
     ("google-bert/bert-base-multilingual-cased", "178M"),
-    ("distilbert/distilbert-base-multilingual-cased", "135M"),
+    ("FacebookAI/xlm-roberta-base", "278M"),
 )
+BASE_RATE = 5e-5  # the learning rate above which encoders of base size often learn nothing
 ENCODER_DECODERS = (("google/mt5-small", "300M"), ("facebook/mbart-large-50", "611M"))
 MULTILINGUAL: dict[str, tuple[tuple[str, str], ...]] = {
+    "masked-lm": ENCODERS[1:],  # the first has no head for it
     "seq2seq": ENCODER_DECODERS,
     "denoising": ENCODER_DECODERS,
     "causal-lm": (("Qwen/Qwen2.5-0.5B", "494M"), ("Qwen/Qwen2.5-1.5B", "1.5B")),
@@ -86,4 +88,7 @@ def _remedy(recipe: Recipe) -> str:
     if not models:
         return "train a tokenizer on the text (tokenizer.type)"
     key = "tokenizer.name" if recipe.tokenizer.name is not None else "model.name"
-    return f"try a multilingual model as {key}: {', '.join(f'{name} ({size} parameters)' for name, size in models)}"
+    named = ", ".join(f"{name} ({size} parameters)" for name, size in models)
+    too_fast = models is ENCODERS and recipe.trainer.get("learning_rate", BASE_RATE) > BASE_RATE
+    slower = "; all but the first with trainer.learning_rate=2e-5" if too_fast else ""
+    return f"try a multilingual model as {key}: {named}{slower}"

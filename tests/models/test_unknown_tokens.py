@@ -37,11 +37,12 @@ RECIPE = 'task = "{task}"\n[model]\nname = "base"\n[data]\npath = "rows.csv"\n'
     [
         (
             "text-classification",
-            "try a multilingual model as model.name: FacebookAI/xlm-roberta-base (278M parameters)",
+            "try a multilingual model as model.name: intfloat/multilingual-e5-small (118M parameters)",
         ),
         ("token-classification", "google-bert/bert-base-multilingual-cased (178M parameters)"),
-        ("question-answering", "distilbert/distilbert-base-multilingual-cased (135M parameters)"),
+        ("question-answering", "FacebookAI/xlm-roberta-base (278M parameters)"),
         ("multiple-choice", "FacebookAI/xlm-roberta-base"),
+        ("masked-lm", "model.name: google-bert/bert-base-multilingual-cased (178M parameters), FacebookAI"),
         ("seq2seq", "google/mt5-small (300M parameters)"),
         ("chat", "Qwen/Qwen2.5-0.5B-Instruct (494M parameters)"),
     ],
@@ -54,6 +55,15 @@ def test_the_warning_names_models_that_fit_the_task(task, named, tmp_path):
     (said,) = unknown_tokens.warnings(recipe, Known(), {"train": 0.63, "validation": 0.5})
     assert said.startswith("train: 63.0% of the tokens are `[UNK]`: the model cannot see the text behind them; ")
     assert named in said
+
+
+@pytest.mark.parametrize(("rate", "said"), [("1e-4", True), ("5e-5", False), (None, False)])
+def test_models_of_base_size_are_named_with_a_learning_rate_that_fits_them(rate, said, tmp_path):
+    (tmp_path / "rows.csv").touch()
+    table = "" if rate is None else f"[trainer]\nlearning_rate = {rate}\n"
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(task="text-classification") + table)
+    (warning,) = unknown_tokens.warnings(load(str(tmp_path / "recipe.toml")), Known(), {"train": 0.63})
+    assert warning.endswith("; all but the first with trainer.learning_rate=2e-5") is said
 
 
 def test_the_warning_names_the_keys_of_a_tokenizer_that_is_trained(tmp_path):
