@@ -7,6 +7,7 @@ picture ids of its own.
 import io
 import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -331,7 +332,9 @@ def _picture(
         draw(axes)
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():  # text stays text, in the page's font: that matplotlib's lacks it is no matter
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     return Picture(_finish(out.getvalue(), name, title, description), title, description, width=width)
 
 

@@ -214,7 +214,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             metrics |= {"last_train_loss": loss, "last_train_loss_steps": covered}
         if trainer.state.best_global_step and trainer.state.best_metric is not None:
             facts["best"] = report.best(trainer.state, args)
-        said, hint = trivial.judge(args, trainer.state, found)
+        examples = None if recipe.data is None else recipe.data.global_batch_size
+        said, hint = trivial.judge(args, trainer.state, found, examples)
         runs.update_record(
             directory, "predictions", verdicts=[{"warning": warns, "says": line} for warns, line in said]
         )
