@@ -1,8 +1,4 @@
-"""What a recipe takes, for people and for programs: `llmkit plan`.
-
-The record that `--json` writes is stable: keys are added, and none is renamed or given another meaning while `version`
-stays 1. Sizes are bytes, times seconds; null is what is not known.
-"""
+"""What a recipe takes, for people and for programs: `llmkit plan`. docs/reference/json.md has the record's fields."""
 
 import copy
 import json
@@ -19,7 +15,6 @@ from llmkit.plan.outlook import Outlook
 from llmkit.recipe.schema import PRETRAINING
 
 LEFT = 16  # columns of what stands before a line
-VERSION = 1
 WORTH = 60  # seconds on one GPU, below which paper says nothing: so small a model does not fill it
 TRIES = 4  # micro-batches that are traced to find the largest
 
@@ -56,7 +51,6 @@ def plan(outlook: Outlook, memory: float | None, measured: bool, price: float | 
     flops = formula.flops if flops is None and formula is not None else flops
     share = _mean_share(outlook)
     record: dict[str, Any] = {
-        "version": VERSION,
         "recipe": recipe.name,
         "task": recipe.task,
         "model": str(outlook.config.model_type),

@@ -8,7 +8,7 @@ from llmkit.errors import UserError
 from llmkit.plan import gpus, show
 
 KEYS = {
-    *("version", "recipe", "task", "model", "parameters", "data", "batch", "steps", "precision", "memory", "disk"),
+    *("recipe", "task", "model", "parameters", "data", "batch", "steps", "precision", "memory", "disk"),
     *("flops", "fits", "measured", "gpus", "notes"),
 }
 
