@@ -9,7 +9,7 @@ from conftest import ROOT
 LAYERS = (
     ("__main__", "cli", "dry_run", "api", "new_recipe"),
     ("launch", "seeds", "children", "sweeps", "inference", "instead", "reports", "explain", "export", "doctor"),
-    ("training",),
+    ("training", "plan"),
     ("tasks",),
     ("speed",),
     ("models",),

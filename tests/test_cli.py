@@ -45,6 +45,9 @@ OPTIONS = {
     "export": ["model", "--output", "--format", "--precision", "--offline"],
     "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
+    "plan": [
+        *("recipe", "overrides", "--task", "--processes", "--memory", "--measure", "--price", "--json", "--offline"),
+    ],
     "check": ["run", "--json"],
     "compare": ["names", "--format", "--html", "--json"],
     "explain": ["key"],

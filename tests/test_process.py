@@ -35,9 +35,10 @@ LOADING = {
     "predict": ["predict masked [MASK]", "predict adapted fox"],
     "evaluate": ["evaluate masked", "evaluate adapted"],
     "merge": ["merge adapted --output out"],
+    "export": ["export causal --output out"],
     "report": ["report adapted"],
 }
-NOT_LOADING = ("check", "compare", "completion", "data", "doctor", "explain", "push", "recipes", "runs")
+NOT_LOADING = ("check", "compare", "completion", "data", "doctor", "explain", "plan", "push", "recipes", "runs")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`llmkit data`, `check`, `runs`, `compare`, `explain` and `report`: what there is to see."""
+"""`llmkit data`, `plan`, `check`, `runs`, `compare`, `explain` and `report`: what there is to see."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,9 +7,21 @@ import typer
 
 from llmkit import terminal
 from llmkit.cli import completion
-from llmkit.cli.app import LOOK, Json, app, do, run_or_model
+from llmkit.cli.app import (
+    LOOK,
+    Json,
+    MaybeRecipe,
+    Offline,
+    Overrides,
+    Task,
+    app,
+    do,
+    recipe_and_overrides,
+    run_or_model,
+    stay_offline,
+)
 from llmkit.cli.style import Command
-from llmkit.errors import say_to_people
+from llmkit.errors import UserError, say, say_to_people
 
 TableFormat = Annotated[
     Literal["table", "csv", "md", "latex", "json"],
@@ -57,6 +69,67 @@ def describe_data(
         from llmkit.data.describe import describe
 
         terminal.show(*describe(path, task, overrides or []))
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=LOOK,
+    epilog="""\
+llmkit plan gpt2-small --memory 24GB
+llmkit plan tiny/gpt2 --measure --price 0.40
+llmkit plan my-recipe.toml trainer.bf16=true --json""",
+)
+def plan(
+    recipe: MaybeRecipe = None,
+    overrides: Overrides = None,
+    task: Task = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, metavar="N", help="Plan for this many processes.  [default: one per GPU]"),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="Find the largest micro-batch that fits, such as into 24GB."),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Train ten steps and say how long they take.")] = False,
+    price: Annotated[
+        float | None,
+        typer.Option("--price", min=0, metavar="X", help="With --measure: what the machine costs an hour."),
+    ] = None,
+    as_json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Plan a training: memory, disk, steps and operations, without computing anything."""
+
+    def act() -> int:
+        from llmkit import process
+
+        process.join()
+        stay_offline(offline)
+        if price is not None and not measure:
+            raise UserError("--price has no effect without --measure", "add --measure: it says how long training takes")
+        from llmkit.plan.show import in_memory
+
+        size = None if memory is None else in_memory(memory)
+        from llmkit.recipe import load
+
+        path, settings = recipe_and_overrides(recipe, overrides, task)
+        loaded = load(path, settings, None, task)
+        if not as_json:  # at once: what follows imports torch
+            from llmkit.plan import closed_form
+
+            for name, text in closed_form.head(loaded, processes):
+                say(f"{name:15} {text}")
+        from llmkit import launch
+        from llmkit.dry_run import outlook_of
+        from llmkit.plan.show import plan, show
+
+        count = launch.default_processes() if processes is None else processes
+        launch.one_gpu()
+        show(plan(outlook_of(loaded, count), size, measure, price), as_json)
         return 0
 
     do(act)

@@ -90,6 +90,7 @@ SweepOver = Annotated[
         metavar="KEY=VALUES",
         help="Train once for each value: KEY=A,B,C, or LOW..HIGH with --trials; several times for combinations.",
         rich_help_panel=EXPERIMENTS,
+        autocompletion=completion.overrides,
     ),
 ]
 Trials = Annotated[

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llmkit import hub
+from llmkit import hub, process
 from llmkit.errors import RunError, UserError
 from llmkit.models import loading
 from llmkit.recipe.schema import GENERATION_DEFAULTS
@@ -57,6 +57,7 @@ def write(name: str, output: Path, precision: Precision, modelfile: Path) -> dic
     model = loading.load_model(name, AutoModelForCausalLM).float().cpu()
     with hub.loading(name, "model"), loading.quiet():
         tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    process.collect_from_here()
     write_file(model, tokenizer, output, precision)
     modelfile.write_text(modelfile_of(model, tokenizer, output.name))
     return compare(model, tokenizer, output, precision)

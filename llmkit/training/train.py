@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from llmkit import disk, hub, process, tasks
 from llmkit.errors import RunError, UserError, say, scrub
@@ -44,12 +44,19 @@ FINISHED = 0
 EXPORT = ".draft-model"
 
 
-def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None, allowed: Sequence[str] = ()) -> int:
+def run(
+    recipe: Recipe,
+    directory: Path,
+    resume: bool,
+    max_time: int | None = None,
+    allowed: Sequence[str] = (),
+    watch: TrainerCallback | None = None,
+) -> int:
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
     With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
-    `allowed` are keys in which the recipe may differ from that of the run being resumed. Raises UserError before the
-    first step for most of what would have failed later.
+    `allowed` are keys in which the recipe may differ from that of the run being resumed, `watch` is told of each step.
+    Raises UserError before the first step for most of what would have failed later.
     """
     started = time.monotonic()
     if resume:
@@ -94,6 +101,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     while not batch_size.fits(trainer):
         batch_size.shrink(args)
         trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    if watch is not None:
+        trainer.add_callback(watch)
     check_alike(trainer.fingerprints, args.world_size)
     steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
     if limit is None:

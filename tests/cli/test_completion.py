@@ -16,7 +16,20 @@ from llmkit.recipe import bundled
 from llmkit.recipe.keys import known_keys
 
 # What nobody can guess: numbers, times, names and texts of one's own.
-FREE = {"--name", "--processes", "--max-time", "--seeds", "--seed", "texts", "repo_id", "--license"}
+FREE = {
+    "--halving",
+    "--memory",
+    "--name",
+    "--price",
+    "--trials",
+    "--processes",
+    "--max-time",
+    "--seeds",
+    "--seed",
+    "texts",
+    "repo_id",
+    "--license",
+}
 
 
 @pytest.fixture
