@@ -327,6 +327,27 @@ TABLE = (
     ),
     # -- typer
     Row("typer._click.core.Context._opt_prefixes", "cli/style.py", assigned),
+    # -- torch: a step without its numbers
+    Row("torch._subclasses.fake_tensor.FakeTensorMode", "plan/trace.py", CLASS),
+    Row("torch.distributed._tools.mem_tracker.MemTracker", "plan/trace.py", CLASS),
+    *(
+        Row(f"torch.distributed._tools.mem_tracker.MemTracker.{name}", "plan/trace.py", assigned)
+        for name in ("_curr_mem_snap", "_peak_mem", "_peak_mem_snap")
+    ),
+    Row("torch.nn.Module._apply", "plan/trace.py", takes("self", "fn", "recurse")),
+    Row("torch.utils.flop_counter.FlopCounterMode", "plan/trace.py", CLASS),
+    *(
+        Row(f"torch.utils.flop_counter.{name}", "plan/trace.py", FUNCTION)
+        for name in ("sdpa_flop_count", "sdpa_backward_flop_count")
+    ),
+    *(
+        Row(f"torch.ops.aten.{name}", "plan/trace.py", FUNCTION)
+        for name in (
+            "_scaled_dot_product_flash_attention_for_cpu",
+            "_scaled_dot_product_flash_attention_for_cpu_backward",
+        )
+    ),
+    Row("transformers.trainer", "plan/show.py", gives(inspect.ismodule)),
     # -- accelerate: what a process knows of itself, which a caller from Python gets back
     *(
         Row(f"accelerate.state.{name}{attribute}", "api.py", look)
@@ -369,6 +390,12 @@ TABLE = (
 )
 
 SENTENCES = (
+    # -- matplotlib: letters that its font lacks, which a browser has
+    Sentence(
+        "Glyph .* missing from font",
+        "reports/pictures.py",
+        lambda words: in_source("matplotlib._text_helpers")("missing from font"),
+    ),
     # -- torch, its C++ too; how gloo ends is run in training/test_failures.py
     Sentence("DataLoader worker", "training/saving_trainer.py", in_source("torch.utils.data.dataloader")),
     Sentence("DataLoader worker", "training/failures.py", in_source("torch.utils.data.dataloader")),

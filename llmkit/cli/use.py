@@ -276,8 +276,16 @@ llmkit export runs/gpt2 --output gpt2-gguf
 llmkit export runs/chat --output chat-gguf --precision q8_0""",
 )
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
-    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the files.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option("--output", metavar="DIR", help="A new folder for the files.", autocompletion=completion.files),
+    ],
     format: Annotated[
         Literal["gguf"], typer.Option("--format", metavar="gguf", help="gguf: llama.cpp, Ollama, LM Studio.")
     ] = "gguf",

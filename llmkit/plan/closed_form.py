@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk, hub
-from llmkit.errors import UserError
+from llmkit.errors import UserError, in_bytes
 from llmkit.recipe import global_batch, upstream
 from llmkit.recipe.data_tables import RowData, TextData
 from llmkit.recipe.schema import PRETRAINING, Recipe
@@ -644,13 +644,3 @@ def head(recipe: Recipe, processes: int | None) -> list[tuple[str, str]]:
     steps = recipe.trainer.get("max_steps", -1)
     longest = recipe.task not in PRETRAINING
     return [] if found is None else lines(found, steps if steps > 0 else None, longest)
-
-
-def in_bytes(count: float) -> str:
-    """Write a number of bytes in MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else megabytes(count)
-
-
-def megabytes(count: float) -> str:
-    """Write a number of bytes in MB."""
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

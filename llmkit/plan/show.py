@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.display import Report
-from llmkit.errors import UserError, quantity
+from llmkit.errors import UserError, in_bytes, quantity
 from llmkit.plan import closed_form, gpus
-from llmkit.plan.closed_form import in_bytes
 from llmkit.plan.outlook import Outlook
 from llmkit.recipe.schema import PRETRAINING
 

@@ -12,9 +12,8 @@ from transformers import TrainerState, TrainingArguments
 from llmkit import tasks, terminal
 from llmkit.data.display import cut
 from llmkit.data.text.mixture import MixedBlocks
-from llmkit.errors import quantity, say
+from llmkit.errors import in_bytes, quantity, say
 from llmkit.plan import closed_form
-from llmkit.plan.closed_form import in_bytes, megabytes
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint
@@ -195,15 +194,15 @@ def finish(
 
 def on_disk(directory: Path) -> str:
     """Say how large a run is, and how much of it is in checkpoints."""
-    whole = _megabytes([directory])
+    whole = _size_of([directory])
     folders = checkpoint.folders(directory)
     if not folders:
         return whole
-    return f"{whole}, {_megabytes(folders)} of it in {len(folders)} checkpoint{'s' * (len(folders) > 1)}"
+    return f"{whole}, {_size_of(folders)} of it in {len(folders)} checkpoint{'s' * (len(folders) > 1)}"
 
 
-def _megabytes(folders: list[Path]) -> str:
-    return megabytes(sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()))
+def _size_of(folders: list[Path]) -> str:
+    return in_bytes(sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()))
 
 
 def finish_each(
