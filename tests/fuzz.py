@@ -37,11 +37,11 @@ from llmkit.errors import UserError  # noqa: E402
 # The seeds that found a fault, which is mended: they are tried first.
 FOUND: dict[str, tuple[int, ...]] = {
     "recipes": (157, 1217),  # a word of another library that is near itself: asked for ever
-    "overrides": (703, 1068),
+    "overrides": (703, 1068, 32853),  # a pattern below thousands of folders
     "files": (7955, 24133),  # UTF-16 without its mark, a column of Parquet whose name is not UTF-8
     "records": (77, 130, 212, 498),  # a recipe that is not UTF-8, paths that are none, keys that are none
     "folders": (82, 325, 345, 358, 359),  # architectures, an adapter's base and a length of another kind
-    "weights": (105, 109, 110, 134, 198),  # generation settings of another kind
+    "weights": (105, 109, 110, 134, 198, 1120),  # generation settings of another kind
 }
 PATIENCE = 30  # seconds that a case may take
 MEMORY = 8 * 2**30  # bytes of address space: a size that a mutation made up must not end the machine

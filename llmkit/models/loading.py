@@ -122,8 +122,11 @@ def _check_generation(model: Any, name: str) -> None:
     known = upstream.fields("GenerationConfig")
     settings = getattr(model, "generation_config", None)
     for key, value in () if settings is None else vars(settings).items():
-        odd = isinstance(value, str | list | dict) and key in known and not known[key].type.admits(value)
-        if odd and not known[key].type.kinds & {"any"}:
+        if key not in known or known[key].type.kinds & {"any"}:
+            continue
+        each = value if isinstance(value, list) else [value]
+        wide = any(isinstance(number, int | float) and not abs(number) < 2**63 for number in each)  # NaN, too
+        if wide or (isinstance(value, str | list | dict) and not known[key].type.admits(value)):
             raise UserError(
                 f"generation_config.json of `{name}`: {key} must be {known[key].type}, not {value!r}",
                 "correct it there",

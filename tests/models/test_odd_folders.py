@@ -97,7 +97,16 @@ def test_sizes_that_no_model_can_have_are_refused(key, value, folder):
     )
 
 
-@pytest.mark.parametrize(("key", "value"), [("eos_token_id", "x"), ("max_length", {}), ("num_beams", "4")])
+ODD = [
+    ("eos_token_id", "x"),
+    ("max_length", {}),
+    ("num_beams", "4"),
+    ("eos_token_id", 10**30),
+    ("eos_token_id", [10**30]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ODD)
 def test_odd_generation_settings_are_refused_before_they_are_used(key, value, folder):
     name = folder("gpt2", "generation_config.json", **{key: value})
     said = refused(loading.load_model, name, AutoModelForCausalLM)
