@@ -10,7 +10,7 @@ was open, and Biscuit ran out into the street. Tom cried and called until it was
 the door, wagging his tail, and Tom hugged him and laughed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs test quick check browser crash bench clean
+.PHONY: help demo install format lint types docs test quick fuzz check browser crash bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -51,7 +51,10 @@ test: install  ## the tests, without a network
 quick: install  ## the tests but those that tests/slow.txt names, in a fifth of the time
 	$(PYTEST) -m "not alone and not slow"
 
-check: lint types docs test  ## all that CI runs
+fuzz: install  ## mutate recipes, files, run directories and model folders for a minute: all must be answered in words
+	$(BIN)/python tests/fuzz.py
+
+check: lint types docs test fuzz  ## all that CI runs
 
 browser: install  ## the reports in a real browser: Debian's chromium, driven by Playwright; both are installed
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -3,10 +3,8 @@
 import gc
 import os
 import sys
-from contextlib import suppress
-from typing import Any
 
-from llmkit import process, terminal
+from llmkit import process, stdout, terminal
 from llmkit.cli import app, completion
 from llmkit.errors import UserError, tell
 
@@ -16,16 +14,23 @@ def main() -> None:
     # and once more at the end, took 2 of 5 seconds. Each verb that loads a model switches the collector on when all are
     # there (`process.collect_from_here`).
     gc.disable()
-    _open_standard_streams()
+    stdout.open_standard_streams()
     if completion.ASKED in os.environ:
         return completion.answer(app, os.environ[completion.ASKED], sys.argv[1:])
     process.forget_empty_settings()
     terminal.guard()
+    process.ignore_launchers()
     try:
-        app(prog_name="llmkit")
+        try:
+            refuse_bytes(sys.argv[1:])
+            app(prog_name="llmkit")
+        finally:
+            sys.stdout.flush()  # what it does not take is found out here and not when Python ends
     except UserError as mistake:
         tell(mistake)
         sys.exit(process.leave(2))
+    except BrokenPipeError:
+        sys.exit(process.leave(1))
     except Exception as problem:
         from llmkit import last_resort  # late: it costs a hundredth of a second
 
@@ -33,17 +38,14 @@ def main() -> None:
         sys.exit(process.leave(1))
 
 
-def _open_standard_streams() -> None:
-    """Open a closed stdin, stdout or stderr again: the next file would get its number, and what is written to it."""
-    for number in range(3):
+def refuse_bytes(words: list[str]) -> None:
+    """Raise UserError for a word of the command line that is not UTF-8: no recipe, record or prompt could hold it."""
+    for word in words:
         try:
-            os.fstat(number)
-        except OSError:
-            with suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:  # as Python finds it
-        closed: Any = process.ClosedStdout()
-        sys.stdout = closed
+            word.encode()
+        except UnicodeEncodeError:
+            hint = "is it a file? Give it another name (mv); is it a text? Let the terminal be UTF-8"
+            raise UserError(f"`{word}` on the command line is not UTF-8", hint) from None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Path's own questions raise OSError or ValueError for such a word. Here the answer is no. And make what others may read.
 """
 
+import glob
 import os
 import secrets
 from contextlib import suppress
@@ -14,6 +15,14 @@ exists, is_file, is_dir = os.path.exists, os.path.isfile, os.path.isdir
 def has_content(path: str | Path) -> bool:
     """Tell whether there is a file that is not empty: it is not overwritten unasked."""
     return is_file(path) and Path(path).stat().st_size > 0
+
+
+def first_match(pattern: str) -> str | None:
+    """Return one of the paths that match a pattern; None where none does, as below thousands of folders."""
+    try:
+        return next(glob.iglob(pattern, recursive=True), None)  # noqa: PTH207 - Path.glob is for relative ones
+    except (OSError, RecursionError, ValueError):
+        return None
 
 
 def within(folder: Path, pattern: str) -> list[Path]:

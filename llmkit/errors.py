@@ -68,6 +68,17 @@ def in_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+SPEAKING = ("SafetensorError", "TemplateError", "SecurityError")  # their names add nothing
+
+
+def in_words(problem: BaseException) -> str:
+    """Return what an error of a library says, on one line; its kind as well where that is half of what it says."""
+    said, kind = " ".join(str(problem).split()), type(problem).__name__
+    if said and (isinstance(problem, OSError | RuntimeError | ValueError) or kind in SPEAKING):
+        return said
+    return f"{kind}: {said}" if said else kind
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a mistake is, as far as that is known."""

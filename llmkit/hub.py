@@ -9,14 +9,15 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmkit import disk
-from llmkit.errors import UserError, say, scrub
+from llmkit.errors import UserError, in_words, say, scrub
 from llmkit.process import COMMITS
 
 Kind = Literal["model", "dataset"]
@@ -27,6 +28,16 @@ PATIENCE = 3.0  # seconds until a Hub that takes no connection counts as absent
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
 # transformers' messages for missing weights, or none in this format.
 SAFETENSORS_WANTED = re.compile(r"no file named model\.safetensors|does not appear to have a file named .*safetensors")
+
+# Files of a model that are JSON objects; and which file upstream's modules read, by how their names begin.
+OBJECTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json")
+UPSTREAM = {"transformers", "tokenizers", "peft", "datasets", "huggingface_hub", "safetensors", "torch"}
+READ_BY = {
+    "configuration_": "config.json",
+    "modeling_": "config.json",
+    "tokenization_": "tokenizer.json or tokenizer_config.json",
+    "safetensors": "model.safetensors",
+}
 
 _trouble = ""  # why the Hub is no longer asked, as the end of a sentence about it
 
@@ -220,7 +231,6 @@ def loading(repo_id: str, kind: Kind) -> Iterator[None]:
 def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserError | None:
     import httpx2
     from huggingface_hub import errors
-    from safetensors import SafetensorError
 
     chain = list(_causes(problem))
 
@@ -273,8 +283,9 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
             "run code",
             "ask somebody who trusts them to save them as model.safetensors, or choose another model",
         )
-    if not isinstance(problem, OSError | ValueError | ImportError | RuntimeError | SafetensorError):
-        return None
+    passed = {part for frame in traceback.extract_tb(problem.__traceback__) for part in Path(frame.filename).parts}
+    if not isinstance(problem, OSError | ValueError | ImportError | RuntimeError) and not passed & UPSTREAM:
+        return None  # a mistake of ours
     if code_error := code_refused(problem, repo_id):
         return code_error
     message = _in_one_line(problem)
@@ -292,7 +303,38 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         hint = 'it has no weights: train it from scratch (model.init = "scratch"), or choose another model'
     else:
         hint = "is it complete, and in Hugging Face's layout (config.json, model.safetensors, tokenizer.json)?"
+    if kind == "model" and disk.is_dir(Path(repo_id)):
+        message = _said_of(Path(repo_id), problem)
     return UserError(f"the {what} could not be loaded: {message}", hint)
+
+
+def _said_of(folder: Path, problem: Exception) -> str:
+    """Say what upstream failed on in the folder of a model: a file that is not JSON, else what it says itself.
+
+    The file is then the one that the module of the failure reads, where that tells.
+    """
+    for file in disk.within(folder, "*.json"):
+        try:
+            is_object = isinstance(json.loads(file.read_bytes()), dict)
+        except (OSError, ValueError, RecursionError) as damage:
+            return f"{file.name} is not JSON: {in_words(damage)}"
+        if not is_object and file.name in OBJECTS:
+            return f"{file.name} is not a JSON object"
+    modules = [Path(frame.filename).stem for frame in traceback.extract_tb(problem.__traceback__)]
+    if type(problem).__name__ == "SafetensorError":
+        modules = ["safetensors"]
+    names = [name for module in reversed(modules) for start, name in READ_BY.items() if module.startswith(start)]
+    known = next((name for name in names if any(disk.is_file(folder / each) for each in name.split(" or "))), "")
+    return f"{known}: {_in_one_line(problem)}" if known else _in_one_line(problem)
+
+
+def read_adapter(file: str) -> dict[str, Any]:
+    """Read an `adapter_config.json`; raise ValueError for one that does not name the model that it adapts."""
+    content = json.loads(Path(file).read_text())
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    if not isinstance(base, str) or not base or not isinstance(content.get("revision"), str | None):
+        raise ValueError(f"{Path(file).name} names no model as base_model_name_or_path, or an odd revision of it")
+    return dict(content)
 
 
 def code_refused(problem: Exception, name: str) -> UserError | None:
@@ -346,7 +388,9 @@ def _first_line(problem: BaseException) -> str:
 
 def _in_one_line(problem: BaseException) -> str:
     """Join the first two lines of an error (the second often names what exists instead)."""
-    return " ".join(" ".join((scrub(str(problem)).strip() or type(problem).__name__).splitlines()[:2]).split())
+    kind = in_words(problem).removesuffix(" ".join(str(problem).split()))
+    said = scrub(" ".join(str(problem).strip().splitlines()[:2]))
+    return kind + " ".join(said.split())
 
 
 def _quiet() -> None:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import disk, hub, last_resort, process
+from llmkit import disk, hub, last_resort, process, stdout, temporary
 from llmkit.errors import UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
@@ -55,7 +54,7 @@ def start(
     Raises:
         UserError: The processes or the run directory cannot be had.
     """
-    process.without_answer()
+    stdout.without_answer()
     if process.LAUNCH in os.environ:
         from filelock import FileLock
 
@@ -68,7 +67,7 @@ def start(
             if os.environ.get("RANK") == "0":
                 _report(recipe, shared, code)
             return code, shared
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process.is_launched():
         raise UserError(
             "llmkit was started by a launcher, but it starts its processes itself",
             "run it directly: llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
@@ -211,8 +210,7 @@ def _report(recipe: Recipe, directory: Path, code: int) -> None:
 
 
 def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool, config: Path | None) -> int:
-    with tempfile.TemporaryDirectory(prefix="llmkit-") as name:
-        meeting = Path(name)  # holds the ranks' process ids, the pipes, and rank 0's exit code
+    with temporary.folder() as meeting:  # for the ranks' process ids, the pipes, and rank 0's exit code
         os.mkfifo(meeting / "stderr")
         os.mkfifo(meeting / "alive")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # also for writing: no end of file between two writers
@@ -295,6 +293,7 @@ def launch_command(meeting: Path, count: int, counted: bool, config: Path | None
         }
         config.write_text(json.dumps(settings))
     argv = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    argv += ["--log_dir", str(meeting / "elastic")]  # torch's own folder, which else stays in the temporary one
     if counted:
         argv += ["--num_processes", str(count)]
     return [*argv, "-m", "llmkit", *sys.argv[1:]]

@@ -1,8 +1,8 @@
 """Connect a rank with the process that started it, and handle signals outside training."""
 
 import gc
-import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit.errors import UserError, say
+from llmkit import temporary
+from llmkit.errors import say
 from llmkit.terminal import TERMINAL
 
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
@@ -27,6 +28,14 @@ COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the 
 # DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py), ACCELERATE_USE_CPU and
 # OMP_NUM_THREADS (launch.py), PYTHONSAFEPATH and PYTHONPATH (this module); arguments.py removes
 # ACCELERATE_MIXED_PRECISION.
+
+# What torchrun, `accelerate launch` and mpirun set for the processes that they start.
+_OF_LAUNCHERS = re.compile(
+    r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|FORK_LAUNCHED"
+    r"|ACCELERATE_(USE|DEEPSPEED|DYNAMO|GRADIENT|FP8)_.*|ACCELERATE_(MIXED_PRECISION|DEBUG_MODE|CPU_AFFINITY)"
+    r"|(TORCHELASTIC|FSDP|MEGATRON_LM|PARALLELISM_CONFIG|PMI|MPI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*)"
+)
+_WORLDS = {"": ("MASTER_ADDR", "MASTER_PORT"), "PMI_": (), "OMPI_COMM_WORLD_": (), "MV2_COMM_WORLD_": ()}
 
 STOPPED = 75  # the exit code of a run that a signal ended, and that --resume continues
 SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
@@ -69,6 +78,35 @@ def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
+def is_launched() -> bool:
+    """Tell whether another launcher started this process as one of several, and says so whole."""
+
+    def number(name: str) -> int:
+        text = os.environ.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() else -1
+
+    return any(
+        0 <= number(f"{prefix}RANK") < number(f"{prefix}{'WORLD_' * (not prefix)}SIZE") > 1
+        and {*others} <= {*os.environ}
+        for prefix, others in _WORLDS.items()
+    )
+
+
+def ignore_launchers() -> None:
+    """Remove what another launcher left in the environment, and say so, before torch reads it; it can wait for ever.
+
+    Of a process that a launcher did start it stays, for `launch` to refuse.
+    """
+    if LAUNCH in os.environ or is_launched():
+        return
+    left = sorted(name for name in os.environ if _OF_LAUNCHERS.fullmatch(name))
+    for name in left:
+        del os.environ[name]
+    if left:
+        names = ", ".join(left[:3]) + f" and {len(left) - 3} more" * (len(left) > 3)
+        say(f"note     not used: {names}, of another launcher; llmkit starts its processes itself (--processes)")
+
+
 def join() -> None:
     """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first.
 
@@ -79,7 +117,11 @@ def join() -> None:
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])
+    if not meeting.is_dir():
+        say(f"error: the process that started this one is gone; or unset {LAUNCH}, if none did")
+        os._exit(STOPPED)
     leave_early(os._exit)  # an orderly exit could wait for other ranks
+    temporary.hold(meeting)
     (meeting / f"rank-{os.getpid()}").touch()
     if os.environ.get("RANK", "0") == "0":
         try:  # without waiting for a reader: the parent may be gone
@@ -119,19 +161,6 @@ def stop_at() -> Fraction | None:
     """Return the share of its steps after which this run stops, as a sweep asks; None where it is left alone."""
     share = os.environ.get(STOP_AT)
     return None if share is None else Fraction(share)
-
-
-class ClosedStdout(io.TextIOBase):
-    """Stdout that was closed before llmkit began: an answer that is written there is lost, and so it is refused."""
-
-    def write(self, text: str) -> int:
-        raise UserError("stdout is closed, and the answer goes there", "send it somewhere: > FILE")
-
-
-def without_answer() -> None:
-    """Let what libraries write to a stdout that is closed be lost: training itself writes nothing there."""
-    if isinstance(sys.stdout, ClosedStdout):
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
 
 
 def child_environment() -> dict[str, str]:

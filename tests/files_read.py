@@ -21,9 +21,9 @@ def places(file, **options):
     return [place for place, _ in files.read_rows(file, files.ReadOptions(**options))]
 
 
-def mistake(file):
+def mistake(file, *options):
     with pytest.raises(UserError) as caught:
-        rows(file)
+        rows(file, *options)
     return caught.value
 
 

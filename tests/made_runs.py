@@ -43,6 +43,18 @@ RECORD = {
 SPEEDS = {"train_runtime": 110.2, "train_samples_per_second": 58.1, "train_steps_per_second": 1.815}
 SPEEDS |= {"total_flos": 2.1e13, "peak_memory_bytes": 1_234_567_890, "saving_seconds": 1.25}
 
+FILE = {"bytes": 7, "xxh3_128": "0" * 32}  # as a record and a manifest describe one
+# What a manifest has beside its run and step.
+MANIFEST = {
+    "epoch": 0,
+    "samples": 0,
+    "samples_seen": 0,
+    "batch": 1,
+    "processes": 1,
+    "metrics_bytes": 0,
+    "fingerprints": {},
+}
+
 
 def write(
     directory: Path,

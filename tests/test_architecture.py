@@ -15,7 +15,7 @@ LAYERS = (
     ("models",),
     ("data",),
     ("runs",),
-    ("recipe", "hub", "process", "last_resort"),
+    ("recipe", "hub", "process", "stdout", "temporary", "last_resort"),
     ("metrics", "language", "errors", "disk", "terminal", ""),
 )
 

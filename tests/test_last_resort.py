@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from llmkit import __main__, last_resort, process
+from llmkit import __main__, last_resort, stdout
 from llmkit.errors import UserError
 
 TOKEN = "hf_" + "x" * 34
@@ -21,7 +21,7 @@ def fail(*_, **__):
 @pytest.fixture(autouse=True)
 def command(monkeypatch, tmp_path):
     monkeypatch.setattr(__main__, "app", fail)
-    monkeypatch.setattr(__main__, "_open_standard_streams", lambda: None)
+    monkeypatch.setattr(stdout, "open_standard_streams", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmkit", "pretrain", "x"])
     monkeypatch.setattr(last_resort, "_run", None)
     monkeypatch.setattr(last_resort.tempfile, "tempdir", str(tmp_path))
@@ -87,10 +87,10 @@ def test_an_answer_for_a_stdout_that_is_closed_is_refused(words):
 
 
 def test_what_a_library_writes_to_a_stdout_that_is_closed_ends_no_training(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", process.ClosedStdout())
+    monkeypatch.setattr(sys, "stdout", stdout.ClosedStdout())
     with pytest.raises(UserError, match="stdout is closed"):
         sys.stdout.write("an answer")
-    process.without_answer()
+    stdout.without_answer()
     sys.stdout.write("a line of a library")
     sys.stdout.close()
 

@@ -141,7 +141,8 @@ def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
 
 
 def test_started_by_a_launcher_llmkit_says_how_to_start_it(workplace, llmkit, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 2
     assert "--processes" in done.stderr

@@ -35,6 +35,7 @@ COMMANDS = [
     (*CAUSAL_RECIPE, LONG),
     (*CAUSAL_RECIPE, f"data.path={LONG}"),
     (*CAUSAL_RECIPE, f"data.path={NAME}.txt"),
+    (*CAUSAL_RECIPE, f"data.path={NAME}*.txt"),
     (*CAUSAL_RECIPE, f"data.data_files={NAME}.txt"),
     (*CAUSAL_RECIPE, "tokenizer=", "model.config=", f"model.name={LONG}"),
     (*CAUSAL_RECIPE, "tokenizer=", f"tokenizer.name={LONG}"),

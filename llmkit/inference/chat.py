@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data.output import Output
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, in_words, say
 from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
 from llmkit.terminal import as_is, colours, painted
@@ -318,14 +318,12 @@ def render(
     `tools` are those that the model may call; `where` begins the message of the UserError for a conversation that the
     template refuses.
     """
-    from jinja2 import TemplateError
-
     try:
         return list(
             session.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=False)
         )
-    except TemplateError as problem:
+    except Exception as problem:  # a template is a program: it refuses, or it fails
         raise UserError(
-            f"{where}the chat template of `{session.name}` refuses the conversation: {problem}",
+            f"{where}the chat template of `{session.name}` refuses the conversation: {in_words(problem)}",
             "it decides which roles are allowed and in which order; some take no system prompt",
         ) from problem

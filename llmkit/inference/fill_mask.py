@@ -19,7 +19,7 @@ FILLED = 5  # guesses for each blank, best first
 def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
     """Load a masked language model; return how it resolves columns, and how it fills the blanks of rows."""
     import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM
 
     from llmkit.data.rows.reader import Unusable, text_in
     from llmkit.models import loading
@@ -27,8 +27,7 @@ def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
 
     wanted = data_of(name, "masked-lm").text_column or "text"
     model = loading.load_model(name, AutoModelForMaskedLM)
-    with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     limit = positions(model.config)
     mask = tokenizer.mask_token

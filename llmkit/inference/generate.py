@@ -12,7 +12,7 @@ from llmkit.errors import UserError, say
 from llmkit.models.prompt import encode as encode
 from llmkit.recipe import upstream
 from llmkit.recipe.schema import GENERATION_DEFAULTS
-from llmkit.recipe.tasks import task_of_architecture
+from llmkit.recipe.tasks import architecture_of, task_of_architecture
 from llmkit.runs import directory as runs
 from llmkit.runs import finished
 from llmkit.speed import cpu
@@ -149,7 +149,7 @@ def _assistant(name: str, session: GenerationSession) -> dict[str, Any]:
 
 def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from llmkit.models import loading
@@ -174,19 +174,14 @@ def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
     if model.device.type == "cpu":
         cpu.fuse_norms(model)
     in_adapter = adapter is None or loading.adapter_file(name, "tokenizer_config.json") is not None
-    with loading.quiet():
-        tokenizer = AutoTokenizer.from_pretrained(
-            name if in_adapter else base,
-            revision=hub.commit(name) if in_adapter else revision,
-            trust_remote_code=False,
-        )
+    tokenizer = loading.load_tokenizer(name if in_adapter else base, hub.commit(name) if in_adapter else revision)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # upstream invents one where there are no files
         raise UserError(f"`{name}` has no tokenizer", "save it beside the model: tokenizer.save_pretrained(...)")
     return model, tokenizer
 
 
 def _check_generative(name: str, config: Any, generative: Any) -> None:
-    architecture = (config.architectures or ["?"])[0]
+    architecture = architecture_of(config)
     if "MaskedLM" in architecture or (architecture == "?" and config.model_type not in generative):
         raise UserError(
             f"`{name}` is a masked language model ({architecture}): it fills in blanks and cannot continue a text",

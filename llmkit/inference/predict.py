@@ -136,7 +136,6 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
     """Load a model of a row task; return how it resolves columns, and how it predicts for rows."""
     import numpy as np
     import torch
-    from transformers import AutoTokenizer
 
     from llmkit import tasks
     from llmkit.data.files import BadRow
@@ -158,8 +157,7 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
     data: RowData = data_of(name, task)
     record = record_of(name)
     model = loading.load_model(name, tasks.model_class(task))
-    with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     fit_for_batches(tokenizer, model.config)
     trained = record.get("max_length") or record.get("block_size")

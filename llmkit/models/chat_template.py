@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 
 from llmkit.data.rows.conversations import Conversation
 from llmkit.data.rows.reader import Unusable
+from llmkit.errors import in_words
 
 PROBE = "qVzW"  # stands for a text where only the template around it matters
 DEVELOPER = "the role `developer` read as `system`, which the chat template knows"
@@ -68,8 +69,10 @@ class ChatTemplate:
                     list(messages), tools=tools or None, tokenize=False, add_generation_prompt=asking
                 )
             )
-        except (TemplateError, TypeError) as problem:
+        except TemplateError as problem:
             raise ValueError(f"the chat template refuses it: {' '.join(str(problem).split())}") from problem
+        except Exception as problem:  # it is a program: it can divide by zero
+            raise ValueError(f"the chat template fails on it: {in_words(problem)}") from problem
 
     def fit(self, conversation: Conversation) -> Fitted:
         """Fit a conversation to the template; raise Unusable where it has calls of tools and the template has not."""

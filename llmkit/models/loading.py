@@ -1,7 +1,6 @@
 """Load a finished model: a run, a checkpoint, a folder or a Hub id, whole or an adapter on its base."""
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from llmkit import hub
 from llmkit.errors import UserError
+from llmkit.recipe import upstream
 
 # The configuration of an adapter's model, with its labels. Not `config.json`: where there is one, transformers expects
 # whole weights in the adapter's folder and does not load the base (auto_factory.py).
@@ -57,6 +57,7 @@ def load_model(
             missing = _unfilled_tensors(loading_info)
         else:
             model, missing = _reload_adapter(name, adapter, model_class, config, options)
+    _check_generation(model, name)
     if missing:
         raise UserError(
             f"the weights of `{name}` do not fit {type(model).__name__}: {len(missing)} tensors are missing or differ "
@@ -98,10 +99,38 @@ def _reload_adapter(
     try:
         model = PeftModel.from_pretrained(model, folder)
     except KeyError as problem:  # peft 0.21 on a tensor of `modules_to_save` that the adapter does not hold
+        if not str(problem.args[0]).startswith(ADAPTER_PREFIX):
+            raise
         return model, {str(problem.args[0]).removeprefix(ADAPTER_PREFIX)}
     wanted_keys = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     wanted_keys |= {f"{ADAPTER_PREFIX}{key}" for key in _unfilled_tensors(loading_info)}
     return model, {key.removeprefix(ADAPTER_PREFIX) for key in wanted_keys - load_peft_weights(folder, "cpu").keys()}
+
+
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a model; raise UserError where it cannot be loaded, or fails on a text of two words."""
+    with hub.loading(name, "model"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        if not isinstance(longest := tokenizer.model_max_length, int | float):
+            raise ValueError(f"tokenizer_config.json: model_max_length must be a number, not {longest!r}")
+        tokenizer.decode(tokenizer("to be")["input_ids"])
+    return tokenizer
+
+
+def _check_generation(model: Any, name: str) -> None:
+    """Raise UserError for a generation setting that is saved with a model and is of another kind than upstream's."""
+    known = upstream.fields("GenerationConfig")
+    settings = getattr(model, "generation_config", None)
+    for key, value in () if settings is None else vars(settings).items():
+        if key not in known or known[key].type.kinds & {"any"}:
+            continue
+        each = value if isinstance(value, list) else [value]
+        wide = any(isinstance(number, int | float) and not abs(number) < 2**63 for number in each)  # NaN, too
+        if wide or (isinstance(value, str | list | dict) and not known[key].type.admits(value)):
+            raise UserError(
+                f"generation_config.json of `{name}`: {key} must be {known[key].type}, not {value!r}",
+                "correct it there",
+            )
 
 
 def _unfilled_tensors(loading_info: dict[str, Any]) -> set[str]:
@@ -112,7 +141,7 @@ def _unfilled_tensors(loading_info: dict[str, Any]) -> set[str]:
 def adapter_settings(name: str, revision: str | None = None) -> dict[str, Any] | None:
     """Read the `adapter_config.json` of a folder or Hub id; None where it is no adapter."""
     file = find_adapter_config_file(name, revision=revision)
-    return json.loads(Path(file).read_text()) if file else None
+    return hub.read_adapter(file) if file else None
 
 
 def without_adapter(model: Any) -> Any:

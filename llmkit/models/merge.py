@@ -31,7 +31,6 @@ def merge(run: str, output: str) -> None:
         )
     revision = hub.commit(run)  # before torch is imported, which takes seconds
     import torch
-    from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
     from llmkit.models import loading
@@ -56,11 +55,9 @@ def merge(run: str, output: str) -> None:
     with hub.loading(run, "model"):
         in_run = loading.adapter_file(run, "tokenizer_config.json") is not None
         base = adapter["base_model_name_or_path"]
-        tokenizer = AutoTokenizer.from_pretrained(
-            run if in_run else base,
-            revision=revision if in_run else hub.commit(base, adapter.get("revision")),
-            trust_remote_code=False,
-        )
+    tokenizer = loading.load_tokenizer(
+        run if in_run else base, revision if in_run else hub.commit(base, adapter.get("revision"))
+    )
     model = _merge_weights(model, run)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:

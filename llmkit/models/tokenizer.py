@@ -15,6 +15,7 @@ from llmkit.data.text.documents import Documents
 from llmkit.data.text.pack import cache_dir, encode, is_whole, new_cache_entry
 from llmkit.errors import UserError
 from llmkit.models import unknown_tokens
+from llmkit.models.loading import load_tokenizer
 from llmkit.recipe.schema import Model
 from llmkit.recipe.schema import Tokenizer as Table
 from llmkit.recipe.tasks import CAUSAL_TOKENS, TASKS
@@ -51,8 +52,7 @@ def load(
             'name one (tokenizer.name) or train one on the data (tokenizer.type = "byte-bpe")',
         )
     revision = hub.commit(name, model.revision if table.name is None else None)
-    with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(name, revision, model.trust_remote_code)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # upstream invents one where there are no files
         raise UserError(f"`{name}` has no tokenizer", "name one (tokenizer.name), or train one (tokenizer.type)")
     return tokenizer

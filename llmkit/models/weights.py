@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from llmkit import hub
-from llmkit.errors import UserError
+from llmkit.errors import UserError, in_words
 from llmkit.models.config import remote_code
 from llmkit.models.loading import quiet
 from llmkit.models.trainable import WITH_HEAD, adapt, check_4bit, freeze, in_4bit, outermost
@@ -171,9 +171,9 @@ def _from_config(table: Model, config: Any, model_class: Any, **options: Any) ->
     code = remote_code(table, model_class.__name__, vars(config))
     try:
         return model_class.from_config(config, trust_remote_code=table.trust_remote_code, **code, **options)
-    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as problem:  # sizes that do not divide, ...
+    except Exception as problem:  # sizes that do not divide, a setting of another kind, ...
         raise hub.code_refused(problem, table.name or config.model_type) or UserError(
-            f"[model]: {type(config).__name__} does not work with these settings: {' '.join(str(problem).split())}",
+            f"[model]: {type(config).__name__} does not work with these settings: {in_words(problem)}",
             "check model.config",
         ) from problem
 

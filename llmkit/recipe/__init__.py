@@ -17,7 +17,7 @@ from llmkit.recipe.paths import SUFFIXES, at_home, find_data, refuse_address, re
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
-from llmkit.recipe.toml import dotted, key_lines, leaves
+from llmkit.recipe.toml import dotted, is_key, key_lines, leaves, parse
 from llmkit.recipe.types import nearest
 
 PART_KEYS = ("recipe", *schema.Part.model_fields)  # the keys of [tasks.NAME]
@@ -50,6 +50,10 @@ def find(path_or_name: str) -> Path:
         hint = f"did you mean `{path.with_name(near)}`? " if near else ""
         raise UserError(
             f"there is no file `{path_or_name}`", f"{hint}give the data after the recipe, as data.path=FILE"
+        )
+    if disk.exists(path) and not disk.is_dir(path):
+        raise UserError(
+            f"`{path_or_name}` is a pipe or a device, and a recipe is read more than once", "save it to a file first"
         )
     problem = (
         "is a folder, not a recipe" if disk.is_dir(path) else "is neither a file nor a recipe that comes with llmkit"
@@ -204,9 +208,11 @@ def _paths_of_run(record: Path) -> dict[str, str]:
     """Read what the typed paths of a run's recipe resolve to, by key; nothing where the record has none."""
     try:
         content = json.loads(record.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content.get("paths", {}) if isinstance(content, dict) else {}
+    paths = content.get("paths") if isinstance(content, dict) else None
+    found = paths.items() if isinstance(paths, dict) else ()
+    return {key: path for key, path in found if isinstance(path, str) and is_key(key)}
 
 
 def _fit_stride(draft: Draft) -> None:
@@ -263,8 +269,10 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
         named: How the user named the recipe.
         comes_with_llmkit: Whether it is a bundled recipe, which the user did not write.
     """
-    alone = restart(())
-    _check(alone)
+    alone = draft
+    if draft.overrides or draft.given:
+        alone = restart(())
+        _check(alone)
     without = {(order, message) for order, _, message in alone.problems}
 
     def contradicts(number: int) -> bool:
@@ -397,12 +405,13 @@ def _read_file(path: Path) -> Draft:
             f"`{_displayed(path)}` line {line}: not UTF-8 ({error.reason})", "save the file as UTF-8"
         ) from None
     try:
-        values = tomllib.loads(text)
+        values = parse(text)
     except tomllib.TOMLDecodeError as error:
-        message, _, location = str(error).rpartition(" (at ")
+        message, _, location = str(error).partition(" (at ")
         position = location.removesuffix(")").replace("end of document", f"line {text.count(chr(10)) + 1}, the end")
         hint = "" if path.suffix == ".toml" else "is it data? Give it after the recipe, as data.path=FILE"
-        raise UserError(f"`{_displayed(path)}` {position}: not TOML: {message}", hint) from None
+        where = f"`{_displayed(path)}` {position}".rstrip()
+        raise UserError(f"{where}: not TOML: {message}", hint) from None
     return Draft(path.resolve(), values, key_lines(text))
 
 

@@ -33,6 +33,8 @@ def check_keys(draft: Draft) -> None:
         reason = ""
         if table == "output_dir":
             mistakes = list(TEXT.mistakes(content, (table,)))
+            if content == "":
+                mistakes = [((table,), "must not be empty: name a folder, or leave it out")]
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
             reason = (
                 "an adapter is for one task only"
@@ -76,7 +78,7 @@ def _unknown_table(name: str, content: Any, draft: Draft) -> list[tuple[Key, str
     tables = [*schema.own_tables(draft.task), *schema.UPSTREAM_TABLES]
     if not isinstance(content, dict):
         return [((name,), _unknown("unknown key", (name,), ["task", "output_dir", *tables], draft))]
-    close_table = nearest(name, tables)
+    close_table = nearest(name, tables) if draft.may_search() else ""
     mistakes: list[tuple[Key, str]] = []
     for key in [key for key in draft.given if key[0] == name]:
         if meant := table_replacement(key, close_table, draft.written(key) or "", draft.task):
@@ -88,7 +90,7 @@ def _unknown_table(name: str, content: Any, draft: Draft) -> list[tuple[Key, str
 
 
 def _unknown(message: str, key: Key, siblings: Sequence[str], draft: Draft) -> str:
-    meant = suggestion(key, siblings, draft.written(key), draft.task)
+    meant = suggestion(key, siblings, draft.written(key), draft.task) if draft.may_search() else ""
     return f"{message}, did you mean `{meant}`?" if meant else message
 
 
@@ -213,6 +215,7 @@ def check_together(draft: Draft) -> None:
     _check_data(draft)
     get, problem = draft.get, draft.problem
     _check_length(draft)
+    _check_best(draft)
     if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
         later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
         problem(("trainer", later), "set bf16 or fp16, not both")
@@ -224,6 +227,32 @@ def check_together(draft: Draft) -> None:
         if not (get("trainer", "metric_for_best_model") or get("trainer", "load_best_model_at_end")):
             problem(
                 ("early_stopping",), "needs `trainer.metric_for_best_model` or `trainer.load_best_model_at_end = true`"
+            )
+
+
+def _check_best(draft: Draft) -> None:
+    """Report a best checkpoint that could not be told: it is saved at other steps than it is evaluated."""
+    if not draft.get("trainer", "load_best_model_at_end") or draft.fits_rows:
+        return
+    usual = {name: field.default for name, field in upstream.fields("TrainingArguments").items()}
+    trainer = usual | schema.TRAINER_DEFAULTS | (draft.get("trainer") or {})
+    key, save, evaluate = ("trainer", "load_best_model_at_end"), trainer["save_strategy"], trainer["eval_strategy"]
+    names = ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_steps")
+    if any(_refused(draft, "trainer", name) for name in names):
+        return
+    if evaluate == "no" and "early_stopping" not in draft.values:  # which says the same
+        draft.problem(key, 'needs `trainer.eval_strategy = "steps"` or "epoch": evaluations tell which is the best')
+    elif evaluate != "no" and save not in ("best", evaluate):
+        draft.problem(
+            key,
+            f'needs a checkpoint at each evaluation: set `trainer.save_strategy = "{evaluate}"`, as '
+            f'`trainer.eval_strategy`, or "best", not "{save}"',
+        )
+    elif save == evaluate == "steps":
+        every, measured = trainer["save_steps"], trainer["eval_steps"] or trainer["logging_steps"]
+        if measured and abs(every / measured - round(every / measured)) > 1e-9:
+            draft.problem(
+                key, f"needs `trainer.save_steps` ({every:g}) to be a multiple of `trainer.eval_steps` ({measured:g})"
             )
 
 

@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 from llmkit.recipe.cleaning import Clean
 from llmkit.recipe.table import ReadOnly, Table
 
+PROBE = "to be,\nor not...\n"
+
 
 class Origin(Table):
     """The place that data comes from."""
@@ -56,9 +58,17 @@ class Origin(Table):
     @classmethod
     def _known_encoding(cls, value: str) -> str:
         try:
-            codecs.lookup(value)
-        except LookupError:
+            decoder = codecs.getincrementaldecoder(value)()
+        except (LookupError, ValueError):  # of a NUL
             raise ValueError(f'"{value}" is not an encoding known to Python') from None
+        try:  # as files are read, piece by piece; rot13, hex, punycode and idna are for other things
+            said = "".join(
+                [decoder.decode(bytes([byte])) for byte in PROBE.encode(value)] + [decoder.decode(b"", True)]
+            )
+        except (LookupError, UnicodeError, TypeError, ValueError):
+            said = ""
+        if said != PROBE:
+            raise ValueError(f'"{value}" is not an encoding of text files')
         return value
 
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk
-from llmkit.errors import Place
+from llmkit.errors import Place, UserError
 from llmkit.recipe.keys import key_type, known_keys
 from llmkit.recipe.synonyms import replacement
-from llmkit.recipe.toml import Key, dotted, leaves, split_key
+from llmkit.recipe.toml import Key, dotted, leaves, parse, split_key
 from llmkit.recipe.types import Type, nearest
 
 COMMAND_LINE = "command line"
 TABLE = Type(frozenset({"dict"}))
 # Keys that describe one data set, and are wrong for another.
+SHOWN = 100  # mistakes
+SEARCHED = 50  # unknown words for which a near one is searched: each search takes milliseconds
+MOST_OVERRIDES = 1000
 OF_THE_PATH = ("name", "revision", "split", "data_files", "validation_split", "sources")
 
 
@@ -34,6 +37,7 @@ class Draft:
     apart: int = 0  # how many of the problems are of one key alone; the others are of keys that do not go together
     overrides: Sequence[str] = ()  # the arguments that `given` counts
     fits_rows: bool = False  # whether what it lacks is chosen by the rows
+    searched: int = 0
 
     @property
     def task(self) -> Any:
@@ -71,11 +75,18 @@ class Draft:
         """Record a mistake in the override with this index; `subject` begins the message."""
         self.problems.append(((1, override), COMMAND_LINE, f"{subject}: {message}"))
 
+    def may_search(self) -> bool:
+        """Count a search for what an unknown word meant; tell whether it may be made."""
+        self.searched += 1
+        return self.searched <= SEARCHED
+
     def report(self, places: bool = True) -> tuple[str, ...]:
-        """Format every mistake, in the order of the file, then of the command line; with `places`, where each is."""
+        """Format the mistakes, in the order of the file, then of the command line; with `places`, where each is."""
         width = max((len(where) for _, where, _ in self.problems), default=0)
         ordered = sorted(self.problems, key=lambda problem: problem[0])
-        return tuple(f"{where:<{width}}  {message}" if places else message for _, where, message in ordered)
+        more = (f"and {len(ordered) - SHOWN:,} more",) if len(ordered) > SHOWN else ()
+        shown = ordered[:SHOWN]
+        return (*(f"{where:<{width}}  {message}" if places else message for _, where, message in shown), *more)
 
     def mistakes(self, file: str) -> tuple[tuple[str, Place | None], ...]:
         """Return every mistake with its place; `file` is the recipe as the user named it."""
@@ -134,6 +145,8 @@ class Draft:
 
 def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
     """Apply `table.key=VALUE` overrides to the recipe, in order."""
+    if len(overrides) > MOST_OVERRIDES:
+        raise UserError(f"there are {len(overrides):,} settings on the command line", "write them into a recipe")
     draft.overrides = overrides
     parsed: list[tuple[int, Key, str]] = []
     for number, override in enumerate(overrides):
@@ -145,7 +158,8 @@ def apply_overrides(draft: Draft, overrides: Sequence[str]) -> None:
         if equals and key:
             parsed.append((number, key, text))
         else:
-            draft.complain(number, override, f"not an override, {_meant(override, key, draft.task)}")
+            meant = _meant(override, key, draft.task) if draft.may_search() else "write `TABLE.KEY=VALUE`"
+            draft.complain(number, override, f"not an override, {meant}")
     task = next((text for _, key, text in reversed(parsed) if key == ("task",)), draft.task)
     paths = {key for _, key, text in parsed if len(key) > 1 and key[-1] == "path" and text}
     for key in paths:
@@ -206,7 +220,7 @@ def read_value(text: str, kind: Type | None, key: str) -> Any:
     if kind and kind.text_only:
         return text
     try:
-        table = tomllib.loads(f"value = {text}")
+        table = parse(f"value = {text}")
         parsed = table["value"] if len(table) == 1 else None
     except tomllib.TOMLDecodeError:
         parsed = None

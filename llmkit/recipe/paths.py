@@ -93,7 +93,7 @@ def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
         if not isinstance(typed, str) or Path(typed).is_absolute():
             continue
         elsewhere = [os.path.normpath(base / typed) for base in (Path.cwd(), draft.source.parents[2])]
-        found = next((place for place in (path, *elsewhere) if disk.exists(place) or glob.glob(place)), path)  # noqa: PTH207
+        found = next((place for place in (path, *elsewhere) if disk.exists(place) or disk.first_match(place)), path)
         if found != path:
             draft.notes.append(f"{name}: `{path}` is not on this machine; reading `{found}` instead")
         draft.get(*key[:-1])[key[-1]] = found
@@ -146,7 +146,7 @@ def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = T
         if disk.exists(plain):
             return plain
         magic = os.path.normpath(Path(glob.escape(str(base))) / expanded)
-        if pattern and next(glob.iglob(magic, recursive=True), None):  # noqa: PTH207 - Path.glob is for relative ones
+        if pattern and disk.first_match(magic):
             return magic
     relative = not Path(expanded).is_absolute()
     on_command_line = draft.origin(key) == COMMAND_LINE

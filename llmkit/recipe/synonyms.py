@@ -206,12 +206,13 @@ def suggestion(key: Key, siblings: Sequence[str], text: str | None, task: object
     """
     if is_secret(key[-1]):
         text = None
-    if meant := replacement(key, text, task):
+    meant = replacement(key, text, task)
+    close_key = "" if meant else nearest(key[-1], siblings)
+    if not meant and not close_key and (close_word := nearest(key[-1], _BY_WORD)):
+        meant = replacement((*key[:-1], close_word), text, task)
+    if meant:
         table = f"{dotted(key[:-1])}."
         return meant.removeprefix(table) if text is None and len(key) > 1 else meant
-    close_key = nearest(key[-1], siblings)
-    if not close_key and (close_word := nearest(key[-1], _BY_WORD)):
-        return suggestion((*key[:-1], close_word), (), text, task)
     if not close_key or text is None:
         return close_key
     return assignment(dotted((*key[:-1], *split_key(close_key))), text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from llmkit.recipe.data_tables import (
     AnsweringData,
@@ -176,6 +176,12 @@ TASKS: dict[str, TaskRecord] = {
         try_it="try it: llmkit generate --chat --model {directory}",
     ),
 }
+
+
+def architecture_of(config: Any) -> str:
+    """Return the class that a model's configuration names, such as `BertForMaskedLM`; "?" where it names none."""
+    names = config.architectures
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "?"
 
 
 def task_of_architecture(architecture: str) -> str | None:

@@ -1,12 +1,17 @@
-"""Find the line of a key in TOML, and write TOML; `tomllib` does neither."""
+"""Read TOML within bounds, find the line of a key in it, and write it; `tomllib` does none of these."""
 
 import json
 import re
 import tomllib
+from bisect import bisect_left
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 Key = tuple[str, ...]  # the path of a value: table, key, key of a table inside
+
+DEEPEST = 40  # tables and arrays inside of each other
+_WHOLE = range(-(2**63), 2**63)  # what TOML's own integers can be
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _STRING = re.compile(
@@ -18,6 +23,27 @@ _STRING = re.compile(
 )
 _BLANK = re.compile(r"(?:\s|#[^\n]*)*")
 _SCALAR = re.compile(r"[^,\]}#\n]*")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read TOML; raise TOMLDecodeError too for what is nested too deeply, and for integers of more than 64 bits."""
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError(f"arrays or tables are nested more than {DEEPEST} deep") from None
+    except ValueError as problem:
+        if isinstance(problem, tomllib.TOMLDecodeError):
+            raise
+        raise tomllib.TOMLDecodeError("an integer has more than 64 bits") from None  # Python reads 4300 digits at most
+    level: list[Any] = [values]
+    for _ in range(DEEPEST):
+        level = [each for one in level for each in (one.values() if isinstance(one, dict) else one)]
+        if any(isinstance(each, int) and each not in _WHOLE for each in level):
+            raise tomllib.TOMLDecodeError("an integer has more than 64 bits")
+        level = [each for each in level if isinstance(each, dict | list)]
+    if level:
+        raise tomllib.TOMLDecodeError(f"arrays or tables are nested more than {DEEPEST} deep")
+    return values
 
 
 def key_lines(text: str) -> dict[Key, int]:
@@ -42,8 +68,13 @@ def _skip(text: str, at: int) -> int:
     return blank.end() if blank else at
 
 
+@lru_cache(maxsize=1)
+def _ends(text: str) -> list[int]:
+    return [match.start() for match in re.finditer("\n", text)]
+
+
 def _record(lines: dict[Key, int], path: Key, known: int, text: str, at: int) -> None:
-    line = text.count("\n", 0, at) + 1
+    line = bisect_left(_ends(text), at) + 1
     for length in range(known + 1, len(path) + 1):
         lines.setdefault(path[:length], line)
 
@@ -94,6 +125,14 @@ def split_key(text: str) -> Key:
     if end != len(text):
         raise ValueError(f"not a dotted key: {text}")
     return parts
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text is a dotted key."""
+    try:
+        return bool(split_key(text))
+    except ValueError:
+        return False
 
 
 def dotted(path: Key) -> str:

@@ -166,6 +166,7 @@ class Field:
         return read_annotation(self.annotation, lambda name: _enum_values(name, self.module))
 
 
+@cache
 def installed(class_name: str) -> str:
     """Name the library that defines a class, and its version: `transformers 5.23`."""
     from importlib.metadata import version  # costs as much as everything else here, and only messages need it

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import regex
 import torch
-from transformers import AutoTokenizer
 
 from llmkit import hub, tasks
 from llmkit.data.rows import tagging
@@ -182,8 +181,7 @@ def _read(
     """Load the model and read the rows, as `llmkit predict` does."""
     module, record, data = tasks.row_task(task), record_of(name), data_of(name, task)
     model = loading.load_model(name, tasks.model_class(task), from_pretrained_options={"dtype": torch.float32})
-    with hub.loading(name, "model"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    tokenizer = loading.load_tokenizer(name, hub.commit(name))
     fit_for_batches(tokenizer, model.config)
     length = choose_length(record.get("max_length") or data.max_length, model.config)
     known = [f"row {number}" for number in range(1, len(rows) + 1)]

@@ -17,7 +17,7 @@ from llmkit.reports import curves, evaluation, pictures
 from llmkit.reports.curves import Curve, Log
 from llmkit.reports.evaluation import Part
 from llmkit.reports.pictures import Line, Picture
-from llmkit.runs import compatibility
+from llmkit.runs import compatibility, shape
 from llmkit.runs import directory as runs
 
 LARGEST = 1_000_000  # bytes of a report
@@ -114,7 +114,7 @@ class Contents:
             curves.read(directory),
             parts,
             settings,
-            list(_recipe(recipe.read_text())) if recipe.is_file() else [],
+            list(_recipe(recipe.read_text(errors="replace"))) if recipe.is_file() else [],
         )
         if not settings.rows:
             contents.without_texts()
@@ -226,7 +226,7 @@ def sentence(parts: Sequence[str]) -> str:
 def when(time: Any) -> str:
     """Write a time of a record for people to read."""
     try:
-        return f"{datetime.fromtimestamp(runs.as_seconds(time), UTC):%d %B %Y, %H:%M} UTC".lstrip("0")
+        return f"{datetime.fromtimestamp(shape.as_seconds(time), UTC):%d %B %Y, %H:%M} UTC".lstrip("0")
     except (TypeError, ValueError, OSError):
         return ""
 
@@ -347,7 +347,7 @@ def _best(record: Mapping[str, Any]) -> str:
     best = record.get("best")
     if not best:
         return ""
-    kept = "The finished model has its weights." if best["kept"] else "The finished model has the last weights."
+    kept = "The finished model has its weights." if best.get("kept") else "The finished model has the last weights."
     return f"Best at step {best['step']:,}, by {best['metric']} {figure(best['value'])}. {kept}"
 
 

@@ -10,6 +10,7 @@ from llmkit import disk
 from llmkit.errors import UserError, answer
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
+from llmkit.runs import shape
 from llmkit.terminal import columns
 
 COLUMNS = ("run", "task", "model", "status", "steps", "age", "time", "metric", "value")
@@ -38,7 +39,7 @@ def list_runs(
     wanted = [_condition(each, records.values()) for each in filters]
     described = [(describe(path, record), record) for path, record in records.items()]
     rows = [row for row, record in described if all(_meets(row, record, *each) for each in wanted)]
-    rows.sort(key=lambda row: -row["started"])
+    rows.sort(key=lambda row: row["order"], reverse=True)
     if sort is not None:
         name = sort.removeprefix("-")
         if name not in COLUMNS:
@@ -57,8 +58,8 @@ def list_runs(
 
 
 def describe(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cells of a run's row; further keys (`started`, `seconds`, `seconds_ago`) are numbers to sort by."""
-    started = runs.as_seconds(record["started"]) if "started" in record else 0.0
+    """Return the cells of a run's row; further keys (`order`, `seconds`, `seconds_ago`) are numbers to sort by."""
+    started = shape.as_seconds(record["started"]) if "started" in record else 0.0
     ago = max(0.0, time.time() - started) if started else None
     metric, value = headline(record)
     return {
@@ -71,7 +72,7 @@ def describe(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "time": duration(record["seconds"]) if "seconds" in record else None,
         "metric": metric,
         "value": value,
-        "started": started,
+        "order": runs.order(record, "started"),
         "seconds_ago": None if ago is None else round(ago),
         "seconds": record.get("seconds"),
     }

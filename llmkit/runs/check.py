@@ -10,7 +10,7 @@ from typing import Any
 from llmkit import disk
 from llmkit.errors import UserError, answer, quantity
 from llmkit.recipe import load
-from llmkit.runs import checkpoint, compatibility, rebuild
+from llmkit.runs import checkpoint, compatibility, rebuild, shape
 from llmkit.runs import directory as runs
 from llmkit.terminal import laid_out, show
 
@@ -93,7 +93,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not found["damaged"] or not found["damaged"][0].startswith(runs.RECORD_FILE):
         started = found["started"]
         since = (
-            time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(runs.as_seconds(started))) if started else ""
+            time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(shape.as_seconds(started))) if started else ""
         )
         yield "run", f"{found['task'] or '?'}, {found['status'] or '?'}{since}"
     if holder := found["in_use"]:
@@ -143,12 +143,12 @@ def _recipe(directory: Path) -> list[str]:
 
 def _metrics(directory: Path) -> list[str]:
     path = directory / runs.METRICS_FILE
-    if not disk.exists(path):
+    if not disk.is_file(path):
         return []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
             json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [f"{runs.METRICS_FILE}, line {number}: is incomplete (the next start removes it)"]
     return []
 

@@ -18,6 +18,7 @@ import xxhash
 
 from llmkit import disk
 from llmkit.runs import directory as runs
+from llmkit.runs import shape
 
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"  # as upstream calls it
@@ -46,7 +47,7 @@ class Checkpoint:
 def folders(directory: Path) -> list[Path]:
     """List every `checkpoint-N` of a run directory, the last step first, whole or not."""
     found = disk.within(directory, f"{PREFIX}*")
-    paths = [path for path in found if path.name.removeprefix(PREFIX).isdigit()]
+    paths = [path for path in found if runs.is_number(path.name.removeprefix(PREFIX))]
     return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
@@ -77,7 +78,9 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
         return f"it is the checkpoint of step {manifest['step']} under another name"
     for name, expected in manifest["files"].items():
         try:
-            size = (folder / name).stat().st_size
+            size = (folder / name).stat().st_size if disk.is_file(folder / name) else -1
+            if size < 0:
+                return f"{name} is missing"
             if size != expected["bytes"]:
                 return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
             if _checksum(folder / name) != expected["xxh3_128"]:
@@ -92,14 +95,14 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
 def read_manifest(folder: Path) -> dict[str, Any] | str:
     """Read a manifest and verify its checksum; return it, or what is wrong with it."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = shape.read(folder / MANIFEST)
         checksum = manifest.pop("checksum")
         if checksum != _sum(manifest):
             return f"{MANIFEST} has changed since it was written"
-        return dict(manifest)
+        return manifest if shape.is_manifest(manifest) else f"{MANIFEST} is not one that llmkit writes"
     except FileNotFoundError:
         return f"it has no {MANIFEST}, so it was not saved completely"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError):
         return f"{MANIFEST} cannot be read"
 
 

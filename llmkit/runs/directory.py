@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe.paths import at_home
+from llmkit.runs import shape
 
 ROOT = Path("runs")
 RECORD_FILE = "run.json"
@@ -59,7 +60,10 @@ def claim(path: str, named: bool) -> Path:
                 directory = first.with_name(f"{first.name}-{number}")
         with FileLock(directory / LOCK_FILE, timeout=0):
             if not is_run(directory):  # else a run was killed here at its start, or is starting right now
-                write_json(directory / RECORD_FILE, {"status": "preparing", "created": created})
+                number = next_in_order(directory)
+                write_json(
+                    directory / RECORD_FILE, {"status": "preparing", "created": created, "order_started": number}
+                )
     except Timeout:
         pass  # `held` names the other process
     except (OSError, ValueError) as problem:  # of a NUL
@@ -115,17 +119,37 @@ def release(directory: Path) -> None:
 
 def newest(first: Path) -> Path | None:
     """Return the run directory that was started last, of `first`, `-2`, `-3` and so on."""
-    return max(
-        (d for d in numbered(first) if "started" in read_record(d)),
-        key=lambda d: as_seconds(read_record(d)["started"]),
-        default=None,
-    )
+    records = [(read_record(directory), directory) for directory in numbered(first)]
+    return max(((order(r, "started"), d) for r, d in records if "started" in r), default=(0, None))[1]
+
+
+def order(record: Mapping[str, Any], what: str) -> tuple[int, float]:
+    """Return a key that sorts runs of a folder by when they `started` or `finished`.
+
+    It counts what was started and finished there, as a clock may stand still or be set back. Records of earlier
+    versions have the time alone, and come first.
+    """
+    return int(record.get(f"order_{what}", 0)), shape.as_seconds(record.get(what, 0))
+
+
+def next_in_order(directory: Path) -> int:
+    """Count on from the runs beside `directory`, and from itself."""
+    try:
+        records = [read_record(run) for run in directory.absolute().parent.iterdir() if is_run(run)]
+    except OSError:  # a folder that may not be listed
+        records = [read_record(directory)]
+    return 1 + max((int(r.get(f"order_{what}", 0)) for r in records for what in ("started", "finished")), default=0)
 
 
 def numbered(first: Path) -> list[Path]:
     """List the run directories of one name: `first`, and those of `-2`, `-3` and so on that are there."""
     others = disk.within(first.parent, f"{glob.escape(first.name)}-*")
-    return [first, *(d for d in others if d.name.removeprefix(f"{first.name}-").isdigit())]
+    return [first, *(d for d in others if is_number(d.name.removeprefix(f"{first.name}-")))]
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a part of a name is a number, in the digits that llmkit writes."""
+    return text.isascii() and text.isdecimal()
 
 
 def newest_finished(*tasks: str) -> Path | None:
@@ -133,18 +157,13 @@ def newest_finished(*tasks: str) -> Path | None:
     if not disk.is_dir(ROOT):
         return None
     runs = [(read_record(d), d) for d in ROOT.iterdir() if is_finished(d)]
-    of_task = [(as_seconds(record["finished"]), d) for record, d in runs if record.get("task") in tasks]
+    of_task = [(order(record, "finished"), d) for record, d in runs if record.get("task") in tasks]
     return max(of_task, default=(0, None))[1]
 
 
 def now() -> str:
     """Return the time as ISO 8601 writes it, in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def as_seconds(time: str | float) -> float:
-    """Return a time of a record in seconds since 1970, which is how earlier versions wrote it."""
-    return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else time
 
 
 def is_finished(directory: Path) -> bool:
@@ -225,16 +244,16 @@ def read_sweep(directory: Path) -> dict[str, Any]:
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """Read `run.json`; empty where there is none or it cannot be read."""
-    return _read_json(directory / RECORD_FILE)
+    """Read `run.json`; empty where there is none, or it cannot be read, or holds something else."""
+    content = _read_json(directory / RECORD_FILE)
+    return content if shape.is_record(content) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        return shape.read(path) if disk.is_file(path) else {}
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def update_record(directory: Path, *gone: str, **facts: Any) -> None:
@@ -259,7 +278,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a file atomically: into a draft, synced to disk, then renamed; not even a power cut leaves half of it."""
     with drafted(path) as out:
-        out.write(content.encode())
+        out.write(content.encode(errors="backslashreplace"))  # of a folder whose name is not UTF-8
 
 
 @contextmanager

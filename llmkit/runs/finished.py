@@ -1,6 +1,5 @@
 """Look up a finished model by name: whether it exists, and the record, task, recipe and data of its run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from llmkit import disk, hub
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.recipe.paths import refuse_address
-from llmkit.recipe.tasks import TASKS, task_of_adapter, task_of_architecture
+from llmkit.recipe.tasks import TASKS, architecture_of, task_of_adapter, task_of_architecture
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 
@@ -47,11 +46,11 @@ def task_of(name: str) -> str:
         revision = hub.commit(name)
         adapter = find_adapter_config_file(name, revision=revision)
         if adapter:
-            task = task_of_adapter(json.loads(Path(adapter).read_text()).get("task_type"))
+            task = task_of_adapter(hub.read_adapter(adapter).get("task_type"))
             if task is not None:
                 return task
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    architecture = (config.architectures or ["?"])[0]
+    architecture = architecture_of(config)
     if task := task_of_architecture(architecture):
         return task
     raise UserError(

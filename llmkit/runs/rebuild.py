@@ -9,7 +9,7 @@ from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
 
 # What a run that goes on needs of its record, and its recipe; a checkpoint's manifest has a copy.
-NEEDED = ("task", "name", "started", "schedule", "max_time", "paths", "settings")
+NEEDED = ("task", "name", "started", "order_started", "schedule", "max_time", "paths", "settings")
 
 
 def copied(directory: Path) -> dict[str, Any]:

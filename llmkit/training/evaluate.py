@@ -1,13 +1,12 @@
 """How good a finished model is, on the validation data of its own recipe or of another."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llmkit import disk, process
+from llmkit import disk, process, temporary
 from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
@@ -90,9 +89,9 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
             )
     transformers.utils.logging.disable_progress_bar()
     settings, precision = choose_precision(dict(recipe.trainer))
-    with tempfile.TemporaryDirectory(prefix="llmkit-") as nowhere:
+    with temporary.folder() as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
-        args = training_arguments(kept, Path(nowhere))
+        args = training_arguments(kept, nowhere)
         use_cpu(args, recipe.speed)
         load = tasks.text_task(recipe.task).load_model if recipe.task in PRETRAINING else None
         model = loading.load_model(name, tasks.model_class(recipe.task)) if load is None else load(name)

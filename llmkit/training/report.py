@@ -149,6 +149,7 @@ def finish(
         "longer",
         status="finished",
         finished=runs.now(),
+        order_finished=runs.next_in_order(directory),
         seconds=round(seconds, 1),
         metrics=metrics,
         trivial=facts["trivial"],

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import Trainer as UpstreamTrainer
 from transformers import TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 
-from llmkit.errors import RunError, say
+from llmkit.errors import RunError, in_words, say
 from llmkit.runs import checkpoint, rebuild, state
 from llmkit.runs.checkpoint import DRAFT, PREFIX
 from llmkit.runs.directory import METRICS_FILE
@@ -90,13 +91,16 @@ class SavingTrainer(UpstreamTrainer):
         self.saving_seconds += time.monotonic() - begun
 
     def _write_and_seal(self, directory: Path, draft: Path) -> bool:
-        done = (
-            self._attempt(lambda: checkpoint.begin(directory, self.state.global_step), main_only=True)
-            and self._attempt(lambda: self._write(draft))
-            and self._attempt(lambda: checkpoint.seal(draft, self._manifest()), main_only=True)
-        )
-        if not done and self.args.should_save:
-            checkpoint.abandon(draft)
+        done = False
+        try:
+            done = (
+                self._attempt(lambda: checkpoint.begin(directory, self.state.global_step), main_only=True)
+                and self._attempt(lambda: self._write(draft))
+                and self._attempt(lambda: checkpoint.seal(draft, self._manifest()), main_only=True)
+            )
+        finally:
+            if not done and self.args.should_save:
+                checkpoint.abandon(draft)
         return done
 
     def _write(self, draft: Path) -> None:
@@ -198,7 +202,8 @@ class SavingTrainer(UpstreamTrainer):
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             return False
         self.current_flos = boundary.flos
-        self._save_checkpoint(self.model, None)
+        with suppress(RunError):  # the failure that came first is told
+            self._save_checkpoint(self.model, None)
         return self.saved_at == self.state.global_step
 
     def _attempt(self, action: Callable[[], object], main_only: bool = False) -> bool:
@@ -210,7 +215,12 @@ class SavingTrainer(UpstreamTrainer):
         except NO_ROOM as caught:
             if "DataLoader worker" in str(caught):  # torch raises it wherever the process is
                 raise
-            problem = " ".join(str(caught).split())
+            problem = in_words(caught)
+        except Exception as caught:
+            kept = (
+                f"--resume goes on from checkpoint-{self.saved_at}" if self.saved_at >= 0 else "there is no checkpoint"
+            )
+            raise RunError(f"step {self.state.global_step} could not be saved: {in_words(caught)}; {kept}") from caught
         failed = self.any_process(bool(problem))
         if failed:
             why = problem or "another process could not write"

@@ -17,7 +17,7 @@ import transformers
 from transformers import TrainerCallback, set_seed
 
 from llmkit import disk, hub, process, tasks
-from llmkit.errors import RunError, UserError, say, scrub
+from llmkit.errors import RunError, UserError, in_words, say, scrub
 from llmkit.metrics import evaluation_metrics
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
@@ -205,7 +205,7 @@ def run(
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
             raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to save them")
-        if assembly.length is not None:
+        if assembly.length is not None and "train_steps_per_second" in result.metrics:  # none if the clock stood still
             tokens = total_batch_size(args) * assembly.length
             metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)
         metrics["peak_memory_bytes"] = peak_memory()
@@ -281,12 +281,18 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
             draft.rmdir()
             checkpoint.synced(directory)
         return written
-    except NO_ROOM as problem:
+    except Exception as problem:
         shutil.rmtree(draft, ignore_errors=True)
-        kept = f"checkpoint-{trainer.saved_at} holds them" if trainer.saved_at >= 0 else "there is no checkpoint"
+        said = f"the finished weights could not be written to `{directory}`: {in_words(problem)}"
+        known = isinstance(problem, NO_ROOM)
+        if trainer.saved_at < 0:
+            room = "free some disk space; " if known else ""
+            raise RunError(f"{said}; there is no checkpoint", f"{room}--resume trains from the beginning") from problem
         raise RunError(
-            f"the finished weights could not be written to `{directory}`: {' '.join(str(problem).split())}; {kept}",
-            "free some disk space; the same command with --resume writes them",
+            f"{said}; checkpoint-{trainer.saved_at} holds them",
+            "free some disk space; the same command with --resume writes them"
+            if known
+            else "that checkpoint is a model for the other commands; --resume tries to write them again",
         ) from problem
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer
+from made_runs import MANIFEST
 from prompts import POSITIONS, refused
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
@@ -66,7 +67,7 @@ def test_an_unfinished_run_names_its_checkpoint(models: Path, llmkit: Callable[.
         "finish it with", "use"
     )
     draft = (run / "checkpoint-5").rename(run / ".draft-checkpoint-5")
-    checkpoint.seal(draft, {"run": "half", "step": 5})
+    checkpoint.seal(draft, {**MANIFEST, "run": "half", "step": 5})
     said = refused(llmkit("generate", PROMPT, "--model", "runs/half"))
     assert "not finished" in said and "use its last checkpoint: runs/half/checkpoint-5" in said
     assert llmkit("generate", PROMPT, "max_new_tokens=2", "--model", "runs/half/checkpoint-5").exit_code == 0
@@ -112,7 +113,8 @@ def test_weights_that_do_not_fit_are_refused(models: Path, llmkit: Callable[...,
     save_file({**whole, "transformer.wpe.weight": torch.zeros(8, 32)}, weights, {"format": "pt"})
     assert "such as transformer.wpe.weight" in refused(llmkit("generate", PROMPT, "--model", "gpt2"))
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "could not be loaded: Error while deserializing" in refused(llmkit("generate", PROMPT, "--model", "gpt2"))
+    said = refused(llmkit("generate", PROMPT, "--model", "gpt2"))
+    assert "could not be loaded: model.safetensors: Error while deserializing" in said
 
 
 def test_a_model_without_a_tokenizer_is_refused(models: Path, llmkit: Callable[..., Result]) -> None:

@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import pytest
 from conftest import CAUSAL, losses, pretrained
+from made_runs import MANIFEST
 
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
@@ -53,7 +54,7 @@ def made(directory, step, run=RUN, content="weights"):
     """A whole checkpoint of one file."""
     draft = checkpoint.begin(directory, step)
     (draft / "model.safetensors").write_text(content)
-    return checkpoint.seal(draft, {"run": run, "step": step})
+    return checkpoint.seal(draft, {**MANIFEST, "run": run, "step": step})
 
 
 def left(directory):
@@ -232,7 +233,7 @@ def test_a_draft_becomes_a_checkpoint_all_at_once(tmp_path):
     (draft / "inside").mkdir()
     (draft / "inside/part.safetensors").write_text("more")
     assert checkpoint.folders(tmp_path) == []
-    checkpoint.seal(draft, {"run": RUN, "step": 5})
+    checkpoint.seal(draft, {**MANIFEST, "run": RUN, "step": 5})
     assert left(tmp_path) == ["checkpoint-5"]
     found = checkpoint.examine(tmp_path / "checkpoint-5", RUN)
     assert isinstance(found, checkpoint.Checkpoint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit.data.files.archives import seekable, suffix
 from llmkit.data.files.options import Note, ReadOptions
-from llmkit.errors import UserError
+from llmkit.errors import UserError, in_words
 
 ARROW_SUFFIXES = (".arrow", ".feather")
 COLUMNAR_SUFFIXES = (".parquet", *ARROW_SUFFIXES)
@@ -112,9 +112,9 @@ def _opened(file: Path, arrow: bool | None = None) -> Iterator[tuple[Any, Any]]:
             else:
                 with _arrow_source(source) as stream:
                     yield _arrow_batches(stream)
-    except (pyarrow.ArrowException, OSError) as problem:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as problem:  # of a name of a column
         raise UserError(
-            f"`{file}`: not a complete {'Arrow' if arrow else 'Parquet'} file ({str(problem).splitlines()[0]})",
+            f"`{file}`: not a complete {'Arrow' if arrow else 'Parquet'} file ({in_words(problem)})",
             "copy or download it again",
         ) from problem
 

@@ -78,10 +78,11 @@ def open_text(file: Path, encoding: str, newline: str = "\n", bound: int | None 
             io.TextIOWrapper(stream, encoding, newline=newline) as text,
         ):
             yield text
-    except UnicodeDecodeError as problem:
+    except UnicodeError as problem:
         for _ in read_lines(file, encoding, bound):  # raises it with the line
             pass
-        raise UserError(f"`{file}` is not {encoding}: {problem.reason}", "set data.encoding") from problem
+        reason = getattr(problem, "reason", str(problem))  # UTF-16 without its mark has no place of the fault
+        raise UserError(f"`{file}` is not {encoding}: {reason}", "set data.encoding") from problem
 
 
 def _opened(file: Path, bound: int | None, whole: bool) -> Any:
@@ -167,6 +168,8 @@ def decode(raw: bytes, file: Path, first_line: int, encoding: str) -> str:
             or ("" if encoding.lower() not in ("utf-8", "utf-8-sig") else _hint_from_other_lines(file))
             or "convert the file to UTF-8, or set data.encoding (Windows files are often cp1252, Chinese ones gb18030)",
         ) from problem
+    except UnicodeError as problem:
+        raise UserError(f"`{file}` is not {encoding}: {problem}", "set data.encoding") from problem
     return decoded.removeprefix("\ufeff") if first_line == 1 else decoded
 
 

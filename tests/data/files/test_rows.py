@@ -107,3 +107,20 @@ def test_a_format_that_no_key_helps_to_read_is_told_from_an_unknown_name(tmp_pat
 
 def test_every_name_that_the_package_gives_is_there():
     assert not [name for name in files.__all__ if not hasattr(files, name)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_utf16_without_its_mark_is_refused(encoding, tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes("text,label\none,a\n".encode(f"{encoding}-be"))
+    error = mistake(file, encoding)
+    assert error.message.startswith(f"`{file}`")
+    assert f"not {encoding}" in error.message
+    assert "data.encoding" in error.hint
+
+
+def test_a_parquet_file_with_a_column_whose_name_is_not_utf8_is_refused(tmp_path):
+    file = tmp_path / "a.parquet"
+    write_parquet(file, zqzqzq=["one"])
+    file.write_bytes(file.read_bytes().replace(b"zqzqzq", b"zq\xe9qzq"))
+    assert mistake(file).message.startswith(f"`{file}`: not a complete Parquet file (")
