@@ -3,6 +3,7 @@
 python workshop.py stories > stories.txt        4,000 jobs, a line each: plain text
 python workshop.py names > names.jsonl          300 messages, with the places of names in them
 python workshop.py letters > letters.jsonl      20 messages written by hand, with other names in other words
+python workshop.py post > post.jsonl            40 further messages written by hand
 python workshop.py questions > train.jsonl      800 questions about 200 reports
 python workshop.py further > dev.jsonl          160 questions about 40 further reports
 python workshop.py papers > papers.jsonl        15 questions about four papers written by hand, in other words
@@ -62,10 +63,10 @@ MESSAGES = [
     "Hello, this is [{person}](PERSON). My [{bike}](BIKE) needs {what} before {day}.",
     "[{person}](PERSON) called: the [{bike}](BIKE) is ready to be fetched from [{place}](PLACE).",
     "Could you look at the [{bike}](BIKE) of [{person}](PERSON)? It stands in [{place}](PLACE).",
-    "I live in [{place}](PLACE) and ride a [{bike}](BIKE). Do you have {what}? Regards, [{person}](PERSON)",
+    "I live in [{place}](PLACE) and ride my [{bike}](BIKE). Do you have {what}? Regards, [{person}](PERSON)",
     "Please send {what} to [{person}](PERSON), [{place}](PLACE).",
     "We sold the [{bike}](BIKE) to [{person}](PERSON) on {day}.",
-    "Is {what} for a [{bike}](BIKE) in stock? I can be there on {day}.",
+    "Is {what} for my [{bike}](BIKE) in stock? I can be there on {day}.",
     "[{person}](PERSON) from [{place}](PLACE) wants {what} by {day}.",
     "The shop in [{place}](PLACE) is closed on {day}.",
     "On {day} nobody was there. When do you open? [{person}](PERSON)",
@@ -94,6 +95,48 @@ Tell [Jonas](PERSON) that the spokes for the [Esker 300](BIKE) have come.
 I am moving to [Riverside](PLACE) and would like to sell my [Osprey](BIKE).
 Kind regards, [Thandiwe Mokoena](PERSON)
 We need six helmets for the school in [Mill Lane](PLACE)."""
+
+POST = """\
+Good morning, my name is [Kofi Mensah](PERSON) and I have lost my helmet.
+The red [Lark 20](BIKE) in your window, what does it cost?
+[Ms Aydin](PERSON) will bring the money tomorrow.
+We are on holiday in [Saltmarsh](PLACE) until the tenth.
+After the rain the brakes of the [Marlin City](BIKE) squeal terribly.
+Who of you talked to [Mrs O'Brien](PERSON) about the refund?
+There was a letter for you at the library, by the way.
+Our club meets every second Friday at the [Green Dragon](PLACE).
+I would like to try the [Wren Sport](BIKE) for an afternoon.
+[Piotr](PERSON) says the wheel is not round.
+You can leave the parcel with the neighbours.
+The road from [Highcliff](PLACE) to [Norton](PLACE) is full of holes.
+Both tyres are new, but the bike still pulls to the left.
+Has the frame of [Luisa Ferreira](PERSON) arrived from the painter?
+A [Plover Cargo](BIKE) does not fit into our lift.
+Signed: [D. Abebe](PERSON), chairman
+The bakery next door is looking for its delivery bike, a [Swift Cargo](BIKE).
+Two boys from [Oakfield School](PLACE) broke the pump.
+Happy birthday, [Grandpa Willem](PERSON)!
+Your mechanic [Farid](PERSON) was very kind to us.
+I left a blue jacket on the chair in the corner.
+Meet me at [Platform 4](PLACE) with the spare wheel.
+It is the third puncture of the [Heron Gravel](BIKE) this month.
+Ask for [Ingrid Solberg](PERSON) at the desk.
+My daughter learned to ride on a [Robin Junior](BIKE) and wants a bigger one.
+How long does the glue need to dry?
+The new address is [27 Tanner Street](PLACE), second floor.
+Nobody told [Mr Chowdhury](PERSON) that the shop moves to [Old Quay](PLACE).
+The invoice is wrong: I paid in cash.
+Could I swap my [Teal 700](BIKE) for something lighter?
+The mayor opened the cycle path in [Birchwood](PLACE) yesterday.
+[Jean-Luc](PERSON), [Mirela](PERSON) and I ride on Sunday.
+The lights on the ferry to [Gull Island](PLACE) were brighter than mine.
+For sale: [Crane Tourer](BIKE), hardly used, with bags.
+[Professor Lindgren](PERSON) forgot her keys here again.
+The lock is frozen, what can I do?
+I came all the way from [Stonebridge](PLACE) for this saddle.
+On the [Finch 3](BIKE) the bell rings by itself.
+The chairs in the waiting room are broken, too.
+Thanks, [Bjarne](PERSON)"""
 
 
 def spans(marked: str) -> dict[str, Any]:
@@ -124,6 +167,11 @@ def names(rng: random.Random) -> Iterator[dict[str, Any]]:
 def letters(rng: random.Random) -> Iterator[dict[str, Any]]:
     """Write the messages that were written by hand."""
     yield from map(spans, LETTERS.splitlines())
+
+
+def post(rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Write further messages that were written by hand."""
+    yield from map(spans, POST.splitlines())
 
 
 REPORT = [  # what a sentence says, what it may be asked, what answers
