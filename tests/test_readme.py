@@ -117,6 +117,7 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
             done = llmkit(*words(command), "max_new_tokens=5", stdin=stdin)
             assert done.exit_code == 0, (command, done.stderr)
             assert done.stdout.strip() or "--output" in command
+    (tmp_path / "stories.txt").unlink()  # a copied recipe brings a text of that name
     for command in COMMANDS:
         if words(command)[0] == "recipes":
             assert llmkit(*words(command)).exit_code == 0
