@@ -20,6 +20,7 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.
 GENERATED = ROOT / "docs/reference"
 TEXTS = {page: page.read_text() for page in PAGES if page.parent != GENERATED}
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+BLOCKS = [re.sub(r"\\\n +", "", block) for block in BLOCKS]  # a command over two lines
 LINES = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 VERBS = "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain"
 INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (?:{VERBS}) [^`.]*[^`. ][^`]*)`", text)]
