@@ -9,7 +9,7 @@ python workshop.py further > dev.jsonl          160 questions about 40 further r
 python workshop.py papers > papers.jsonl        15 questions about four papers written by hand, in other words
 python workshop.py notes > notes.txt            6,000 notes in the workshop's shorthand, without labels
 python workshop.py labels > labels.csv          120 complaints in that shorthand, with the part they are about
-python workshop.py more > more.csv              600 further complaints, to check with
+python workshop.py more > more.csv              600 other complaints, to check with
 """
 
 import csv
@@ -307,11 +307,23 @@ def notes(rng: random.Random) -> Iterator[str]:
         )
 
 
-def labels(rng: random.Random, number: int = 120) -> Iterator[dict[str, Any]]:
+def labels(rng: random.Random) -> Iterator[dict[str, Any]]:
     """Write complaints with the group of parts they are about."""
-    for _ in range(number):
+    for _ in range(120):
         part = rng.choice(list(SHORTHAND))
         yield {"complaint": complaint(rng, part), "part": part}
+
+
+def more(rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Write complaints that differ from those and from one another."""
+    written = {row["complaint"] for row in labels(random.Random("labels"))}
+    enough = len(written) + 600
+    while len(written) < enough:
+        part = rng.choice(list(SHORTHAND))
+        text = complaint(rng, part)
+        if text not in written:
+            written.add(text)
+            yield {"complaint": text, "part": part}
 
 
 def write(what: str) -> None:
@@ -320,7 +332,7 @@ def write(what: str) -> None:
     if what in ("stories", "notes"):
         print(*globals()[what](rng), sep="\n")
     elif what in ("labels", "more"):
-        rows = list(labels(rng, 600 if what == "more" else 120))
+        rows = list(globals()[what](rng))
         table = csv.DictWriter(sys.stdout, ["complaint", "part"], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
