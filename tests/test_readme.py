@@ -68,6 +68,7 @@ def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
         shutil.copy(recipe.bundled()[name], tmp_path / copy)
     shutil.copy(ROOT / "recipes/tiny/stories.txt", tmp_path)
     (tmp_path / "go-on.toml").write_text(GO_ON)
+    (tmp_path / "notes.txt").write_text(corpus(5))
     monkeypatch.chdir(tmp_path)
     context = parse(command)
     if context.command.name in ("pretrain", "finetune"):
