@@ -2,7 +2,12 @@
 
 project = "llmkit"
 html_title = "llmkit"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+python_use_unqualified_type_names = True
+autodoc_typehints_description_target = "documented"
+add_module_names = False
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_show_copyright = False

@@ -6,9 +6,9 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llmkit import process
-from llmkit.cli import app
-from llmkit.errors import UserError, say
+from llmkit import process, terminal
+from llmkit.cli import app, completion
+from llmkit.errors import UserError, tell
 
 
 def main() -> None:
@@ -17,10 +17,14 @@ def main() -> None:
     # there (`process.collect_from_here`).
     gc.disable()
     _open_standard_streams()
+    if completion.ASKED in os.environ:
+        return completion.answer(app, os.environ[completion.ASKED], sys.argv[1:])
+    process.forget_empty_settings()
+    terminal.guard()
     try:
         app(prog_name="llmkit")
     except UserError as mistake:
-        say(*mistake.lines())
+        tell(mistake)
         sys.exit(process.leave(2))
     except Exception as problem:
         from llmkit import last_resort  # late: it costs a hundredth of a second

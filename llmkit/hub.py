@@ -1,4 +1,4 @@
-"""Ask the Hub: pin each repository to a commit, explain its errors, and keep secrets out of what llmkit writes."""
+"""Ask the Hub: pin each repository to a commit, and explain its errors."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from llmkit import disk
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, say, scrub
 from llmkit.process import COMMITS
 
 Kind = Literal["model", "dataset"]
@@ -25,8 +25,6 @@ BUSY = (408, 429, 500, 502, 503, 504)
 WAITS = (1, 2, 4, 8)  # seconds between the attempts to reach a Hub that is busy
 PATIENCE = 3.0  # seconds until a Hub that takes no connection counts as absent
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
-SECRET_NAMES = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE)  # of environment variables
-SHORTEST_SECRET = 8  # characters: a shorter value may be a word such as `true`, which occurs in other texts
 # transformers' messages for missing weights, or none in this format.
 SAFETENSORS_WANTED = re.compile(r"no file named model\.safetensors|does not appear to have a file named .*safetensors")
 
@@ -80,7 +78,7 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
     timeout = httpx2.Timeout(10.0, connect=PATIENCE)
     with loading(repo_id, kind):
         for wait in (*WAITS, None):
-            if not _reachable():
+            if not reachable():
                 go_offline("cannot be reached (no network?)")
                 break
             try:
@@ -108,7 +106,7 @@ def _ask(repo_id: str, kind: Kind, revision: str | None) -> str | None:
     return None
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
     """Whether the Hub, or the proxy in front of it, accepts a connection in time at any of its addresses.
 
     The clients' timeout applies to each address in turn, and name resolution has none.
@@ -184,21 +182,22 @@ def go_offline(trouble: str) -> None:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
 
 
-def scrub(text: str) -> str:
-    """Remove secrets from `text`: tokens and keys of the environment, that of `hf auth login`, passwords in URLs.
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Ask the Hub again afterwards if it was asked before: what `go_offline` does meanwhile does not stay.
 
-    Anything that looks like a token of the Hub is removed too.
+    The environment is left to the caller.
     """
     from huggingface_hub import constants
 
-    secrets = {value for name, value in os.environ.items() if SECRET_NAMES.search(name)}
-    with suppress(OSError, UnicodeDecodeError):
-        secrets.add(Path(constants.HF_TOKEN_PATH).read_text().strip())
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, "***")
-    text = re.sub(r"hf_[A-Za-z0-9]{10,}", "***", text)
-    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", r"\1:***@", text)
+    global _trouble
+    trouble, offline = _trouble, constants.HF_HUB_OFFLINE
+    try:
+        yield
+    finally:
+        _trouble, constants.HF_HUB_OFFLINE = trouble, offline
+        if "datasets" in sys.modules:
+            sys.modules["datasets"].config.HF_HUB_OFFLINE = offline
 
 
 @contextmanager

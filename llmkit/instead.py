@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from llmkit import disk
-from llmkit.errors import UserError
+from llmkit.errors import UserError, scrub
 from llmkit.recipe import schema, upstream
 from llmkit.recipe.keys import key_type
 from llmkit.recipe.paths import SUFFIXES, at_home
 from llmkit.recipe.shortcuts import LARGER, SMALL
-from llmkit.recipe.synonyms import advised, assignment, generation_replacement, is_secret, replacement, without_secrets
+from llmkit.recipe.synonyms import advised, assignment, generation_replacement, is_secret, replacement
 from llmkit.recipe.toml import split_key
 from llmkit.recipe.types import nearest
 
@@ -43,7 +43,7 @@ def refuse_data(
         task: The command line's --task.
         model: Of `evaluate`: the model.
     """
-    settings = [without_secrets(argument) for argument in overrides if "=" in argument]
+    settings = [scrub(argument) for argument in overrides if "=" in argument]
     wrong = [argument for argument in (task, recipe) if argument is not None and is_data(argument)]
     if not wrong:
         return
@@ -53,7 +53,7 @@ def refuse_data(
         recipe_of_run = str(path / "recipe.toml")
         raise UserError(
             f"`{named}` is a run directory, not a recipe",
-            shlex.join(["llmkit", verb, recipe_of_run, *map(without_secrets, overrides)]),
+            shlex.join(["llmkit", verb, recipe_of_run, *map(scrub, overrides)]),
         )
     if disk.is_file(path / "config.json"):
         raise UserError(
@@ -75,7 +75,7 @@ def ask_for_recipe(verb: str, settings: list[str]) -> NoReturn:
     commands: tuple[str, ...] = ()
     hint = f"name one, such as {SMALL}" if verb == "pretrain" else _WHICH
     if paths and is_data(paths[-1]):
-        hint, commands = _advice(verb, paths[-1:], list(map(without_secrets, settings)), None, None)
+        hint, commands = _advice(verb, paths[-1:], list(map(scrub, settings)), None, None)
     raise UserError("no recipe is given", hint, commands)
 
 
@@ -134,6 +134,7 @@ _INFERENCE = {
     **dict.fromkeys(("out", "o", "output_file", "outfile", "output_dir", "save"), "--output"),
     **dict.fromkeys(("m", "model_name", "model_path", "model_name_or_path"), "--model"),
     **dict.fromkeys(("random_seed", "random_state"), "--seed"),
+    **dict.fromkeys(("force", "f", "y", "yes", "overwrite_output", "clobber"), "--overwrite"),
 }
 
 
@@ -195,15 +196,15 @@ def refuse_options(verb: str, arguments: Sequence[str], known: dict[str, Known])
             settings += found.words
     if not mistakes:
         return
-    command = shlex.join(["llmkit", verb, *kept, *options, *settings])
+    command = shlex.join(["llmkit", *verb.split(), *kept, *options, *settings])
     if unknown:
         command = f"llmkit {verb} --help lists its options"
     elif left_out:
         command = f"without that: {command}"
     raise UserError(
         f"llmkit {verb} has no such option{'s' * (len(mistakes) > 1)}",
-        without_secrets(command),
-        tuple(map(without_secrets, mistakes)),
+        scrub(command),
+        tuple(map(scrub, mistakes)),
     )
 
 

@@ -6,7 +6,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from llmkit.errors import say
+from llmkit.errors import RunError, say, scrub, tell
 
 SHOW = "LLMKIT_TRACEBACK"  # the environment variable that asks for the traceback on the screen
 FILE = "traceback.txt"
@@ -22,10 +22,8 @@ def belongs_to(run: Path) -> None:
 
 def answer(problem: BaseException) -> None:
     """Say what was being done, the error's own words, and where its traceback is; with LLMKIT_TRACEBACK=1 all of it."""
-    from llmkit import hub  # late, as everything that imports a library
-
-    whole = hub.scrub("".join(traceback.format_exception(problem)))
-    words = hub.scrub(" ".join(f"{type(problem).__name__}: {problem}".split()))
+    whole = scrub("".join(traceback.format_exception(problem)))
+    words = scrub(" ".join(f"{type(problem).__name__}: {problem}".split()))
     frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "/llmkit/" in frame.filename]
     where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
     command = " ".join(["llmkit", *sys.argv[1:2]])
@@ -33,9 +31,8 @@ def answer(problem: BaseException) -> None:
     if os.environ.get(SHOW) == "1" or rank != "0":  # what other processes of a run say is in its launch.log
         say(*whole.rstrip().splitlines())
     file = _kept(whole, FILE if rank == "0" else f"traceback-{rank}.txt")
-    say(f"error: `{command}` met an error that llmkit does not know{where}")
-    say(f"  {words}")
-    say(f"hint: the traceback is in {file}; {SHOW}=1 shows it" if file else f"hint: {SHOW}=1 shows the traceback")
+    hint = f"the traceback is in {file}; {SHOW}=1 shows it" if file else f"{SHOW}=1 shows the traceback"
+    tell(RunError(f"`{command}` met an error that llmkit does not know{where}", hint, (words,)))
 
 
 def _kept(text: str, name: str) -> Path | None:

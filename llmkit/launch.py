@@ -41,8 +41,8 @@ def start(
     resume: bool,
     max_time: int | None = None,
     allowed: Sequence[str] = (),
-) -> int:
-    """Train `recipe` and return the exit code.
+) -> tuple[int, Path | None]:
+    """Train `recipe`; return the exit code and the run directory, None for a run to resume that is finished.
 
     Args:
         recipe: The recipe.
@@ -67,7 +67,7 @@ def start(
             code = train.run(recipe, shared, resume, max_time, allowed)
             if os.environ.get("RANK") == "0":
                 _report(recipe, shared, code)
-            return code
+            return code, shared
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "llmkit was started by a launcher, but it starts its processes itself",
@@ -85,11 +85,11 @@ def start(
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
         if directory is None:
-            return 0
+            return 0, None
         last_resort.belongs_to(directory)
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
-            return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+            return _with_accelerate(directory, log, count, processes is not None, accelerate_config), directory
         unlocked_record = runs.read_record(directory)
         with runs.held(directory):
             if runs.read_record(directory).get("started") != unlocked_record.get("started"):
@@ -97,15 +97,14 @@ def start(
             checkpoint.adopt(directory)
             try:
                 if count == 1 and accelerate_config is None:
-                    return _in_this_process(recipe, directory, resume, max_time, allowed)
+                    return _in_this_process(recipe, directory, resume, max_time, allowed), directory
                 _prepare(recipe)
                 log = directory / runs.LAUNCH_LOG
-                return _with_accelerate(directory, log, count, processes is not None, accelerate_config)
+                return _with_accelerate(directory, log, count, processes is not None, accelerate_config), directory
             finally:
                 runs.release(directory)
     finally:
-        for signal_number, handler in handlers.items():
-            signal.signal(signal_number, handler)
+        process.handle(handlers)
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -201,8 +200,8 @@ def _in_this_process(
 
 
 def _report(recipe: Recipe, directory: Path, code: int) -> None:
-    """Write the report of a run that is finished, unless its recipe says otherwise."""
-    if code == 0 and recipe.report.write is not False:
+    """Write the report of a run that is finished, unless its recipe says otherwise, or a sweep has stopped it."""
+    if code == 0 and recipe.report.write is not False and process.stop_at() is None:
         from llmkit.reports import report
 
         report.write_behind(directory)
@@ -226,10 +225,7 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
             if child is not None:
                 _signal_ranks(meeting, child, signal_number, at_once=len(received) > 1)
 
-        handlers = {
-            signal_number: signal.signal(signal_number, forward)
-            for signal_number in (*process.stopping(), process.SAVING)
-        }
+        handlers = process.handle(dict.fromkeys((*process.stopping(), process.SAVING), forward))
         alive = os.open(meeting / "alive", os.O_RDWR)  # ranks read from it until it closes with this process
         ended = threading.Event()
         log_start = log_file.stat().st_size if disk.exists(log_file) else 0
@@ -249,8 +245,7 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
                 _signal_ranks(meeting, child, received[0], at_once=True)
             child.wait()
         finally:
-            for signal_number, handler in handlers.items():
-                signal.signal(signal_number, handler)
+            process.handle(handlers)
             ended.set()
             relay.join()
             os.close(pipe)

@@ -4,7 +4,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,15 @@ SPEEDS = ("_runtime", "_per_second", "_preparation_time")  # what Trainer logs o
 def evaluation_metrics(logs: Mapping[str, float]) -> dict[str, float]:
     """Select the metrics of an evaluation, `eval_...`, from what Trainer logs: its loss and the task's own."""
     return {key: value for key, value in logs.items() if key.startswith("eval_") and not key.endswith(SPEEDS)}
+
+
+def gather(runs: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Gather the evaluation metrics of several runs: of each metric a list with a value a run."""
+    gathered: dict[str, list[float]] = {}
+    for metrics in runs:
+        for key, value in evaluation_metrics(metrics).items():
+            gathered.setdefault(key, []).append(value)
+    return gathered
 
 
 def mean_loss(sums: np.ndarray) -> float:

@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,8 @@ from llmkit.terminal import TERMINAL
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
 LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: the folder shared with the parent
 DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
+PARENT = "LLMKIT_PARENT"  # children.py sets it, this module reads it: the number of a pipe that the parent holds open
+STOP_AT = "LLMKIT_STOP_AT"  # sweeps/ sets it, this module reads it: the share of its steps after which a run stops
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
@@ -29,13 +32,20 @@ STOPPED = 75  # the exit code of a run that a signal ended, and that --resume co
 SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
 
 
+def forget_empty_settings() -> None:
+    """Unset the settings of the Hub's libraries that are empty: `HF_HOME=` would put the cache into `./hub`."""
+    for name, value in list(os.environ.items()):
+        if not value and (name == "XDG_CACHE_HOME" or name.startswith(("HF_", "HUGGINGFACE_", "HUGGING_FACE_"))):
+            del os.environ[name]
+
+
 def stopping() -> list[signal.Signals]:
     """Return the signals that end a run with a checkpoint; one that is ignored, as `nohup` ignores SIGHUP, not."""
     known = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
+def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[signal.Signals, Any]:
     """Let the signals end the process at once, through `end_process`, as long as there is nothing to save.
 
     Returns the previous handlers.
@@ -49,11 +59,23 @@ def leave_early(end_process: Callable[[int], Any] = sys.exit) -> dict[int, Any]:
 
     handlers: dict[signal.Signals, Callable[..., None]] = {SAVING: stay}
     handlers |= {number: end for number in stopping() if number != signal.SIGINT}
+    return handle(handlers)
+
+
+def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Set handlers of signals and return the previous ones; outside the main thread, which may not, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 def join() -> None:
-    """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first."""
+    """Register this process with its parent if it is a rank; connect rank 0's stderr to the parent's. Call it first.
+
+    Also let a child that `children.run` started end with its parent.
+    """
+    if (parent := os.environ.pop(PARENT, None)) is not None:
+        threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
     if LAUNCH not in os.environ:
         return
     meeting = Path(os.environ[LAUNCH])
@@ -72,13 +94,31 @@ def join() -> None:
     threading.Thread(target=_watch_parent, args=(meeting / "alive",), daemon=True).start()
 
 
-def _watch_parent(pipe: Path) -> None:
-    """Send SIGTERM to this process when its parent is gone."""
+def _watch_parent(pipe: Path | int) -> None:
+    """Send SIGTERM to this process when its parent is gone; `pipe` is one that it holds open, or its path."""
     with suppress(OSError):  # the parent is gone already, and its folder with it
-        alive = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open would wait for ever for a dead parent
-        os.set_blocking(alive, True)
-        os.read(alive, 1)
+        if isinstance(pipe, Path):
+            pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # a blocking open would wait for ever for a dead parent
+            os.set_blocking(pipe, True)
+        os.read(pipe, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+is_guest = False  # whether a Python program that called llmkit owns this process: it is not to be ended
+
+
+def leave_at_once(number: int) -> None:
+    """End the process on a second signal, without waiting for what the first one asked for."""
+    if is_guest:
+        raise KeyboardInterrupt
+    sys.stderr.flush()
+    os._exit(128 + number)
+
+
+def stop_at() -> Fraction | None:
+    """Return the share of its steps after which this run stops, as a sweep asks; None where it is left alone."""
+    share = os.environ.get(STOP_AT)
+    return None if share is None else Fraction(share)
 
 
 class ClosedStdout(io.TextIOBase):

@@ -1,17 +1,13 @@
-"""Repeat a fine-tune with several seeds, to measure how much its metrics vary by chance."""
+"""Repeat a training with several seeds, to measure how much its metrics vary by chance."""
 
 import math
-import signal
-import subprocess
-import sys
 import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
 
-from llmkit import disk, process
+from llmkit import children, disk
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import Recipe
@@ -21,40 +17,37 @@ SUMMARY = "seeds.json"
 
 
 def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | None, resume: bool) -> int:
-    """Run `llmkit finetune` once for each seed into `DIR/seed-N`; report the metrics' means and standard deviations.
+    """Train once for each seed into `DIR/seed-N`; report the metrics' means and standard deviations.
 
     Each run is a process of its own, so that none affects another.
 
     Args:
         recipe: The recipe; its seed is the first one.
         seeds: The number of runs.
-        argv: The command line without `--seeds` and `--output-dir`.
+        argv: The command line, from `pretrain` or `finetune` on, without `--seeds` and `--output-dir`.
         output_dir: The command line's.
         resume: Continue the runs of the newest directory.
 
     Returns:
         The exit code: 0, or that of the first run that did not finish.
     """
-    from llmkit.metrics import evaluation_metrics
+    from llmkit.metrics import gather
 
     directory = choose_directory(recipe, output_dir, resume)
     first = recipe.trainer.get("seed", 42)
-    # All runs hold out the same rows: their metrics vary by the seed alone.
-    data_tables = {"data": recipe.data, **{f"tasks.{name}.data": part.data for name, part in recipe.tasks.items()}}
-    split_seed = [f"{key}.seed={first}" for key, data in data_tables.items() if data is not None and data.seed is None]
-    quiet = ["report.write=false"] if recipe.report.write is None else []
-    metrics: dict[str, list[float]] = {}
+    found = []
     for seed in range(first, first + seeds):
         run_directory = directory / f"seed-{seed}"
         resume_flag = ["--resume"] if resume and disk.exists(run_directory) else []
-        settings = [f"trainer.seed={seed}", *([] if resume_flag and _splits_by_own_seed(run_directory) else split_seed)]
-        code = _run([*argv, *settings, *quiet, "--output-dir", str(run_directory), *resume_flag])
+        split = [] if resume_flag and _splits_by_own_seed(run_directory) else same_split(recipe)
+        settings = [f"trainer.seed={seed}", *split, *quiet(recipe)]
+        code = children.run([*argv, *settings, "--output-dir", str(run_directory), *resume_flag])
         if code:
             with suppress(OSError):  # it holds a run
                 directory.rmdir()
             return code
-        for key, value in evaluation_metrics(runs.read_record(run_directory)["metrics"]).items():
-            metrics.setdefault(key, []).append(value)
+        found.append(runs.read_record(run_directory)["metrics"])
+    metrics = gather(found)
     summary = {
         key: {"mean": fmean(values), "std": deviation(values), "values": values} for key, values in metrics.items()
     }
@@ -64,6 +57,18 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
         say(f"{key:28} {statistics['mean']:.4f} +- {statistics['std']:.4f}  ({values})")
     say(f"{seeds} seed{'s' * (seeds > 1)} -> {directory / SUMMARY}")
     return 0
+
+
+def same_split(recipe: Recipe) -> list[str]:
+    """Return the settings by which runs hold out the same rows, so that their metrics vary by the seed alone."""
+    first = recipe.trainer.get("seed", 42)
+    tables = {"data": recipe.data, **{f"tasks.{name}.data": part.data for name, part in recipe.tasks.items()}}
+    return [f"{key}.seed={first}" for key, data in tables.items() if data is not None and data.seed is None]
+
+
+def quiet(recipe: Recipe) -> list[str]:
+    """Return the setting by which one run of several writes no report, unless the recipe says otherwise."""
+    return ["report.write=false"] if recipe.report.write is None else []
 
 
 def _splits_by_own_seed(directory: Path) -> bool:
@@ -103,31 +108,3 @@ def choose_directory(recipe: Recipe, output_dir: str | None, resume: bool) -> Pa
     if runs.is_run(newest):
         raise UserError(f"`{newest}` is a single run, not a group of runs", "name another: --output-dir")
     return newest
-
-
-def _run(argv: Sequence[str]) -> int:
-    """Run a fine-tune as a child and return its exit code; forward the signals that end a run."""
-    received: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if child is not None:
-            child.send_signal(number)
-
-    handlers = {number: signal.signal(number, forward) for number in process.stopping()}
-    try:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "llmkit", "finetune", *argv],
-            env=process.child_environment(),
-            start_new_session=True,  # the terminal's Ctrl-C reaches it once, through us
-        )
-        if received:  # while it was being started
-            child.send_signal(received[0])
-        code = child.wait()
-        if received and code == 0:  # it had taken its last step; the next run is not wanted
-            return 130 if received[0] == signal.SIGINT else 75
-        return code if code >= 0 else 128 - code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -7,10 +7,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from itertools import pairwise
-from typing import TextIO
+from typing import Any, TextIO
 
 TERMINAL = "LLMKIT_TERMINAL"  # launch.py sets it for rank 0, whose pipe ends in a terminal: that one's width in columns
 USUAL = 80  # columns of a terminal that does not tell them, and of a table in a file
@@ -22,10 +22,12 @@ HANG = 2  # columns by which a line without a label goes on further in
 # What a terminal would obey: control characters, marks that turn the direction of text, separators that it takes for
 # line ends, halves of characters.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_MOVES = re.compile("(?:\r|\n|\x1b\\[A)*")  # what a progress bar begins with: back to its line
 # What begins a line: a word in nine columns, or nothing there, or one of a few words with a colon.
 _LABEL = re.compile(r"[a-z]+ +(?<=^.{9})(?=\S)| {9}|(?:error|hint|model|note|warning|go on|try it): +")
 _COMMAND = (
-    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|data|check|compare|explain|recipes|report|runs)"
+    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|export|push"
+    r"|data|plan|check|runs|compare|explain|recipes|report|doctor|completion)"
     r"|pip install|hf auth|accelerate config|iconv)\b"
 )
 # What is not broken: a command with its arguments, up to a comma, a colon or a semicolon; what stands in backticks.
@@ -65,6 +67,44 @@ def colours(stream: TextIO) -> bool:
 def printable(text: str) -> str:
     """Escape what a terminal would obey, and line ends with it."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class Guarded:
+    """A terminal's stream as libraries and commands see it: what the terminal would obey is shown, not sent.
+
+    Line ends and tabs are sent. With `bars` a write may begin by moving to the line that it replaces. What is laid out
+    here, with colours of its own, goes to `as_is`.
+    """
+
+    def __init__(self, stream: TextIO, bars: bool) -> None:
+        self.as_is, self._bars = stream, bars
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        moves = _MOVES.match(text)[0] if self._bars else ""  # type: ignore[index]
+        rest = re.sub(r"[^\n\t]+", lambda run: printable(run[0]), text[len(moves) :])
+        self.as_is.write(moves + rest)
+        return len(text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        """Write several texts."""
+        for text in texts:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.as_is, name)
+
+
+def guard() -> None:
+    """Let nothing that goes to a terminal be obeyed by it: names, rows, templates and what a model writes."""
+    for name in ("stdout", "stderr"):
+        if is_terminal(stream := getattr(sys, name)):
+            setattr(sys, name, Guarded(stream, bars=name == "stderr"))
+
+
+def as_is(stream: TextIO) -> TextIO:
+    """Return what takes lines that are laid out, or a prompt with colours of ours."""
+    return stream.as_is if isinstance(stream, Guarded) else stream
 
 
 def columns_of(text: str) -> int:
@@ -111,11 +151,16 @@ def laid_out(line: str, stream: TextIO, left: int = 0) -> str:
     return written.rstrip(" ").replace(TOGETHER, " ")
 
 
+def show(*lines: str) -> None:
+    """Write lines that are laid out to stdout."""
+    print("\n".join(lines), file=as_is(sys.stdout))
+
+
 def put(*lines: str) -> None:
     """Write lines that are laid out to stderr, above the bars that are there; do nothing if it is closed."""
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)  # there are none before it is imported
     with suppress(OSError), bars.external_write_mode(sys.stderr) if bars is not None else nullcontext():
-        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
+        print("\n".join(lines), file=as_is(sys.stderr), flush=True)
 
 
 def put_at_once(text: str) -> None:

@@ -1,5 +1,7 @@
 """Kill trainings at each write point of a save and at random moments; gone on with, they must end as if left alone.
 
+And swap the text of a training while it is prepared: the next one must learn from what it names.
+
 `make crash` does all of it, `python tests/crash.py lora-1 --every 9 --moments 2` a part. A fresh interpreter needs
 seconds for its imports, so they are made once and each start is a fork; of two processes the ranks are forked in the
 place of `accelerate launch`. Nothing in llmkit knows of this: a killed process counts its own file-system events
@@ -62,6 +64,8 @@ TASKS = {
         *("lora.r=4", "lora.lora_dropout=0.1", *GPT2),
     ),
 }
+ROUNDS = 10  # in which a text is swapped
+SWAP = "swap"
 STREAM = ("data.streaming=true", "data.buffer_size=8", "data.max_eval_samples=4")
 
 
@@ -90,6 +94,7 @@ FURTHER = [
     Training("workers", (*TASKS["masked-lm"], "trainer.dataloader_num_workers=2")),
     Training("by-length", (*TASKS["text-classification"], "trainer.train_sampling_strategy=group_by_length")),
     Training("stream", (*TASKS["causal-lm"], *STREAM)),
+    Training("noise", (*TASKS["causal-lm"], "trainer.neftune_noise_alpha=10")),
     Training("fresh", TASKS["masked-lm"], fresh=True),
     Training("fresh", TASKS["causal-lm"], 2, fresh=True),
 ]
@@ -605,6 +610,77 @@ class Trials:
         return f"{self.training.name:20} {numbers}  {equal:9} {time.monotonic() - self.began:7.0f}"
 
 
+def tale(animal: str) -> str:
+    return "".join(f"the {animal} number {i} of {i * i % 977} saw the {animal} {i % 7}\n" for i in range(6_000))
+
+
+def swaps(bases: Path, folder: Path) -> list[str]:
+    """Begin a training on one text, move another over it, and train again on the first: none learns from both.
+
+    Each round has a cache of its own, as HF_HOME would give it.
+    """
+    from huggingface_hub import constants
+
+    folder.mkdir()
+    os.chdir(folder)
+    for file in bases.iterdir():
+        (folder / file.name).symlink_to(file)
+    Path("said.log").touch()
+    training = Training(SWAP, ("pretrain", "causal.toml", "data.path=tale.txt", "data.max_eval_samples=4"))
+    began, wrong, refused = time.monotonic(), [], 0
+
+    def put(animal: str) -> None:
+        Path("other.txt").write_text(tale(animal))
+        Path("other.txt").replace("tale.txt")
+
+    def left_alone() -> tuple[dict[str, Any], float]:
+        """What a training came to, and the seconds that its preparation took."""
+        start = Start(training, resume=False)
+        while (code := start.wait(0)) is None and "training " not in start.said():
+            time.sleep(0.005)
+        seconds = time.monotonic() - start.began
+        if start.wait() if code is None else code:
+            raise Differs(start.said())
+        return outcome(Path(RUN)), seconds
+
+    def fresh(name: str) -> None:
+        constants.HF_HOME = str(folder / name)
+        shutil.rmtree(RUN, ignore_errors=True)
+
+    expected, seconds = {}, 0.0  # the longer of the two
+    for animal in ("fox", "hen"):
+        fresh(animal)
+        put(animal)
+        expected[animal], took = left_alone()
+        seconds = max(seconds, took)
+    for number in range(ROUNDS):
+        fresh(f"round-{number}")
+        put("fox")
+        start = Start(training, resume=False)
+        time.sleep(seconds * number / ROUNDS)
+        put("hen")
+        code = start.wait()
+        refused += code == 2
+        if code == 0 and outcome(Path(RUN)) not in expected.values():
+            wrong.append(f"{SWAP}, round {number}: it learned from both texts")
+        if code not in (0, 2) or (code == 2 and "changed while it was being read" not in start.said()):
+            wrong.append(f"{SWAP}, round {number}: ended with {code}\n{start.said()}")
+        put("fox")
+        shutil.rmtree(RUN, ignore_errors=True)
+        try:
+            if left_alone()[0] != expected["fox"]:
+                wrong.append(f"{SWAP}, round {number}: what came next did not learn from the text that it names")
+        except Differs as problem:
+            wrong.append(f"{SWAP}, round {number}: what came next ended badly\n{problem}")
+    if not refused:
+        wrong.append(f"{SWAP}: it was never noticed")
+    for line in wrong:
+        tell(f"  {line}")
+    rounds = f"{ROUNDS} rounds, {refused} refused"
+    tell(f"{SWAP:20} {1:9} {rounds:>29} {'no' if wrong else 'yes':9} {time.monotonic() - began:7.0f}")
+    return wrong
+
+
 def tell(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
@@ -633,12 +709,12 @@ def prepare(folder: Path) -> None:
 def main() -> int:
     trainings = {training.label: training for training in (*TRAININGS, *FURTHER)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("labels", nargs="*", metavar="TRAINING", help=", ".join(trainings))
+    parser.add_argument("labels", nargs="*", metavar="TRAINING", help=", ".join([*trainings, SWAP]))
     parser.add_argument("--every", type=int, default=1, help="of the write points take every so many")
     parser.add_argument("--moments", type=int, default=20, help="kill at so many random moments")
     parser.add_argument("--again", type=int, default=5, help="kill one run so often in a row")
     chosen = parser.parse_args()
-    if unknown := set(chosen.labels) - set(trainings):
+    if unknown := set(chosen.labels) - {*trainings, SWAP}:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
 
     import peft  # noqa: F401  (with all that these import: each start finds it here)
@@ -650,7 +726,11 @@ def main() -> int:
     prepare(place / "bases")
     wrong: list[str] = []
     tell(f"{'task':20} processes write points  kills  resumes  all equal seconds")
-    for label in chosen.labels or trainings:
+    for label in chosen.labels or [*trainings, SWAP]:
+        if label == SWAP:
+            wrong += swaps(place / "bases", place / label)
+            os.chdir(place)
+            continue
         training = trainings[label]
         trials = Trials(training, place / "bases", place / label)
         if training in FURTHER:

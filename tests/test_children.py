@@ -1,5 +1,7 @@
 """Children that are started with `python -m`: whatever lies in the working directory is no module to them."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -39,6 +41,24 @@ def test_the_children_of_a_child_do_not_import_from_it_either(trapped):
     inner = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'llmkit', '--version']).returncode)"
     assert run("-c", inner).startswith("llmkit ")
     assert not (trapped / "mark").exists()
+
+
+def test_a_child_ends_when_its_parent_is_killed():
+    """Through a pipe that the parent holds open: whatever kills it closes that."""
+    reading, writing = os.pipe()
+    code = "from llmkit import process; import time; process.join(); print('ready', flush=True); time.sleep(60)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, process.PARENT: str(reading)},
+        pass_fds=(reading,),
+        stdout=subprocess.PIPE,
+    )
+    os.close(reading)
+    with child:
+        assert child.stdout.readline() == b"ready\n"
+        assert child.poll() is None
+        os.close(writing)
+        assert child.wait(10) == -signal.SIGTERM
 
 
 def test_what_pythonpath_names_is_importable(trapped, monkeypatch):

@@ -11,10 +11,11 @@ import typer
 
 from llmkit import __version__
 from llmkit.cli import app
-from llmkit.cli.train import _seconds
+from llmkit.recipe import run_options
 
 TRAINING = (
     *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+    *("--sweep", "--trials", "--sampler", "--halving", "--seeds"),
 )
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.
 OPTIONS = {
@@ -24,23 +25,42 @@ OPTIONS = {
     ],
     "finetune": [
         *TRAINING,
-        *("--seeds", "--resume", "--allow-change", "--offline", "--dry-run"),
+        *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
-    "generate": ["prompt", "options", "--model", "--chat", "--input", "--output", "--quantize", "--seed", "--offline"],
-    "predict": ["model", "texts", "--input", "--output", "--offline"],
-    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--offline"],
+    "generate": [
+        "prompt",
+        "options",
+        "--model",
+        "--chat",
+        "--input",
+        "--output",
+        "--overwrite",
+        "--quantize",
+        "--seed",
+        "--offline",
+    ],
+    "predict": ["model", "texts", "--input", "--output", "--overwrite", "--offline"],
+    "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--overwrite", "--offline", "--json"],
     "merge": ["run", "--output", "--offline"],
+    "export": ["model", "--output", "--format", "--precision", "--offline"],
+    "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
-    "check": ["run"],
-    "compare": ["names", "--format"],
+    "plan": [
+        *("recipe", "overrides", "--task", "--processes", "--memory", "--measure", "--price", "--json", "--offline"),
+    ],
+    "check": ["run", "--json"],
+    "compare": ["names", "--format", "--html", "--json"],
     "explain": ["key"],
-    "runs": ["folder", "--sort", "--filter", "--format"],
+    "runs": ["folder", "--sort", "--filter", "--format", "--json"],
     "report": ["run"],
     "recipes": [],
     "recipes list": [],
     "recipes show": ["name"],
     "recipes copy": ["name", "to"],
+    "recipes new": ["path", "overrides", "--task", "--output", "--offline"],
     "recipes schema": [],
+    "doctor": ["--offline", "--json"],
+    "completion": ["shell"],
 }
 
 
@@ -146,6 +166,7 @@ def test_an_unknown_option_is_the_users_mistake(llmkit):
         (["generate", "--quantize", "int3"], "--quantize 'int3' is not one of 'int8', 'int4'", "llmkit generate -h"),
         (["check", "a", "b"], "llmkit check: got unexpected extra argument(s) (b)", "llmkit check [OPTIONS] RUN;"),
         (["finetune", "--lr", "3"], "llmkit finetune has no such option", "llmkit finetune trainer.learning_rate=3"),
+        (["recipes", "new", "a.csv", "--out", "b"], "llmkit recipes new has no such option", "new a.csv --output b"),
     ],
 )
 def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
@@ -160,7 +181,7 @@ def test_every_mistake_is_told_in_one_style(words, error, hint, llmkit):
 
 
 def test_help_has_groups_and_examples_in_80_columns(llmkit):
-    assert {"Train:", "Use:", "Look:"} <= set(llmkit("-h").stdout.splitlines())
+    assert {"Train:", "Use:", "Look:", "Set up:"} <= set(llmkit("-h").stdout.splitlines())
     for name, _ in commands(typer.main.get_command(app)):
         shown = llmkit(*name.split(), "-h").stdout
         assert max(map(len, shown.splitlines())) <= 80, name
@@ -300,7 +321,7 @@ def test_steps_without_effect_are_said(llmkit, workplace):
     [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h", 7200), ("1h0m5s", 3605), ("1m30s", 90), ("36h", 129_600)],
 )
 def test_a_length_of_time_is_read_in_hours_minutes_and_seconds(written, seconds):
-    assert _seconds(written) == seconds
+    assert run_options.seconds(written) == seconds
 
 
 @pytest.mark.parametrize("written", ["", "0s", "30", "1.5h", "30m1h", "-5m", "1 h", "5d", "m"])

@@ -325,6 +325,14 @@ TABLE = (
         Row(f"peft.tuners.lora.LoraLayer.{name}", "models/trainable.py", assigned)
         for name in ("lora_A", "lora_B", "scaling")
     ),
+    # -- typer
+    Row("typer._click.core.Context._opt_prefixes", "cli/style.py", assigned),
+    # -- accelerate: what a process knows of itself, which a caller from Python gets back
+    *(
+        Row(f"accelerate.state.{name}{attribute}", "api.py", look)
+        for name in ("AcceleratorState", "PartialState", "GradientState")
+        for attribute, look in {"": CLASS, "._shared_state": is_a(dict)}.items()
+    ),
     # -- datasets
     *(
         Row("datasets.config.HF_HUB_OFFLINE", where, is_a(bool))
@@ -340,9 +348,12 @@ TABLE = (
             "ENDPOINT": str,
             "HF_HUB_CACHE": str,
             "DEFAULT_REVISION": str,
-            "HF_TOKEN_PATH": str,
             "HF_HUB_OFFLINE": bool,
         }.items()
+    ),
+    *(
+        Row(f"huggingface_hub.constants.{name}", "doctor.py", is_a(kind))
+        for name, kind in {"ENDPOINT": str, "HF_HOME": str, "HF_HUB_OFFLINE": bool}.items()
     ),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile", "data/rows/head.py", gives(inspect.isclass)),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", "data/rows/head.py", takes("start", "end")),

@@ -1,12 +1,19 @@
-"""The garbage collector, which is off from the start of the command until the libraries and the model are there."""
+"""The garbage collector, which is off from the start of the command until the libraries and the model are there.
+
+And the settings of the libraries in the environment that are empty.
+"""
 
 import gc
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import CAUSAL, MASKED, ROOT, corpus
 from typer.testing import CliRunner
 
+from llmkit import process
 from llmkit.cli import app
 
 CLASSIFIER = """task = "text-classification"
@@ -28,9 +35,10 @@ LOADING = {
     "predict": ["predict masked [MASK]", "predict adapted fox"],
     "evaluate": ["evaluate masked", "evaluate adapted"],
     "merge": ["merge adapted --output out"],
+    "export": ["export causal --output out"],
     "report": ["report adapted"],
 }
-NOT_LOADING = ("check", "compare", "data", "explain", "recipes", "runs")
+NOT_LOADING = ("check", "compare", "completion", "data", "doctor", "explain", "plan", "push", "recipes", "runs")
 
 
 @pytest.fixture(scope="module")
@@ -82,5 +90,34 @@ def test_a_verb_that_loads_a_model_switches_the_collector_on(line, home, tmp_pat
 
 def test_one_place_switches_it_off_and_one_on():
     sources = {file.relative_to(ROOT).as_posix(): file.read_text() for file in (ROOT / "llmkit").rglob("*.py")}
+    sources.pop("llmkit/api.py")  # which gives back what its caller had
     assert [name for name, text in sources.items() if "gc.disable" in text] == ["llmkit/__main__.py"]
     assert [name for name, text in sources.items() if "gc.enable" in text] == ["llmkit/process.py"]
+
+
+def test_settings_of_the_hub_that_are_empty_are_not_set(monkeypatch):
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_TOKEN"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which says that there is none
+    monkeypatch.setenv("HF_DATASETS_CACHE", "here")
+    process.forget_empty_settings()
+    assert {name for name in os.environ if name.startswith(("HF_", "HUGGING"))} >= {"HF_DATASETS_CACHE"}
+    assert [
+        name for name, value in os.environ.items() if name.startswith(("HF_", "HUGGING", "XDG_CA")) and not value
+    ] == []
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_an_empty_hf_home_does_not_put_the_cache_into_the_working_directory(workplace):
+    environment = {**os.environ, "HF_HOME": "", "HF_HUB_CACHE": "", "XDG_CACHE_HOME": "", "HOME": str(workplace / "me")}
+    command = [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", "trainer.max_steps=1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in workplace.iterdir()) == [
+        "causal.toml",
+        "corpus.txt",
+        "masked.toml",
+        "me",
+        "runs",
+    ]
+    assert (workplace / "me/.cache/huggingface/llmkit").is_dir()

@@ -23,6 +23,7 @@ from marked import (
 from transformers import set_seed
 
 from llmkit import tasks
+from llmkit.data.output import Output
 from llmkit.data.rows.cells import value_at
 from llmkit.inference.predict import predict
 from llmkit.runs import directory as runs
@@ -77,7 +78,7 @@ def predicted(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "encode", heard)
-        predict(str(run), [], file, Path("out.jsonl"))
+        predict(str(run), [], file, Output(Path("out.jsonl"), overwrite=True))
     return by_row(read), [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
 
 

@@ -22,7 +22,9 @@ TEXTS = {page: page.read_text() for page in PAGES if page.parent != GENERATED}
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 BLOCKS = [re.sub(r"\\\n +", "", block) for block in BLOCKS]  # a command over two lines
 LINES = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
-VERBS = "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain"
+VERBS = (
+    "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain|compare|doctor|completion"
+)
 INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (?:{VERBS}) [^`.]*[^`. ][^`]*)`", text)]
 # Whole commands: not one with a word to fill in (RUN) or left out (...), and no option alone.
 INLINE = [command for command in INLINE if not re.search(r"\b[A-Z]{3,}\b|\.\.\.|llmkit \w+ -", command)]
@@ -37,7 +39,8 @@ GO_ON = re.search(r"```toml\n(.*?)```", TEXTS[ROOT / "docs/tutorials/domain.md"]
 
 
 def words(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    found = shlex.split(command, comments=True)[1:]
+    return found[: next((i for i, word in enumerate(found) if word in (">", ">>")), None)]
 
 
 def parse(command: str):
@@ -121,7 +124,7 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
             assert done.stdout.strip() or "--output" in command
     (tmp_path / "stories.txt").unlink()  # a copied recipe brings a text of that name
     for command in COMMANDS:
-        if words(command)[0] == "recipes":
+        if words(command)[0] == "recipes" and "new" not in words(command):  # which needs a model of the Hub
             assert llmkit(*words(command)).exit_code == 0
 
 

@@ -14,8 +14,9 @@ import pytest
 from conftest import MASKED, REST, corpus
 from forks import Fork
 
-from llmkit import seeds
+from llmkit import children, seeds
 from llmkit.data.rows import classification, splits
+from llmkit.data.text import sources
 from llmkit.errors import UserError
 from llmkit.recipe import load
 
@@ -46,7 +47,7 @@ def place(tmp_path, monkeypatch) -> Path:
 def forked(monkeypatch) -> None:
     """The runs are forked: no imports to wait for."""
     popen = SimpleNamespace(Popen=lambda words, **_: Fork(*words[1:], log=2))
-    monkeypatch.setattr(seeds, "subprocess", popen)
+    monkeypatch.setattr(children, "subprocess", popen)
 
 
 def record(folder: str) -> dict:
@@ -153,7 +154,7 @@ def held_out(monkeypatch) -> dict[str, list]:
     found: dict[str, list] = {}
 
     def run(argv) -> int:
-        words = list(argv)
+        words = list(argv[1:])
         directory = Path(words[words.index("--output-dir") + 1])
         recipe = load(words[0], [word for word in words if "=" in word])
         read = splits.tables(recipe.data, recipe.trainer["seed"], classification)
@@ -162,27 +163,47 @@ def held_out(monkeypatch) -> dict[str, list]:
         (directory / "run.json").write_text(json.dumps({"metrics": {"eval_loss": 1.0}}))
         return 0
 
-    monkeypatch.setattr(seeds, "_run", run)
+    monkeypatch.setattr(children, "run", run)
     return found
 
 
 @pytest.mark.parametrize("setting", [(), ("data.seed=5",), ("trainer.seed=7",)])
 def test_every_seed_holds_out_the_same_rows(setting, place, held_out):
     recipe = load("rows.toml", list(setting))
-    assert seeds.repeat(recipe, 3, ["rows.toml", *setting], "runs", resume=False) == 0
+    assert seeds.repeat(recipe, 3, ["finetune", "rows.toml", *setting], "runs", resume=False) == 0
     first, *others = held_out.values()
     assert len(first) == 36
     assert [first, first] == others
     assert len(held_out) == 3
 
 
+def test_pretraining_is_repeated_and_holds_out_the_same_documents(llmkit, workplace, forked):
+    done = llmkit("pretrain", "causal.toml", "--seeds", "2", "trainer.max_steps=2")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(Path("runs/causal/seeds.json").read_text())
+    assert summary["seeds"] == [42, 43]
+    assert summary["metrics"]["eval_loss"]["std"] > 0
+    found = [record(f"runs/causal/seed-{seed}")["data"] for seed in (42, 43)]
+    assert found[0] == found[1]  # with the fingerprints of both parts
+    assert load("runs/causal/seed-43/recipe.toml").data.seed == 42
+
+
+def test_data_seed_keeps_the_documents_held_out(workplace):
+    def held(*settings: str) -> list[str]:
+        recipe = load("causal.toml", settings)
+        return list(sources.corpora(recipe.data, recipe.trainer.get("seed", 42))[""].validation)
+
+    assert held("data.seed=42", "trainer.seed=7") == held() != held("trainer.seed=7")
+    assert held("data.seed=7") == held("trainer.seed=7")
+
+
 def test_runs_that_held_out_rows_of_their_own_go_on_with_these(place, held_out):
     """A run of an earlier version has no data.seed in its recipe."""
-    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=False) == 0
+    assert seeds.repeat(load("rows.toml"), 2, ["finetune", "rows.toml"], "runs", resume=False) == 0
     (same, _) = held_out.values()
     Path("runs/seed-42/recipe.toml").write_text(load("rows.toml", ["data.seed=42"]).to_toml())
     Path("runs/seed-43/recipe.toml").write_text(load("rows.toml", ["trainer.seed=43"]).to_toml())
-    assert seeds.repeat(load("rows.toml"), 2, ["rows.toml"], "runs", resume=True) == 0
+    assert seeds.repeat(load("rows.toml"), 2, ["finetune", "rows.toml"], "runs", resume=True) == 0
     assert held_out["seed-42"] == same
     own = splits.tables(load("rows.toml").data, 43, classification).validation["validation"]
     assert held_out["seed-43"] == list(own.read()) != same

@@ -1,14 +1,24 @@
 """Lines for people: wrapped at a terminal's width and coloured there, whole and plain in a file."""
 
+import contextlib
 import io
+import logging
 import math
 import os
 import pty
+import re
+import select
+import shutil
 import sys
 import termios
+import traceback
+from pathlib import Path
 
 import pytest
+import torch
+import tqdm
 import typer
+from conftest import CAUSAL, byte_tokenizer
 
 from llmkit import terminal
 from llmkit.cli import app
@@ -196,3 +206,134 @@ def test_the_course_of_a_loss_is_drawn(values, drawn):
 def test_nothing_is_drawn_where_the_encoding_has_no_bars():
     assert not terminal.draws(io.TextIOWrapper(io.BytesIO(), "latin-1"))
     assert terminal.draws(io.TextIOWrapper(io.BytesIO(), "utf-8"))
+
+
+# --- what a terminal would obey ---------------------------------------------------------------------------------------
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\x00\x08"
+ESCAPED = r"\x1b]0;owned\x07\x1b[2J\x9b31m\x00\x08"
+
+
+@contextlib.contextmanager
+def a_terminal():
+    """Stdout and stderr go to a terminal, as a command begins; yields a function that tells what it was sent."""
+    ours, theirs = pty.openpty()
+    attributes = termios.tcgetattr(theirs)
+    attributes[1] &= ~termios.OPOST  # a line feed is sent as it is
+    termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+    termios.tcsetwinsize(theirs, (24, 200))
+
+    def sent():
+        sys.stdout.flush()
+        said = b""
+        while select.select([ours], [], [], 0.05)[0]:
+            said += os.read(ours, 65536)
+        return said.decode()
+
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        terminal.guard()
+        yield sent
+    os.close(ours)
+
+
+def test_on_a_terminal_control_characters_are_shown_but_line_ends_and_tabs():
+    with a_terminal() as screen:
+        print(f"a\tb\r\n{EVIL}")  # noqa: T201
+        assert screen() == f"a\tb\\r\n{ESCAPED}\n"
+        for character in ("\x1b[", "31", "m", "\r"):  # as a model's text comes
+            print(character, end="", flush=True)  # noqa: T201
+        assert screen() == r"\x1b[31m\r"
+        sys.stdout.writelines(["é 很好 👩‍👧\n", "\ud800\u202e"])
+        assert screen() == "é 很好 👩‍👧\n\\ud800\\u202e"
+
+
+def test_what_libraries_say_on_a_terminal_is_shown_too():
+    with a_terminal() as screen:
+        logger = logging.Logger("of a library")
+        logger.addHandler(logging.StreamHandler())
+        logger.warning("the file %s", EVIL)
+        assert screen() == f"the file {ESCAPED}\n"
+        traceback.print_exception(ValueError(EVIL))
+        assert screen() == f"ValueError: {ESCAPED}\n"
+
+
+def test_a_bar_moves_and_its_name_does_not():
+    with a_terminal() as screen:
+        with tqdm.tqdm(total=2, desc=f"a\r{EVIL}", file=sys.stderr) as bar, tqdm.tqdm(total=2, position=1):
+            bar.update(1)
+            say("a line in between")
+        sent = screen()
+        assert f"\ra\\r{ESCAPED}" in sent
+        assert "\x1b[A" in sent
+        assert set(re.findall("[\x00-\x1f\x7f-\x9f]", sent.replace("\x1b[A", ""))) <= {"\r", "\n"}
+        assert "a line in between\n" in sent
+
+
+def test_a_streamer_of_transformers_is_no_way_out():
+    with a_terminal() as screen:
+        from transformers import TextStreamer
+
+        streamer = TextStreamer(byte_tokenizer())
+        ids = streamer.tokenizer(f"Once\n{EVIL}\tupon a time\n")["input_ids"]
+        for token in ids:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        assert screen() == f"Once\n{ESCAPED}\tupon a time\n\n"
+
+
+def test_colours_of_ours_are_sent(monkeypatch):
+    with a_terminal() as screen:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        say(f"error: {EVIL}")
+        assert screen() == f"\x1b[1;31merror: \x1b[0m{ESCAPED}\n"
+        terminal.show(laid_out("hint: x", sys.stdout))
+        assert screen() == "\x1b[36mhint: \x1b[0mx\n"
+
+
+def test_what_is_no_terminal_gets_the_text_as_it_is(monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        terminal.guard()
+        print(EVIL)  # noqa: T201
+    assert (tmp_path / "out").read_text() == f"{EVIL}\n"
+
+
+def on_a_terminal(*words):
+    """What a command sends to a terminal, which is its stdin, stdout and stderr."""
+    process, ours = pty.fork()
+    if not process:
+        os.environ["NO_COLOR"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "llmkit", *words])
+    sent = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(ours, 65536):
+            sent += more
+    os.waitpid(process, 0)
+    os.close(ours)
+    return sent.decode()
+
+
+def test_no_command_lets_a_terminal_obey_what_it_was_given(workplace):
+    name = f"{EVIL.replace(chr(0), '')}.txt"
+    shutil.copy("corpus.txt", name)
+    Path("rows.csv").write_text(f"text,label\n{EVIL},{EVIL}a\nb,c\n" * 20)
+    Path("mine.toml").write_text(CAUSAL.replace("corpus.txt", "none.txt") + f"# {EVIL}\n")
+    commands = {
+        ("pretrain", "causal.toml", f"data.path={name}"): "finished",
+        ("generate", f"the fox {EVIL.replace(chr(0), '')}", "--model", "runs/causal", "max_new_tokens=2"): "the fox",
+        ("data", "rows.csv"): "owned",
+        ("recipes", "show", "mine.toml"): "owned",
+        ("runs",): "causal-lm",
+        ("runs", "--format", "csv"): "owned",
+        ("check", "\x1b[2J"): "[2J",
+    }
+    for words, expected in commands.items():
+        sent = on_a_terminal(*words)
+        if words[0] == "pretrain":
+            shutil.copytree("runs/causal", f"runs/{name}")
+        assert expected in sent, (words, sent)
+        left = re.sub("\r\n|\t|\r|\x1b\\[A|\x1b\\[K", "", sent)
+        assert re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f]", left) == [], (words, sent)

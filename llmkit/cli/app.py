@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from llmkit import __version__, disk
+from llmkit.cli import completion
 from llmkit.cli.style import Group
-from llmkit.errors import RunError, UserError, say
+from llmkit.errors import UserError, say_to_people, tell
 
 app = typer.Typer(
     cls=Group,
@@ -21,20 +22,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-TRAIN, USE, LOOK = "Train", "Use", "Look"  # the headings of `llmkit -h`
+TRAIN, USE, LOOK, SET_UP = "Train", "Use", "Look", "Set up"  # the headings of `llmkit -h`
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings that override the recipe's.", show_default=False),
+    typer.Argument(
+        metavar="TABLE.KEY=VALUE",
+        help="Settings that override the recipe's.",
+        show_default=False,
+        autocompletion=completion.overrides,
+    ),
 ]
 MaybeRecipe = Annotated[
     str | None,
-    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a bundled recipe.", show_default=False),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of a bundled recipe.",
+        show_default=False,
+        autocompletion=completion.recipe_or_override,
+    ),
 ]
 Task = Annotated[
     str | None,
-    typer.Option("--task", metavar="NAME", help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ..."),
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ...",
+        autocompletion=completion.tasks,
+    ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; a mistake is one too, on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 
 
@@ -60,8 +77,8 @@ def do(act: Callable[[], int]) -> NoReturn:
     try:
         code = act()
     except UserError as mistake:
-        say(*mistake.lines())
-        code = 1 if isinstance(mistake, RunError) else 2
+        tell(mistake)
+        code = mistake.code
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of stdout is gone
@@ -104,10 +121,12 @@ def stay_offline(wanted: bool) -> None:
 
 def run_or_model(name: str) -> str:
     """Return `runs/NAME` for the name of a run, and say so; else `name`: a path or a Hub id."""
+    from llmkit.recipe.paths import refuse_address
     from llmkit.runs import directory as runs
 
+    refuse_address(name)
     run = runs.ROOT / name
     if disk.exists(Path(name)) or not runs.is_run(run):
         return name
-    say(f"note     `{name}` is the run `{run}`")
+    say_to_people(f"note     `{name}` is the run `{run}`")
     return str(run)

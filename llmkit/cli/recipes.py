@@ -1,4 +1,4 @@
-"""`llmkit recipes`: the bundled ones, and their schema."""
+"""`llmkit recipes`: the bundled ones, new ones, and their schema."""
 
 import re
 import sys
@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli.app import LOOK, app, do
-from llmkit.cli.style import Group
+from llmkit.cli import completion
+from llmkit.cli.app import LOOK, Offline, app, do, stay_offline
+from llmkit.cli.style import Command, Group
 
 recipes_app = typer.Typer(
-    cls=Group, help="List, show and copy the recipes that come with llmkit.", invoke_without_command=True
+    cls=Group,
+    help="List, show and copy the recipes that come with llmkit, and write new ones.",
+    invoke_without_command=True,
 )
 app.add_typer(recipes_app, name="recipes", rich_help_panel=LOOK)
 
@@ -22,7 +25,7 @@ def recipes(context: typer.Context) -> None:
         list_recipes()
 
 
-@recipes_app.command("list")
+@recipes_app.command("list", cls=Command)
 def list_recipes() -> None:
     """List the bundled recipes by purpose, one per line."""
     import textwrap
@@ -47,8 +50,13 @@ def list_recipes() -> None:
         print("\n".join([heading, *lines]))  # noqa: T201
 
 
-@recipes_app.command("show")
-def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")]) -> None:
+@recipes_app.command("show", cls=Command)
+def show_recipe(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The name of a bundled recipe.", autocompletion=completion.recipe_names),
+    ],
+) -> None:
     """Print a bundled recipe."""
 
     def act() -> int:
@@ -60,10 +68,16 @@ def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="The na
     do(act)
 
 
-@recipes_app.command("copy")
+@recipes_app.command("copy", cls=Command)
 def copy_recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a bundled recipe.")],
-    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)] = None,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The name of a bundled recipe.", autocompletion=completion.recipe_names),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The file to write.", show_default=False, autocompletion=completion.files),
+    ] = None,
 ) -> None:
     """Copy a bundled recipe to the working directory, to edit it."""
 
@@ -76,7 +90,56 @@ def copy_recipe(
     do(act)
 
 
-@recipes_app.command("schema")
+@recipes_app.command("new", cls=Command)
+def new_recipe(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A data file, a folder or a glob.", autocompletion=completion.files),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TABLE.KEY=VALUE",
+            help="Settings to write into it.",
+            show_default=False,
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="The task.  [default: what the columns suggest]",
+            autocompletion=completion.tasks,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="The file to write.  [default: stdout]", autocompletion=completion.files
+        ),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Look into a data file, and write a commented recipe for it."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit import new_recipe
+
+        text = new_recipe.new(path, task, overrides or [], output)
+        if output is None:
+            print(text, end="")  # noqa: T201
+        else:
+            new_recipe.write(text, output)
+            print(output)  # noqa: T201
+        return 0
+
+    do(act)
+
+
+@recipes_app.command("schema", cls=Command)
 def recipe_schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
 

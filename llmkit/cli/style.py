@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import typer
+from typer.completion import shell_completion  # type: ignore[attr-defined]
 from typer.core import TyperCommand, TyperGroup
 
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, for_programs, tell
 
 # Click's, which some versions of typer hold inside.
 _UsageError: Any = next(error for error in typer.BadParameter.__mro__ if error.__name__ == "UsageError")
@@ -35,28 +37,36 @@ def _in_our_style(ctx: Any = None) -> Iterator[None]:
         command = context.command_path if context is not None else "llmkit"
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ") if context is not None else command
         hint = f"{usage.replace('{', '').replace('}', '')}; for more: {command} -h"
-        say(*UserError(f"{command}: {said}", hint).lines())
+        tell(UserError(f"{command}: {said}", hint))
         raise typer.Exit(2) from None
+
+
+def _asks_for_json(args: list[str]) -> bool:
+    options = args[: args.index("--")] if "--" in args else args
+    return bool({"--json", "--format=json"} & {*options}) or ("--format", "json") in pairwise(options)
 
 
 class Group(TyperGroup):
     """A group of commands, listed under headings, that tells every mistake in one style."""
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if parent is None:
+            for_programs(_asks_for_json(args))
         with _in_our_style():
-            return super().make_context(*args, **kwargs)
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         with _in_our_style():
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+        known = not args or args[0].startswith("-") or self.get_command(ctx, args[0]) is not None
+        if not known and not ctx.resilient_parsing:
             from llmkit.recipe.types import nearest
 
             close, named = nearest(args[0], self.commands), ", ".join(self.list_commands(ctx))
             hint = f"did you mean `{ctx.command_path} {close}`?" if close else f"the commands are {named}"
-            say(*UserError(f"{ctx.command_path} has no command `{args[0]}`", hint).lines())
+            tell(UserError(f"{ctx.command_path} has no command `{args[0]}`", hint))
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
@@ -86,6 +96,8 @@ class Command(TyperCommand):
     """A command that answers an option that it does not have with what to type instead."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if ctx.resilient_parsing:
+            return self._take_apart(ctx, args)
         named = {
             name: (parameter.opts[-1], bool(getattr(parameter, "is_flag", False)))
             for parameter in self.get_params(ctx)
@@ -98,12 +110,23 @@ class Command(TyperCommand):
 
             known = {name: Known(*option) for name, option in named.items()}
             try:
-                refuse_options(ctx.info_name or "", args, known)
+                refuse_options(ctx.command_path.partition(" ")[2], args, known)
             except UserError as mistake:
-                say(*mistake.lines())
+                tell(mistake)
                 raise typer.Exit(2) from None
         with _in_our_style(ctx):
             return super().parse_args(ctx, args)
+
+    def _take_apart(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give completion the words as they are: to convert them, typer would load pydantic."""
+        parser = self.make_parser(ctx)
+        given, ctx.args, _ = parser.parse_args(args=args)
+        ctx._opt_prefixes.update(parser._opt_prefixes)
+        ctx.params.update(given)
+        for name, value in given.items():
+            if value not in (None, ()):
+                ctx.set_parameter_source(name, shell_completion.ParameterSource.COMMANDLINE)  # type: ignore[attr-defined]
+        return ctx.args
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options under headings, without click's names of their types."""

@@ -1,24 +1,34 @@
 """`llmkit pretrain` and `llmkit finetune`."""
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.app import TRAIN, MaybeRecipe, Offline, Overrides, Task, app, do, recipe_and_overrides, stay_offline
 from llmkit.cli.style import Command
-from llmkit.errors import UserError
 
 if TYPE_CHECKING:
     from llmkit.recipe.schema import Recipe
+    from llmkit.sweeps.plan import Plan
 
 
-LENGTH, GOING_ON = "Machine and time", "Resuming a run"  # headings of a training's options
+LENGTH, GOING_ON, EXPERIMENTS = (
+    "Machine and time",
+    "Resuming a run",
+    "Seeds and sweeps",
+)  # headings of a training's options
 
 OutputDir = Annotated[
     str | None,
-    typer.Option("--output-dir", metavar="DIR", help="The run directory.  [default: runs/NAME, NAME-2, ...]"),
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        help="The run directory.  [default: runs/NAME, NAME-2, ...]",
+        autocompletion=completion.files,
+    ),
 ]
 Processes = Annotated[
     int | None,
@@ -36,6 +46,7 @@ AccelerateConfig = Annotated[
         "--accelerate-config",
         metavar="FILE",
         help="An Accelerate configuration file: FSDP, DeepSpeed, several machines.",
+        autocompletion=completion.files,
         rich_help_panel=LENGTH,
     ),
 ]
@@ -55,11 +66,61 @@ AllowChange = Annotated[
         "--allow-change",
         metavar="KEY",
         help="With --resume: let this key differ from the run's.",
+        autocompletion=completion.key_names,
         rich_help_panel=GOING_ON,
     ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Read the data, print the resolved recipe and the plan; do not train.")
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        min=2,
+        help="Repeat with this many seeds; report mean and standard deviation.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+SweepOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="KEY=VALUES",
+        help="Train once for each value: KEY=A,B,C, or LOW..HIGH with --trials; several times for combinations.",
+        rich_help_panel=EXPERIMENTS,
+        autocompletion=completion.overrides,
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials",
+        metavar="N",
+        min=1,
+        help="With --sweep: draw this many trials at random.",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+Sampler = Annotated[
+    Literal["grid", "random", "optuna-tpe"] | None,
+    typer.Option(
+        "--sampler",
+        metavar="grid|random|optuna-tpe",
+        help="With --sweep: how to choose trials.  [default: grid; with --trials, random]",
+        rich_help_panel=EXPERIMENTS,
+    ),
+]
+Halving = Annotated[
+    int | None,
+    typer.Option(
+        "--halving",
+        metavar="N",
+        min=2,
+        help="With --sweep: of every N trials the best goes on, after 1/N^2 and 1/N of the steps.",
+        rich_help_panel=EXPERIMENTS,
+    ),
 ]
 Name = Annotated[
     str | None,
@@ -72,7 +133,10 @@ Name = Annotated[
 TextTask = Annotated[
     str | None,
     typer.Option(
-        "--task", metavar="NAME", help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm."
+        "--task",
+        metavar="NAME",
+        help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm.",
+        autocompletion=completion.tasks,
     ),
 ]
 
@@ -94,6 +158,11 @@ def pretrain(
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
+    sweep: SweepOver = None,
+    trials: Trials = None,
+    sampler: Sampler = None,
+    halving: Halving = None,
+    seeds: Seeds = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
     offline: Offline = False,
@@ -111,6 +180,8 @@ def pretrain(
         processes=processes,
         accelerate_config=accelerate_config,
         max_time=max_time,
+        sweep=sweep or [],
+        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
         resume=resume,
         allow_change=allow_change,
         offline=offline,
@@ -124,6 +195,7 @@ def pretrain(
     epilog="""\
 llmkit finetune --task sst2
 llmkit finetune --task text-classification data.path=reviews.csv
+llmkit finetune --task mrpc --sweep trainer.learning_rate=1e-5,3e-5 --seeds 3
 llmkit finetune my-recipe.toml trainer.learning_rate=5e-5 --dry-run""",
 )
 def finetune(
@@ -135,12 +207,11 @@ def finetune(
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
     max_time: MaxTime = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            "--seeds", metavar="N", min=2, help="Repeat with this many seeds; report mean and standard deviation."
-        ),
-    ] = None,
+    sweep: SweepOver = None,
+    trials: Trials = None,
+    sampler: Sampler = None,
+    halving: Halving = None,
+    seeds: Seeds = None,
     resume: Resume = False,
     allow_change: AllowChange = None,
     offline: Offline = False,
@@ -158,7 +229,8 @@ def finetune(
         processes=processes,
         accelerate_config=accelerate_config,
         max_time=max_time,
-        seeds=seeds,
+        sweep=sweep or [],
+        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
         resume=resume,
         allow_change=allow_change,
         offline=offline,
@@ -177,83 +249,70 @@ def _train(
     processes: int | None,
     accelerate_config: Path | None,
     max_time: str | None,
+    sweep: list[str],
+    options: Mapping[str, Any],
     resume: bool,
     allow_change: list[str] | None,
     offline: bool,
     dry_run: bool,
-    seeds: int | None = None,
 ) -> NoReturn:
-    """Run the command `verb`; the other arguments are its own."""
+    """Run the command `verb`; the other arguments are its own, `options` those that [sweep] has keys for."""
 
     def act() -> int:
         from llmkit import process
-        from llmkit.recipe import load
+        from llmkit.recipe import run_options
 
         process.join()
         stay_offline(offline)
         path, settings = recipe_and_overrides(recipe, overrides, task, verb)
-        seconds = _seconds(max_time)
-        loaded = _with_time_note(_named(load(path, settings, output_dir, task, verb), name, output_dir), max_time)
+        seconds = run_options.seconds(max_time)
+        loaded = run_options.load(path, settings, task, verb, name, output_dir, max_time)
+        argv = [verb, *(["--task", task] if task is not None else []), *([path] if path else []), *settings]
+        argv += ["--processes", str(processes)] if processes is not None else []
+        argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
+        argv += ["--max-time", max_time] if max_time is not None else []
+        argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
+        alone = {key: value for key, value in options.items() if key != "seeds" and value is not None}
+        if sweep or alone or loaded.sweep is not None:
+            from llmkit import recipe as recipes
+            from llmkit.sweeps import plan
+
+            once = ["sweep="] if loaded.sweep is not None else []
+            planned = plan.make(
+                loaded,
+                sweep,
+                options,
+                [*argv, *once],
+                lambda of_trial: recipes.load(path, [*settings, *once, *of_trial], None, task, verb),
+                max_time is not None,
+            )
+            if dry_run:
+                return _explain(planned.recipe, processes, max_time, planned)
+            from llmkit.sweeps import sweep as sweeping
+
+            return sweeping.run(planned, output_dir)
         if dry_run:
             return _explain(loaded, processes, max_time)
-        if seeds is not None:
+        if options["seeds"] is not None:
             from llmkit.seeds import repeat
 
-            argv = [*(["--task", task] if task is not None else []), *([path] if path else []), *settings]
-            argv += ["--processes", str(processes)] if processes is not None else []
-            argv += ["--accelerate-config", str(accelerate_config)] if accelerate_config is not None else []
-            argv += ["--max-time", max_time] if max_time is not None else []
-            argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
-            return repeat(loaded, seeds, argv, output_dir, resume)
+            return repeat(loaded, options["seeds"], argv, output_dir, resume)
         from llmkit import launch
 
-        return launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
+        code, _ = launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])
+        return code
 
     do(act)
 
 
-def _seconds(time: str | None) -> int | None:
-    """Convert a time such as `1h30m` to seconds; None for None."""
-    if time is None:
-        return None
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
-    seconds = (
-        sum(int(number or 0) * unit for number, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    )
-    if not seconds:
-        raise UserError(f"--max-time: `{time}` is not a duration", "write it as 90s, 30m, 1h30m or 2h")
-    return seconds
-
-
-def _named(recipe: "Recipe", name: str | None, output_dir: str | None) -> "Recipe":
-    """Return the recipe under the name that the command line gives its run; the recipe's own where it gives none."""
-    if name is None:
-        return recipe
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise UserError(f"--name: `{name}` is not a valid run name", "use letters, digits, `.`, `_` and `-`")
-    if output_dir is not None:
-        raise UserError(
-            "--name and --output-dir cannot be combined", f"use only one; --name means --output-dir runs/{name}"
-        )
-    return recipe.model_copy(update={"name": name, "output_dir": None})
-
-
-def _with_time_note(recipe: "Recipe", time: str | None) -> "Recipe":
-    """Return the recipe with a note on the effect of `--max-time`."""
-    if time is None:
-        return recipe
-    key = "max_steps" if recipe.trainer.get("max_steps", -1) > 0 else "num_train_epochs"
-    note = (
-        f"--max-time {time}: training stops this long after its first step starts; evaluation and saving in between "
-        f"count, the final evaluation and saving of the model do not; "
-        f"trainer.{key} is ignored"
-    )
-    return recipe.model_copy(update={"notes": (*recipe.notes, note)})
-
-
-def _explain(recipe: "Recipe", processes: int | None, max_time: str | None) -> int:
-    """Print the data and the arithmetic to stderr, then the resolved recipe to stdout."""
+def _explain(recipe: "Recipe", processes: int | None, max_time: str | None, plan: "Plan | None" = None) -> int:
+    """Print the data and the arithmetic to stderr, of a sweep also its trials, then the resolved recipe to stdout."""
     from llmkit.dry_run import explain
 
-    print(explain(recipe, processes, max_time).to_toml(comments=True), end="", flush=True)  # noqa: T201
+    resolved = explain(recipe, processes, max_time)
+    if plan is not None:
+        from llmkit.dry_run.trials import list_trials
+
+        list_trials(plan, processes, max_time is not None)
+    print(resolved.to_toml(comments=True), end="", flush=True)  # noqa: T201
     return 0

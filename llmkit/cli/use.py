@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.app import (
     USE,
+    Json,
     MaybeRecipe,
     Offline,
     Overrides,
@@ -18,7 +20,9 @@ from llmkit.cli.app import (
     stay_offline,
 )
 from llmkit.cli.style import Command
-from llmkit.errors import UserError
+from llmkit.errors import UserError, answer
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --output replace a file that is there.")]
 
 
 @app.command(
@@ -32,7 +36,12 @@ llmkit generate --input prompts.txt --output texts.jsonl max_new_tokens=50""",
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT",
+            help="The text to continue; - reads stdin.",
+            show_default=False,
+            autocompletion=completion.generation_settings,
+        ),
     ] = None,
     options: Annotated[
         list[str] | None,
@@ -40,26 +49,40 @@ def generate(
             metavar="KEY=VALUE",
             help="Fields of GenerationConfig, assistant_model and, with --chat, system_prompt.",
             show_default=False,
+            autocompletion=completion.generation_settings,
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="A run, a folder or a Hub id.  [default: the newest finished run]"
+            "--model",
+            metavar="MODEL",
+            help="A run, a folder or a Hub id.  [default: the newest finished run]",
+            autocompletion=completion.runs,
         ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Answer the prompt; without a prompt, start a conversation.")
     ] = False,
     source: Annotated[
-        Path | None, typer.Option("--input", metavar="FILE", help="A file of prompts; with --chat, of conversations.")
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A file of prompts; with --chat, of conversations.",
+            autocompletion=completion.files,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="With --input: write to a file.  [default: JSON lines on stdout]"
+            "--output",
+            metavar="FILE",
+            help="With --input: write to a file.  [default: JSON lines on stdout]",
+            autocompletion=completion.files,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
         typer.Option(
@@ -78,6 +101,7 @@ def generate(
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import generate as generation
 
         model_path = None if model is None else run_or_model(model)
@@ -86,19 +110,20 @@ def generate(
             raise UserError(f"the prompt `{text}` and --input cannot be combined", "put the prompt into the file")
         if source is None and output is not None:
             raise UserError("--output needs --input", "add --input FILE, or redirect stdout to a file: > FILE")
+        target = Output.named(output, overwrite)
         if chat:
             from llmkit.inference import chat as chatting
 
             settings, system_prompt = chatting.settings(arguments)
             if source is not None:
-                chatting.chat_rows(source, output, model_path, settings, system_prompt, seed, quantize)
+                chatting.chat_rows(source, target, model_path, settings, system_prompt, seed, quantize)
                 return 0
             question = generation.read_prompt(text) if text is not None else None
             return chatting.chat(question, model_path, settings, system_prompt, seed, quantize)
         if source is not None:
             from llmkit.inference import batch
 
-            batch.generate_rows(source, output, model_path, generation.settings(arguments, one=True), seed, quantize)
+            batch.generate_rows(source, target, model_path, generation.settings(arguments, one=True), seed, quantize)
         else:
             generation.generate(
                 generation.read_prompt(text), model_path, generation.settings(arguments), seed, quantize
@@ -116,31 +141,46 @@ llmkit predict runs/sst2 "What a day!"
 llmkit predict runs/sst2 --input reviews.csv --output labels.csv""",
 )
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE", help="A file of examples: JSON lines, CSV, TSV, Parquet, text."),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="A file of examples: JSON lines, CSV, TSV, Parquet, text.",
+            autocompletion=completion.files,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]"
+            "--output",
+            metavar="FILE",
+            help="Write to a file, .jsonl or .csv.  [default: JSON lines on stdout]",
+            autocompletion=completion.files,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
 ) -> None:
     """Label, tag, choose, answer, summarize, translate or fill blanks."""
 
     def act() -> int:
         stay_offline(offline)
+        from llmkit.data.output import Output
         from llmkit.inference import predict as prediction
         from llmkit.instead import refuse_file_as_text
 
         refuse_file_as_text(model, texts or [])
-        prediction.predict(run_or_model(model), texts or [], source, output)
+        prediction.predict(run_or_model(model), texts or [], source, Output.named(output, overwrite))
         return 0
 
     do(act)
@@ -155,28 +195,43 @@ llmkit evaluate runs/sst2 data.path=fresh.csv
 llmkit evaluate runs/gpt2 --task causal-lm data.path=book.txt""",
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Write every row to a .jsonl or .csv file, mistakes first."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write every row to a .jsonl or .csv file, mistakes first.",
+            autocompletion=completion.files,
+        ),
     ] = None,
+    overwrite: Overwrite = False,
     offline: Offline = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a finished model on its own validation data, or on another recipe's."""
+    del as_json  # metrics are JSON anyway
 
     def act() -> int:
         stay_offline(offline)
         from llmkit import launch
+        from llmkit.data.output import Output
         from llmkit.training import evaluate as evaluation
 
+        target = Output.named(output, overwrite)
         path, settings = recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
         launch.one_gpu()
-        evaluation.evaluate(named, loaded, output)
+        answer(evaluation.evaluate(named, loaded, target))
         return 0
 
     do(act)
@@ -189,8 +244,16 @@ def evaluate(
 llmkit merge runs/chat --output chat-merged""",
 )
 def merge(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).")],
-    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the merged model.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run that trained an adapter ([lora]).", autocompletion=completion.runs),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", metavar="DIR", help="A new folder for the merged model.", autocompletion=completion.files
+        ),
+    ],
     offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model, and compare their outputs."""
@@ -200,6 +263,76 @@ def merge(
         from llmkit.models import merge
 
         merge.merge(run_or_model(run), output)
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit export runs/gpt2 --output gpt2-gguf
+llmkit export runs/chat --output chat-gguf --precision q8_0""",
+)
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.")],
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A new folder for the files.")],
+    format: Annotated[
+        Literal["gguf"], typer.Option("--format", metavar="gguf", help="gguf: llama.cpp, Ollama, LM Studio.")
+    ] = "gguf",
+    precision: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"],
+        typer.Option("--precision", metavar="f32|f16|bf16|q8_0", help="What the weights are written in."),
+    ] = "f16",
+    offline: Offline = False,
+) -> None:
+    """Write a model for another engine, read it back and compare it."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.export.export import export
+
+        export(run_or_model(model), format, output, precision)
+        return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit push runs/reviews ada/reviews --license apache-2.0 --dry-run
+llmkit push runs/reviews ada/reviews --license apache-2.0 --public""",
+)
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run.", autocompletion=completion.runs)],
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub.")],
+    license: Annotated[
+        str, typer.Option("--license", metavar="ID", help="The model's licence: apache-2.0, mit, cc-by-4.0, other, ...")
+    ],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody read it.  [default: private]")] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="WHAT",
+            help="Also upload report, predictions, record or logs.",
+            autocompletion=completion.included,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files and print the model card; upload nothing.")
+    ] = False,
+) -> None:
+    """Publish a finished model on the Hugging Face Hub, with its card and recipe."""
+
+    def act() -> int:
+        from llmkit.export.push import push
+
+        if address := push(run_or_model(run), repo_id, license, public, include or [], dry_run):
+            print(address)  # noqa: T201
         return 0
 
     do(act)

@@ -5,23 +5,75 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from llmkit import disk
-from llmkit.errors import UserError
+from llmkit.errors import UserError, quantity
+from llmkit.recipe.paths import refuse_address
 
 ERROR = "error"  # the key of a row that cannot be used, in place of what would be said of it
 
 
-def check_output(output: Path) -> None:
-    """Check that `output` can be written; raise UserError otherwise."""
-    if output.suffix.lower() not in (".jsonl", ".ndjson", ".csv"):
-        raise UserError(f"--output: `{output}` ends in neither .jsonl nor .csv", "the suffix decides the format")
-    if disk.is_dir(output):
-        raise UserError(f"--output: `{output}` is a folder", "name a file")
-    if not disk.is_dir(output.parent):
-        raise UserError(f"--output: there is no folder `{output.parent}`", "create it first, or write elsewhere")
+@dataclass(frozen=True)
+class Output:
+    """What `--output` names: a file of rows that is not there yet or may be overwritten, or a device or a pipe."""
+
+    path: Path
+    overwrite: bool = False
+
+    @classmethod
+    def named(cls, path: Path | None, overwrite: bool) -> "Output | None":
+        """Return what the command line names, None where it names nothing."""
+        if path is None and overwrite:
+            raise UserError("--overwrite needs --output", "add --output FILE")
+        return None if path is None else cls(path, overwrite)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is written to as it comes: a device, a pipe, or a stream that is open already (/dev/stdout)."""
+        place = Path(os.path.realpath(self.path.parent))
+        opened = place == Path("/dev") or (place.parts[:2] == ("/", "proc") and place.name == "fd")
+        return disk.exists(self.path) and not disk.is_dir(self.path) and (opened or not disk.is_file(self.path))
+
+    @property
+    def target(self) -> Path:
+        """The file itself, where the path is a link."""
+        return Path(os.path.realpath(self.path))
+
+    def check(self) -> None:
+        """Check that it can be written and is not another's; raise UserError otherwise. Nothing of it is left."""
+        path = self.path
+        refuse_address(str(path), written=True)
+        if self.is_stream:
+            return
+        if path.suffix.lower() not in (".jsonl", ".ndjson", ".csv"):
+            raise UserError(f"--output: `{path}` ends in neither .jsonl nor .csv", "the suffix decides the format")
+        if disk.is_dir(path):
+            raise UserError(f"--output: `{path}` is a folder", "name a file")
+        if not disk.is_dir(path.parent):
+            raise UserError(f"--output: there is no folder `{path.parent}`", "create it first, or write elsewhere")
+        if not self.overwrite and disk.has_content(path):
+            raise UserError(f"--output: `{path}` already exists", "name another file, or add --overwrite")
+        with self.written():
+            self.draft().touch()
+            self.draft().unlink()
+
+    def draft(self) -> Path:
+        """Return where the rows are until all are there: beside the file, or the one that a link leads to."""
+        return self.target.with_name(f".{self.target.name}.{os.getpid()}")
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Turn errors of the file system into a UserError."""
+        try:
+            yield
+        except OSError as problem:
+            raise UserError(f"--output: `{self.path}` cannot be written: {problem.strerror or problem}") from problem
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def own_name(key: str, columns: Collection[str], prefix: str = "predicted_") -> str:
@@ -32,26 +84,87 @@ def own_name(key: str, columns: Collection[str], prefix: str = "predicted_") -> 
 
 
 @contextmanager
-def row_writer(output: Path | None, error: str = ERROR) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def row_writer(
+    output: Output | None, error: str = ERROR, kept_in: Path | None = None
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield a function that writes a row: to stdout, or to a file that appears under its name when it is complete.
 
+    Where the disk is full, the rows so far are kept beside that file, and said, unless they are `kept_in` another.
     `error` is the key of a row that cannot be used.
     """
     if output is None:
         yield lambda row: print(as_json(row), flush=True)  # noqa: T201
         return
-    draft = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as stream:
-            table = output.suffix.lower() == ".csv"
-            write, finish = _csv_writer(stream, error) if table else (lambda row: _line(stream, row), lambda: None)
+    if output.is_stream:
+        with output.written(), output.path.open("a", encoding="utf-8", newline="") as stream:
+            write, finish = _format(output, stream, error)
             yield write
             finish()
-        draft.replace(output)
+        return
+    draft, whole = output.draft(), _Whole()
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as stream:
+            write, finish = _format(output, stream, error)
+
+            def write_row(row: Mapping[str, Any]) -> None:
+                write(row)
+                whole.add(stream)
+
+            yield write_row
+            finish()
+        if not output.overwrite and disk.has_content(output.path):
+            there = _kept(output, whole, kept_in) or "nothing was written"
+            raise UserError(f"--output: `{output}` was written by another program meanwhile; {there}")
+        draft.replace(output.target)
     except OSError as problem:
-        raise UserError(f"--output: `{output}` cannot be written: {problem.strerror or problem}") from problem
+        reason = f"--output: `{output}` cannot be written: {problem.strerror or problem}"
+        raise UserError(reason, _kept(output, whole, kept_in)) from problem
     finally:
         draft.unlink(missing_ok=True)
+
+
+@dataclass
+class _Whole:
+    """How many rows are whole in a file, and where the last of them ends."""
+
+    rows: int = 0
+    end: int = 0
+    _seen: int = 0
+
+    def add(self, stream: IO[str]) -> None:
+        """Count a row that was just written."""
+        self._seen += 1
+        stream.flush()
+        end = stream.buffer.tell()  # type: ignore[attr-defined]
+        if end > self.end:  # else it waits for the header
+            self.rows, self.end = self._seen, end
+
+
+def _kept(output: Output, whole: _Whole, kept_in: Path | None) -> str:
+    """Keep the whole rows of a draft beside its file; return where they are, "" where there are none."""
+    if kept_in is not None:
+        return f"what is done is kept in `{kept_in}`: free some disk space, and the same command goes on from there"
+    if not whole.rows:
+        return ""
+    path, number = output.path.with_suffix(f".unfinished{output.path.suffix}"), 1
+    while os.path.lexists(path):
+        number += 1
+        path = output.path.with_suffix(f".unfinished-{number}{output.path.suffix}")
+    try:
+        os.truncate(output.draft(), whole.end)
+        output.draft().rename(path)
+    except OSError:
+        return ""
+    return f"the first {quantity(whole.rows, 'row')} are kept in `{path}`"
+
+
+def _format(
+    output: Output, stream: IO[str], error: str
+) -> tuple[Callable[[Mapping[str, Any]], None], Callable[[], None]]:
+    """Return what writes a row in the format of the output, and what is to be called behind the last one."""
+    if output.path.suffix.lower() == ".csv":
+        return _csv_writer(stream, error)
+    return lambda row: _line(stream, row), lambda: None
 
 
 def _line(stream: IO[str], row: Mapping[str, Any]) -> None:

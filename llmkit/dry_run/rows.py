@@ -60,6 +60,7 @@ def read_rows(report: Report, recipe: Recipe, seed: int, world: int, timed: bool
         tuple(assembly.notes),
         None if several else assembly.config,
         fitted,
+        assembly,
     )
 
 

@@ -8,7 +8,8 @@ from llmkit.recipe.schema import Recipe
 class Size(NamedTuple):
     """The number of examples or blocks, None where that is not known; whether it is exact; notes for the user.
 
-    `config` is the model's, fitted to the data, and `recipe` with what it leaves to the rows, where these are known.
+    `config` is the model's, fitted to the data, `recipe` with what it leaves to the rows, and `assembly` what the rows
+    have become, where these are known.
     """
 
     number: int | None
@@ -16,3 +17,4 @@ class Size(NamedTuple):
     notes: tuple[str, ...] = ()
     config: Any = None
     recipe: Recipe | None = None
+    assembly: Any = None

@@ -56,7 +56,8 @@ def read_texts(report: Report, recipe: Recipe, seed: int, config: Any, block_siz
             if rate:
                 report.add("", f"  {1 / rate:.2f} characters per token")
                 found = unknown_tokens.share(tokenizer, tokens)
-                for warning in unknown_tokens.warnings(recipe, tokenizer, {name or "text": found}):
+                warnings = unknown_tokens.warnings(recipe, tokenizer, {name or "text": found})
+                for warning in [*warnings, *unknown_tokens.in_pieces(recipe, tokenizer, {name or "text": tokens})]:
                     report.add("warning", warning)
             for text in texts[:EXAMPLES]:
                 report.fit("", f"  {text}")

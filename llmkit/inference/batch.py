@@ -30,7 +30,7 @@ Reader = Callable[[str, Row], tuple[Row, list[int]]]
 
 def generate_rows(
     source: Path,
-    output: Path | None,
+    output: rows_io.Output | None,
     name: str | None,
     options: dict[str, Any],
     seed: int | None,
@@ -63,7 +63,7 @@ def generate_rows(
     write_rows(source, output, read, completion, session)
 
 
-def check_rows(source: Path, output: Path | None) -> None:
+def check_rows(source: Path, output: rows_io.Output | None) -> None:
     """Raise UserError for files that cannot be read or written, and for a file without rows."""
     rows_io.check_files([], source, output)
     if next(rows_io.read_rows([], source), None) is None:
@@ -72,7 +72,7 @@ def check_rows(source: Path, output: Path | None) -> None:
 
 def write_rows(
     source: Path,
-    output: Path | None,
+    output: rows_io.Output | None,
     read: Reader,
     decode: Callable[[list[int], list[int]], str],
     session: generate.GenerationSession,
@@ -87,7 +87,7 @@ def write_rows(
 
     Args:
         source: The file of rows.
-        output: A .jsonl or .csv file; None is stdout.
+        output: A .jsonl or .csv file, or a stream; None is stdout.
         read: Gives the columns to show of a row, and its tokens.
         decode: Makes the completion from a row's prompt tokens and its new tokens.
         session: What generates; without a seed it is given a random one.
@@ -105,14 +105,14 @@ def write_rows(
         total += 1
     if _one_by_one(session, config):
         say("note: with assisted decoding or prompt lookup, rows are generated one by one")
-    if output is None:
+    if output is None or output.is_stream:
         session.seed = random.getrandbits(32) if session.seed is None else session.seed
-        with rows_io.row_writer(None) as write_row:
+        with rows_io.row_writer(output) as write_row:
             for row in in_order(completions(rows_io.read_rows([], source), read, decode, session)):
                 write_row(row)
         return
-    with _output_lock(output):
-        partial = output.with_name(output.name + PARTIAL)
+    with _output_lock(output.path):
+        partial = output.path.with_name(output.path.name + PARTIAL)
         content = content_hash([source])
         snapshot.verify()
         first, ahead = _resume(partial, session, {"input": content, **made_with}, total)
@@ -132,7 +132,7 @@ def write_rows(
         except KeyboardInterrupt:
             say(f"what is done is kept in `{partial}`: the same command goes on from there")
             raise
-        with rows_io.row_writer(output) as write_row:
+        with rows_io.row_writer(output, kept_in=partial) as write_row:
             for row in in_order(_read_batches(partial)):
                 write_row(row)
         partial.unlink()

@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.inference import batch, generate, rows_to_answer
 from llmkit.runs import finished
-from llmkit.terminal import colours, painted
+from llmkit.terminal import as_is, colours, painted
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
@@ -73,7 +74,7 @@ def chat(
 
 def chat_rows(
     source: Path,
-    output: Path | None,
+    output: Output | None,
     name: str | None,
     options: dict[str, Any],
     system_prompt: str | None,
@@ -121,6 +122,12 @@ def load(
     Raises UserError for a tokenizer without a chat template.
     """
     session = generate.load(name, "chat", options, seed, quantize)
+    check_template(session)
+    return session, system_prompt_of(session, system_prompt)
+
+
+def check_template(session: generate.GenerationSession) -> None:
+    """Raise UserError for a tokenizer without a chat template."""
     try:
         session.tokenizer.get_chat_template()
     except ValueError as problem:
@@ -129,9 +136,13 @@ def load(
             f'to continue a text: llmkit generate "..." --model {session.name}; to teach it to answer: '
             f"llmkit finetune --task chat model.name={session.name}",
         ) from problem
-    if system_prompt is None:
-        system_prompt = getattr(finished.data_of(session.name, "chat"), "system_prompt", None)
-    return session, system_prompt
+
+
+def system_prompt_of(session: generate.GenerationSession, given: str | None) -> str | None:
+    """Return the system prompt that was `given`; where none was, that of the model's own recipe."""
+    if given is not None:
+        return given
+    return getattr(finished.data_of(session.name, "chat"), "system_prompt", None)
 
 
 # ---- the conversation ----------------------------------------------------------------------------------------------
@@ -178,7 +189,7 @@ def typed() -> Iterator[str]:
     while True:
         try:
             if not editing:
-                sys.stderr.write(prompt)
+                as_is(sys.stderr).write(prompt)
                 sys.stderr.flush()
             line = input(prompt if editing else "")
             line.encode()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
-from llmkit.data.output import ERROR, own_name, row_writer
+from llmkit.data.output import ERROR, Output, own_name, row_writer
 from llmkit.errors import UserError, quantity, say
 from llmkit.inference.fill_mask import blank_filler
 from llmkit.inference.rows_io import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def predict(name: str, texts: Sequence[str], source: Path | None, output: Path | None) -> None:
+def predict(name: str, texts: Sequence[str], source: Path | None, output: Output | None) -> None:
     """Predict for each of `texts`, or each row of the file `source`; write JSON lines to stdout or to `output`.
 
     Stdout holds the predictions alone; in `output` they stand behind all columns of the input, under `predicted_KEY`
@@ -50,21 +50,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Path |
     first = next(rows, None)
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
-    if task in ("causal-lm", "chat"):
-        chat = " --chat" * (task == "chat")
-        hint = f"llmkit generate{chat} --model {name}"
-        if other := runs.newest_finished(*(known for known in TASKS if known not in ("causal-lm", "chat"))):
-            hint += f"; to predict, use the run `{other}`: llmkit predict {other}"
-        raise UserError(f"`{name}` is a causal language model: it generates text", hint)
-    if task == "denoising":  # its model generates from a text, as that of seq2seq does
-        task = "seq2seq"
-    if task == "replaced-token-detection":
-        run = str(Path(name).parent) if Path(name).name.startswith("checkpoint-") else name
-        raise UserError(
-            f"`{name}` only detects which tokens of a text were replaced: it is meant to be fine-tuned",
-            f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
-        )
-    resolve_columns, predict_rows = blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
+    resolve_columns, predict_rows = predictor(name, task)
     columns: dict[str, str] = {}
     if task == "token-classification" and source is not None:
         read, columns = _sentences(name, source, read, resolve_columns)
@@ -122,6 +108,28 @@ def _options(name: str, task: str, source: Path) -> "ReadOptions":
 
 
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
+
+
+def predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
+    """Load a model that predicts; return how it resolves columns, and how it predicts for rows.
+
+    Raises UserError for a model of another kind, with the command for it.
+    """
+    if task in ("causal-lm", "chat"):
+        chat = " --chat" * (task == "chat")
+        hint = f"llmkit generate{chat} --model {name}"
+        if other := runs.newest_finished(*(known for known in TASKS if known not in ("causal-lm", "chat"))):
+            hint += f"; to predict, use the run `{other}`: llmkit predict {other}"
+        raise UserError(f"`{name}` is a causal language model: it generates text", hint)
+    if task == "denoising":  # its model generates from a text, as that of seq2seq does
+        task = "seq2seq"
+    if task == "replaced-token-detection":
+        run = str(Path(name).parent) if Path(name).name.startswith("checkpoint-") else name
+        raise UserError(
+            f"`{name}` only detects which tokens of a text were replaced: it is meant to be fine-tuned",
+            f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
+        )
+    return blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
 
 
 def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import disk
+from llmkit.data.output import Output as Output
 from llmkit.data.output import as_json as as_json
-from llmkit.data.output import check_output
 from llmkit.data.output import row_writer as row_writer
 from llmkit.errors import UserError, say
+from llmkit.recipe.paths import refuse_address
 
 if TYPE_CHECKING:
     from llmkit.data.files import ReadOptions
@@ -18,19 +19,20 @@ if TYPE_CHECKING:
 CHUNK = 256  # rows in memory: read, sorted by length and predicted together
 
 
-def check_files(texts: Sequence[str], source: Path | None, output: Path | None) -> None:
+def check_files(texts: Sequence[str], source: Path | None, output: Output | None) -> None:
     """Check that there is exactly one source of rows, and that `output` can be written; raise UserError otherwise."""
     if source is None and not texts:
         raise UserError("nothing to predict", "give texts, or a file: --input FILE")
     if source is not None and texts:
         raise UserError("texts and --input cannot be combined", "put the texts into the file")
     if source is not None and not disk.is_file(source):
+        refuse_address(str(source))
         raise UserError(f"--input: there is no file `{source}`")
     if output is None:
         return
-    check_output(output)
-    if source is not None and output.resolve() == source.resolve():
+    if source is not None and output.path.resolve() == source.resolve():
         raise UserError("--output is the file that --input reads", "name another file")
+    output.check()
 
 
 # From the rows of a chunk: the columns that the model reads, by role. From the rows and these: a prediction a row, or

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmkit import disk, hub, process
 from llmkit.errors import UserError, say
-from llmkit.recipe.paths import at_home
+from llmkit.recipe.paths import at_home, refuse_address
 from llmkit.recipe.tasks import TASKS, task_of_adapter
 from llmkit.runs.finished import record_of
 
@@ -23,6 +23,7 @@ def merge(run: str, output: str) -> None:
     The logits before and after are compared in fp32; RuntimeError where they differ. Raises UserError for a `run`
     without an adapter and an `output` with files in it; `output` is there whole or not at all.
     """
+    refuse_address(output, written=True)
     target = at_home(output).resolve()
     if disk.is_file(target) or (disk.is_dir(target) and any(target.iterdir())):
         raise UserError(
@@ -67,6 +68,7 @@ def merge(run: str, output: str) -> None:
         with loading.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
+        disk.share_files(draft)
         del model
         after = _logits(loading.load_model(str(draft), model_class), ids)  # of what is written
         difference = ((after - before).abs().max() / before.abs().max()).item()

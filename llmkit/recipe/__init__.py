@@ -13,7 +13,7 @@ from llmkit import disk
 from llmkit.errors import UserError
 from llmkit.recipe import check, schema, upstream
 from llmkit.recipe.draft import COMMAND_LINE, OF_THE_PATH, Draft, apply_overrides, read_value
-from llmkit.recipe.paths import SUFFIXES, at_home, find_data, resolve_paths
+from llmkit.recipe.paths import SUFFIXES, at_home, find_data, refuse_address, resolve_paths
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import NAMED
 from llmkit.recipe.table import ReadOnly
@@ -40,6 +40,7 @@ def find(path_or_name: str) -> Path:
     name = path_or_name.removeprefix("recipes/").removesuffix(".toml")
     if name in recipes_by_name:
         return recipes_by_name[name]
+    refuse_address(path_or_name)
     close_name = next(
         (recipe_name for recipe_name in recipes_by_name if recipe_name.endswith(f"/{name}")), ""
     ) or nearest(name, recipes_by_name)
@@ -71,7 +72,7 @@ def copy(name: str, to: Path | None = None) -> Path:
     beside = source.parent / data if data and disk.is_file(source.parent / data) else None
     pairs = [(source, target), *([(beside, target.parent / beside.name)] if beside else [])]
     for source_file, copied in pairs:
-        if disk.exists(copied) and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
+        if disk.has_content(copied) and (source_file is source or copied.read_bytes() != source_file.read_bytes()):
             raise UserError(f"`{copied}` already exists", "name another: llmkit recipes copy NAME FILE")
     try:
         for source_file, copied in pairs:
@@ -290,11 +291,12 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
             places.add("both")
     count = len(draft.problems)
     problems = f"{count} problem{'s' if count > 1 else ''}"
+    mistakes = draft.mistakes(_displayed(draft.source))
     if places == {"command line"}:
-        return UserError(f"{problems} on the command line", details=tuple(draft.report(places=False)))
+        return UserError(f"{problems} on the command line", "", draft.report(places=False), mistakes)
     where = f"in {named}" if "file" in places else ""
     where += (" and " if where else "") + "on the command line" if places != {"file"} else ""
-    return UserError(f"{problems} {where}", details=draft.report())
+    return UserError(f"{problems} {where}", "", draft.report(), mistakes)
 
 
 def _as_begun(draft: Draft) -> None:

@@ -181,7 +181,7 @@ def build_tables(draft: Draft) -> dict[str, Any]:
     """Build llmkit's own tables as frozen models, which checks what a type does not say (bounds)."""
     tables: dict[str, Any] = {}
     for name, table in schema.own_tables(draft.task).items():
-        if name == "early_stopping" and name not in draft.values:
+        if name in ("early_stopping", "sweep") and name not in draft.values:
             continue
         try:
             tables[name] = table(**draft.values.get(name, {}))

@@ -45,6 +45,13 @@ class Origin(Table):
         default=None, description="The names of the columns, for a table without a header or instead of its header."
     )
 
+    max_document_bytes: int | None = Field(
+        default=None,
+        ge=2**16,
+        description="The most bytes that a document, or a line of rows, may have; by default a quarter of the memory "
+        "that is free.",
+    )
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:
@@ -288,6 +295,11 @@ class ClassificationData(RowData):
     text_pair_column: str | None = Field(
         default=None,
         description="The column with the second text of a pair; by default found by name, beside the first.",
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        default=None,
+        description="The side on which texts longer than `max_length` are cut; by default the tokenizer's, mostly "
+        "`right`. `left` keeps the end of a text.",
     )
     label_column: str | tuple[str, ...] | None = Field(
         default=None,

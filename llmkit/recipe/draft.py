@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk
+from llmkit.errors import Place
 from llmkit.recipe.keys import key_type, known_keys
 from llmkit.recipe.synonyms import replacement
 from llmkit.recipe.toml import Key, dotted, leaves, split_key
@@ -75,6 +76,14 @@ class Draft:
         width = max((len(where) for _, where, _ in self.problems), default=0)
         ordered = sorted(self.problems, key=lambda problem: problem[0])
         return tuple(f"{where:<{width}}  {message}" if places else message for _, where, message in ordered)
+
+    def mistakes(self, file: str) -> tuple[tuple[str, Place | None], ...]:
+        """Return every mistake with its place; `file` is the recipe as the user named it."""
+        found = list[tuple[str, Place | None]]()
+        for _, where, message in sorted(self.problems, key=lambda problem: problem[0]):
+            line = int(where.split()[1]) if where.startswith("line ") else None
+            found.append((message, Place(file if line else None, line, message.partition(":")[0])))
+        return tuple(found)
 
     def origin(self, key: Key) -> str:
         """Name where a key's value comes from."""

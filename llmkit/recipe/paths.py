@@ -2,11 +2,13 @@
 
 import glob
 import os.path
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmkit import disk
+from llmkit.errors import UserError
 from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.toml import Key, dotted, split_key
 
@@ -19,6 +21,38 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SUFFIXES = (*DATA_SUFFIXES, *COMPRESSED)
 WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # names that are no file
 STARTS = ("./", "../", "/", "~")
+# How an address begins: `s3://`, or `s3:/` where `Path` has taken a slash. One letter is a drive of Windows.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_HUB = re.compile(r"(?:datasets/|spaces/|models/)?([\w.-]+/[\w.-]+)")
+_HUB_HOST = re.compile(r"(?:www\.)?(?:huggingface\.co|hf\.co)/")
+
+
+def address(text: str, written: bool = False) -> UserError | None:
+    """Return the mistake that `text` is the address of something on another machine; None where it is none.
+
+    With `written` it is the place of something to write.
+    """
+    found = _ADDRESS.match(text)
+    if found is None or disk.exists(text):
+        return None
+    scheme, rest = found[1].lower(), found[2]
+    on_hub = rest if scheme == "hf" else rest[host.end() :] if (host := _HUB_HOST.match(rest)) else ""
+    if scheme == "file":
+        hint = f"write the path alone: /{rest}"
+    elif written:
+        hint = "write to a folder on this machine, and copy it from there"
+    elif repository := _HUB.match(on_hub):
+        hint = f"for the Hub write the id alone: {repository[1]}"
+    else:
+        hint = "download it, and name the copy"
+    does = "writes only to paths on this machine" if written else "reads only paths on this machine, and the Hub"
+    return UserError(f"`{found[1]}://{rest}` is an address, and llmkit {does}", hint)
+
+
+def refuse_address(text: str, written: bool = False) -> None:
+    """Raise UserError for the address of something on another machine."""
+    if mistake := address(text, written):
+        raise mistake
 
 
 def resolve_paths(draft: Draft) -> None:
@@ -32,6 +66,8 @@ def resolve_paths(draft: Draft) -> None:
             resolved = draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)])
             if key[0] == "data" and resolved != value and not Path(value).is_absolute():
                 draft.typed[resolved] = value
+    if isinstance(value := draft.get("output_dir"), str) and (mistake := address(value, written=True)):
+        draft.problem(("output_dir",), f"{mistake.message}; {mistake.hint}")
     for key in ((*origin, "clean", listed) for origin in origins for listed in WORD_LISTS):
         if isinstance(value := draft.get(*key), str) and value not in WORD_LISTS[key[-1]]:
             draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)], hub=False)
@@ -41,6 +77,8 @@ def resolve_paths(draft: Draft) -> None:
             key = (*origin, "data_files")
             inside = [Path(data)] if disk.is_dir(Path(data)) else []  # load_dataset looks into the folder
             draft.get(*origin)["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
+        else:
+            _refuse_addresses(draft, (*origin, "data_files"), files)
 
 
 def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
@@ -67,8 +105,16 @@ def _base(draft: Draft, key: Key) -> Path:
 
 
 def _on_the_hub(path: str) -> bool:
-    """Whether `path` is a repository on the Hub or another server, in which `data_files` are names."""
-    return "://" in path or (path.count("/") == 1 and not path.startswith("/"))
+    """Whether `path` is a repository on the Hub, in which `data_files` are names."""
+    return path.count("/") == 1 and not path.startswith("/")
+
+
+def _refuse_addresses(draft: Draft, key: Key, names: Any) -> None:
+    for name in names.values() if isinstance(names, dict) else names if isinstance(names, list) else [names]:
+        if isinstance(name, list):
+            _refuse_addresses(draft, key, name)
+        elif isinstance(name, str) and (mistake := address(name)):
+            draft.problem(key, f"{mistake.message}; {mistake.hint}")
 
 
 def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
@@ -88,7 +134,10 @@ def at_home(text: str) -> Path:
 
 
 def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = True) -> str:
-    if not text or "://" in text:
+    if not text:
+        return text
+    if mistake := address(text):
+        draft.problem(key, f"{mistake.message}; {mistake.hint}")
         return text
     expanded = str(at_home(text))
     pattern = glob.has_magic(text)

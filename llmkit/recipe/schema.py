@@ -236,7 +236,8 @@ class Report(Table):
 
     write: bool | None = Field(
         default=None,
-        description="Write `report.html` and `loss.svg` when training ends; by default true, and false under --seeds.",
+        description="Write `report.html` and `loss.svg` when training ends; by default true, and false in a sweep and "
+        "under --seeds.",
     )
     rows: bool = Field(
         default=True,
@@ -247,6 +248,31 @@ class Report(Table):
         default=True,
         description="Keep what the last evaluation made of each row: truth, prediction, score and loss, in "
         "`predictions.jsonl.gz`.",
+    )
+
+
+class Sweep(Table):
+    """Train the recipe once for each of several values of its keys, and find the best."""
+
+    over: ReadOnly[Any] = Field(
+        default=ReadOnly(),
+        description="A table from key to its values: an array, or a range such as "
+        '`{ trainer.learning_rate = "1e-5..1e-3" }`, drawn by its logarithm where it spans a factor of ten or more.',
+    )
+    sampler: Literal["grid", "random", "optuna-tpe"] | None = Field(
+        default=None,
+        description="How to choose trials: all combinations (`grid`), at random by `trainer.seed`, or by Optuna's TPE; "
+        "by default `random` with `trials`, else `grid`.",
+    )
+    trials: int | None = Field(default=None, ge=1, description="How many trials to draw; ranges need it.")
+    halving: int | None = Field(
+        default=None,
+        ge=2,
+        description="With N: of every N trials the best goes on, after 1/N^2 and 1/N of their steps, if there are "
+        "enough trials.",
+    )
+    seeds: int | None = Field(
+        default=None, ge=1, description="Train each trial with this many seeds, and compare the means; by default 1."
     )
 
 
@@ -299,6 +325,9 @@ class Recipe(Table):
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="Settings that make training faster.")
     report: Report = Field(default=Report.model_construct(), description="What to show and keep when training ends.")
+    sweep: Sweep | None = Field(
+        default=None, description="Train the recipe with several values of its keys; `sweep=` trains it once."
+    )
 
     # Set by the loader; a recipe cannot set these.
     source: Path | None = Field(default=None, exclude=True)
@@ -385,6 +414,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
             "guard": Guard,
             "speed": Speed,
             "report": Report,
+            "sweep": Sweep,
         }
     data = DATA_OF_TASK.get(task, MaskedData) if isinstance(task, str) else MaskedData
     return {
@@ -397,6 +427,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "guard": Guard,
         "speed": Speed,
         "report": Report,
+        "sweep": Sweep,
     }
 
 

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
+from llmkit.errors import scrub
 from llmkit.recipe import upstream
 from llmkit.recipe.keys import key_type, known_keys
 from llmkit.recipe.toml import Key, dotted, split_key
@@ -98,6 +99,8 @@ _WORDS = {
     "--processes": "gpus n_gpus num_gpus n_gpu ngpus num_processes nproc nproc_per_node devices world_size",
     "--max-time": "time time_limit",
     "--seeds": "seeds num_seeds n_seeds runs repeats",
+    "--sweep": "grid_search hyperparameter_search hp_search hpo",
+    "--trials": "n_trials num_trials",
     "--resume": "continue resume_training resume_from resume_from_checkpoint",
     "--dry-run": "dry dryrun",
     "--accelerate-config": "accelerate",
@@ -111,16 +114,10 @@ _PRECISIONS = {
 }
 
 
-# The Hub's tokens, and names of what is as secret: no message repeats their values.
-_SECRET = re.compile(r"\bhf_\w{8,}")
+# Names of what is secret: no message repeats their values.
 _SECRET_NAME = re.compile(r"(^|_)(token|key|secret|password)$")
 _QUOTE = '"'
 _ADVISED = re.compile(r"`(\w+) = ([^`]+)`")
-
-
-def without_secrets(text: str) -> str:
-    """Return a text for a message without the tokens of the Hub that stand in it."""
-    return _SECRET.sub("hf_...", text)
 
 
 def is_secret(name: str) -> bool:
@@ -184,7 +181,7 @@ def _as_value(text: str, kind: Type, key: str) -> str:
 
 def assignment(key: str, text: str | None) -> str:
     """Write `key=text` so that it can be pasted into a shell; the key alone where `text` is None."""
-    return key if text is None else shlex.quote(without_secrets(f"{key}={text}"))
+    return key if text is None else shlex.quote(scrub(f"{key}={text}"))
 
 
 def for_shell(table: str, advice: str) -> str:

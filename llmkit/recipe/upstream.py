@@ -196,6 +196,32 @@ def documentation(class_name: str) -> Mapping[str, str]:
     return {name: " ".join(body.split()) for name, body in _DOCUMENTED.findall(docstring + "\n")}
 
 
+def architecture(model_type: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the defaults of an architecture's configuration, and the names that it has for what all have.
+
+    Both are empty where transformers has no file for it.
+    """
+    folder = model_type.replace("-", "_")
+    path = _folder("transformers") / "models" / folder / f"configuration_{folder}.py"
+    defaults: dict[str, Any] = {"tie_word_embeddings": True}
+    names: dict[str, str] = {}
+    if not path.is_file():
+        return {}, {}
+    for node in _tree(path).body:
+        if isinstance(node, ast.ClassDef) and _assigned(node).get("model_type") == model_type:
+            fields = _dataclass_fields(node.name, path)
+            defaults |= {name: field.default for name, field in fields.items()}
+            names = dict(_assigned(node).get("attribute_map") or {})
+            defaults["model_type"] = model_type
+    return defaults, names
+
+
+def _assigned(definition: ast.ClassDef) -> dict[str, Any]:
+    """Return what a class assigns to its names without a type."""
+    plain = (node for node in definition.body if isinstance(node, ast.Assign))
+    return {target.id: _plain(node.value) for node in plain for target in node.targets if isinstance(target, ast.Name)}
+
+
 def text(class_name: str) -> str:
     """Return the source of the module that defines `class_name`, a key of CLASSES."""
     package, module = CLASSES[class_name]

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from llmkit import disk
-from llmkit.errors import UserError, say
-from llmkit.metrics import evaluation_metrics
+from llmkit.errors import UserError, answer, quantity, say
+from llmkit.metrics import gather
 from llmkit.recipe.toml import toml_value
 from llmkit.reports.runs import smaller_is_better, status_of
 from llmkit.reports.tables import Format, render
@@ -56,58 +56,125 @@ class Verdict:
     p: float | None = None
 
 
-def compare(names: Sequence[str], format: Format = "table") -> int:
-    """Print the settings that differ between runs, their metrics side by side, and a test where there are two.
+@dataclass(frozen=True)
+class Result:
+    """A metric: its values on each side, one a run, and the sides whose mean is best; none where all are equal."""
 
-    Each of `names` is a run, or a folder with the runs of several seeds. Raises UserError for fewer than two, and for
-    what is no run.
+    values: Sequence[Sequence[float]]
+    best: Sequence[int] = ()
+
+    @property
+    def means(self) -> list[float | None]:
+        return [fmean(each) if each else None for each in self.values]
+
+    @property
+    def deviations(self) -> list[float | None]:
+        return [stdev(each) if len(each) > 1 else None for each in self.values]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between sides: settings by key and metrics by name, and what their rows say of two single runs."""
+
+    sides: Sequence[Side]
+    settings: Mapping[str, Sequence[Any]]
+    metrics: Mapping[str, Result]
+    verdict: Verdict | str | None
+    by_row: bool = False  # whether each side has a row of its own, and not a column: trials of a sweep
+    names_are_settings: bool = False  # what a trial of the one sweep is called
+
+    def said(self) -> list[str]:
+        """Say what the rows say."""
+        return said(self.sides[-1].name, self.verdict)
+
+    def as_object(self) -> dict[str, Any]:
+        """Return a comparison for a program; each list has an entry a side."""
+        return {
+            "sides": [{"name": side.name, "runs": list(map(str, side.runs))} for side in self.sides],
+            "settings": self.settings,
+            "metrics": {
+                name: {"mean": each.means, "std": each.deviations, "values": each.values, "best": each.best}
+                for name, each in self.metrics.items()
+            },
+            "test": asdict(self.verdict) if isinstance(self.verdict, Verdict) else None,
+            "note": self.verdict if isinstance(self.verdict, str) else None,
+        }
+
+
+def read(names: Sequence[str]) -> Comparison:
+    """Compare runs; each of `names` is a run, a folder with the runs of several seeds, or a sweep: its trials.
+
+    Raises UserError for fewer than two, and for what is no run.
     """
-    if len(names) < 2:
+    swept = [name for name in names if runs.trials_of(_path(name))]
+    sides = [side for name in names for side in (_trials(name, names) if name in swept else [_side(name)])]
+    if len(sides) < 2:
         raise UserError("a comparison needs two runs at least", "name them: llmkit compare runs/a runs/b")
-    sides = [_side(name) for name in names]
-    settings, metrics = list(differences(sides)), list(results(sides))
-    verdict = _verdict(sides)
-    columns = ["", *(side.name for side in sides)]
+    return Comparison(sides, differences(sides), results(sides), _verdict(sides), bool(swept), len(names) == 1)
+
+
+def show(found: Comparison, format: Format = "table") -> None:
+    """Print the settings that differ, metrics side by side, and a test where there are two runs."""
     if format == "json":
-        print(render([*settings, *metrics], columns, "json"), end="")  # noqa: T201
-    else:
-        width = terminal_columns(sys.stdout)
-        tables = [render(rows, columns, format, width) for rows in (settings, metrics) if rows]
-        print("\n".join(tables), end="")  # noqa: T201
-    if not settings:
+        answer(found.as_object())
+        return
+    columns = ["", *(side.name for side in found.sides)]
+    settings = table(found.sides, found.settings)
+    metrics = table(found.sides, {name: cells(result) for name, result in found.metrics.items()})
+    tables = [settings, metrics]
+    if found.by_row:
+        tables = [[{"": name, **{row[""]: row[name] for row in (*settings, *metrics)}} for name in columns[1:]]]
+        columns = ["", *(row[""] for row in (*settings, *metrics))]
+        if found.names_are_settings and format in ("latex", "md"):
+            columns = columns[1:]
+    width = terminal_columns(sys.stdout)
+    print("\n".join(render(rows, columns, format, width) for rows in tables if rows), end="")  # noqa: T201
+    if not found.settings:
         say("note: no setting differs")
-    if any("*" in str(value) for row in metrics for value in row.values()) and format == "table":
+    if any(result.best for result in found.metrics.values()) and format == "table":
         say("* the best")
-    for line in verdict:
+    for line in found.said():
         say(line)
-    return 0
 
 
-def differences(sides: Sequence[Side]) -> Iterator[dict[str, str]]:
-    """Yield a row for each setting that is not the same on all sides."""
-    keys = dict.fromkeys(key for side in sides for key in side.settings)
-    for key in keys:
+def table(sides: Sequence[Side], named: Mapping[str, Sequence[Any]]) -> list[dict[str, str]]:
+    """Return a row for each name, with the cell of each side."""
+    return [
+        {"": name, **{side.name: written(cell) for side, cell in zip(sides, row, strict=True)}}
+        for name, row in named.items()
+    ]
+
+
+def differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
+    """Return each setting that is not the same on all sides, with its value on each; None where it is not set."""
+    found = {}
+    for key in dict.fromkeys(key for side in sides for key in side.settings):
         values = [side.settings.get(key) for side in sides]
         if key not in OUTPUT and any(value != values[0] for value in values):
-            yield {"": key, **{side.name: _written(value) for side, value in zip(sides, values, strict=True)}}
+            found[key] = values
+    return found
 
 
-def results(sides: Sequence[Side]) -> Iterator[dict[str, str]]:
-    """Yield a row for each metric: mean and standard deviation over the runs of a side, the best marked."""
+def results(sides: Sequence[Side]) -> dict[str, Result]:
+    """Return each metric with its values on each side, and the sides whose mean is best."""
+    found = {}
     for name in dict.fromkeys(name for side in sides for name in side.metrics):
-        means = [fmean(side.metrics[name]) if name in side.metrics else None for side in sides]
+        values = [side.metrics.get(name, ()) for side in sides]
+        means = Result(values).means
         present = [mean for mean in means if mean is not None and math.isfinite(mean)]
         best = (min if smaller_is_better(name) else max)(present, default=None)
-        row = {"": name}
-        for side, mean in zip(sides, means, strict=True):
-            if mean is None:
-                row[side.name] = ""
-                continue
-            values = side.metrics[name]
-            spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
-            unique = mean == best and means.count(best) < len(sides)
-            row[side.name] = f"{mean:.4f}{spread}{' *' if unique else ''}"
-        yield row
+        alike = best is None or means.count(best) == len(sides)
+        found[name] = Result(values, () if alike else [i for i, mean in enumerate(means) if mean == best])
+    return found
+
+
+def cells(result: Result) -> list[str]:
+    """Write a metric for people: mean and standard deviation of each side, the best marked."""
+    shown = []
+    for i, (mean, deviation) in enumerate(zip(result.means, result.deviations, strict=True)):
+        spread = "" if deviation is None else f" ± {deviation:.4f}"
+        shown.append("" if mean is None else f"{mean:.4f}{spread}{' *' if i in result.best else ''}")
+    return shown
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -166,35 +233,53 @@ def _identity(row: Mapping[str, Any]) -> tuple[Any, Any]:
     return row.get("key"), row.get("truth")
 
 
-def _verdict(sides: Sequence[Side]) -> Iterator[str]:
-    """Yield what the rows say of two single runs."""
+def _verdict(sides: Sequence[Side]) -> Verdict | str | None:
+    """Judge two single runs row by row; None of others."""
     if len(sides) != 2 or any(len(side.runs) > 1 for side in sides):
-        return
-    first, second = sides
-    found = judge(first.runs[0], second.runs[0])
-    if isinstance(found, str):
-        yield f"note: not compared row by row: {found}"
-        return
-    low, high = found.interval
-    if found.measure == "right":
-        gained, least, most = (100 * value for value in (found.difference, low, high))
-        yield (
-            f"{found.rows:,} rows: `{second.name}` has {gained:+.2f} points more right "
-            f"(95 % interval {least:+.2f} to {most:+.2f})"
-        )
-        yield f"right in one alone: {found.first_only:,} and {found.second_only:,}; McNemar's test: p = {found.p:.3g}"
+        return None
+    return judge(sides[0].runs[0], sides[1].runs[0])
+
+
+def said(name: str, verdict: Verdict | str | None) -> list[str]:
+    """Say what the rows say of two runs, of which the second has this name."""
+    if not isinstance(verdict, Verdict):
+        return [] if verdict is None else [f"note: not compared row by row: {verdict}"]
+    low, high = verdict.interval
+    if verdict.measure == "right":
+        gained, least, most = (100 * value for value in (verdict.difference, low, high))
+        lines = [
+            f"{verdict.rows:,} rows: `{name}` has {gained:+.2f} points more right "
+            f"(95 % interval {least:+.2f} to {most:+.2f})",
+            f"right in one alone: {verdict.first_only:,} and {verdict.second_only:,}; "
+            f"McNemar's test: p = {verdict.p:.3g}",
+        ]
     else:
-        yield (
-            f"{found.rows:,} rows: the loss of `{second.name}` is {found.difference:.4f} lower "
+        lines = [
+            f"{verdict.rows:,} rows: the loss of `{name}` is {verdict.difference:.4f} lower "
             f"(95 % interval {low:+.4f} to {high:+.4f})"
-        )
-    if low <= 0 <= high:
-        yield "the difference may be chance"
+        ]
+    return [*lines, *(["the difference may be chance"] if low <= 0 <= high else [])]
+
+
+def _path(name: str) -> Path:
+    return Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+
+
+def _trials(name: str, names: Sequence[str]) -> list[Side]:
+    """Read the trials of a sweep, but for those that have no results, such as those that it stopped on the way."""
+    folders = runs.trials_of(_path(name))
+    whole = [path for path in folders if any("metrics" in runs.read_record(run) for run in disk.within(path, "*/"))]
+    if len(whole) < len(folders):
+        say(f"note: {quantity(len(folders) - len(whole), 'trial')} of `{name}` without final results left out")
+    sides = [_side(str(path)) for path in whole]
+    return (
+        [replace(side, name=path.name) for side, path in zip(sides, whole, strict=True)] if len(names) == 1 else sides
+    )
 
 
 def _side(name: str) -> Side:
     """Read a run, or a folder of runs."""
-    path = Path(name) if disk.exists(Path(name)) else runs.ROOT / name
+    path = _path(name)
     paths = (path,) if runs.is_run(path) else tuple(inner for inner in disk.within(path, "*/") if runs.is_run(inner))
     if not paths:
         raise UserError(f"`{name}` is not a run, nor a folder of runs", "list the runs: llmkit runs")
@@ -209,11 +294,7 @@ def _side(name: str) -> Side:
         key: settings[0].get(key) for key in keys if all(each.get(key) == settings[0].get(key) for each in settings)
     }
     shared |= {key: "varies" for key in keys if key not in shared and key not in (*SEEDS, *OUTPUT)}
-    metrics: dict[str, list[float]] = {}
-    for record in finished:
-        for key, value in evaluation_metrics(record["metrics"]).items():
-            metrics.setdefault(key, []).append(value)
-    return Side(name.rstrip("/"), paths, shared, metrics)
+    return Side(name.rstrip("/"), paths, shared, gather(record["metrics"] for record in finished))
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -224,5 +305,6 @@ def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{key}", value
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Write a value of a setting as a recipe has it, without quotes."""
     return "" if value is None else value if isinstance(value, str) else toml_value(value)

@@ -7,6 +7,7 @@ picture ids of its own.
 import io
 import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +15,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from llmkit.data.display import cut
 from llmkit.reports.curves import Curve
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # What is drawn in these colours gets the page's; the values are those of a picture that stands alone.
 INK, GRID, TRAIN, EVAL, FILL = "#010203", "#020304", "#030405", "#040506", "#050607"
+# Of the lines of several runs, which differ by their dashes as well: on, off, ... in points.
+RUNS = ("#060708", "#070809", "#08090a", "#090a0b", "#0a0b0c", "#0b0c0d")
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5), (9, 2), (3, 1, 1, 1, 1, 1))
 VARIABLES = {INK: "ink", GRID: "grid", TRAIN: "train", EVAL: "eval", FILL: "fill"}
+VARIABLES |= {color: f"run{number}" for number, color in enumerate(RUNS)}
 ALONE = """\
 svg{--ink:#57606a;--grid:#d8dee4;--train:#8793a1;--eval:#0b63b8;--fill:#9dbfe0;font-family:system-ui,sans-serif}
 @media (prefers-color-scheme:dark){svg{--ink:#a4b0bc;--grid:#343c45;--train:#7d8996;--eval:#71b7f7;--fill:#31597f}}"""
@@ -27,6 +33,7 @@ WIDTH, HEIGHT = 4.4, 2.3  # inches
 LEGEND = 16  # points above the axes
 FAR = 1.5  # times the range of the curves
 LONGEST_NAME = 20  # characters in a legend
+FEW = 5  # numbers of a key that are all marked on its axis
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # the one that matplotlib brings, wider than most: what fits in it fits
@@ -56,11 +63,50 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Line:
-    """A curve in a picture; `evaluated` ones stand out, and have a dot for each evaluation where these are few."""
+    """A curve in a picture; `evaluated` ones stand out, and have a dot for each evaluation where these are few.
+
+    `run` is the number of its run where the picture has those of several: its color and its dashes are that run's.
+    """
 
     name: str
     curve: Curve
     evaluated: bool = False
+    run: int | None = None
+
+    @property
+    def color(self) -> str:
+        if self.run is not None:
+            return RUNS[self.run % len(RUNS)]
+        return EVAL if self.evaluated else TRAIN
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        return () if self.run is None else dashes(self.run)
+
+
+def dashes(run: int) -> tuple[float, ...]:
+    """Return the dashes of a run among several; those of one color differ."""
+    return DASHES[(run + run // len(RUNS)) % len(DASHES)]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A trial of a sweep: its value of a key, its mean and that of each seed."""
+
+    x: Any
+    mean: float
+    values: Sequence[float] = ()
+    best: bool = False
+    hollow: bool = False  # it was not trained to its end
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The trials of a sweep over one key; `log`: its numbers are on a logarithmic scale."""
+
+    key: str
+    dots: Sequence[Dot]
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +136,8 @@ def lines(
 ) -> Picture:
     """Draw curves over steps; `level` is the value that a trivial answer has, `mark` the best step.
 
+    Lines of several runs have no legend: it would have to be in each picture of a page.
+
     `scaled`: the scale is logarithmic where values differ by more than a factor of 30.
 
     A level far from the curves would leave no room for them, and is not drawn.
@@ -97,16 +145,18 @@ def lines(
     low, high = min(line.curve.least[1] for line in curves), max(line.curve.most[1] for line in curves)
     if level is not None and not low - FAR * (high - low) <= level[1] <= high + FAR * (high - low):
         level = None
-    several = len(curves) > 1 or level is not None
+    several = (len(curves) > 1 or level is not None) and curves[0].run is None
 
     def draw(axes: Any) -> None:
         for line in curves:
-            curve, color = line.curve, EVAL if line.evaluated else TRAIN
+            curve, color = line.curve, line.color
             if curve.low is not None:
-                axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.22, linewidth=0)
+                alpha = 0.22 if line.run is None else 0.1
+                axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=alpha, linewidth=0)
             few = line.evaluated and len(curve.steps) <= 40
             dots: dict[str, Any] = {"marker": "o", "markersize": 3.2} if few or len(curve.steps) == 1 else {}
-            axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, label=line.name, **dots)
+            style: Any = (0, line.dashes) if line.dashes else "solid"
+            axes.plot(curve.steps, curve.values, color=color, linewidth=1.5, linestyle=style, label=line.name, **dots)
         if level is not None:
             name = level[0] if len(level[0]) <= LONGEST_NAME else f"{level[0][: LONGEST_NAME - 3]}..."
             axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (2, 2)), label=name)
@@ -214,6 +264,46 @@ def values(name: str, title: str, description: str, truth: np.ndarray, found: np
     return _picture(name, title, description, draw, width=3.0, height=2.6)
 
 
+def over_keys(name: str, title: str, description: str, panels: Sequence[Panel], metric: str) -> Picture:
+    """Draw the metric of trials over each key, panel beside panel; what is no number stands in its order."""
+
+    def draw(several: Any) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+        for axes, panel in zip(np.atleast_1d(several), panels, strict=True):
+            xs = [dot.x for dot in panel.dots]
+            numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x in xs)
+            names = list(dict.fromkeys(str(x) for x in xs))
+            for dot in panel.dots:
+                x, color = dot.x if numeric else names.index(str(dot.x)), EVAL if dot.best else TRAIN
+                if len(dot.values) > 1:
+                    axes.vlines(x, min(dot.values), max(dot.values), color=color, linewidth=1, alpha=0.5)
+                filled = {"facecolor": "none" if dot.hollow else color, "edgecolor": color}
+                axes.scatter([x], [dot.mean], s=26, linewidth=1.2, zorder=3 if dot.best else 2, **filled)
+            if panel.log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(numticks=4))
+                axes.xaxis.set_minor_locator(NullLocator())
+            if numeric and len(names) <= FEW:
+                axes.set_xticks(sorted(set(xs)))
+            elif numeric and not panel.log:
+                axes.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(x, int) for x in xs)))
+            elif not numeric:
+                axes.set_xticks(range(len(names)), [cut(each, 12) for each in names])
+                axes.set_xlim(-0.5, len(names) - 0.5)
+            if numeric:
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axes.set_xlabel(panel.key, loc="right", labelpad=1)
+        np.atleast_1d(several)[0].set_ylabel(metric, loc="top", labelpad=3)
+
+    whole, hollow = f"{metric}; the best is darker", any(dot.hollow for panel in panels for dot in panel.dots)
+    note = f"{whole}, hollow dots were stopped on the way" if hollow else whole
+    width = max(WIDTH, 2.4 * len(panels))
+    return replace(_picture(name, title, description, draw, width=width, panels=len(panels)), note=note)
+
+
 def _picture(
     name: str,
     title: str,
@@ -222,8 +312,12 @@ def _picture(
     width: float = WIDTH,
     height: float = HEIGHT,
     legend: bool = False,
+    panels: int = 1,
 ) -> Picture:
-    """Draw into axes of a size in inches, with room for a legend; `name` is that of its ids."""
+    """Draw into axes of a size in inches, with room for a legend; `name` is that of its ids.
+
+    Of several `panels`, which share a scale, `draw` gets an array of axes.
+    """
     name = re.sub(r"[^A-Za-z0-9]+", "-", name)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that a cache of fonts is being made is nobody's business
     import matplotlib
@@ -231,14 +325,16 @@ def _picture(
 
     with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height))
-        axes = figure.subplots()
+        axes = figure.subplots(1, panels, sharey=True)
         across, up = 72 * width, 72 * height
         top = 6 + LEGEND * legend
         figure.subplots_adjust(left=38 / across, right=1 - 8 / across, bottom=28 / up, top=1 - top / up)
         draw(axes)
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():  # text stays text, in the page's font: that matplotlib's lacks it is no matter
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     return Picture(_finish(out.getvalue(), name, title, description), title, description, width=width)
 
 

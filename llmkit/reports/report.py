@@ -252,13 +252,23 @@ def size(num_bytes: Any) -> str:
 
 def render(contents: Contents, loss: Picture | None) -> str:
     """Make the page."""
-    from jinja2 import Environment, StrictUndefined
+    return fill("page.html", page(contents, loss))
+
+
+def fill(template: str, shown: Mapping[str, Any]) -> str:
+    """Fill a template of this folder with what it shows."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FileSystemLoader(here),
+    )
     made.filters |= {"figure": figure, "thousands": lambda number: f"{number:,}"}
-    template = made.from_string((here / "page.html").read_text())
-    return template.render(css=(here / "page.css").read_text(), **page(contents, loss)) + "\n"
+    return made.get_template(template).render(css=(here / "page.css").read_text(), **shown) + "\n"
 
 
 def page(contents: Contents, loss: Picture | None) -> dict[str, Any]:

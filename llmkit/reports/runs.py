@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk
-from llmkit.errors import UserError
+from llmkit.errors import UserError, answer
 from llmkit.reports.tables import Format, render
 from llmkit.runs import directory as runs
 from llmkit.terminal import columns
@@ -23,6 +23,8 @@ def list_runs(
 ) -> int:
     """Print a table of the runs in `folder` (`runs/` by default), the newest first; return the exit code.
 
+    JSON is an object, whose `runs` has an object for each.
+
     `sort` is a column, or with `-` before it the other way round. Each of `filters` is KEY=VALUE: a column, or a key of
     the run's recipe such as `trainer.learning_rate`. Raises UserError where there is nothing to list.
     """
@@ -30,7 +32,7 @@ def list_runs(
     if not disk.is_dir(directory):
         hint = "name the folder that holds the runs" if folder else "train one: llmkit finetune --task sst2"
         raise UserError(f"there is no folder `{directory}`", hint)
-    records = {path: runs.read_record(path) for path in _directories(directory)}
+    records = {path: runs.read_record(path) for path in directories(directory)}
     if not records:
         raise UserError(f"`{directory}` holds no runs", "name the folder that holds them")
     wanted = [_condition(each, records.values()) for each in filters]
@@ -47,7 +49,10 @@ def list_runs(
         rows = [*present, *(row for row in rows if row[key] is None)]
     if format in ("csv", "json"):  # for programs: numbers in seconds, not words
         rows = [{**row, "age": row["seconds_ago"], "time": row["seconds"]} for row in rows]
-    print(render(rows, COLUMNS, format, columns(sys.stdout)), end="")  # noqa: T201
+    if format == "json":
+        answer({"runs": [{name: row[name] for name in COLUMNS} for row in rows]})
+    else:
+        print(render(rows, COLUMNS, format, columns(sys.stdout)), end="")  # noqa: T201
     return 0
 
 
@@ -61,7 +66,7 @@ def describe(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "task": record.get("task"),
         "model": model_of(record),
         "status": status_of(path, record),
-        "steps": record.get("steps"),
+        "steps": record.get("steps", results_of(record).get("step")),
         "age": None if ago is None else duration(ago),
         "time": duration(record["seconds"]) if "seconds" in record else None,
         "metric": metric,
@@ -86,7 +91,7 @@ def status_of(path: Path, record: Mapping[str, Any]) -> str:
 
 def headline(record: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Return the metric that counts and its value: what chose the best step, else the task's first, else the loss."""
-    metrics = record.get("metrics", {})
+    metrics = results_of(record)
     evaluated = [key for key in metrics if key.startswith("eval_") and not key.endswith(("_runtime", "_per_second"))]
     trainer = record.get("settings", {}).get("trainer", {})
     chosen = (
@@ -97,6 +102,13 @@ def headline(record: Mapping[str, Any]) -> tuple[str | None, float | None]:
     names = [f"eval_{chosen.removeprefix('eval_')}", *(key for key in evaluated if key != "eval_loss"), *evaluated]
     name = next((name for name in names if name in metrics), None)
     return name, None if name is None else metrics[name]
+
+
+def results_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the last metrics of a run: of one that a sweep stopped, and that did not go on, those it had then."""
+    rungs = list(record.get("rungs", {}).values())
+    found: Mapping[str, Any] = record.get("metrics") or (rungs[-1] if rungs else {})
+    return found
 
 
 def smaller_is_better(metric: str) -> bool:
@@ -112,15 +124,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _directories(folder: Path) -> Iterator[Path]:
-    """Yield the runs in a folder, and those of seeds and sweeps one level below."""
-    for path in sorted(folder.iterdir()):
+def directories(folder: Path) -> Iterator[Path]:
+    """Yield the runs in a folder, those of seeds in a folder below, and those of a sweep's trials."""
+    for path in runs.trials_of(folder) or sorted(folder.iterdir()):
         if not disk.is_dir(path):
             continue
         if runs.is_run(path):
             yield path
-        else:
-            yield from (inner for inner in sorted(path.iterdir()) if inner.is_dir() and runs.is_run(inner))
+            continue
+        for below in runs.trials_of(path) or [path]:
+            yield from (inner for inner in sorted(below.iterdir()) if inner.is_dir() and runs.is_run(inner))
 
 
 def _condition(text: str, records: Any) -> tuple[str, str]:

@@ -3,27 +3,42 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llmkit import disk
-from llmkit.errors import UserError, quantity
+from llmkit.errors import UserError, answer, quantity
 from llmkit.recipe import load
 from llmkit.runs import checkpoint, compatibility, rebuild
 from llmkit.runs import directory as runs
-from llmkit.terminal import laid_out
+from llmkit.terminal import laid_out, show
 
 
-def check(name: str) -> int:
+def check(name: str, as_json: bool = False) -> int:
     """Print the state of a run, a fact a line; return 0 if it is finished and whole or can resume, else 1."""
     directory = Path(name)
     if not runs.is_run(directory) and not checkpoint.folders(directory):
         raise UserError(f"`{name}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
+    found = examine(directory)
+    if as_json:
+        answer(found)
+    else:
+        for label, text in _lines(found):
+            show(laid_out(f"{label:14} {text}", sys.stdout, left=15))
+    return 0 if found["ok"] else 1
+
+
+def examine(directory: Path) -> dict[str, Any]:
+    """Return what a run directory holds, what of it is damaged, and its `state`.
+
+    It is `finished`; `resumable`, from the checkpoint `resume_from`; `begun`, without a checkpoint yet; or `lost`:
+    nothing is left to resume from, or `--resume` refuses, as `refusal` says.
+    """
     record = runs.read_record(directory)
-    damaged = [*_record(directory, record), *_recipe(directory), *_metrics(directory)]
-    holder = runs.holder(directory)
-    if holder:
-        _print("in use", f"by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}")
+    readable = bool(record) and not rebuild.is_needed(directory)
+    unreadable = f"{runs.RECORD_FILE} cannot be read; --resume rebuilds it from a whole checkpoint"
+    damaged = [*([] if readable else [unreadable]), *_recipe(directory), *_metrics(directory)]
     usable = []
     for folder in checkpoint.folders(directory):
         result = checkpoint.examine(folder, record.get("id"))
@@ -31,46 +46,80 @@ def check(name: str) -> int:
             damaged.append(f"{folder.name}: {result}")
         else:
             usable.append(result)
-            num_bytes = sum(file["bytes"] for file in result.manifest["files"].values())
-            progress = f"epoch {result.manifest['epoch']}, {quantity(result.manifest['samples_seen'], 'example')} seen"
-            _print(
-                folder.name,
-                f"intact, {quantity(len(result.manifest['files']), 'file')}, {num_bytes / 1e6:,.1f} MB, {progress}",
-            )
-    leftovers = [path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")]
-    if leftovers:
-        _print(
-            "left over", f"{', '.join(sorted(leftovers))}: from a save that did not finish; the next start removes it"
-        )
     finished = record.get("status") == "finished"
     weight_problems = list(_weights(directory, record)) if finished else []
+    whole = finished and not weight_problems
+    refusal = _refusal(directory) if usable and not whole else None
+    if whole or (usable and refusal is None):
+        state = "finished" if whole else "resumable"
+    else:
+        state = "lost" if checkpoint.folders(directory) or finished else "begun"
     damaged += weight_problems
-    for problem in damaged:
-        _print("damaged", problem)
-    if finished and not weight_problems:
-        _print("finished", f"intact: {', '.join(record.get('files', {})) or 'its weights are there'}")
-        if longer := record.get("longer"):
-            _print("longer", f"longer training, to {longer.get('steps', 0):,} steps, is {longer['status']}")
-            if usable:
-                _print("resumable", f"the same command with --resume goes on from {usable[0].path.name}")
-        return 1 if damaged else 0
-    if usable and (refusal := _refusal(directory)):
-        _print("lost", f"--resume refuses: {refusal.message}; {refusal.hint}")
-        return 1
-    if usable:
-        _print("resumable", f"--resume goes on from {usable[0].path.name} (step {usable[0].step:,})")
-        return 0
-    _print("lost" if checkpoint.folders(directory) or finished else "begun", "there is no checkpoint to resume from")
-    return 1
+    longer, holder = record.get("longer") if whole else None, runs.holder(directory)
+    return {
+        "run": str(directory),
+        "ok": not damaged if whole else state == "resumable",
+        "state": state,
+        "task": record.get("task"),
+        "status": record.get("status"),
+        "started": record.get("started") if readable else None,
+        "in_use": {key: holder.get(key) for key in ("pid", "host", "since")} if holder else None,
+        "checkpoints": [_described(each) for each in usable],
+        "resume_from": usable[0].path.name if usable and refusal is None else None,
+        "refusal": None if refusal is None else refusal.as_object(),
+        "longer": None if longer is None else {"steps": longer.get("steps", 0), "status": longer["status"]},
+        "files": list(record.get("files", {})) if whole else [],
+        "left_over": sorted(
+            path.name for prefix in (checkpoint.DRAFT, checkpoint.OLD) for path in directory.glob(f"{prefix}*")
+        ),
+        "damaged": damaged,
+    }
 
 
-def _record(directory: Path, record: dict[str, Any]) -> list[str]:
-    if not record or rebuild.is_needed(directory):
-        return [f"{runs.RECORD_FILE} cannot be read; --resume rebuilds it from a whole checkpoint"]
-    when = record.get("started")
-    since = time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(runs.as_seconds(when))) if when else ""
-    _print("run", f"{record.get('task', '?')}, {record.get('status', '?')}{since}")
-    return []
+def _described(found: checkpoint.Checkpoint) -> dict[str, Any]:
+    files = found.manifest["files"]
+    return {
+        "name": found.path.name,
+        "step": found.step,
+        "epoch": found.manifest["epoch"],
+        "samples_seen": found.manifest["samples_seen"],
+        "files": len(files),
+        "bytes": sum(file["bytes"] for file in files.values()),
+    }
+
+
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is printed of a run: a label and a text."""
+    if not found["damaged"] or not found["damaged"][0].startswith(runs.RECORD_FILE):
+        started = found["started"]
+        since = (
+            time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(runs.as_seconds(started))) if started else ""
+        )
+        yield "run", f"{found['task'] or '?'}, {found['status'] or '?'}{since}"
+    if holder := found["in_use"]:
+        yield "in use", f"by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
+    for each in found["checkpoints"]:
+        progress = f"epoch {each['epoch']}, {quantity(each['samples_seen'], 'example')} seen"
+        yield each["name"], f"intact, {quantity(each['files'], 'file')}, {each['bytes'] / 1e6:,.1f} MB, {progress}"
+    if found["left_over"]:
+        yield (
+            "left over",
+            f"{', '.join(found['left_over'])}: from a save that did not finish; the next start removes it",
+        )
+    for problem in found["damaged"]:
+        yield "damaged", problem
+    if found["state"] == "finished":
+        yield "finished", f"intact: {', '.join(found['files']) or 'its weights are there'}"
+        if longer := found["longer"]:
+            yield "longer", f"longer training, to {longer['steps']:,} steps, is {longer['status']}"
+            if found["resume_from"]:
+                yield "resumable", f"the same command with --resume goes on from {found['resume_from']}"
+    elif found["state"] == "resumable":
+        yield "resumable", f"--resume goes on from {found['resume_from']} (step {found['checkpoints'][0]['step']:,})"
+    elif refusal := found["refusal"]:
+        yield "lost", f"--resume refuses: {refusal['message']}; {refusal['hint'] or ''}"
+    else:
+        yield found["state"], "there is no checkpoint to resume from"
 
 
 def _refusal(directory: Path) -> UserError | None:
@@ -115,7 +164,3 @@ def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
         for file in expected
         if actual.get(file) != expected[file]
     ]
-
-
-def _print(label: str, text: str) -> None:
-    print(laid_out(f"{label:14} {text}", sys.stdout, left=15))  # noqa: T201

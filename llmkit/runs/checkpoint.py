@@ -132,6 +132,7 @@ def begin(directory: Path, step: int) -> Path:
 
 def seal(draft: Path, manifest: Mapping[str, Any]) -> Path:
     """Turn the files in `draft` into a checkpoint: synced to disk, listed in a manifest, renamed; return its path."""
+    disk.share_files(draft)
     for path in draft.rglob("*"):
         synced(path)
     content = {**manifest, "files": files_of(draft)}

@@ -193,7 +193,7 @@ def is_free(key: str) -> bool:
     """Tell whether a key may differ when a run resumes."""
     if re.fullmatch(r"data\.(sources\..+\.)?path", key):  # the data is compared by its content
         return True
-    if key.endswith(global_batch.KEY):  # as other sizes of batches
+    if key.endswith((global_batch.KEY, ".max_document_bytes")):  # as other sizes of batches; it only refuses
         return True
     table, _, rest = key.partition(".")
     if table == "guard":

@@ -21,6 +21,7 @@ RECORD_FILE = "run.json"
 RECIPE_FILE = "recipe.toml"
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_LOG = "launch.log"
+SWEEP_FILE = "sweep.json"
 CARD_FILE = "README.md"
 REPORT_FILE, LOSS_PICTURE, PREDICTIONS_FILE = "report.html", "loss.svg", "predictions.jsonl.gz"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
@@ -210,6 +211,17 @@ def held(directory: Path) -> Iterator[None]:
     finally:
         (directory / HOLDER_FILE).unlink(missing_ok=True)
         lock.release()
+
+
+def trials_of(directory: Path) -> list[Path]:
+    """List the folders of the trials of a sweep, each with a run for each seed; none where it is no sweep."""
+    trials = read_sweep(directory).get("trials", [])
+    return [directory / trial["name"] for trial in trials if disk.is_dir(directory / trial["name"])]
+
+
+def read_sweep(directory: Path) -> dict[str, Any]:
+    """Read `sweep.json`; empty where there is none or it cannot be read."""
+    return _read_json(directory / SWEEP_FILE)
 
 
 def read_record(directory: Path) -> dict[str, Any]:

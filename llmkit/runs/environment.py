@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub
+from llmkit.errors import scrub
 from llmkit.runs import directory as runs
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy")
@@ -22,7 +22,7 @@ def surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
-        "command": ["llmkit", *map(hub.scrub, sys.argv[1:])],
+        "command": ["llmkit", *map(scrub, sys.argv[1:])],
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
         "started": runs.now(),
     }

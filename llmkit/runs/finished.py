@@ -7,6 +7,7 @@ from typing import Any
 from llmkit import disk, hub
 from llmkit.errors import UserError
 from llmkit.recipe import load
+from llmkit.recipe.paths import refuse_address
 from llmkit.recipe.tasks import TASKS, task_of_adapter, task_of_architecture
 from llmkit.runs import checkpoint
 from llmkit.runs import directory as runs
@@ -14,6 +15,7 @@ from llmkit.runs import directory as runs
 
 def check_model(name: str) -> None:
     """Raise UserError unless `name` is a folder with a finished model, or a Hub id."""
+    refuse_address(name)
     directory = Path(name)
     if runs.is_run(directory) and not runs.is_finished(directory):
         newest, _ = checkpoint.newest(directory, runs.read_record(directory).get("id"))

@@ -56,7 +56,7 @@ class FusedLMLoss:
         """
         learned, targets, skip = labels != -100, labels.flatten(), self.skip
         if skip:
-            positions = learned.flatten().nonzero()[:, 0]
+            positions = self.positions(learned)
             skip = len(positions) < len(targets)
             targets = targets[positions]
 
@@ -80,6 +80,10 @@ class FusedLMLoss:
 
         with replaced_forward(layer, losses_of):
             return model(**inputs).logits
+
+    def positions(self, learned: torch.Tensor) -> torch.Tensor:
+        """Return where there are labels, of the positions one behind the other."""
+        return learned.flatten().nonzero()[:, 0]
 
     def _losses(
         self, layer: nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, smoothing: float, reduction: str

@@ -92,7 +92,8 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     record, warnings = summary.look(
         train, held_out, {name: task.label_counts(part, label_spec) for name, part in parts.items()}
     )
-    unknown = {name: unknown_tokens.share(tokenizer, _texts_of(recipe.task, part)) for name, part in parts.items()}
+    texts = {name: _texts_of(recipe.task, part) for name, part in parts.items()}
+    unknown = {name: unknown_tokens.share(tokenizer, tokens) for name, tokens in texts.items()}
     for name, found in unknown.items():
         if found is not None:
             record[name]["unknown"] = round(found, 6)
@@ -126,7 +127,11 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
         ],
         notes=[*recipe.notes, *splits.notes, *_notes(parts), *notes, *added],
         subtokens=subtokens,
-        warnings=[*unknown_tokens.warnings(recipe, tokenizer, unknown), *warnings],
+        warnings=[
+            *unknown_tokens.warnings(recipe, tokenizer, unknown),
+            *unknown_tokens.in_pieces(recipe, tokenizer, texts),
+            *warnings,
+        ],
         record={"data": about, "columns": columns, "max_length": length, **task.record(label_spec), **scored},
         example=_example(task, next(iter(splits.validation.values()), first), columns),
         rows=splits.rows,

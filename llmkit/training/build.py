@@ -7,8 +7,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from llmkit import hub
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, say, scrub
 from llmkit.models import tokenizer
 from llmkit.recipe.schema import Recipe
 from llmkit.runs import compatibility
@@ -116,7 +115,7 @@ def _unharmed(tracker: Any, method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
         except Exception as problem:
             tracker.gave_up = True
-            said = hub.scrub(f"{type(problem).__name__}: {problem}")
+            said = scrub(f"{type(problem).__name__}: {problem}")
             say(f"warning  {type(tracker).__name__} failed, and the run goes on without it: {said}")
             return None
 

@@ -1,6 +1,5 @@
 """How good a finished model is, on the validation data of its own recipe or of another."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk, process
+from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
 from llmkit.recipe.data_tables import TextData
@@ -57,8 +57,8 @@ def _is_own(name: str, recipe: Recipe) -> bool:
     return own is not None and recipe.source == Path(own).resolve() and recipe.origins["data.path"] != COMMAND_LINE
 
 
-def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
-    """Print the metrics of `name` on the validation data of `recipe` (on all its data if there is none) as JSON.
+def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[str, Any]:
+    """Return the metrics of `name` on the validation data of `recipe`, on all its data if there is none.
 
     Of classes a table is shown, and which is taken for which. Every row, or every document of running text, is written
     into `output` with what the model made of it, mistakes first. Rows that were left out are counted and not in it.
@@ -70,7 +70,6 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
     import transformers
 
     from llmkit import tasks
-    from llmkit.data.output import check_output
     from llmkit.data.rows.splits import WHOLE
     from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
@@ -82,8 +81,8 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
     from llmkit.training.trainer import compared, final_evaluation
 
     if output is not None:
-        check_output(output)
-        _check_unread(output, recipe)
+        _check_unread(output.path, recipe)
+        output.check()
         if recipe.evaluation.metrics == () and recipe.task not in (*PRETRAINING, "chat"):
             raise UserError(
                 "--output: no predictions to write, because evaluation.metrics = [] asks for the loss only",
@@ -145,7 +144,7 @@ def evaluate(name: str, recipe: Recipe, output: Path | None = None) -> None:
         said |= {key: assembly.record[key] for key in ("scored_by", "language")}
     if beside:
         said["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
-    print(json.dumps(said, indent=2))  # noqa: T201
+    return said
 
 
 def _check_unread(output: Path, recipe: Recipe) -> None:

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 from llmkit import tasks
 from llmkit.data.display import cut
-from llmkit.data.output import ERROR, own_name, row_writer
+from llmkit.data.output import ERROR, Output, own_name, row_writer
 from llmkit.data.rows.batches import Examples
 from llmkit.errors import quantity, say
 from llmkit.metrics import class_scores, most_confused
@@ -44,7 +43,7 @@ class Measured:
         self._parts[next(name for name, each in self._assembly.validation.items() if each is part)] = stats, part
         return self._assembly.metrics(stats, part)
 
-    def show(self, output: Path | None) -> None:
+    def show(self, output: Output | None) -> None:
         """Say what is wrong of the classes, if there are any, and write every row or document into `output`."""
         lines: dict[str, list[Line]] = {}
         for name, (stats, part) in self._parts.items():
@@ -139,7 +138,7 @@ class TokenLosses:
         return lines
 
 
-def write(output: Path, parts: Mapping[str, Sequence[Line]]) -> int:
+def write(output: Output, parts: Mapping[str, Sequence[Line]]) -> int:
     """Write the rows or documents of each part into one file, mistakes first; return how many there are.
 
     Of several parts each row says of which it is, as its `split`. All columns of the data come first; what is said is

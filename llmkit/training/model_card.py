@@ -12,6 +12,8 @@ from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import directory as runs
 
+HERE = "  # this folder, or the Hub id under which it is published"
+
 
 def figures(metrics: dict[str, float]) -> list[str]:
     """Return the metrics worth showing: the losses and what the task measures.
@@ -58,6 +60,9 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
         + (f"{trivial[key]['answer'].replace('|', '&#124;')}: {trivial[key]['value']:.4f} |" if key in trivial else "|")
         for key in figures(metrics)
     ]
+    base = recipe.model.name if recipe.lora is not None else None
+    if base and disk.exists(Path(base)):
+        base = _here(Path(base))
     text = f"""# {directory.name}
 
 A {recipe.task} model of {facts["parameters"]:,} parameters, {facts["trainable_parameters"]:,} of them trained on
@@ -70,29 +75,32 @@ data, metrics.
 {chr(10).join(rows)}
 
 ```python
-{_loading(recipe, directory, record.auto_class)}
-tokenizer = AutoTokenizer.from_pretrained(path)
+{loading(_here(directory), record.auto_class, base, HERE)}
 ```
 """
     (directory / runs.CARD_FILE).write_text("\n".join([*head, "---", "", text]))
 
 
-def _loading(recipe: Recipe, directory: Path, auto_class: str) -> str:
-    path = f"""path = "{_here(directory)}"  # this folder, or the Hub id under which it is published"""
-    if recipe.lora is None:
+def loading(path: str, auto_class: str, base: str | None = None, comment: str = "") -> str:
+    """Return the Python that loads the model at `path`, a folder or a Hub id, and its tokenizer.
+
+    `base` is what an adapter adapts; `comment` goes behind the path.
+    """
+    where = f'path = "{path}"{comment}'
+    if base is None:
         return f"""from transformers import {auto_class}, AutoTokenizer
 
-{path}
-model = {auto_class}.from_pretrained(path)"""
-    base = recipe.model.name
-    shown = _here(Path(base)) if base and disk.exists(Path(base)) else base
+{where}
+model = {auto_class}.from_pretrained(path)
+tokenizer = AutoTokenizer.from_pretrained(path)"""
     return f"""from peft import PeftModel
 from transformers import AutoConfig, {auto_class}, AutoTokenizer
 
-{path}
+{where}
 config = AutoConfig.from_pretrained(f"{{path}}/{ADAPTED_CONFIG}")
-base = {auto_class}.from_pretrained("{shown}", config=config)
-model = PeftModel.from_pretrained(base, path)"""
+base = {auto_class}.from_pretrained("{base}", config=config)
+model = PeftModel.from_pretrained(base, path)
+tokenizer = AutoTokenizer.from_pretrained(path)"""
 
 
 def _here(folder: Path) -> str:

@@ -13,6 +13,8 @@ from llmkit import tasks, terminal
 from llmkit.data.display import cut
 from llmkit.data.text.mixture import MixedBlocks
 from llmkit.errors import quantity, say
+from llmkit.plan import closed_form
+from llmkit.plan.closed_form import in_bytes, megabytes
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint
@@ -25,12 +27,6 @@ from llmkit.training.progress import clock
 
 SPARKLINE = 40  # columns, at most
 DAY = '"What a day!"'
-
-# Numbers that an optimizer keeps for each trained parameter, by its name in TrainingArguments.
-MOMENTS = {
-    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused"), 2),
-    **dict.fromkeys(("adagrad", "rmsprop"), 1),
-}
 
 
 def introduce(
@@ -59,8 +55,15 @@ def introduce(
         tokens = total_batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
-    if not (recipe.model.load_in_4bit or args.fsdp or args.deepspeed):  # there it is divided otherwise
-        parts = memory(facts["parameters"], trained, str(getattr(args.optim, "value", args.optim)))
+    settings = {**recipe.trainer, **_as_it_is(args)}
+    lengths = getattr(assembly.train, "lengths", None)
+    longest = None if lengths is None or not len(lengths) else int(lengths.max())
+    needs = closed_form.of_config(recipe, assembly.config.to_dict(), settings, args.world_size, longest)
+    if needs is not None:
+        for name, text in closed_form.lines(needs, args.max_steps if args.max_steps > 0 else None):
+            say(f"{name:8} {text}")
+    elif not (recipe.model.load_in_4bit or args.fsdp or args.deepspeed):  # there it is divided otherwise
+        parts = closed_form.held(facts["parameters"], trained, settings["optim"])
         listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
         say(f"memory   {in_bytes(sum(parts.values()))} and what a batch takes: {listed}")
     if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:
@@ -77,20 +80,15 @@ def introduce(
         say(f"warning  {warning}")
 
 
-def memory(parameters: int, trained: int, optimizer: str) -> dict[str, int]:
-    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known."""
-    sizes = {"weights": 4 * parameters, "gradients": 4 * trained}
-    return {**sizes, "optimizer": 4 * MOMENTS[optimizer] * trained} if optimizer in MOMENTS else sizes
-
-
-def in_bytes(count: int) -> str:
-    """Write a number of bytes in MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else megabytes(count)
-
-
-def megabytes(count: int) -> str:
-    """Write a number of bytes in MB."""
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+def _as_it_is(args: TrainingArguments) -> dict[str, Any]:
+    """Return what of [trainer] decides what memory is taken, as it has become."""
+    keys = ("gradient_accumulation_steps", "bf16", "fp16", "activation_checkpointing", "fsdp", "deepspeed")
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    return {
+        **{key: getattr(args, key) for key in keys},
+        "per_device_train_batch_size": args.train_batch_size,
+        "optim": optimizer,
+    }
 
 
 def fast(switches: dict[str, Any]) -> list[str]:

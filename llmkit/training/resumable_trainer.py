@@ -156,7 +156,8 @@ class ResumableTrainer(SavingTrainer):
         self._total_loss_scalar, self._globalstep_last_logged = saved["total_loss"], saved["last_logged"]
         self._tr_loss = torch.tensor(self._resumed.rank_state["loss"], device=self.args.device)
         self._load_rng_state(str(self._resumed.checkpoint.path))  # for what is saved before the next step
-        self.control.should_training_stop = saved["over"] and not self._resumed.longer
+        self.stopped = self.stopping()  # where a sweep stops it, which did not come to judge it before
+        self.control.should_training_stop = self.stopped or (saved["over"] and not self._resumed.longer)
         self.skipped_steps = saved["skipped_steps"]
         early_stopping.load_state_dict(self.callback_handler.callbacks, saved["early_stopping"])
         if self._resumed.longer:

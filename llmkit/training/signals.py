@@ -1,8 +1,6 @@
 """Signals: the ones that end a run with a checkpoint, and the one that asks for a checkpoint and lets it go on."""
 
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmkit.process import SAVING, stopping
+from llmkit.process import SAVING, handle, leave_at_once, stopping
 from llmkit.terminal import put_at_once
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 
@@ -20,7 +18,10 @@ SAVE, STOP = 1, 100  # what processes agree on: to save, or STOP + the number of
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once."""
+    """Ends a run on a signal: finishes the step, saves a checkpoint, breaks evaluation off. A second leaves at once.
+
+    So it ends one at the step `at_step`, with no number in `signal`.
+    """
 
     def __init__(self, speaks: bool = True) -> None:
         self.speaks = speaks  # one of several processes does
@@ -28,36 +29,45 @@ class StopOnSignal(TrainerCallback):
         self.asked = False  # for a checkpoint
         self.signal = 0  # what they agreed on
         self.stopped = False  # training was ended by it, before its last step
+        self.at_step: int | None = None  # where a sweep stops the run, as a signal would
         self._predicted = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note the signals that come in meanwhile; what they did before holds again afterwards."""
-        before = {number: signal.signal(number, self._note) for number in (*stopping(), SAVING)}
+        before = handle(dict.fromkeys((*stopping(), SAVING), self._note))
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            handle(before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == SAVING:
             self.asked = True
             return
         if self.received:
-            sys.stderr.flush()
-            os._exit(128 + number)
+            leave_at_once(number)
         self.received = number
         if self.speaks:
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
             put_at_once(f"stopping after this step, which is saved{again}")
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stopped = self._is_there(state)
+
+    def _is_there(self, state: TrainerState) -> bool:
+        """Tell whether the run is where a sweep stops it."""
+        return self.at_step is not None and self.at_step <= state.global_step < state.max_steps
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY:
+        there = self._is_there(state)
+        if args.world_size > 1 and args.device.type != "cpu" and state.global_step % AGREE_EVERY and not there:
             return
         agreed = self._agree(args)
-        if agreed >= STOP and state.global_step < state.max_steps:
-            self.signal = agreed - STOP
+        if there or (agreed >= STOP and state.global_step < state.max_steps):
+            self.signal = max(0, agreed - STOP)
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True

@@ -1,5 +1,6 @@
 """The story of one run, from a recipe to a finished run directory."""
 
+import math
 import os
 import shutil
 import signal
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
-from llmkit import hub, process, tasks
-from llmkit.errors import RunError, UserError, say
+from llmkit import disk, hub, process, tasks
+from llmkit.errors import RunError, UserError, say, scrub
+from llmkit.metrics import evaluation_metrics
 from llmkit.models import trainable
 from llmkit.models.weights import create_model
 from llmkit.recipe import global_batch
@@ -42,12 +44,19 @@ FINISHED = 0
 EXPORT = ".draft-model"
 
 
-def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = None, allowed: Sequence[str] = ()) -> int:
+def run(
+    recipe: Recipe,
+    directory: Path,
+    resume: bool,
+    max_time: int | None = None,
+    allowed: Sequence[str] = (),
+    watch: TrainerCallback | None = None,
+) -> int:
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
     With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
-    `allowed` are keys in which the recipe may differ from that of the run being resumed. Raises UserError before the
-    first step for most of what would have failed later.
+    `allowed` are keys in which the recipe may differ from that of the run being resumed, `watch` is told of each step.
+    Raises UserError before the first step for most of what would have failed later.
     """
     started = time.monotonic()
     if resume:
@@ -92,11 +101,15 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
     while not batch_size.fits(trainer):
         batch_size.shrink(args)
         trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    if watch is not None:
+        trainer.add_callback(watch)
     check_alike(trainer.fingerprints, args.world_size)
     steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
     if limit is None:
         steps = trainer.planned_steps()
         assembly.notes.extend(filter(None, [schedule.fit(args, steps)]))
+        if (share := process.stop_at()) is not None:
+            stop.at_step = math.ceil(steps * share)
     if trainer.sampler is not None:
         assembly.notes.extend(filter(None, [samples.note(trainer.sampler, args, steps)]))
     facts = {
@@ -163,17 +176,19 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             if not stop.stopped:
                 final_samples(trainer)
             found = {} if stop.stopped else compared(trainer, assembly.compare, assembly.learned)
+            if stop.stopped and not stop.signal:
+                return judged(trainer, directory)
         except StoppedInEvaluation:
             if trainer.saved_at != trainer.state.global_step:
                 trainer._save_checkpoint(trainer.model_wrapped, None)
         except Exception as problem:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again for a worker that died
+            process.handle({signal.SIGCHLD: signal.SIG_DFL})  # torch's handler would raise again for a worker that died
             saved = not isinstance(problem, UserError) and trainer.save_after_failure()
             if saved and stop.received:  # the signal that ended the data workers, too
                 stop.signal = stop.received
                 return stopped(trainer, stop, directory, time.monotonic() - started)
             with suppress(OSError):
-                message = hub.scrub(f"{type(problem).__name__}: {problem}")
+                message = scrub(f"{type(problem).__name__}: {problem}")
                 if main:
                     runs.set_status(directory, "failed", problem=message)
             if saved:
@@ -208,7 +223,8 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
             metrics |= {"last_train_loss": loss, "last_train_loss_steps": covered}
         if trainer.state.best_global_step and trainer.state.best_metric is not None:
             facts["best"] = report.best(trainer.state, args)
-        said, hint = trivial.judge(args, trainer.state, found)
+        examples = None if recipe.data is None else recipe.data.global_batch_size
+        said, hint = trivial.judge(args, trainer.state, found, examples)
         runs.update_record(
             directory, "predictions", verdicts=[{"warning": warns, "says": line} for warns, line in said]
         )
@@ -217,6 +233,19 @@ def run(recipe: Recipe, directory: Path, resume: bool, max_time: int | None = No
         seconds = time.monotonic() - started
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         report.finish(recipe, directory, metrics, facts, seconds, said, hint, losses, assembly.example)
+    return FINISHED
+
+
+def judged(trainer: Trainer, directory: Path) -> int:
+    """Evaluate a run where a sweep stops it, and record that under `rungs`; return the exit code.
+
+    Its checkpoint is written, and knows nothing of this: the run goes on as if it had never stopped.
+    """
+    metrics, step = evaluation_metrics(trainer.evaluate()), trainer.state.global_step
+    if trainer.args.process_index == 0:
+        rungs = {**runs.read_record(directory).get("rungs", {}), str(process.stop_at()): {"step": step, **metrics}}
+        runs.update_record(directory, status="stopped", rungs=rungs)
+        say(f"stopped at step {step:,} of {trainer.state.max_steps:,}, where the sweep compares its trials")
     return FINISHED
 
 
@@ -239,6 +268,7 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
             shutil.rmtree(draft, ignore_errors=True)
         trainer.save_model(str(draft))
         if trainer.args.should_save:
+            disk.share_files(draft)
             for path in draft.rglob("*"):
                 checkpoint.synced(path)
             written = checkpoint.files_of(draft)

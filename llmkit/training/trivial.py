@@ -21,8 +21,10 @@ UNIGRAM = "unigram model"
 READ = 2000  # blocks of the training data, at most, that a unigram model is counted on
 AT_ONCE = 16  # blocks that are made into a batch
 RISE = 1.2  # the last evaluation loss over the lowest, above which a model memorizes
+MEMORIZED = 1 / 2  # the training loss at the end over the evaluation loss, below which a model memorizes
 FEW_STEPS = 200
 SMALL = 8  # examples in a batch
+HIGH_RATE = 1e-4  # a learning rate that is not raised further
 MOST_LABELS = 200  # kinds of them that `run.json` keeps the counts of
 
 
@@ -188,12 +190,16 @@ def did_not_fall(history: Sequence[Mapping[str, float]]) -> tuple[float, float] 
 
     None also where fewer than four were logged.
     """
+    first, last = _first_and_last(history)
+    return None if last < first or math.isnan(first) else (first, last)
+
+
+def _first_and_last(history: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """Return the mean training loss of the first and of the last quarter of the log; NaN if it has fewer than four."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    quarter = len(losses) // 4
-    if not quarter:
-        return None
-    first, last = float(np.mean(losses[:quarter])), float(np.mean(losses[-quarter:]))
-    return None if last < first else (first, last)
+    if not (quarter := len(losses) // 4):
+        return math.nan, math.nan
+    return float(np.mean(losses[:quarter])), float(np.mean(losses[-quarter:]))
 
 
 def rose(history: Sequence[Mapping[str, float]]) -> tuple[int, float, float] | None:
@@ -206,22 +212,43 @@ def rose(history: Sequence[Mapping[str, float]]) -> tuple[int, float, float] | N
 
 
 def judge(
-    args: TrainingArguments, state: TrainerState, found: Mapping[str, Comparison]
+    args: TrainingArguments, state: TrainerState, found: Mapping[str, Comparison], global_batch: int | None = None
 ) -> tuple[list[tuple[bool, str]], str]:
-    """Say where the result is no better than the trivial one, or the loss did not fall, and what to try."""
-    flat, said = did_not_fall(state.log_history), list(verdicts(found))
+    """Say where the result is no better than the trivial one, or the loss did not fall, and what to try.
+
+    `global_batch` is `data.global_batch_size`, where the recipe has it.
+    """
+    flat, found_rise, said = did_not_fall(state.log_history), rose(state.log_history), list(verdicts(found))
     if flat is not None:
         said.append((True, f"the training loss did not fall: {flat[0]:.4f} at first, {flat[1]:.4f} at the end"))
-    if found_rise := rose(state.log_history):
+    if found_rise:
         step, lowest, last = found_rise
         about = f"eval_loss was lowest at step {step:,} ({lowest:.4f}) and is {last:.4f} at the end"
         said.append((False, f"{about}: the model memorizes its training data; more data or fewer epochs may help"))
-    return said, to_try(args, state.global_step, flat is None)
+    evaluated = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    training, evaluation = _first_and_last(state.log_history)[1], evaluated[-1] if evaluated else math.nan
+    losses = f"{training:.4f}" + (f", on held-out rows {evaluation:.4f}" if evaluated else "")
+    memorizes = found_rise is not None or training < MEMORIZED * evaluation
+    return said, to_try(args, state.global_step, flat is None, memorizes, losses, global_batch)
 
 
-def to_try(args: TrainingArguments, steps: int, fell: bool) -> str:
-    """Name two things that may help, by what the run had."""
-    epochs, rate, size = args.num_train_epochs, args.learning_rate, args.per_device_train_batch_size
+def to_try(
+    args: TrainingArguments, steps: int, fell: bool, memorizes: bool, losses: str, global_batch: int | None = None
+) -> str:
+    """Name two things that may help, by what the run had.
+
+    Args:
+        args: its settings.
+        steps: how many it took.
+        fell: the training loss is lower at the end than at first.
+        memorizes: the training loss is far below the evaluation loss, or that rose.
+        losses: both, at the end, in words.
+        global_batch: `data.global_batch_size`, where the recipe has it: then a batch is made smaller by that key.
+    """
+    epochs, rate = args.num_train_epochs, args.learning_rate
+    key, size, small = "trainer.per_device_train_batch_size", args.per_device_train_batch_size, SMALL
+    if global_batch is not None:
+        key, size, small = "data.global_batch_size", global_batch, SMALL * args.world_size
 
     def scaled(times: float) -> str:
         if args.max_steps > 0:
@@ -230,14 +257,19 @@ def to_try(args: TrainingArguments, steps: int, fell: bool) -> str:
 
     if steps < FEW_STEPS:
         longer = scaled(min(10, max(2, math.ceil(FEW_STEPS / max(1, steps)))))
-        other = (
-            f"trainer.per_device_train_batch_size={SMALL}" if size > SMALL else f"trainer.learning_rate={3 * rate:.0e}"
-        )
+        other = f"{key}={small}" if size > small else f"trainer.learning_rate={3 * rate:.0e}"
         return f"try {longer} ({steps} step{'s' * (steps != 1)} may be too few), {other}"
     if not fell:
-        other = rate / 5 if rate >= 1e-4 else 3 * rate
+        other = rate / 5 if rate >= HIGH_RATE else 3 * rate
         return f"try trainer.learning_rate={other:.0e}; check that each label belongs to its text"
+    if memorizes:
+        fewer = scaled(0.5) if epochs > 1 or args.max_steps > 0 else f"trainer.learning_rate={rate / 3:.0e}"
+        return (
+            f"the model memorizes its training data (loss {losses}): try {fewer}, or more rows; "
+            "check that each label belongs to its text"
+        )
+    faster = f"trainer.learning_rate={3 * rate:.0e}" if rate < HIGH_RATE else f"{key}={small}" * (size > small)
     return (
-        f"the training loss fell, but results on held-out rows did not improve: try {scaled(0.5)}, or more rows; "
-        "check that each label belongs to its text"
+        f"the model has learned too little (training loss {losses}): "
+        f"try {', '.join(filter(None, (scaled(2), faster)))}, or more rows; check that each label belongs to its text"
     )

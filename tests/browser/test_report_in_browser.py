@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import made_runs
 import pytest
 
-from llmkit.reports import report
+from llmkit.reports import compare, compare_page, report
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip(
@@ -40,6 +41,23 @@ CONTRAST = """() => {
 }"""
 
 
+# Words of pictures that lie outside them.
+OUTSIDE = """[...document.querySelectorAll('svg')].flatMap(s => [...s.querySelectorAll('text')].filter(t => {
+    const a = t.getBoundingClientRect(), b = s.getBoundingClientRect();
+    return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+}).map(t => t.textContent))"""
+# The contrast of each line of a legend with the page.
+LINES = """() => {
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = color => { const [r, g, b] = color.match(/\\d+/g).map(Number);
+    return 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255); };
+  const page = light(getComputedStyle(document.body).backgroundColor);
+  return [...document.querySelectorAll('.legend path')].map(path => {
+    const pair = [light(getComputedStyle(path).stroke), page].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05); });
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
@@ -48,26 +66,63 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+LONG_NAME = "a-run-with-a-rather-long-name_2026-11-29"
+
+
 @pytest.fixture(scope="module", params=["classifier", "language_model"])
 def page_file(request, tmp_path_factory) -> Path:
-    made = getattr(made_runs, request.param)(
-        tmp_path_factory.mktemp("runs") / "a-run-with-a-rather-long-name_2026-11-29"
-    )
-    return report.write(made)
+    return report.write(getattr(made_runs, request.param)(tmp_path_factory.mktemp("runs") / LONG_NAME))
 
 
-@pytest.fixture(params=[("light", 400), ("dark", 400), ("light", 1400), ("dark", 1400)], ids=lambda p: f"{p[0]}-{p[1]}")
-def page(request, browser, page_file) -> Iterator[Any]:
-    scheme, width = request.param
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Path:
+    """The page of seven runs and a folder of two: every colour, and the first one twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    names = [LONG_NAME, *"bcdefg", "seeds/1", "seeds/2"]
+    for number, name in enumerate(names):
+        settings = {"trainer": {"learning_rate": 1e-4 * (number + 1)}}
+        made_runs.classifier(folder / name, steps=200 + 20 * number, settings=settings)
+    file = folder / "curves.html"
+    compare_page.write(file, compare.read([str(folder / name) for name in (*names[:7], "seeds")]))
+    return file
+
+
+SCREENS = [("light", 400), ("dark", 400), ("light", 1400), ("dark", 1400)]
+
+
+@pytest.mark.parametrize(("scheme", "width"), SCREENS)
+def test_a_comparison_is_a_page_of_this_kind(scheme, width, comparison, browser):
+    with pages(browser, comparison, scheme, width) as page:
+        test_it_opens_without_an_error_or_a_request(page, comparison)
+        test_nothing_is_wider_than_the_window(page)
+        least = page.evaluate(CONTRAST)
+        assert least[0][0] >= 4.5, least[:5]
+        lines = page.evaluate(LINES)
+        assert len(lines) == 8
+        assert all(contrast >= 3 for contrast in lines), lines  # WCAG 2.2, 1.4.11
+        assert page.evaluate(OUTSIDE) == []
+        for role, number in (("img", 5), ("table", 2), ("navigation", 1)):
+            assert page.get_by_role(role).count() == number
+        assert page.get_by_role("img", name="Training loss").count() == 1
+
+
+@contextmanager
+def pages(browser, file: Path, scheme: str, width: int) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.said, page.asked = [], []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))
     page.on("request", lambda request: page.asked.append(request.url))
-    page.goto(page_file.as_uri())
+    page.goto(file.as_uri())
     yield page
     context.close()
+
+
+@pytest.fixture(params=SCREENS, ids=lambda p: f"{p[0]}-{p[1]}")
+def page(request, browser, page_file) -> Iterator[Any]:
+    with pages(browser, page_file, *request.param) as page:
+        yield page
 
 
 def test_it_opens_without_an_error_or_a_request(page, page_file):
@@ -96,11 +151,7 @@ def test_pictures_have_a_size_and_letters_that_can_be_read(page):
     )
     assert len(sizes) >= 6
     assert all(width > 250 and height > 100 and letters > 8 for width, height, letters in sizes), sizes
-    outside = """[...document.querySelectorAll('svg')].flatMap(s => [...s.querySelectorAll('text')].filter(t => {
-        const a = t.getBoundingClientRect(), b = s.getBoundingClientRect();
-        return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
-    }).map(t => t.textContent))"""
-    assert page.evaluate(outside) == []
+    assert page.evaluate(OUTSIDE) == []
 
 
 def test_a_screen_reader_finds_headings_tables_and_pictures_by_name(page):

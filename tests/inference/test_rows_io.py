@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -34,7 +35,7 @@ def test_every_format_is_read_and_gives_the_same(said):
     expected = said("home/single", *texts)
     for name in ("a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.csv.gz", "a.jsonl.gz", "a.txt", "a.txt.gz"):
         assert rounded(said("home/single", "--input", name)) == rounded(expected), name
-        said("home/single", "--input", name, "--output", "out.jsonl")
+        said("home/single", "--input", name, "--output", "out.jsonl", "--overwrite")
         column = "text" if ".txt" in name else "remark"
         assert [json.loads(line)[column] for line in Path("out.jsonl").read_text().splitlines()] == texts
 
@@ -164,14 +165,49 @@ def test_a_file_of_nothing_but_errors_is_written_too(said, llmkit):
         ("out.txt", "ends in neither .jsonl nor .csv"),
         ("out.csv.gz", "ends in neither .jsonl nor .csv"),
         ("folder.csv", "`folder.csv` is a folder"),
+        ("full.csv", "`full.csv` already exists"),
+        ("to-full.csv", "`to-full.csv` already exists"),
+        ("/proc/out.csv", "`/proc/out.csv` cannot be written"),
+        (f"{'n' * 250}.csv", "cannot be written: File name too long"),
+        ("to-nowhere.csv", "`to-nowhere.csv` cannot be written"),
+        ("gs://bucket/out.csv", "`gs://bucket/out.csv` is an address, and llmkit writes only to paths on this machine"),
     ],
 )
 def test_where_it_cannot_write_it_says_so_first(output, said, refused):
     Path("a.csv").write_text("remark\nthe fox\n")
     Path("link.csv").symlink_to("a.csv")
     Path("folder.csv").mkdir()
+    Path("full.csv").write_text("mine\n")
+    Path("to-full.csv").symlink_to("full.csv")
+    Path("to-nowhere.csv").symlink_to("nowhere/a.csv")
+    before = sorted(Path().iterdir())
     assert said in refused("home/single", "--input", "a.csv", "--output", output)
     assert Path("a.csv").read_text() == "remark\nthe fox\n"
+    assert Path("full.csv").read_text() == "mine\n"
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "home/single", "--input", "a.csv"),
+        ("evaluate", "home/single"),
+        ("generate", "--model", "home/single", "--input", "a.txt"),
+        ("generate", "--chat", "--model", "home/single", "--input", "a.txt"),
+    ],
+)
+def test_no_verb_overwrites_a_file_unasked_nor_loads_a_model_first(words, llmkit, place, monkeypatch):
+    for module in ("llmkit.models.loading.load_model", "llmkit.inference.generate._load"):
+        monkeypatch.setattr(module, lambda *_, **__: pytest.fail("a model is loaded"))
+    Path("a.csv").write_text("remark\nthe fox\n")
+    Path("a.txt").write_text("the fox\n")
+    shutil.copy("home/single/metrics.jsonl", "metrics.jsonl")
+    done = llmkit(*words, "--output", "metrics.jsonl")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "error: --output: `metrics.jsonl` already exists" in done.stderr
+    assert "hint: name another file, or add --overwrite" in done.stderr
+    assert Path("metrics.jsonl").read_bytes() == Path("home/single/metrics.jsonl").read_bytes()
+    assert "--overwrite needs --output" in llmkit(*words, "--overwrite").stderr
 
 
 def test_there_is_one_source_of_rows(refused):

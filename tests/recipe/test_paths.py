@@ -49,7 +49,35 @@ def test_what_does_not_exist_is_a_hub_id(write, tmp_path):
     assert (read.model.name, read.data.path) == ("runs/first", "org/corpus")
     assert len(read.notes) == 1
     assert read.notes[0].startswith("model.name: `runs/first` is taken as a Hub id; ")
-    assert recipe.load(write(PLAIN), ["data.path=hf://datasets/a/b.txt"]).data.path == "hf://datasets/a/b.txt"
+
+
+ADDRESSES = (
+    ("s3://bucket/a.txt", "download it"),
+    ("gs://bucket/a", "download it"),
+    ("http://host:80/a.jsonl?x=1", "download it"),
+    ("https://me:geheim@host/a", "download it"),
+    ("file:///data/a.txt", "write the path alone: /data/a.txt"),
+    ("hf://datasets/org/rows/a.txt", "the id alone: org/rows"),
+    ("https://huggingface.co/org/model", "the id alone: org/model"),
+    ("https://huggingface.co/datasets/org/rows/tree/main", "the id alone: org/rows"),
+    ("S3A://bucket/a", "download it"),
+    ("zip://a.csv::https://host/a.zip", "download it"),
+)
+
+
+@pytest.mark.parametrize(("address", "hint"), ADDRESSES)
+@pytest.mark.parametrize("key", ["data.path", "model.name", "tokenizer.name", "data.data_files", "output_dir"])
+def test_an_address_is_refused_with_what_to_do(key, address, hint, write):
+    (problem,) = [line for line in problems(write(PLAIN), f"{key}={address}") if key in line]
+    assert "is an address, and llmkit " in problem
+    assert ("write to a folder on this machine" if key == "output_dir" and "file:" not in address else hint) in problem
+
+
+def test_a_folder_that_is_called_like_an_address_is_a_folder(tmp_path, monkeypatch, write):
+    (tmp_path / "s3:" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert recipe.load(write(PLAIN), ["data.path=s3://b"]).data.path == str(tmp_path / "s3:" / "b")
+    assert recipe.load(write(PLAIN), ["data.path=s3:b", "data.name=C://b"]).data.name == "C://b"
 
 
 def test_a_glob_below_a_folder_with_brackets(tmp_path):

@@ -9,7 +9,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from llmkit.cli import app
-from llmkit.reports.compare import judge, mcnemar, paired_interval
+from llmkit.reports.compare import judge, mcnemar, paired_interval, read
 from llmkit.runs import predictions
 
 
@@ -120,3 +120,80 @@ def test_a_run_without_results_is_answered(tmp_path):
     done = compared(a, tmp_path / "b")
     assert done.exit_code == 2
     assert "has no results: it is failed" in done.stderr
+
+
+def test_a_program_gets_numbers_an_entry_a_side(tmp_path):
+    a = write(tmp_path / "a", 1e-4, 0.8, right=[1, 1, 0, 0, 1, 1])
+    b = write(tmp_path / "b", 5e-5, 0.9, right=[1, 1, 1, 0, 1, 1])
+    done = compared(a, b, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["sides"] == [{"name": str(each), "runs": [str(each)]} for each in (a, b)]
+    assert found["settings"] == {"trainer.learning_rate": [1e-4, 5e-5]}
+    accuracy = {"mean": [0.8, 0.9], "std": [None, None], "values": [[0.8], [0.9]], "best": [1]}
+    assert found["metrics"] == {
+        "eval_accuracy": accuracy,
+        "eval_loss": {**accuracy, "mean": [0.5, 0.5], "values": [[0.5], [0.5]], "best": []},
+    }
+    assert (found["test"]["rows"], found["test"]["second_only"], found["note"]) == (6, 1, None)
+    assert compared(a, b, "--format", "json").stdout == done.stdout
+    (b / "predictions.jsonl.gz").unlink()
+    assert "has no predictions" in json.loads(compared(a, b, "--json").stdout)["note"]
+
+
+def test_a_figure_that_is_not_finite_is_null_to_a_program(tmp_path):
+    names = [write(tmp_path / "a", 1e-4, float("nan")), write(tmp_path / "b", 1e-4, 0.5)]
+    text = compared(*names, "--json").stdout
+    assert "NaN" not in text
+    assert json.loads(text)["metrics"]["eval_accuracy"]["mean"] == [None, 0.5]
+
+
+def test_all_sides_that_are_best_are_marked_and_none_where_all_are_equal(tmp_path):
+    names = [str(write(tmp_path / name, 1e-4, value)) for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.9))]
+    assert {name: result.best for name, result in read(names).metrics.items()} == {
+        "eval_accuracy": [0, 2],
+        "eval_loss": (),
+    }
+
+
+def sweep(folder, rates=(1e-4, 1e-3), stopped=()):
+    names = [f"learning_rate={rate}" for rate in (*rates, *stopped)]
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"trials": [{"name": name, "settings": {}} for name in names]}))
+    for rate in rates:
+        for seed in (42, 43):
+            write(folder / f"learning_rate={rate}/seed-{seed}", rate, 0.5 + rate * 100 + (seed - 42) / 100, seed)
+    for rate in stopped:
+        path = write(folder / f"learning_rate={rate}/seed-42", rate, 0.9)
+        record = json.loads((path / "run.json").read_text())
+        rung = {"step": 3, **record.pop("metrics")}
+        (path / "run.json").write_text(json.dumps({**record, "status": "stopped", "rungs": {"1/3": rung}}))
+    return folder
+
+
+def test_the_trials_of_a_sweep_have_a_row_each(tmp_path):
+    done = compared(sweep(tmp_path / "s", stopped=(1e-2,)), "--format", "csv")
+    assert done.stdout.splitlines() == [
+        ",trainer.learning_rate,eval_accuracy,eval_loss",
+        "learning_rate=0.0001,0.0001,0.5150 ± 0.0071,0.5000 ± 0.0000",
+        "learning_rate=0.001,0.001,0.6050 ± 0.0071 *,0.5000 ± 0.0000",
+    ]
+    assert "1 trial of" in done.stderr and "without final results left out" in done.stderr
+    latex = compared(tmp_path / "s", "--format", "latex").stdout
+    assert r"trainer.learning\_rate & eval\_accuracy & eval\_loss \\" in latex
+    assert "learning\\_rate=" not in latex
+
+
+def test_sweeps_are_compared_with_runs(tmp_path):
+    single = write(tmp_path / "single", 1e-5, 0.99)
+    done = compared(sweep(tmp_path / "s"), single, "--format", "json")
+    found = json.loads(done.stdout)
+    assert [side["name"] for side in found["sides"]] == [
+        *(str(tmp_path / f"s/learning_rate={rate}") for rate in (1e-4, 1e-3)),
+        str(single),
+    ]
+    assert found["metrics"]["eval_accuracy"]["mean"][2] == 0.99
+    assert found["metrics"]["eval_accuracy"]["best"] == [2]
+    one = compared(sweep(tmp_path / "one", rates=(1e-4,)))
+    assert one.exit_code == 2
+    assert "two runs at least" in one.stderr

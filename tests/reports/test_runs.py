@@ -82,8 +82,9 @@ def test_every_run_is_listed_with_what_counts(place):
 
 
 def test_runs_are_sorted_and_filtered(place):
-    names = [row["run"] for row in json.loads(listed("--sort=-value", "--format", "json"))]
+    names = [row["run"] for row in json.loads(listed("--sort=-value", "--json"))["runs"]]
     assert names == ["runs/a", "runs/old", "runs/b", "runs/seeds/seed-1"]
+    assert listed("--format", "json") == listed("--json")
     filtered = listed("--filter", "trainer.learning_rate=3e-5", "--filter", "status=finished", "--format", "csv")
     assert [line.split(",")[0] for line in filtered.splitlines()] == ["run", "runs/a"]
     assert "125.0" in filtered
@@ -104,6 +105,22 @@ def test_mistakes_are_answered(place, words, message):
     done = CliRunner().invoke(app, ["runs", *words])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_the_runs_of_a_sweep_are_listed_from_outside_and_inside(place):
+    folder = place / "runs/a-sweep"
+    rung = {"1/9": {"step": 1, "eval_accuracy": 0.1}, "1/3": {"step": 3, "eval_loss": 0.5, "eval_accuracy": 0.6}}
+    write(folder / "r=8/seed-42", task="text-classification", status="stopped", rungs=rung)
+    write(
+        folder / "r=16/seed-42", task="text-classification", status="finished", steps=9, metrics={"eval_accuracy": 0.7}
+    )
+    (folder / "sweep.json").write_text(json.dumps({"trials": [{"name": "r=8"}, {"name": "r=16"}, {"name": "r=32"}]}))
+    for words in ((), ("runs/a-sweep",)):
+        rows = {row["run"]: row for row in json.loads(listed(*words, "--format", "json"))["runs"]}
+        stopped, whole = rows["runs/a-sweep/r=8/seed-42"], rows["runs/a-sweep/r=16/seed-42"]
+        assert (stopped["steps"], stopped["metric"], stopped["value"]) == (3, "eval_accuracy", 0.6)
+        assert (whole["steps"], whole["value"]) == (9, 0.7)
+    assert len(rows) == 2
 
 
 def test_damaged_records_are_listed_too(place):

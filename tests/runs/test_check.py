@@ -72,6 +72,26 @@ def test_what_else_can_be_wrong_is_named(run, llmkit):
     assert "run.json cannot be read" in done.stdout
 
 
+def test_a_program_is_told_the_state_and_what_to_resume_from(run, llmkit):
+    def checked():
+        done = llmkit("check", "run", "--json")
+        assert done.stderr == ""
+        return done.exit_code, json.loads(done.stdout)
+
+    code, found = checked()
+    assert (code, found["ok"], found["state"], found["damaged"]) == (0, True, "finished", [])
+    assert [each["step"] for each in found["checkpoints"]] == [6, 4]
+    assert "model.safetensors" in found["files"]
+    flip(run / "checkpoint-6/optimizer.safetensors")
+    (run / "model.safetensors").unlink()
+    code, found = checked()
+    assert (code, found["ok"], found["state"], found["resume_from"]) == (0, True, "resumable", "checkpoint-4")
+    assert found["damaged"][0].startswith("checkpoint-6: optimizer.safetensors has changed")
+    (run / "checkpoint-4/manifest.json").unlink()
+    code, found = checked()
+    assert (code, found["ok"], found["state"], found["resume_from"]) == (1, False, "lost", None)
+
+
 def test_a_directory_that_is_no_run(workplace, llmkit):
     done = llmkit("check", ".")
     assert done.exit_code == 2

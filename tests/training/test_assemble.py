@@ -6,12 +6,14 @@ import re
 import signal
 
 import pytest
-from conftest import CAUSAL, corpus
+from conftest import CAUSAL, byte_tokenizer, corpus
 from safetensors.torch import load_file
+from transformers import GPT2Config
 
 from llmkit import launch, recipe
 from llmkit.data.text import token_cache
 from llmkit.errors import UserError
+from llmkit.models import unknown_tokens
 from llmkit.training.assemble import assemble
 from llmkit.training.progress import MetricsFile
 
@@ -92,7 +94,7 @@ def test_tokens_are_made_before_the_processes_start(mixed, monkeypatch):
         return 75
 
     monkeypatch.setattr(launch, "_with_accelerate", launched)
-    assert launch.start(found, 2, None, resume=False) == 75
+    assert launch.start(found, 2, None, resume=False)[0] == 75
 
 
 def test_a_stream_is_cleaned_as_it_comes(mixed, llmkit):
@@ -175,3 +177,19 @@ def test_the_language_is_named_for_tasks_that_compare_texts_only(workplace, base
     done = llmkit(*words, "evaluation.language=zh", "--output-dir", "run")
     assert done.exit_code == 2
     assert "evaluation.language has no effect on text-classification" in done.stderr
+
+
+def test_rows_in_a_script_that_the_tokenizer_cuts_into_bytes_are_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(unknown_tokens, "BYTES", 0)
+    monkeypatch.chdir(tmp_path)
+    GPT2Config(vocab_size=300, bos_token_id=0, eos_token_id=0, n_embd=16, n_layer=1, n_head=2).save_pretrained("base")
+    byte_tokenizer().save_pretrained("base")
+    rows = {"zh": "房间很干净,好\n又脏又吵,差\n", "en": "clean and quiet,good\ndirty and loud,bad\n"}
+    said = {}
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + lines, encoding="utf-8")
+        text = f'task = "text-classification"\n[model]\nname = "base"\n[data]\npath = "{name}.csv"\n'
+        (tmp_path / "recipe.toml").write_text(text)
+        said[name] = assemble(recipe.load("recipe.toml"), 42).warnings
+    assert any("are only part of a character" in line for line in said["zh"])
+    assert not any("part of a character" in line for line in said["en"])

@@ -92,7 +92,7 @@ def test_small_data_gets_400_steps_and_large_data_few_epochs(train):
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "question-answering", "chat"])
-@pytest.mark.parametrize("train", [1_800, 5_000, 50_000])
+@pytest.mark.parametrize("train", [9_000, 12_000, 50_000])
 def test_evaluation_after_each_epoch_the_best_kept(task, train):
     tables, notes = fitted(train=train, validation=train // 9, task=task)
     trainer = tables["trainer"]
@@ -103,7 +103,7 @@ def test_evaluation_after_each_epoch_the_best_kept(task, train):
     assert "the best checkpoint by accuracy kept" in notes[0]
 
 
-@pytest.mark.parametrize("held_out", [5, 20, 199])
+@pytest.mark.parametrize("held_out", [5, 20, 200, 999])
 def test_few_rows_do_not_tell_which_checkpoint_is_best_and_the_last_is_kept(held_out):
     tables, notes = fitted(train=1_800, validation=held_out)
     trainer = tables["trainer"]

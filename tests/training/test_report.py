@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import MASKED, REST, corpus
-from transformers.training_args import OptimizerNames
 
-from llmkit.training import report
 from llmkit.training.model_card import said
 from llmkit.training.report import last_loss
 
@@ -87,29 +84,3 @@ def test_one_of_a_kind_is_not_called_by_its_plural(llmkit, tmp_path, monkeypatch
     assert "validation: 1 row," in done.stderr
     assert "training 1 step of 1 example" in done.stderr
     assert "1 rows" not in done.stderr
-
-
-def test_the_memory_of_a_training_is_what_it_then_holds():
-    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 8))
-    for parameter in model[0].parameters():
-        parameter.requires_grad_(False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained)
-    model(torch.ones(2, 64)).sum().backward()
-    optimizer.step()
-    state = [value for each in optimizer.state.values() for name, value in each.items() if name != "step"]
-    held = {
-        "weights": sum(each.nbytes for each in model.parameters()),
-        "gradients": sum(each.grad.nbytes for each in trained),
-        "optimizer": sum(each.nbytes for each in state),
-    }
-    counts = (sum(map(torch.numel, model.parameters())), sum(map(torch.numel, trained)))
-    assert report.memory(*counts, "adamw_torch_fused") == held
-    assert report.memory(*counts, "adafactor") == {name: held[name] for name in ("weights", "gradients")}
-    assert "optimizer" not in report.memory(*counts, "adamw_8bit")
-    assert "optimizer" not in report.memory(*counts, "sgd")  # it keeps one with momentum alone
-    assert set(report.MOMENTS) < set(OptimizerNames)
-
-
-def test_bytes_are_written_in_one_unit():
-    assert [report.in_bytes(count) for count in (3_650_568, 90_855_944, 1_500_000_000)] == ["3.7 MB", "91 MB", "1.5 GB"]

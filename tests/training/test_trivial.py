@@ -367,23 +367,53 @@ def test_a_run_that_was_stopped_behind_its_last_evaluation_says_the_same(train, 
 
 def arguments(**changes):
     given = {"num_train_epochs": 3, "max_steps": -1, "learning_rate": 2e-5, "per_device_train_batch_size": 32}
-    return SimpleNamespace(**given | changes)
+    return SimpleNamespace(**given | {"world_size": 1} | changes)
+
+
+def hint(losses, evaluations, steps, global_batch=None, **changes):
+    history = [{"loss": loss} for loss in losses]
+    history += [{"step": step, "eval_loss": loss} for step, loss in enumerate(evaluations, 1)]
+    state = SimpleNamespace(log_history=history, global_step=steps)
+    return trivial.judge(arguments(**changes), state, {}, global_batch)[1]
+
+
+FALLING, LEARNED, FLAT = (5.2, 4.1, 3.0, 2.5), (0.7, 0.4, 0.1, 0.01), (0.7, 0.7, 0.7, 0.7)
+SMALLER = "per_device_train_batch_size=8"
 
 
 @pytest.mark.parametrize(
-    ("changes", "steps", "fell", "words"),
+    ("changes", "losses", "steps", "words"),
     [
-        ({}, 21, True, ("num_train_epochs=30", "per_device_train_batch_size=8")),
-        ({"max_steps": 100}, 100, True, ("max_steps=200", "per_device_train_batch_size=8")),
-        ({"per_device_train_batch_size": 8}, 21, True, ("num_train_epochs=30", "learning_rate=6e-05")),
-        ({}, 600, False, ("learning_rate=6e-05", "label")),
-        ({"learning_rate": 1e-3}, 600, False, ("learning_rate=2e-04", "label")),
-        ({"num_train_epochs": 10}, 2000, True, ("num_train_epochs=5", "more rows")),
+        ({}, FALLING, 21, ("num_train_epochs=30", SMALLER)),
+        ({"max_steps": 100}, FALLING, 100, ("max_steps=200", SMALLER)),
+        ({"per_device_train_batch_size": 8}, FALLING, 21, ("num_train_epochs=30", "learning_rate=6e-05")),
+        ({}, FLAT, 600, ("learning_rate=6e-05", "label")),
+        ({"learning_rate": 1e-3}, FLAT, 600, ("learning_rate=2e-04", "label")),
+        ({}, FALLING, 600, ("has learned too little", "num_train_epochs=6", "learning_rate=6e-05", "more rows")),
+        ({"learning_rate": 1e-4}, FALLING, 600, ("num_train_epochs=6", SMALLER, "more rows")),
+        ({"max_steps": 600}, FALLING, 600, ("max_steps=1200", "more rows")),
+        ({"num_train_epochs": 10}, LEARNED, 2000, ("memorizes", "num_train_epochs=5", "more rows")),
+        ({"num_train_epochs": 1}, LEARNED, 2000, ("memorizes", "learning_rate=7e-06", "more rows")),
     ],
 )
-def test_what_to_try_fits_the_run(changes, steps, fell, words):
-    said = trivial.to_try(arguments(**changes), steps, fell)
+def test_what_to_try_fits_the_run(changes, losses, steps, words):
+    said = hint(losses, [2.9], steps, **changes)
     assert all(word in said for word in words), said
+
+
+def test_more_training_is_proposed_only_to_a_model_that_does_not_memorize():
+    assert "num_train_epochs=6" in hint(FALLING, [2.9, 2.7], 600)
+    assert "num_train_epochs=2" in hint(FALLING, [2.4, 2.9], 600)  # it rose
+    assert "num_train_epochs=2" in hint(FALLING, [5.1], 600)  # far above the training loss
+    said = hint(FALLING, [], 600)
+    assert "num_train_epochs=6" in said and "(training loss 2.5000)" in said
+
+
+def test_a_recipes_global_batch_is_made_smaller_by_its_own_key():
+    said = hint(FALLING, [2.9], 600, 16, learning_rate=1e-4)
+    assert "data.global_batch_size=8" in said and SMALLER not in said
+    assert "data.global_batch_size=16" in hint(FALLING, [2.9], 600, 32, learning_rate=1e-4, world_size=2)
+    assert "global_batch_size" not in hint(FALLING, [2.9], 600, 8, learning_rate=1e-4)
 
 
 def test_a_loss_that_did_not_fall_is_said():

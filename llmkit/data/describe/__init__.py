@@ -18,7 +18,7 @@ from llmkit.data.display import Report
 from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
 from llmkit.errors import UserError
 from llmkit.recipe import load
-from llmkit.recipe.paths import at_home
+from llmkit.recipe.paths import at_home, refuse_address
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.tasks import TASKS
@@ -36,7 +36,7 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     `overrides` are settings of [data], which the command to train with repeats. Raises UserError where there is nothing
     to describe.
     """
-    _check_path(path)
+    check_path(path)
     found = Suggestion(task) if task is not None else suggest(path)
     given = {setting.partition("=")[0] for setting in overrides}
     settings = [f"data.path={path}", *overrides]
@@ -62,7 +62,8 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     return lines + _command(["finetune", "--task", found.task], settings, fault)
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
+    refuse_address(path)
     local = at_home(path)
     if local.suffix == ".toml" and disk.is_file(local):
         raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")

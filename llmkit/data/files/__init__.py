@@ -11,7 +11,7 @@ from llmkit.data.files.by_lines import beside, settings_by_lines
 from llmkit.data.files.class_folders import beside_classes, class_folders, is_class_folders, read_class_folders
 from llmkit.data.files.header import HEADER_KEY
 from llmkit.data.files.json import json_splits
-from llmkit.data.files.lines import TEXT_SUFFIXES, read_lines, read_text
+from llmkit.data.files.lines import TEXT_SUFFIXES, check_size, read_lines, read_text
 from llmkit.data.files.names import VALIDATION_NAMES, split_name
 from llmkit.data.files.options import BadRow, Note, ReadOptions, unheard
 from llmkit.data.files.paths import (
@@ -43,6 +43,7 @@ __all__ = [
     "Snapshot",
     "beside",
     "beside_classes",
+    "check_size",
     "class_folders",
     "class_names",
     "content_hash",

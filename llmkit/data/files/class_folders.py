@@ -62,7 +62,7 @@ def read_class_folders(
         note(f"`{path}`: not read, for their texts have no class: {listed}")
     for label, files in classes.items():
         for file in files:
-            text = read_text(file, options.encoding).replace("\r\n", "\n")
+            text = read_text(file, options.encoding, options.max_document_bytes).replace("\r\n", "\n")
             yield str(file.relative_to(path)), {"text": text, "label": label}
 
 

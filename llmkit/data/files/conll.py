@@ -24,7 +24,11 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
     A sentence with a line of another number of columns is a BadRow. Where the first column counts the words, it is
     `number`, and the second is `tokens`.
     """
-    words = (line for _, line in read_lines(file, options.encoding) if line.strip() and not line.startswith(_NO_WORD))
+    words = (
+        line
+        for _, line in read_lines(file, options.encoding, options.max_document_bytes)
+        if line.strip() and not line.startswith(_NO_WORD)
+    )
     first_words = list(itertools.islice(words, COUNTED_WORDS)) or [""]
     tabs = "\t" in first_words[0]
     width = len(_fields(first_words[0], tabs))
@@ -36,7 +40,7 @@ def read_conll(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[s
     bad: tuple[str, BadRow] | None = None
     first_line = 0
     unread = Tally()
-    for number, line in itertools.chain(read_lines(file, options.encoding), [(0, "")]):
+    for number, line in itertools.chain(read_lines(file, options.encoding, options.max_document_bytes), [(0, "")]):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if line.strip():
                 unread.add("of -DOCSTART-", f"line {number}")

@@ -19,7 +19,7 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     The header decides the delimiter, and the whole file what its quotes mean, where the recipe does not. A row that
     cannot be read is a BadRow.
     """
-    sight = look(file, options.encoding)
+    sight = look(file, options)
     if "\0" in "".join(sight.lines[:1]):
         raise UserError(f"`{file}`, line {sight.before + 1}: NUL bytes in the column names", UTF_16_HINT)
     if not sight.lines:
@@ -27,7 +27,7 @@ def read_csv(file: Path, options: ReadOptions, note: Note) -> Iterator[tuple[str
     dialect, sample = find_dialect(file, options, sight, note)
     tally, headed = Tally(), options.header is not False
     usual = sample[0] if sample and not headed else []
-    with table_lines(file, options.encoding, sight) as lines:
+    with table_lines(file, options, sight) as lines:
         rows = read_fields(lines, sight.before, dialect, sample, tally, len(usual))
         number, first = next(rows)
         if not headed:

@@ -55,11 +55,11 @@ class Sight:
         return [line for line in self.head[self.before : self.before + SAMPLE + 1] if line.strip()]
 
 
-def look(file: Path, encoding: str) -> Sight:
+def look(file: Path, options: ReadOptions) -> Sight:
     """Look over all of a file, in constant memory."""
     start, seam, newline = "", "", "\r"
     quotes = backslashes = False
-    with open_text(file, encoding) as text:
+    with open_text(file, options.encoding, bound=options.max_document_bytes) as text:
         while block := text.read(_BLOCK):
             start = start or block.removeprefix("\ufeff")
             newline = "\n" if "\n" in block else newline
@@ -70,9 +70,9 @@ def look(file: Path, encoding: str) -> Sight:
 
 
 @contextmanager
-def table_lines(file: Path, encoding: str, sight: Sight) -> Iterator[Iterator[str]]:
+def table_lines(file: Path, options: ReadOptions, sight: Sight) -> Iterator[Iterator[str]]:
     """Open the lines of a table, from the first that is not blank."""
-    with open_text(file, encoding, sight.newline) as text:
+    with open_text(file, options.encoding, sight.newline, options.max_document_bytes) as text:
         for _ in range(sight.before):
             next(text)
         yield itertools.chain([next(text, "").removeprefix("\ufeff")], text)
@@ -168,7 +168,7 @@ def _sample(sight: Sight, dialect: Dialect) -> list[list[str]]:
 def _faults(file: Path, options: ReadOptions, sight: Sight, dialect: Dialect) -> int:
     """Count the rows that do not read well so."""
     tally, faults, width = Tally(), 0, 0
-    with table_lines(file, options.encoding, sight) as lines:
+    with table_lines(file, options, sight) as lines:
         for _, row in read_fields(lines, 0, dialect, _sample(sight, dialect), tally):
             if isinstance(row, BadRow):
                 faults += 1
@@ -221,7 +221,7 @@ def _quotes_at_tabs(file: Path, options: ReadOptions, sight: Sight, dialect: Dia
             elif not width and line.strip():
                 width = line.count("\t") + 1
 
-    with table_lines(file, options.encoding, sight) as lines:
+    with table_lines(file, options, sight) as lines:
         try:
             for row in csv.reader(beginning(lines), strict=True, **dialect.parameters):
                 if len(held) > 1 or (width and len(row) != width == literal):

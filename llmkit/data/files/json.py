@@ -64,7 +64,7 @@ def _read_by_line(file: Path, options: ReadOptions) -> Iterator[Row]:
 
 def _lines(file: Path, options: ReadOptions) -> Iterator[Row]:
     held: list[Row] | None = []  # bad lines before the first good one
-    for number, line in read_lines(file, options.encoding):
+    for number, line in read_lines(file, options.encoding, options.max_document_bytes):
         if not (text := line.strip()):
             continue
         row = _object(text)
@@ -164,7 +164,7 @@ def _content(file: Path, options: ReadOptions) -> tuple[Any, bool]:
         return None, True
     if second and first.startswith("{") and _is_json(first):
         return _LINES, False
-    text = read_text(file, options.encoding)
+    text = read_text(file, options.encoding, options.max_document_bytes)
     try:
         return _from_json(text), not second
     except _UnfitError as problem:
@@ -181,7 +181,8 @@ def _content(file: Path, options: ReadOptions) -> tuple[Any, bool]:
 
 def _begin(file: Path, options: ReadOptions) -> tuple[str, str]:
     """Return the first two lines that are not blank, or "" for none."""
-    filled = (line.strip() for _, line in read_lines(file, options.encoding) if line.strip())
+    lines = read_lines(file, options.encoding, options.max_document_bytes)
+    filled = (line.strip() for _, line in lines if line.strip())
     first, second = next(filled, ""), next(filled, "")
     filled.close()
     return first, second

@@ -14,8 +14,12 @@ def read_labelled_lines(file: Path, options: ReadOptions, note: Note) -> Iterato
 
     A label is a word that begins with `__label__`, wherever it stands in its line.
     """
-    several = any(len(_labels(line)) != 1 for _, line in read_lines(file, options.encoding) if line.strip())
-    for number, line in read_lines(file, options.encoding):
+    several = any(
+        len(_labels(line)) != 1
+        for _, line in read_lines(file, options.encoding, options.max_document_bytes)
+        if line.strip()
+    )
+    for number, line in read_lines(file, options.encoding, options.max_document_bytes):
         if line.strip():
             labels = _labels(line)
             text = " ".join(word for word in line.split() if not word.startswith(LABEL)) if labels else line.strip()

@@ -24,15 +24,28 @@ class ReadOptions:
     header: bool | None = None
     column_names: tuple[str, ...] | None = None
     member: str | None = None  # no key: the split to read of a JSON file that holds several
+    max_document_bytes: int | None = None
 
     @classmethod
     def of(cls, data: Origin) -> ReadOptions:
         """Take the options from a [data] table or from one of its sources."""
-        return cls(data.encoding, data.format, data.delimiter, data.quoting, data.header, data.column_names)
+        return cls(
+            data.encoding,
+            data.format,
+            data.delimiter,
+            data.quoting,
+            data.header,
+            data.column_names,
+            max_document_bytes=data.max_document_bytes,
+        )
 
     def beyond_encoding(self) -> tuple[tuple[str, object], ...]:
-        """List the other options that are set, for a fingerprint: none of them existed in earlier versions."""
-        options = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "encoding")
+        """List the other options that are set, for a fingerprint: none of them existed in earlier versions.
+
+        A bound is none of them: it changes nothing of what is read.
+        """
+        names = (field.name for field in fields(self) if field.name not in ("encoding", "max_document_bytes"))
+        options = ((name, getattr(self, name)) for name in names)
         return tuple((name, value) for name, value in options if value is not None)
 
 

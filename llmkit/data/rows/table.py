@@ -82,13 +82,19 @@ def usual(rows: Rows, names: Iterable[str]) -> list[str]:
 
 def default_validation(data: Data) -> str | None:
     """Find a split to evaluate on, where the recipe names none, by VALIDATION_NAMES in `data_files` or on the Hub."""
-    splits: Collection[str] = data.data_files if isinstance(data.data_files, Mapping) else ()
-    if data.data_files is None and not files.is_local(data):
-        import datasets
-
-        with hub.loading(data.path, "dataset"):
-            splits = datasets.get_dataset_split_names(data.path, data.name, revision=_commit(data))
+    splits = split_names(data)
     return next((name for name in VALIDATION_NAMES if name in splits), None)
+
+
+def split_names(data: Data) -> Collection[str]:
+    """Return the names of the splits in `data_files` or on the Hub; none of other data."""
+    if data.data_files is not None or files.is_local(data):
+        return data.data_files if isinstance(data.data_files, Mapping) else ()
+    import datasets
+
+    with hub.loading(data.path, "dataset"):
+        names: list[str] = datasets.get_dataset_split_names(data.path, data.name, revision=_commit(data))
+    return names
 
 
 def held_out(index: int, fraction: float, seed: int) -> bool:

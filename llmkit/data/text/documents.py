@@ -275,7 +275,7 @@ def _documents(data: TextData, split: str) -> Documents:
     parts += [data.sample_by, data.text_column, data.encoding]
     # What follows is there only where it changes the texts: the fingerprint of a run that was begun earlier holds.
     options = {**asdict(files.ReadOptions.of(data)), "max_skipped_fraction": data.max_skipped_fraction}
-    del options["encoding"]
+    del options["encoding"], options["max_document_bytes"]
     parts += [(key, value) for key, value in options.items() if value is not None]
     if any(_is_text(file, data) and _has_returns(file, data, file in returns) for file in paths):
         parts.append("line ends")
@@ -398,23 +398,24 @@ def _plain(file: Path, data: TextData, line_feeds: bool = True) -> Iterator[str]
     stay, as in earlier versions.
     """
     if data.sample_by == "document":
-        text = files.read_text(file, data.encoding)
+        text = files.read_text(file, data.encoding, data.max_document_bytes)
         yield _RETURNS.sub("\n", text) if line_feeds and "\r" in text else text
         return
-    paragraph: list[str] = []
-    for line in _lines(file, data.encoding, line_feeds):
+    paragraph, size = list[str](), 0
+    for line in _lines(file, data, line_feeds):
         if data.sample_by == "line":
             yield line.rstrip("\r\n")
         elif line.strip():
             paragraph.append(line)
+            files.check_size(size := size + len(line), f"`{file}`: a paragraph", data.max_document_bytes)
         else:
             yield "".join(paragraph).rstrip("\r\n")
-            paragraph = []
+            paragraph, size = [], 0
     yield "".join(paragraph).rstrip("\r\n")
 
 
-def _lines(file: Path, encoding: str, line_feeds: bool) -> Iterator[str]:
-    for _, line in files.read_lines(file, encoding):
+def _lines(file: Path, data: TextData, line_feeds: bool) -> Iterator[str]:
+    for _, line in files.read_lines(file, data.encoding, data.max_document_bytes):
         if line_feeds and "\r" in line:
             yield from io.StringIO(_RETURNS.sub("\n", line), newline="\n")
         else:

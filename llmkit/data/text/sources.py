@@ -14,6 +14,7 @@ from llmkit.recipe.data_tables import Source, TextData
 
 def corpora(data: TextData, seed: int) -> dict[str, Corpus]:
     """Open the documents of each source by its name; data without sources is one source with no name."""
+    seed = seed if data.seed is None else data.seed
     return {name: _corpus(name, source, seed) for name, (source, _) in data.named_sources().items()}
 
 

@@ -9,7 +9,6 @@ has what reading the documents showed.
 import json
 import os
 import shutil
-import tempfile
 import time
 from array import array
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import xxhash
 from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
+from llmkit import disk
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import Encode, encoded_ahead, encoder
 from llmkit.errors import UserError, say
@@ -116,7 +116,7 @@ def is_whole(folder: Path, what: str) -> bool:
             return True
     say(f"the cache of {what} was damaged ({folder}): making it again")
     with suppress(OSError):  # another process was first
-        shutil.rmtree(folder.rename(Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent)) / "damaged").parent)
+        shutil.rmtree(folder.rename(disk.new_draft(folder.parent) / "damaged").parent)
     return False
 
 
@@ -141,7 +141,7 @@ class new_cache_entry:
     def __enter__(self) -> Path:
         with _writing(self.folder.parent):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.folder.parent))
+            self.draft = disk.new_draft(self.folder.parent)
         return self.draft
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

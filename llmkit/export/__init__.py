@@ -1,0 +1,1 @@
+"""Models elsewhere: on the Hub, and in the files of other engines."""
