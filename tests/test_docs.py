@@ -7,6 +7,9 @@ import pytest
 from conftest import ROOT
 
 from llmkit.data.describe import describe
+from llmkit.recipe import schema
+from llmkit.recipe.keys import key_type
+from llmkit.recipe.toml import split_key
 
 DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 PAGES = [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
@@ -80,3 +83,18 @@ def test_a_heading_of_troubleshooting_is_a_message():
     assert len(headings) > 25
     unknown = [part for each in headings[:-2] for part in each.split("...") if part.strip() and part not in messages]
     assert unknown == []
+
+
+TABLES = "model|tokenizer|data|evaluation|trainer|lora|generation|samples|early_stopping|guard|speed|report"
+MISTAKEN = {"data.blok_size", "trainer.warmup_ratio"}  # which pages show with the error that comes
+GUIDES = [page for page in DOCS if page.parent.name in ("start", "tutorials", "guide", "concepts", "help", "docs")]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
+def test_a_key_that_a_page_names_is_one_of_a_recipe(page):
+    text = page.read_text()
+    named = set(re.findall(rf"(?<![\w./])(?:{TABLES})\.[a-z][a-z0-9_.]*[a-z0-9](?![\w/(*])", text)) - MISTAKEN
+    named = {key for key in named if not key.endswith((".html", ".md", ".safetensors", ".json"))}
+    modules = {f"{a}.{b}" for a, b in re.findall(r"`(\w+)\.(\w+)`", text) if b in MODULES.get(a, ())}  # a function
+    unknown = {key for key in named - modules if not any(key_type(split_key(key), task) for task in schema.TASKS)}
+    assert sorted(unknown) == []

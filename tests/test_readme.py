@@ -3,7 +3,10 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
@@ -17,7 +20,8 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.
 GENERATED = ROOT / "docs/reference"
 TEXTS = {page: page.read_text() for page in PAGES if page.parent != GENERATED}
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+BLOCKS = [re.sub(r"\\\n +", "", block) for block in BLOCKS]  # a command over two lines
+LINES = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 VERBS = (
     "pretrain|finetune|predict|evaluate|generate|merge|recipes|data|check|report|runs|explain|compare|doctor|completion"
 )
@@ -26,6 +30,12 @@ INLINE = [match for text in TEXTS.values() for match in re.findall(rf"`(llmkit (
 INLINE = [command for command in INLINE if not re.search(r"\b[A-Z]{3,}\b|\.\.\.|llmkit \w+ -", command)]
 TYPED = [line.partition(" | ")[2] or line for line in LINES if re.match(r"llmkit |echo ", line)]
 COMMANDS = list(dict.fromkeys(TYPED + INLINE))
+DATA = {path for command in COMMANDS for path in re.findall(r"data\.path=([\w./-]+)", command)}
+COPIES = dict(re.findall(r"llmkit recipes copy (\S+) (\S+)", "\n".join(COMMANDS)))
+WORKSHOP = ROOT / "docs/tutorials/files/workshop.py"
+
+
+GO_ON = re.search(r"```toml\n(.*?)```", TEXTS[ROOT / "docs/tutorials/domain.md"], re.DOTALL)[1]
 
 
 def words(command: str) -> list[str]:
@@ -52,10 +62,16 @@ def test_the_pages_have_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_parses_and_validates(command, tmp_path, monkeypatch):
-    for name in ("input.txt", "mine.toml", "mine.txt", "book.txt", "reviews.csv"):
-        (tmp_path / name).write_text(corpus(5))
-    shutil.copy(recipe.bundled()["tiny/gpt2"], tmp_path / "mine.toml")
+    for name in DATA:
+        if "." in name:
+            (tmp_path / name).write_text(corpus(5))
+        else:
+            (tmp_path / name).mkdir(parents=True)
+    for name, copy in COPIES.items():
+        shutil.copy(recipe.bundled()[name], tmp_path / copy)
     shutil.copy(ROOT / "recipes/tiny/stories.txt", tmp_path)
+    (tmp_path / "go-on.toml").write_text(GO_ON)
+    (tmp_path / "notes.txt").write_text(corpus(5))
     monkeypatch.chdir(tmp_path)
     context = parse(command)
     if context.command.name in ("pretrain", "finetune"):
@@ -80,11 +96,13 @@ def test_a_make_target_exists(target):
 
 
 def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
-    """Those that need nothing but what ships with llmkit, two steps each."""
+    """Those that need nothing but what ships with llmkit, two steps each; of the tutorials too."""
     monkeypatch.chdir(tmp_path)
+    made = subprocess.run([sys.executable, WORKSHOP, "stories"], check=True, capture_output=True)
+    (tmp_path / "stories.txt").write_bytes(made.stdout)
     trains = ("pretrain", "finetune")
     tiny = [c for c in COMMANDS if "tiny/" in c and words(c)[0] in trains and "--processes" not in c]
-    tiny = [c for c in tiny if "--max-time" not in c]
+    tiny = [c for c in tiny if "--max-time" not in c and "HuggingFaceTB" not in c]
     assert {words(c)[0] for c in tiny} == set(trains)
     short = ("trainer.max_steps=2", "trainer.save_strategy=no", "data.max_eval_samples=2", "trainer.report_to=none")
     short = (*short, "trainer.learning_rate=1e-6")  # two steps at a recipe's own teach a model to end at once
@@ -94,11 +112,17 @@ def test_the_tiny_commands_run(tmp_path, llmkit, monkeypatch):
     (tmp_path / "prompts.txt").write_text("One day\nLong ago\n")
     (tmp_path / "questions.jsonl").write_text('{"prompt": "Who is Pip?"}\n')
     for command in COMMANDS:
-        if words(command)[0] == "generate" and "HuggingFaceTB" not in command:
+        model = re.search(r"--model (runs/\S+)", command)
+        if (
+            words(command)[0] == "generate"
+            and "HuggingFaceTB" not in command
+            and (not model or Path(model[1]).is_dir())
+        ):
             stdin = "Long ago" if " - " in f"{command} " else None
             done = llmkit(*words(command), "max_new_tokens=5", stdin=stdin)
             assert done.exit_code == 0, (command, done.stderr)
             assert done.stdout.strip() or "--output" in command
+    (tmp_path / "stories.txt").unlink()  # a copied recipe brings a text of that name
     for command in COMMANDS:
         if words(command)[0] == "recipes" and "new" not in words(command):  # which needs a model of the Hub
             assert llmkit(*words(command)).exit_code == 0
