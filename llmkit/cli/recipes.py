@@ -45,7 +45,9 @@ def list_recipes() -> None:
         first = re.split(r"(?<=\.) ", comment)[0]
         pretraining = tomllib.loads(text)["task"] in PRETRAINING
         heading = list(groups)[2 if name.startswith("tiny/") else 0 if pretraining else 1]
-        groups[heading].append(f"  {name:{width}}  {textwrap.shorten(first, room, placeholder=' ...')}")
+        groups[heading].append(
+            f"  {name:{width}}  {textwrap.shorten(first, room, placeholder=' ...', break_on_hyphens=False)}"
+        )
     for heading, lines in groups.items():
         print("\n".join([heading, *lines]))  # noqa: T201
 
