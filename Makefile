@@ -1,13 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-# Written like the 4,000 that the demo learns from, and not one of them: it can tell the endings of such stories only.
-STORY := Once upon a time there was a shy puppy called Pip. Pip lived in a quiet village with his mother. \
-One evening Pip lost his green ribbon and wanted it back. Later he saw the ribbon deep inside a dark cave near the \
-village. Pip tried, but he could not see in the dark. Soon Pip told the story of the ribbon to a strong donkey. \
-The donkey lit a lamp and went into the cave. The lamp went out, and Pip never found the ribbon. The donkey was \
-sorry, and Pip went home to the village without the ribbon. His mother thanked the donkey, but Pip did not sleep \
-that night.
+# Two stories that the classifier of the demo has not learned from.
+SAD := Tom had a little dog called Biscuit. They went to the park together every day after school. One day the gate was \
+open, and Biscuit ran out into the street. Tom called and called until it was dark. He never saw his dog again, and \
+he cried himself to sleep.
+HAPPY := Tom had a little dog called Biscuit. They went to the park together every day after school. One day the gate \
+was open, and Biscuit ran out into the street. Tom cried and called until it was dark. In the morning Biscuit sat at \
+the door, wagging his tail, and Tom hugged him and laughed.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install format lint types docs test quick check browser crash bench clean
@@ -15,12 +15,11 @@ that night.
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: install  ## a tiny GPT-2 writes a story; a tiny BERT learns to tell how stories end
+demo: install  ## a tiny GPT-2 writes a story; a tiny encoder learns to tell how stories end
 	$(BIN)/llmkit pretrain recipes/tiny/gpt2.toml
 	$(BIN)/llmkit generate "Once upon a time" --seed 1
-	$(BIN)/llmkit pretrain recipes/tiny/bert.toml
-	$(BIN)/llmkit finetune recipes/tiny/ending.toml model.name=runs/bert
-	$(BIN)/llmkit predict runs/ending "$(STORY)"
+	$(BIN)/llmkit finetune recipes/tiny/ending.toml
+	$(BIN)/llmkit predict runs/ending "$(SAD)" "$(HAPPY)"
 
 install: .venv/installed  ## make .venv with llmkit and its tools
 

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "tiny"
@@ -18,7 +19,7 @@ sys.path.append(str(FOLDER))
 lessons = importlib.import_module("lessons")
 stories = importlib.import_module("stories")
 
-NAMES = ("stories.txt", "endings.csv", "questions.json")
+NAMES = ("stories.txt", "questions.json")
 PACKED = ("tags.conll.gz", "choices.jsonl.gz", "summaries.csv.gz", "chats.jsonl.gz")
 
 
@@ -79,19 +80,25 @@ def test_the_seed_throws_the_dice():
 # ---- endings and questions
 
 
-def test_the_labels_are_the_endings():
+def test_the_endings_are_small_different_and_half_of_them_happy():
+    assert (FOLDER / "endings.csv").stat().st_size < 400_000
     endings = list(csv.DictReader(io.StringIO(content(FOLDER / "endings.csv"))))
-    assert [row["text"] for row in endings] == TEXTS
-    assert [row["label"] == "happy" for row in endings] == [story.happy for story in STORIES]
-    assert {row["label"] for row in endings} == {"happy", "sad"}
+    assert len({row["text"].lower() for row in endings}) == len(endings) > 4_000
+    labels = Counter(row["label"] for row in endings)
+    assert set(labels) == {"happy", "sad"}
+    assert labels["happy"] == pytest.approx(labels["sad"], rel=0.02)
 
 
-def test_no_single_word_gives_the_label_away():
-    labels = [story.happy for story in STORIES]
-    words = [set(re.findall(r"\w+", text)) for text in TEXTS]
-    for word in set().union(*words):
-        agree = sum((word in bag) == happy for bag, happy in zip(words, labels, strict=True)) / len(TEXTS)
-        assert 0.2 < agree < 0.8, word
+@pytest.mark.parametrize("kind", ["names", "lengths", "pronouns"])
+def test_nothing_but_what_happens_tells_the_endings_apart(kind):
+    endings = list(csv.DictReader(io.StringIO(content(FOLDER / "endings.csv"))))
+    told = {
+        "names": lambda text: re.search(r"(?<=[a-z] )(?!I\b)[A-Z][a-z]+", text) is not None,
+        "lengths": lambda text: len(text.split()) > 10,
+        "pronouns": lambda text: re.search(r"\b(she|her)\b", text.lower()) is not None,
+    }[kind]
+    shares = [np.mean([told(row["text"]) for row in endings if row["label"] == label]) for label in ("happy", "sad")]
+    assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
 def test_the_answers_stand_where_they_are_said_to_stand():

@@ -289,6 +289,11 @@ class ClassificationData(RowData):
         default=None,
         description="The column with the second text of a pair; by default found by name, beside the first.",
     )
+    truncation_side: Literal["left", "right"] | None = Field(
+        default=None,
+        description="The side on which texts longer than `max_length` are cut; by default the tokenizer's, mostly "
+        "`right`. `left` keeps the end of a text.",
+    )
     label_column: str | tuple[str, ...] | None = Field(
         default=None,
         description="The column with the label, or several columns of 0 and 1, one for each label; by default found "

@@ -24,7 +24,7 @@ from llmkit import hub, tasks
 from llmkit.data.rows import tagging
 from llmkit.data.rows.batches import models_own
 from llmkit.data.rows.choices import read_beginnings, read_choices
-from llmkit.data.rows.examples import Encoded, beginning
+from llmkit.data.rows.examples import Encoded, kept
 from llmkit.data.rows.labels import REGRESSION, SINGLE
 from llmkit.data.rows.screening import view
 from llmkit.data.rows.table import Rows
@@ -254,7 +254,9 @@ def _class(asked: _Asked, number: int) -> _Question:
         return _log_odds(outputs.logits, best) if spec.problem_type == SINGLE else outputs.logits[:, best]
 
     texts = tuple(
-        beginning(row[columns[role]] or "", asked.length) for role in ("text", "text_pair") if role in columns
+        kept(row[columns[role]] or "", asked.length, asked.tokenizer)
+        for role in ("text", "text_pair")
+        if role in columns
     )
     return _Question(inputs, texts, places(asked.tokenizer, texts, inputs["input_ids"][0].tolist()), said, score)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from llmkit import metrics as measures
 from llmkit.data.rows import augment, classification
 from llmkit.data.rows.batches import Examples, models_own
-from llmkit.data.rows.examples import Encoded, beginning, chunks, column_texts, key_of
+from llmkit.data.rows.examples import Encoded, chunks, column_texts, kept, key_of
 from llmkit.data.rows.labels import MULTI, REGRESSION, SINGLE, UNKNOWN, LabelSpec, counts_of, thresholds_in
 from llmkit.data.rows.labels import resolve_labels as resolve_labels  # what labels mean is part of the contract
 from llmkit.data.rows.reader import RowReader, Unusable
@@ -57,6 +57,9 @@ METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in 
 def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: ClassificationData, length: int) -> Encoded:
     """Tokenize every row, cut to `length` tokens (of a pair, the longer text first), with its label as it was read."""
     done = Encoded(rows)
+    if data.truncation_side is not None:
+        tokenizer.truncation_side = data.truncation_side
+        tokenizer.init_kwargs["truncation_side"] = data.truncation_side  # what is saved
     first, second, label = columns["text"], columns.get("text_pair"), columns.get("label")
     tokenize = RowTokenizer(tokenizer, length)
     same: dict[str, str] = {}  # the labels that are text, each of them once
@@ -66,8 +69,8 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
         number = len(done.keys)
         done.row.extend(range(number, number + len(chunk)))
         done.keys.extend(key_of(*each) for each in zip(*filter(None, [texts, pairs]), strict=True))
-        texts = [beginning(text, length) for text in texts]
-        pairs = pairs and [beginning(text, length) for text in pairs]
+        texts = [kept(text, length, tokenizer) for text in texts]
+        pairs = pairs and [kept(text, length, tokenizer) for text in pairs]
         done.add_tokenized(tokenize(texts, pairs))
         for i, text in enumerate(texts):
             if not text.strip() and not (pairs is not None and pairs[i].strip()):

@@ -161,7 +161,6 @@ def contents(seed: int = SEED, count: int = COUNT) -> dict[str, str]:
 
     return {
         "stories.txt": "".join(f"{text}\n" for text, _ in told),
-        "endings.csv": _csv(("text", "label"), ((text, "happy" if story.happy else "sad") for text, story in told)),
         "questions.json": f'{{"version": "v2.0", "data": {articles}}}\n',
         "tags.conll.gz": "\n".join(
             "".join(f"{word} {tag}\n" for word, tag in tags(text, story)) for text, story in told[:TAGGED]

@@ -1,5 +1,6 @@
 """Text classification: which columns, what the labels mean, what the loss is, and that bad data is named."""
 
+import copy
 import csv
 import json
 import os
@@ -164,8 +165,8 @@ def words():
     return found
 
 
-def encode(words, rows, columns, length=12):
-    return task.encode(table(rows), columns, words, ClassificationData(path="x.csv"), length)
+def encode(words, rows, columns, length=12, **keys):
+    return task.encode(table(rows), columns, words, ClassificationData(path="x.csv", **keys), length)
 
 
 def test_a_text_is_cut_at_the_end_and_its_row_is_noted(words):
@@ -208,6 +209,19 @@ def test_many_rows_keep_their_order(words):
     assert len(done.inputs["input_ids"]) == 2500
     for i in (0, 8, 999, 1000, 2499):
         assert words.decode(done.inputs["input_ids"][i], skip_special_tokens=True) == rows[i]["text"][:6]
+
+
+def test_the_end_of_a_text_is_kept_where_the_left_is_cut(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmkit.data.rows.examples.LONGEST_TEXT", 100)  # no more of a text is read
+    left = copy.deepcopy(words)
+    rows = [{"text": "abcdefghij" * (i % 3 * 30) + "cab"} for i in range(1200)]
+    done = encode(left, rows, {"text": "text"}, length=8, truncation_side="left")
+    read = [left.decode(ids, skip_special_tokens=True) for ids in done.inputs["input_ids"]]
+    assert read == ["cab", "hijcab", "hijcab"] * 400
+    left.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).truncation_side == "left"
+    right = encode(words, rows[1:2], {"text": "text"}, length=8)
+    assert words.decode(right.inputs["input_ids"][0], skip_special_tokens=True) == "abcdef"
 
 
 # --- what the labels mean ---------------------------------------------------------------------------------------------
@@ -963,6 +977,14 @@ def test_what_words_decide_is_learned(name, mini, llmkit):
         assert (config.problem_type, config.id2label) == (MULTI, {0: "joy", 1: "awe", 2: "hope"})
     if name == "values":
         assert (config.problem_type, config.num_labels) == (REGRESSION, 1)
+
+
+def test_the_end_of_a_long_text_is_learned_and_predicted(mini, llmkit):
+    write(mini / "rows.csv", [row | {"text": f"{'and the hen ' * 12}{row['text']}"} for row in tales()])
+    finetune(llmkit, "data.truncation_side=left")
+    assert metrics()["eval_accuracy"] > 0.9
+    said = json.loads(llmkit("predict", "runs/mini", f"{'the glad hen ' * 30} and the tale of the grim fox").stdout)
+    assert said["label"] == "sad"
 
 
 def test_accumulation_changes_nothing(mini, llmkit):

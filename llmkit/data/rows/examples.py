@@ -93,6 +93,11 @@ def beginning(text: str, length: int) -> str:
     return text[: max(LONGEST_TEXT, 16 * length)]
 
 
+def kept(text: str, length: int, tokenizer: Any) -> str:
+    """Cut a text to what `length` tokens may need at its beginning, or at its end where the tokenizer keeps that."""
+    return text[-max(LONGEST_TEXT, 16 * length) :] if tokenizer.truncation_side == "left" else beginning(text, length)
+
+
 def key_of(*texts: str) -> int:
     """Hash texts: the same key for the same texts."""
     return xxhash.xxh3_64_intdigest("\0".join(texts).encode())
