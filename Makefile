@@ -2,8 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # Two stories that the classifier of the demo has not learned from.
-SAD := Tom had a little dog called Biscuit. They went to the park together every day after school. One day the gate was \
-open, and Biscuit ran out into the street. Tom called and called until it was dark. He never saw his dog again, and \
+SAD := Tom had a little dog called Biscuit. They went to the park together every day after school. One day the gate \
+was open, and Biscuit ran out into the street. Tom called and called until it was dark. He never saw his dog again, and \
 he cried himself to sleep.
 HAPPY := Tom had a little dog called Biscuit. They went to the park together every day after school. One day the gate \
 was open, and Biscuit ran out into the street. Tom cried and called until it was dark. In the morning Biscuit sat at \
