@@ -102,6 +102,7 @@ ODD = [
     ("max_length", {}),
     ("num_beams", "4"),
     ("eos_token_id", 10**30),
+    ("eos_token_id", -float("inf")),
     ("eos_token_id", [10**30]),
 ]
 
