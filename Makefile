@@ -10,7 +10,7 @@ was open, and Biscuit ran out into the street. Tom cried and called until it was
 the door, wagging his tail, and Tom hugged him and laughed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs test quick fuzz check browser crash bench clean
+.PHONY: help demo install format lint types docs screens test quick fuzz check browser crash bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -55,6 +55,9 @@ fuzz: install  ## mutate recipes, files, run directories and model folders for a
 	$(BIN)/python tests/fuzz.py
 
 check: lint types docs test fuzz  ## all that CI runs
+
+screens: install  ## the pictures of the README, by the commands that they show
+	$(BIN)/python docs/screens.py
 
 browser: install  ## the reports in a real browser: Debian's chromium, driven by Playwright; both are installed
 	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
