@@ -67,3 +67,13 @@ def test_a_run_begun_before_rows_were_drawn_by_class_goes_on_with_its_own_rows(p
     assert now.train.fingerprint == then["fingerprint"]
     parts = {"train": now.train, **now.validation}
     assert {name: len(list(rows)) for name, rows in parts.items()} == {name: then[name]["rows"] for name in parts}
+
+
+def test_a_run_of_texts_is_evaluated_on_what_it_held_out_when_data_seed_was_ignored(place):
+    recipe, record = place / "stopped/recipe.toml", place / "stopped/run.json"
+    recipe.write_text(recipe.read_text().replace("[data]\n", "[data]\nseed = 7\n", 1))
+    begun = load(str(recipe))
+    assert begun.data.seed is None
+    assert "data.seed is left out" in " ".join(begun.notes)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "order_started": 1}))
+    assert load(str(recipe)).data.seed == 7

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,9 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     """Read a recipe's file, and apply what `--task` sets and then the command line."""
     draft = _read_file(path)
     if path.name == "recipe.toml" and disk.is_file(path.parent / "run.json"):
-        _as_begun(draft)
-        find_data(draft, _paths_of_run(path.parent / "run.json"))
+        record = _record(path.parent / "run.json")
+        _as_begun(draft, record)
+        find_data(draft, _paths_of_run(record))
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
     apply_overrides(draft, overrides)
@@ -204,13 +205,18 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     return draft
 
 
-def _paths_of_run(record: Path) -> dict[str, str]:
-    """Read what the typed paths of a run's recipe resolve to, by key; nothing where the record has none."""
+def _record(file: Path) -> dict[str, Any]:
+    """Read the record of a run; nothing where it cannot be read."""
     try:
-        content = json.loads(record.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    paths = content.get("paths") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _paths_of_run(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the typed paths of a run's recipe resolve to, by key; nothing where the record has none."""
+    paths = record.get("paths")
     found = paths.items() if isinstance(paths, dict) else ()
     return {key: path for key, path in found if isinstance(path, str) and is_key(key)}
 
@@ -307,8 +313,12 @@ def _refusal(draft: Draft, restart: Callable[[Sequence[str]], Draft], named: str
     return UserError(f"{problems} {where}", "", draft.report(), mistakes)
 
 
-def _as_begun(draft: Draft) -> None:
+def _as_begun(draft: Draft, record: Mapping[str, Any]) -> None:
     """Fill in what the code did that wrote a run's recipe, for keys that the recipe lacks."""
+    seed = ("data", "seed")
+    if draft.task in schema.PRETRAINING and "started" in record and "order_started" not in record and draft.get(*seed):
+        draft.unset(seed)
+        draft.notes.append("data.seed is left out: llmkit ignored it for texts when this run was begun")
     if draft.task in schema.GENERATING:
         draft.values.setdefault("samples", {"prompts": []})
     parts = draft.get("tasks")

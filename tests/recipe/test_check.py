@@ -208,8 +208,8 @@ def test_the_shape_of_the_message(write):
         (
             SOURCES + "zzz = 2\n",
             "line 12  data.sources.books.zzz: unknown key; [data.sources.books] has path, name, revision, data_files, "
-            "split, encoding, format, delimiter, quoting, header, column_names, validation_split, text_column, "
-            "sample_by, clean, weight",
+            "split, encoding, format, delimiter, quoting, header, column_names, max_document_bytes, validation_split, "
+            "text_column, sample_by, clean, weight",
         ),
         (SOURCES.replace("= 3", '= "3"'), 'line 9  data.sources.web.weight: must be a number, not the string "3"'),
         (SOURCES.replace("= 3", "= 0"), "line 9  data.sources.web.weight: must be above 0, not 0"),
