@@ -139,7 +139,7 @@ class Service:
         num_prompt = sum(map(len, prompts))
         if wanted.stream:
             pieces = self._pieces(answer, events, texts, echoes, num_prompt, wanted.usage)
-            return _Events(pieces, jobs)
+            return _Events(pieces, jobs, self.metrics)
         await self._unless_gone(request, jobs, _all(events))
         written = [(echo + text.whole(), text.reason or "stop") for echo, text in zip(echoes, texts, strict=True)]
         counted = answers.usage(num_prompt, sum(len(text.tokens) for text in texts))
@@ -289,15 +289,16 @@ def _event(found: Mapping[str, Any]) -> str:
 class _Events(StreamingResponse):
     """A stream of events; however it ends, its rows are free."""
 
-    def __init__(self, pieces: AsyncIterator[str], jobs: Sequence[Job]) -> None:
+    def __init__(self, pieces: AsyncIterator[str], jobs: Sequence[Job], metrics: Metrics) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(pieces, media_type="text/event-stream", headers=headers)
-        self.jobs = jobs
+        self.jobs, self.metrics = jobs, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self.metrics.gone += not all(job.gone for job in self.jobs)  # as it is of a text that has ended
             for job in self.jobs:
                 job.gone = True
 

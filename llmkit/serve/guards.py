@@ -150,11 +150,14 @@ class Bodies:
             raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from problem
         try:
             found = json.loads(body)
-            if b"\\ud" in body.lower():  # half a character
+            if b"\\ud" in body.lower():
                 json.dumps(found, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as problem:
-            what = "is nested too deep" if isinstance(problem, RecursionError) else f"is not JSON: {problem}"
-            raise Refusal(400, f"the body {what}") from problem
+        except RecursionError as problem:
+            raise Refusal(400, "the body is nested too deep") from problem
+        except UnicodeEncodeError as problem:
+            raise Refusal(400, "the body has half a character in it: a surrogate without its other half") from problem
+        except ValueError as problem:
+            raise Refusal(400, f"the body is not JSON: {problem}") from problem
         return found
 
     async def _bytes(self, request: Request) -> bytes:

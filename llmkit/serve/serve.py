@@ -65,7 +65,7 @@ def serve(
         if key is None and host not in LOCAL:
             say(f"warning: whoever reaches {host} can use the model: set {KEY} or --key-file")
         try:
-            _run(application(service), listener)
+            server_of(application(service)).run(sockets=[listener])
         finally:
             service.worker.close()
     return 0
@@ -168,8 +168,8 @@ def _address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _run(app: Any, listener: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM; those that run, and wait, are finished first."""
+def server_of(app: Any) -> Any:
+    """Make uvicorn's server, which ends at SIGINT or SIGTERM; requests that run, and wait, are finished first."""
     import uvicorn
 
     from llmkit.serve.connections import Protocol
@@ -203,4 +203,4 @@ def _run(app: Any, listener: socket.socket) -> None:
         timeout_graceful_shutdown=FINISHING,
         backlog=2048,
     )
-    Server(config).run(sockets=[listener])
+    return Server(config)
