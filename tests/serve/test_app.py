@@ -207,7 +207,7 @@ def test_figures_count_what_was_served(models):
 
 
 def test_what_is_written_is_finished_when_the_server_ends(models):
-    with served.serving(models / "gpt2") as (address, service):
+    with served.serving(models / "gpt2") as (address, _):
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         stream = client.completions.create(model="gpt2", prompt="Once", max_tokens=300, temperature=0, stream=True)
         next(stream)
@@ -228,6 +228,6 @@ def test_a_key_opens_everything_but_the_page_and_health(models):
             assert ask(address, path, Authorization="Bearer wrong").status == 401
             assert ask(address, path, Authorization="Bearer open-sesame").status == 200
         assert ask(address, "/").status == ask(address, "/health").status == 200
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0) as client:
-            with pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
-                client.models.list()
+        wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
+        with wrong, pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
+            wrong.models.list()
