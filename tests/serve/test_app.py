@@ -13,7 +13,7 @@ from served import ask, until
 import llmkit
 from llmkit.serve.app import Limits
 
-PROMPTS = [f"Once upon a time{' and again' * (number % 5)} there was {number}" for number in range(24)]
+PROMPTS = [f"Once upon a time{' and again' * (number % 5)} there was {number}" for number in range(12)]
 MESSAGES = [{"role": "user", "content": "Once upon?"}]
 
 
