@@ -97,7 +97,7 @@ class Service:
         names = tuple(dict.fromkeys(name for row in rows for name in row))
         job = RowsJob(key=names, rows=len(rows), tokens=0, queue=asyncio.Queue(), table=rows)
         self.worker.submit([job])
-        _, found = await self._unless_gone(request, [job], job.queue.get())
+        _, found = await self.unless_gone(request, [job], job.queue.get())
         if isinstance(found, BaseException):
             raise found
         if isinstance(body, list):
@@ -130,7 +130,7 @@ class Service:
         texts = [answers.Text(decode, [] if in_chat else job.prompt, wanted.stops) for job in jobs]
         self.worker.submit(jobs)
         self.metrics.prompt_tokens += sum(map(len, prompts))
-        first = await self._unless_gone(request, jobs, queue.get())
+        first = await self.unless_gone(request, jobs, queue.get())
         if isinstance(first[1], BaseException):
             raise first[1]
         events = _events(queue, first, jobs, texts, bool(wanted.stops) or wanted.stream)
@@ -138,9 +138,9 @@ class Service:
         echoes = [decode(job.prompt) if wanted.echo else "" for job in jobs]
         num_prompt = sum(map(len, prompts))
         if wanted.stream:
-            pieces = self._pieces(answer, events, texts, echoes, num_prompt, wanted.usage)
+            pieces = self.pieces(answer, events, texts, echoes, num_prompt, wanted.usage)
             return _Events(pieces, jobs, self.metrics)
-        await self._unless_gone(request, jobs, _all(events))
+        await self.unless_gone(request, jobs, _all(events))
         written = [(echo + text.whole(), text.reason or "stop") for echo, text in zip(echoes, texts, strict=True)]
         counted = answers.usage(num_prompt, sum(len(text.tokens) for text in texts))
         return JSONResponse(answer.whole(written, counted))
@@ -198,7 +198,7 @@ class Service:
         assert isinstance(self.engine, Writer)
         return str(self.engine.session.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    async def _pieces(
+    async def pieces(
         self,
         answer: answers.Answer,
         events: AsyncIterator[int],
@@ -224,7 +224,7 @@ class Service:
             yield _event(as_refusal(problem).as_object())
         yield "data: [DONE]\n\n"
 
-    async def _unless_gone(self, request: Request, jobs: Sequence[Job], work: Awaitable[T]) -> T:
+    async def unless_gone(self, request: Request, jobs: Sequence[Job], work: Awaitable[T]) -> T:
         """Wait for `work`; where the client goes away first, free its rows and raise ClientDisconnect."""
         done = False
         waiting, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))

@@ -44,7 +44,7 @@ class TextJob(Job):
 class RowsJob(Job):
     """Rows to predict. Its one event is the list of answers."""
 
-    table: list[Mapping[str, Any]]
+    table: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

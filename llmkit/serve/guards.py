@@ -142,10 +142,10 @@ class Bodies:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 if size is not None and size <= SMALL:
-                    body = await self._bytes(request)
+                    body = await self.collected(request)
                 else:
                     async with self._large:
-                        body = await self._bytes(request)
+                        body = await self.collected(request)
         except TimeoutError as problem:
             raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from problem
         try:
@@ -160,7 +160,7 @@ class Bodies:
             raise Refusal(400, f"the body is not JSON: {problem}") from problem
         return found
 
-    async def _bytes(self, request: Request) -> bytes:
+    async def collected(self, request: Request) -> bytes:
         body, length = bytearray(), 0
         async for piece in request.stream():
             length += len(piece)

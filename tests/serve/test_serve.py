@@ -1,5 +1,6 @@
 """The command: what it says, what it refuses, and how it ends."""
 
+import gc
 import os
 import signal
 import socket
@@ -77,7 +78,13 @@ def test_a_signal_ends_it_once_what_runs_is_finished(llmkit, models, monkeypatch
     thread = threading.Thread(target=client)
     thread.start()
     before = signal.getsignal(number)
-    done = llmkit("serve", "gpt2", "--port", str(port))
+    gc.disable()
+    try:
+        done = llmkit("serve", "gpt2", "--port", str(port))
+        assert gc.isenabled()  # as `llmkit` begins without it
+    finally:
+        gc.enable()
+        gc.unfreeze()
     thread.join()
     assert done.exit_code == 0
     assert signal.getsignal(number) is before
