@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -189,6 +190,16 @@ def test_each_head_predicts_what_predict_says(models, name, row, keys):
             assert ask(address, "/predict", "no blank").body["error"]["message"].startswith("no [MASK] in it")
             rows = ask(address, "/predict", ["no blank", row])
             assert (rows.status, list(rows.body[0]), rows.body[1]) == (200, ["error"], alone)
+
+
+def test_rows_of_several_clients_are_predicted_together_and_each_gets_its_own(models):
+    asked = [[f"Once {number}"] * (1 + number % 3) for number in range(24)]
+    own = llmkit.load(models / "classifier").predict
+    with served.serving(models / "classifier") as (address, service), ThreadPoolExecutor(24) as clients:
+        found = list(clients.map(lambda rows: ask(address, "/predict", rows).body, asked))
+        assert service.worker.batches < len(asked)
+    for rows, answers in zip(asked, found, strict=True):
+        assert [answer["scores"] for answer in answers] == [pytest.approx(own(row)["scores"], abs=2e-6) for row in rows]
 
 
 def test_figures_count_what_was_served(models):
