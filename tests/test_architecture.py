@@ -8,7 +8,19 @@ from conftest import ROOT
 # From the command down to the errors: a module imports from its own layer and from those below. Rooms and files.
 LAYERS = (
     ("__main__", "cli", "dry_run", "api", "new_recipe"),
-    ("launch", "seeds", "children", "sweeps", "inference", "instead", "reports", "explain", "export", "doctor"),
+    (
+        "launch",
+        "seeds",
+        "children",
+        "sweeps",
+        "inference",
+        "instead",
+        "reports",
+        "explain",
+        "export",
+        "serve",
+        "doctor",
+    ),
     ("training", "plan"),
     ("tasks",),
     ("speed",),

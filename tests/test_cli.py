@@ -43,6 +43,10 @@ OPTIONS = {
     "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--overwrite", "--offline", "--json"],
     "merge": ["run", "--output", "--offline"],
     "export": ["model", "--output", "--format", "--precision", "--offline"],
+    "serve": [
+        *("model", "--host", "--port", "--key-file", "--allow-host", "--allow-origin", "--quantize"),
+        *("--max-tokens", "--max-waiting", "--max-body", "--offline"),
+    ],
     "push": ["run", "repo_id", "--license", "--public", "--include", "--dry-run"],
     "data": ["path", "overrides", "--task"],
     "plan": [

@@ -184,6 +184,14 @@ TABLE = (
     ),
     Row("transformers.PreTrainedModel._can_compile_fullgraph", "inference/prefill.py", is_a(bool)),
     # -- transformers: models and their parts
+    *(
+        Row(f"uvicorn.protocols.http.h11_impl.{name}", "serve/connections.py", assigned)
+        for name in ("H11Protocol.cycle", "H11Protocol.transport", "H11Protocol.loop")
+    ),
+    Row("uvicorn.protocols.http.h11_impl.RequestResponseCycle.response_complete", "serve/connections.py", assigned),
+    Row("uvicorn.protocols.http.h11_impl.H11Protocol.on_response_complete", "serve/connections.py", takes("self")),
+    Row("uvicorn.Server.capture_signals", "serve/serve.py", takes("self")),
+    Row("uvicorn.Server.handle_exit", "serve/serve.py", takes("self", "sig", "frame")),
     Row("transformers.PreTrainedModel.base_model_prefix", "models/weights.py", is_a(str)),
     Row("transformers.PreTrainedModel.base_model", "models/weights.py", is_a(property)),
     Row("transformers.PreTrainedConfig._attn_implementation", "tasks/causal_lm.py", is_a(property)),

@@ -1,4 +1,4 @@
-"""`llmkit generate`, `predict`, `evaluate` and `merge`: what a finished model is good for."""
+"""`llmkit generate`, `predict`, `serve` and the others: what a finished model is good for."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -342,5 +342,82 @@ def push(
         if address := push(run_or_model(run), repo_id, license, public, include or [], dry_run):
             print(address)  # noqa: T201
         return 0
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=USE,
+    epilog="""\
+llmkit serve runs/sst2
+llmkit serve runs/chat --port 9000 --key-file key.txt
+llmkit serve runs/chat --host 0.0.0.0 --allow-host models.example.com""",
+)
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
+        ),
+    ],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
+    ] = 8000,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file",
+            metavar="FILE",
+            help="The key that clients must send.  [default: LLMKIT_SERVE_KEY, or none]",
+            autocompletion=completion.files,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Also answer to this name of the server."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", metavar="URL", help="Let pages of this site use the server."),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option(
+            "--quantize",
+            metavar="int8|int4",
+            help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, metavar="N", help="New tokens that a request may ask for.")
+    ] = 1024,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=1, metavar="N", help="Texts or rows that may wait; more get a 429.")
+    ] = 256,
+    max_body: Annotated[
+        int, typer.Option("--max-body", min=1, metavar="BYTES", help="The largest request; a larger one gets a 413.")
+    ] = 1_000_000,
+    offline: Offline = False,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's clients expect, with a page to try it on."""
+
+    def act() -> int:
+        stay_offline(offline)
+        from llmkit.serve.serve import serve as serving
+
+        return serving(
+            run_or_model(model),
+            host,
+            port,
+            key_file,
+            allow_host or [],
+            allow_origin or [],
+            quantize,
+            max_tokens,
+            max_waiting,
+            max_body,
+        )
 
     do(act)

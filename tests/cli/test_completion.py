@@ -17,6 +17,13 @@ from llmkit.recipe.keys import known_keys
 
 # What nobody can guess: numbers, times, names and texts of one's own.
 FREE = {
+    "--allow-host",
+    "--allow-origin",
+    "--host",
+    "--max-body",
+    "--max-tokens",
+    "--max-waiting",
+    "--port",
     "--halving",
     "--memory",
     "--name",

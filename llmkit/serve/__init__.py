@@ -1,0 +1,1 @@
+"""Serve a finished model over HTTP."""
