@@ -470,7 +470,7 @@ def list_runs(folder: str | Path = "runs") -> "pd.DataFrame":
 
     root = Path(folder)
     rows = [describe(path, runs.read_record(path)) for path in directories(root)] if disk.is_dir(root) else []
-    rows.sort(key=lambda row: -row["started"])
+    rows.sort(key=lambda row: row["order"], reverse=True)
     numbers = [{**row, "age": row["seconds_ago"], "time": row["seconds"]} for row in rows]
     return pd.DataFrame(numbers, columns=list(COLUMNS))
 

@@ -305,7 +305,11 @@ def compare(model: Any, tokenizer: Any, file: Path, precision: Precision) -> dic
     with loading.quiet(), redirect_stderr(io.StringIO()):  # upstream's bar
         # With the model's own configuration: of GPT-2 and Qwen3 transformers 5.23 reads only a part of it there.
         again = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, config=copy.deepcopy(model.config), dtype=torch.float32
+            file.parent,
+            gguf_file=file.name,
+            config=copy.deepcopy(model.config),
+            dtype=torch.float32,
+            trust_remote_code=False,
         ).eval()
     logits, equal, losses = 0.0, 0, [0.0, 0.0]
     texts = written(model, tokenizer)

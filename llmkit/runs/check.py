@@ -157,7 +157,7 @@ def _weights(directory: Path, record: dict[str, Any]) -> list[str]:
     """List what is wrong with the files that were written when the run finished."""
     if not runs.is_finished(directory):
         return ["the run is marked as finished, but its weights are missing"]
-    expected = record.get("files", {})
+    expected = {name: about for name, about in record.get("files", {}).items() if name != runs.CARD_FILE}  # peft's was
     actual = checkpoint.files_of(directory, only=expected)
     return [
         f"{file} {'is missing' if file not in actual else 'has changed since it was written'}"

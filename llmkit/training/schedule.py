@@ -51,8 +51,10 @@ class Schedule:
         fits = not self.fits or self.kind in WITHOUT
         if not fits and len(asked) > 1 and total > steps:
             counts = {key: count * steps // total for key, count in asked.items()}
-        elif not fits and len(asked) == 1 and 1 < steps <= total:
-            counts = {"warmup_steps": max(1, int(WARMUP * steps))}
+        elif not fits and len(asked) == 1 and 0 < steps <= total:
+            counts = {
+                "warmup_steps": max(1, int(WARMUP * steps)) if steps > 1 else 0
+            }  # else the only step learns nothing
         changed = {key: count for key, count in counts.items() if count != asked[key]}
         names = {key: f"trainer.{'' if key == 'warmup_steps' else 'lr_scheduler_kwargs.'}{key}" for key in changed}
         said = ", ".join(f"{names[key]} = {asked[key]:,} becomes {count:,}" for key, count in changed.items())

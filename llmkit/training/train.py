@@ -272,6 +272,7 @@ def export(trainer: Trainer, directory: Path, whole: Callable[[], None] | None =
             for path in draft.rglob("*"):
                 checkpoint.synced(path)
             written = checkpoint.files_of(draft)
+            written.pop(runs.CARD_FILE, None)  # peft's, in whose place llmkit's comes
             if whole is not None:
                 whole()
             for path in sorted(draft.iterdir()):

@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 from conftest import CAUSAL, ROOT, corpus
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::nbformat.warnings.MissingIDFieldWarning")
 
 
-def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
+def run(notebook, folder: Path) -> None:
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
 
 
-def printed(cell: nbformat.NotebookNode) -> str:
+def printed(cell) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 

@@ -89,7 +89,7 @@ def test_neither_is_written_where_the_recipe_says_so(place, llmkit):
 
 
 def test_seeds_write_no_report_unless_asked(place, llmkit, monkeypatch):
-    monkeypatch.setattr("llmkit.seeds._run", lambda argv: llmkit("finetune", *argv).exit_code)
+    monkeypatch.setattr("llmkit.children.run", lambda argv, **more: llmkit(*argv).exit_code)
     short = ("trainer.max_steps=1", "--seeds", "2")
     assert llmkit("finetune", "rows.toml", *short, "--output-dir", "quiet").exit_code == 0
     assert llmkit("finetune", "rows.toml", *short, "report.write=true", "--output-dir", "asked").exit_code == 0

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import losses
 
-from llmkit.errors import UserError
+from llmkit.errors import UserError, in_bytes
 from llmkit.recipe import load
 from llmkit.recipe.schema import OF_THE_ROWS
 from llmkit.runs import compatibility
@@ -301,7 +301,7 @@ def test_a_finished_run_says_its_size_on_disk(place, llmkit, short):
         sum(path.stat().st_size for path in Path("run").rglob(f"{part}**/*") if path.is_file())
         for part in ("", "checkpoint-*/")
     ]
-    assert f"run: {sizes[0] / 1e6:.1f} MB, {sizes[1] / 1e6:.1f} MB of it in 2 checkpoints" in said
+    assert f"run: {in_bytes(sizes[0])}, {in_bytes(sizes[1])} of it in 2 checkpoints" in said
 
 
 def test_with_nothing_held_out_all_rows_are_trained_on_and_evaluated(place, llmkit, short):

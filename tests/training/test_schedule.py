@@ -18,6 +18,7 @@ def wsd(warmup, decay):
         (Schedule("linear", warmup=700), 100, (10, {})),
         (Schedule("cosine", warmup=100), 100, (10, {})),
         (Schedule("cosine", warmup=0.06), 50, (3, {})),
+        (Schedule("cosine", warmup=0.03), 1, (0, {})),
         (Schedule("constant", warmup=700), 100, (700, {})),
         (Schedule("linear", warmup=700, fits=False), 100, (700, {})),
         (wsd(50, 150), 100, (25, {"num_decay_steps": 75})),
@@ -28,7 +29,7 @@ def wsd(warmup, decay):
 def test_what_does_not_fit_is_scaled(schedule, steps, parts):
     warmup, settings, words = schedule.parts(steps)
     assert (warmup, settings) == parts
-    assert bool(words) == (schedule.fits and schedule.kind != "constant" and steps == 100 and warmup != 50)
+    assert bool(words) == (schedule.fits and schedule.kind != "constant" and steps in (1, 100) and warmup != 50)
 
 
 def test_rates_that_another_length_leaves_as_they_were():
