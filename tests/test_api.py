@@ -307,3 +307,22 @@ def test_python_in_the_pages_names_what_is_there():
                 continue
             compile(block, str(page), "exec")
             assert set(re.findall(r"llmkit\.(\w+)\b(?=\()", block)) <= set(lk.__all__), page
+
+
+def test_an_evaluation_on_the_file_that_was_trained_on_is_warned_of(rows, capsys):
+    model = lk.finetune("classes.toml", output_dir="run").load()
+    capsys.readouterr()
+    model.evaluate("rows.csv")
+    assert "the model was trained on rows of this file" in capsys.readouterr().err
+    rows.to_csv("further.csv", index=False)
+    model.evaluate("further.csv")
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_a_finished_adapter_is_whole(workplace, llmkit):
+    lk.pretrain("causal.toml", output_dir="base")
+    lk.pretrain("causal.toml", model={"name": "base"}, lora={"r": 2}, trainer={"max_steps": 2}, output_dir="run")
+    done = llmkit("check", "run")
+    assert done.exit_code == 0
+    assert "damaged" not in done.stdout
+    assert "README.md" not in json.loads(Path("run/run.json").read_text())["files"]

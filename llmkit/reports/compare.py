@@ -211,7 +211,7 @@ def judge(first: Path, second: Path) -> Verdict | str:
         if not found:
             return f"`{path}` has no {runs.PREDICTIONS_FILE}"
     if rows[0].keys() != rows[1].keys() or any(_identity(rows[0][i]) != _identity(rows[1][i]) for i in rows[0]):
-        return "the runs were evaluated on different rows"
+        return "the runs were evaluated on different rows, so the figures above do not compare; give both one dev file"
     pairs = [(rows[0][i], rows[1][i]) for i in rows[0]]
     judged = [(one, other) for one, other in pairs if None not in (one.get("right"), other.get("right"))]
     if judged:

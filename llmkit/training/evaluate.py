@@ -56,6 +56,12 @@ def _is_own(name: str, recipe: Recipe) -> bool:
     return own is not None and recipe.source == Path(own).resolve() and recipe.origins["data.path"] != COMMAND_LINE
 
 
+def _is_file_of(name: str, recipe: Recipe) -> bool:
+    """Tell whether the data has the path of the data that a model was trained on."""
+    path = recipe.data.path if recipe.data is not None else None
+    return bool(path) and path in record_of(name).get("paths", {}).values()
+
+
 def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[str, Any]:
     """Return the metrics of `name` on the validation data of `recipe`, on all its data if there is none.
 
@@ -118,6 +124,8 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
             or assembly.record["data"]["fingerprint"] == record_of(name).get("data", {}).get("fingerprint")
         ):
             say("warning  the model was trained on these rows: the metrics will look better than they are")
+        elif WHOLE in assembly.record["data"] and _is_file_of(name, recipe):
+            say("warning  the model was trained on rows of this file: the metrics will look better than they are")
         process.collect_from_here()
         found = final_evaluation(trainer)
         measured.show(output)
