@@ -161,11 +161,12 @@ def read_recipe(
     recipe: str | Path | None = None, *, task: str | None = None, data: Any = None, **overrides: Any
 ) -> Recipe:
     """Read a recipe strictly, with overrides as in `finetune`, and return it; UserError names every mistake."""
+    from llmkit.cli.app import recipe_and_overrides
     from llmkit.recipe import load
 
-    path, overrides_ = None if recipe is None else str(recipe), _overrides(recipe, task, data, overrides)
-    _need_recipe("finetune", path, task, overrides_)
-    return load(path, overrides_, task=task)
+    settings = _overrides(recipe, task, data, overrides)
+    path, settings = recipe_and_overrides(None if recipe is None else str(recipe), settings, task)
+    return load(path, settings, task=task)
 
 
 def _train(
@@ -183,8 +184,9 @@ def _train(
     offline: bool,
 ) -> Run:
     """Run the command line that says the same, in this process."""
-    path = None if recipe is None else str(recipe)
-    _need_recipe(verb, path, task, overrides)
+    from llmkit.cli.app import recipe_and_overrides
+
+    path, overrides = recipe_and_overrides(None if recipe is None else str(recipe), overrides, task, verb)
     argv = [verb, *([path] if path is not None else ["--task", str(task)]), *overrides]
     valued = {
         "--name": name,
@@ -218,15 +220,6 @@ def _train(
     if code:
         raise RunError(f"the run `{directory}` failed", f"its processes wrote into {directory / runs.LAUNCH_LOG}")
     return run
-
-
-def _need_recipe(verb: str, path: str | None, task: str | None, overrides: list[str]) -> None:
-    from llmkit.instead import ask_for_recipe
-
-    if path is not None and task is not None:
-        raise UserError(f"`{path}` and the task {task} each name a recipe", "give only one of them")
-    if path is None and task is None:
-        ask_for_recipe(verb, overrides)
 
 
 def _overrides(recipe: str | Path | None, task: str | None, data: Any, tables: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Write rows into a file, as JSON lines or a table: whole or not at all."""
+"""Write rows into a file, as JSON lines or a table, or files into a folder: whole or not at all."""
 
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import IO, Any
 
 from llmkit import disk
 from llmkit.errors import UserError, quantity
-from llmkit.recipe.paths import refuse_address
+from llmkit.recipe.paths import at_home, refuse_address
 
 ERROR = "error"  # the key of a row that cannot be used, in place of what would be said of it
 
@@ -74,6 +75,34 @@ class Output:
 
     def __str__(self) -> str:
         return str(self.path)
+
+
+def check_folder(output: str) -> Path:
+    """Return the folder that `--output` names, which is new or empty; raise UserError otherwise."""
+    refuse_address(output, written=True)
+    target = at_home(output).resolve()
+    if disk.is_file(target) or (disk.is_dir(target) and any(target.iterdir())):
+        raise UserError(
+            f"the output directory `{output}` already contains other files", "name a new or empty directory"
+        )
+    return target
+
+
+@contextmanager
+def new_folder(target: Path, output: str) -> Iterator[Path]:
+    """Yield a draft that becomes the folder `target` where nothing was raised; `output` names it in errors."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        disk.share_files(draft)
+        draft.replace(target)
+    except OSError as problem:
+        raise UserError(
+            f"the output directory `{output}` cannot be written: {problem.strerror or problem}"
+        ) from problem
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def own_name(key: str, columns: Collection[str], prefix: str = "predicted_") -> str:

@@ -1,16 +1,13 @@
 """Export a model to the file of another engine: written beside its place, compared, and only then put there."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from llmkit import disk, hub
+from llmkit import hub, temporary
+from llmkit.data.output import check_folder, new_folder
 from llmkit.errors import UserError, in_bytes, say
-from llmkit.recipe.paths import at_home
 from llmkit.runs.finished import check_model
 
 Format = Literal["gguf"]
@@ -33,27 +30,11 @@ def export(run: str, format: Format, output: str, precision: str) -> None:
     Raises:
         UserError: The format has no place for the model, or `output` cannot be written.
     """
-    target = at_home(output).resolve()
-    if disk.is_file(target) or (disk.is_dir(target) and any(target.iterdir())):
-        raise UserError(
-            f"the output directory `{output}` already contains other files", "name a new or empty directory"
-        )
+    target = check_folder(output)
     check_model(run)
     _need("gguf")
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with _whole(run) as model:
-        try:
-            draft.mkdir(parents=True)
-            found = _gguf(model, draft, precision, f"{Path(run).resolve().name}-{precision}.gguf")
-            if disk.is_dir(target):
-                target.rmdir()
-            draft.replace(target)
-        except OSError as problem:
-            raise UserError(
-                f"the output directory `{output}` cannot be written: {problem.strerror or problem}"
-            ) from problem
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    with _whole(run) as model, new_folder(target, output) as draft:
+        found = _gguf(model, draft, precision, f"{Path(run).resolve().name}-{precision}.gguf")
     for file in sorted(target.iterdir()):
         say(f"{in_bytes(file.stat().st_size):>8}  {Path(output) / file.name}")
     say(
@@ -87,7 +68,7 @@ def _whole(run: str) -> Iterator[str]:
     if adapter is None:
         yield run
         return
-    with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
-        merged = Path(folder) / "merged"
+    with temporary.folder() as folder:
+        merged = folder / "merged"
         merge.merge(run, str(merged))
         yield str(merged)

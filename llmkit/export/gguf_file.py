@@ -52,11 +52,10 @@ def write(name: str, output: Path, precision: Precision, modelfile: Path) -> dic
     Returns how far the file is from the model, as `compare` measures it. Raises UserError where GGUF, or this writer of
     it, has no place for the architecture or the tokenizer, and RunError where the file does not agree with the model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     model = loading.load_model(name, AutoModelForCausalLM).float().cpu()
-    with hub.loading(name, "model"), loading.quiet():
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     write_file(model, tokenizer, output, precision)
     modelfile.write_text(modelfile_of(model, tokenizer, output.name))

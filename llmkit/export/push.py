@@ -84,6 +84,8 @@ def files_to_push(directory: Path, repo_id: str, license: str, include: Sequence
         names += [file.name for file in sorted(directory.iterdir()) if file.suffix in (".json", ".safetensors")]
         names = [name for name in names if name != runs.RECORD_FILE]
     for name in names:
+        if name in files:  # an adapter's record of earlier code names the card of peft
+            continue
         if disk.is_file(directory / name):
             files[name] = directory / name
         elif name in record.get("files", {}):

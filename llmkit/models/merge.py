@@ -1,15 +1,13 @@
 """An adapter into its base: one whole model that needs neither peft nor the base any more."""
 
 import inspect
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from llmkit import disk, hub, process
+from llmkit.data.output import check_folder, new_folder
 from llmkit.errors import UserError, say
-from llmkit.recipe.paths import at_home, refuse_address
 from llmkit.recipe.tasks import TASKS, task_of_adapter
 from llmkit.runs.finished import record_of
 
@@ -23,12 +21,7 @@ def merge(run: str, output: str) -> None:
     The logits before and after are compared in fp32; RuntimeError where they differ. Raises UserError for a `run`
     without an adapter and an `output` with files in it; `output` is there whole or not at all.
     """
-    refuse_address(output, written=True)
-    target = at_home(output).resolve()
-    if disk.is_file(target) or (disk.is_dir(target) and any(target.iterdir())):
-        raise UserError(
-            f"the output directory `{output}` already contains other files", "name a new or empty directory"
-        )
+    target = check_folder(output)
     revision = hub.commit(run)  # before torch is imported, which takes seconds
     import torch
     from transformers.utils import cached_file
@@ -59,13 +52,10 @@ def merge(run: str, output: str) -> None:
         run if in_run else base, revision if in_run else hub.commit(base, adapter.get("revision"))
     )
     model = _merge_weights(model, run)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(target, output) as draft:
         with loading.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
-        disk.share_files(draft)
         del model
         after = _logits(loading.load_model(str(draft), model_class), ids)  # of what is written
         difference = ((after - before).abs().max() / before.abs().max()).item()
@@ -73,13 +63,6 @@ def merge(run: str, output: str) -> None:
             raise RuntimeError(
                 f"the merged model does not match: its logits differ by up to {difference:.1e} of the largest"
             )
-        draft.replace(target)
-    except OSError as problem:
-        raise UserError(
-            f"the output directory `{output}` cannot be written: {problem.strerror or problem}"
-        ) from problem
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     say(f"merged `{run}` into {output}: its logits differ by at most {difference:.1e} of the largest one")
 
 

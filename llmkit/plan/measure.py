@@ -1,18 +1,16 @@
 """Train a few steps of a recipe, as a run does, in a folder that is thrown away: how long they take."""
 
 import io
-import tempfile
 import time
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
+from llmkit import temporary
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.table import ReadOnly
 from llmkit.training import train
@@ -68,9 +66,8 @@ def measure(recipe: Recipe) -> Measured:
     without = {"early_stopping": None, "samples": None, "fits_rows": False}
     recipe = recipe.model_copy(update={"trainer": ReadOnly({**recipe.trainer, **short}), **without})
     watch = _Watch()
-    new = partial(tempfile.TemporaryDirectory, prefix="llmkit-plan-")
-    with new() as folder, redirect_stderr(io.StringIO()), suppress(_Enough):
-        train.run(recipe, Path(folder), resume=False, watch=watch)
+    with temporary.folder() as folder, redirect_stderr(io.StringIO()), suppress(_Enough):
+        train.run(recipe, folder, resume=False, watch=watch)
     ends = watch.ends[WARM - 1 :]
     times = tuple(later - earlier for earlier, later in pairwise(ends))
     return Measured(times, watch.processor, train.peak_memory())

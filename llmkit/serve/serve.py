@@ -97,12 +97,10 @@ def load(name: str, limits: "Limits", max_waiting: int, quantize: "Precision | N
     rows = engines.Predictor(*predictor(name, task))
     about["inputs"] = inputs_of(name, task)
     if task == "masked-lm":
-        from transformers import AutoTokenizer
-
         from llmkit import hub
+        from llmkit.models import loading
 
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
-        about["mask_token"] = tokenizer.mask_token
+        about["mask_token"] = loading.load_tokenizer(name, hub.commit(name)).mask_token
     return Service(known, rows, Worker(rows.run, PREDICTED, 1, max(max_waiting, CHUNK)), limits, about)
 
 

@@ -195,3 +195,14 @@ def test_an_adapter_of_a_folder_is_to_be_merged_first(llmkit, finished, hub, tmp
     adapter.write_text(json.dumps({"base_model_name_or_path": "org/base"}))
     card = push(llmkit, tmp_path, "--dry-run").stdout
     assert '.from_pretrained("org/base", config=config)' in card
+
+
+def test_the_card_of_an_adapter_of_earlier_code_is_the_hubs_not_pefts(finished, tmp_path):
+    for file in finished.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["files"]["README.md"] = {"bytes": 1, "xxh3_128": ""}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    files = push_module.files_to_push(tmp_path, "ada/reviews", "mit", ())
+    assert b"license: mit" in files["README.md"]
