@@ -14,7 +14,8 @@ from llmkit.errors import UserError
 
 FULL = "error: the answer could not be written to stdout: No space left on device\n"
 FULL += "hint: send it to a disk with room: > FILE\n"
-WORDS = ("-h", "--version", "recipes list", "recipes schema", "pretrain -h", "explain", "data recipes/tiny/endings.csv")
+COMMANDS = ("-h", "--version", "recipes list", "recipes schema", "pretrain -h", "explain", "completion bash")
+COMMANDS += ("data recipes/tiny/endings.csv", "runs tests/earlier_runs/c1f8dd5")
 
 
 def run(line: str, **env: str) -> subprocess.CompletedProcess:
@@ -22,10 +23,7 @@ def run(line: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(words, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, env=env or None)
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["-h", "--version", "recipes list", "recipes schema", "pretrain -h", "explain", "data recipes/tiny/endings.csv"],
-)
+@pytest.mark.parametrize("words", COMMANDS)
 def test_a_full_disk_is_one_error(words):
     done = run(f"llmkit {words} > /dev/full")
     assert done.returncode == 2
