@@ -227,7 +227,7 @@ class Speed(Table):
     reuse_memory: bool = Field(
         default=True,
         description="On a CPU under Linux: keep freed memory for the next allocation, so that the system need not "
-        "clear each page again.",
+        "clear each page again. Where too little memory is free for that, and with `false`, it is given back at once.",
     )
 
 

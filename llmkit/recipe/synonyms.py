@@ -72,6 +72,7 @@ _WORDS = {
     "sequence_length max_source_length model_max_length max_input_length cutoff_len",
     "data.block_size": "max_len maxlen max_seq_length max_seq_len max_sequence_length seq_len seq_length "
     "sequence_length context_length ctx_len context_size n_ctx max_length",
+    "data.pack": "packing sample_packing",
     "data.max_target_length": "target_length max_output_length",
     "data.max_train_samples": "num_train_samples n_train train_samples max_samples limit",
     "data.max_eval_samples": "num_eval_samples n_eval eval_samples",

@@ -82,6 +82,32 @@ OWNED: dict[str, dict[str, str]] = {
     },
 }
 
+_ANSWERS = "leave it out: of a conversation the assistant's turns alone are learned"
+_TOKENIZER = "leave it out: the tokenizer of the model says which, and its chat template which one ends a turn"
+
+# What trl's SFTConfig and SFTTrainer have beside TrainingArguments: what does the same here.
+OF_TRL: dict[str, str] = {
+    "packing": "use `data.pack`, which packs conversations; texts are packed anyway",
+    "eval_packing": "leave it out: each conversation is evaluated by itself",
+    "packing_strategy": "leave it out: `data.pack` joins whole conversations, none of which sees another",
+    "padding_free": "leave it out: `data.pack` leaves hardly any padding",
+    "peft_config": "use the [lora] table",
+    "use_peft": "write a [lora] table",
+    "model_init_kwargs": "use the [model] table",
+    "eos_token": _TOKENIZER,
+    "pad_token": _TOKENIZER,
+    "assistant_only_loss": _ANSWERS,
+    "completion_only_loss": _ANSWERS,
+    "response_template": _ANSWERS,
+    "chat_template_path": "leave it out: the tokenizer's own chat template is used",
+    "formatting_func": "name the columns in [data]",
+    "dataset_text_field": "name the columns in [data]",
+    "dataset_kwargs": "see the keys of [data]",
+    "dataset_num_proc": "leave it out: the tokenizer works on all cores by itself",
+    "shuffle_dataset": "leave it out: rows are shuffled, unless `train_sampling_strategy` says otherwise",
+    "loss_type": "leave it out: the loss is cross-entropy",
+}
+
 _DATA_DRIVEN = 'of the data before the first step, which llmkit does not compute; use "pissa" or "olora"'
 _LOSS = "its loss needs a term that the training loop must add, and llmkit's does not; use `use_dora`"
 _START = "it belongs to an initialization of the adapter that llmkit does not have; see `init_lora_weights`"
@@ -245,6 +271,8 @@ def refusal(class_name: str, key: str, value: Any) -> str:
     if class_name == "TrainingArguments" and key in DROPPED and key not in fields(class_name):
         advice = DROPPED[key][1].replace("{value}", toml_value(value))
         return f"not a field of {class_name} in {installed(class_name)}; {advice}"
+    if class_name == "TrainingArguments" and key in OF_TRL and key not in fields(class_name):
+        return f"a field of trl's SFTConfig; {OF_TRL[key]}"
     return ""
 
 

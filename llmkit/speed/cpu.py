@@ -14,6 +14,9 @@ PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 # Of glibc's malloc.h: from which size on a piece of memory is the system's own, and how much is kept at the end.
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 LARGE = (2**31 - 1, 2**25)  # bytes: it takes an int, and older ones refuse more than 32 MiB as a threshold
+SMALL = (2**16, 2**17)  # bytes: the thresholds of the two, where all that is freed goes back to the system
+# What a training took with freed memory kept, as a share of its tensors' peak: 1.13 to 1.56 for twelve models.
+KEPT = 1.6
 
 
 def cores() -> int:
@@ -57,6 +60,26 @@ def reuse_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return any(mallopt(MMAP_THRESHOLD, size) for size in LARGE) and bool(mallopt(TRIM_THRESHOLD, LARGE[0]))
+
+
+def give_memory_back() -> None:
+    """Let freed memory go back to the system at once, so that a process takes what its tensors take.
+
+    Left to itself glibc raises its threshold with each large piece that is freed, and gaps between tensors add up.
+    Clearing pages again costs time: a step of SmolLM2 under LoRA took 46 s of processor time and 2.9 GB, with freed
+    memory kept 38 s and 3.8 GB (AMD EPYC, one thread).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MMAP_THRESHOLD, SMALL[0])
+        mallopt(TRIM_THRESHOLD, SMALL[1])
+
+
+def has_room(peak: int) -> bool:
+    """Tell whether tensors of `peak` bytes fit into this machine's free memory with freed memory kept."""
+    import psutil
+
+    return peak * KEPT < psutil.virtual_memory().available
 
 
 def fuse_norms(model: Any) -> int:

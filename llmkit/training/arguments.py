@@ -71,6 +71,23 @@ def use_cpu(args: TrainingArguments, speed: Speed) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "reuse_memory": speed.reuse_memory and cpu.reuse_memory()}
 
 
+def fit_memory(on_cpu: dict[str, Any], peak: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Give freed memory back where the recipe says so, or where too little is free to keep it.
+
+    Args:
+        on_cpu: What `use_cpu` chose.
+        peak: Bytes of the tensors of this machine's processes at the peak of a step; None where that is not known.
+
+    Returns:
+        What is chosen now, and the notes on it.
+    """
+    if not on_cpu or (on_cpu["reuse_memory"] and (peak is None or cpu.has_room(peak))):
+        return on_cpu, []
+    cpu.give_memory_back()
+    short = "little memory is free: the system gets back at once what tensors leave, which costs some time"
+    return {**on_cpu, "reuse_memory": False}, [short] * on_cpu["reuse_memory"]
+
+
 def has_fast_bf16() -> bool:
     """The CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); without, it is hundreds of times slower than fp32."""
     if platform.machine() not in ("x86_64", "AMD64"):

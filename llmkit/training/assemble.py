@@ -16,7 +16,7 @@ from llmkit.data.rows import summary, table
 from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.splits import tables
 from llmkit.data.text.documents import Documents
-from llmkit.errors import UserError
+from llmkit.errors import UserError, quantity
 from llmkit.models import unknown_tokens
 from llmkit.models.config import fit_to_tokenizer, load_config
 from llmkit.recipe.data_tables import RowData
@@ -104,12 +104,13 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     about = {"fingerprint": first.fingerprint, "revision": splits.revision, **record}
     about |= _counts(splits.record, parts)
     scored = {} if units is None or not held_out else units.record
+    train_examples = None if train is None else task.examples(train, label_spec, False)
     return Assembly(
         config=config,
         tokenizer=tokenizer,
         unit="examples",
         length=None,
-        train=None if train is None else task.examples(train, label_spec, False),
+        train=train_examples,
         validation={name: task.examples(part, label_spec, True) for name, part in held_out.items()},
         collate=choose_collator(task, tokenizer, config),
         losses=_with(task.losses, label_spec),
@@ -125,7 +126,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
             *summary.lines(record),
             *([] if units is None else units.lines),
         ],
-        notes=[*recipe.notes, *splits.notes, *_notes(parts), *notes, *added],
+        notes=[*recipe.notes, *splits.notes, *_notes(parts), *_packed(train, train_examples), *notes, *added],
         subtokens=subtokens,
         warnings=[
             *unknown_tokens.warnings(recipe, tokenizer, unknown),
@@ -144,6 +145,16 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
 def _notes(parts: Mapping[str, Encoded]) -> list[str]:
     """List what encoding says of the rows, of which part where there are several."""
     return [f"{name}: {note}" if len(parts) > 1 else note for name, part in parts.items() for note in part.notes]
+
+
+def _packed(train: Encoded | None, examples: Sequence[Any] | None) -> list[str]:
+    """Say how many conversations of the training data share an input; nothing where each has its own."""
+    if train is None or examples is None:
+        return []
+    conversations = len(train.row) - len(train.unlearned)
+    if len(examples) >= conversations:
+        return []
+    return [f"{quantity(conversations, 'conversation')} are packed into {quantity(len(examples), 'input')}"]
 
 
 def _counts(record: Mapping[str, Any], parts: Mapping[str, Encoded]) -> dict[str, Any]:

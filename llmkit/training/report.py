@@ -28,8 +28,22 @@ SPARKLINE = 40  # columns, at most
 DAY = '"What a day!"'
 
 
+def planned(recipe: Recipe, assembly: Assembly, args: TrainingArguments) -> closed_form.Needs | None:
+    """Calculate what the training takes, by its own longest rows; None for an architecture without a formula."""
+    lengths = getattr(assembly.train, "lengths", None)
+    longest = None if lengths is None or not len(lengths) else int(lengths.max())
+    settings = {**recipe.trainer, **_as_it_is(args)}
+    return closed_form.of_config(recipe, assembly.config.to_dict(), settings, args.world_size, longest)
+
+
 def introduce(
-    recipe: Recipe, assembly: Assembly, facts: dict[str, Any], precision: str, args: TrainingArguments, directory: Path
+    recipe: Recipe,
+    assembly: Assembly,
+    facts: dict[str, Any],
+    needs: closed_form.Needs | None,
+    precision: str,
+    args: TrainingArguments,
+    directory: Path,
 ) -> None:
     """Say what is about to happen, with the arithmetic, before step 1."""
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
@@ -54,15 +68,11 @@ def introduce(
         tokens = total_batch_size(args) * assembly.length
         batch += f" x {assembly.length} = {tokens:,} tokens"
     say(f"training {length} of {batch}")
-    settings = {**recipe.trainer, **_as_it_is(args)}
-    lengths = getattr(assembly.train, "lengths", None)
-    longest = None if lengths is None or not len(lengths) else int(lengths.max())
-    needs = closed_form.of_config(recipe, assembly.config.to_dict(), settings, args.world_size, longest)
     if needs is not None:
         for name, text in closed_form.lines(needs, args.max_steps if args.max_steps > 0 else None):
             say(f"{name:8} {text}")
     elif not (recipe.model.load_in_4bit or args.fsdp or args.deepspeed):  # there it is divided otherwise
-        parts = closed_form.held(facts["parameters"], trained, settings["optim"])
+        parts = closed_form.held(facts["parameters"], trained, _as_it_is(args)["optim"])
         listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
         say(f"memory   {in_bytes(sum(parts.values()))} and what a batch takes: {listed}")
     if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:

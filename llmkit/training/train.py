@@ -27,7 +27,14 @@ from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
 from llmkit.training import batch_size, kept_rows, report, samples, trivial
-from llmkit.training.arguments import SEVERAL_TASKS, choose_precision, total_batch_size, training_arguments, use_cpu
+from llmkit.training.arguments import (
+    SEVERAL_TASKS,
+    choose_precision,
+    fit_memory,
+    total_batch_size,
+    training_arguments,
+    use_cpu,
+)
 from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
 from llmkit.training.failures import known_failure, stopped
@@ -112,6 +119,10 @@ def run(
             stop.at_step = math.ceil(steps * share)
     if trainer.sampler is not None:
         assembly.notes.extend(filter(None, [samples.note(trainer.sampler, args, steps)]))
+    needs = report.planned(recipe, assembly, args)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on_cpu, memory_notes = fit_memory(on_cpu, None if needs is None else needs.peak * here)
+    assembly.notes.extend(memory_notes)
     facts = {
         "task": recipe.task,
         "name": recipe.name,
@@ -131,7 +142,7 @@ def run(
     if max_time is not None:
         facts["max_time"] = max_time
     if main:
-        report.introduce(recipe, assembly, facts, precision, args, directory)
+        report.introduce(recipe, assembly, facts, needs, precision, args, directory)
     if resume and max_time is None and (before := record.get("max_time")):
         raise UserError(f"`{directory}` was started with --max-time", f"give it again: --max-time {before}s")
     resumption = find_resumption(trainer, directory, record, schedule, steps, allowed) if resume else Resumption()

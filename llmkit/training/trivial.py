@@ -22,6 +22,7 @@ READ = 2000  # blocks of the training data, at most, that a unigram model is cou
 AT_ONCE = 16  # blocks that are made into a batch
 RISE = 1.2  # the last evaluation loss over the lowest, above which a model memorizes
 MEMORIZED = 1 / 2  # the training loss at the end over the evaluation loss, below which a model memorizes
+RIGHT = ("eval_accuracy", "eval_f1")  # shares of right answers, of which the first that there is tells
 FEW_STEPS = 200
 SMALL = 8  # examples in a batch
 HIGH_RATE = 1e-4  # a learning rate that is not raised further
@@ -211,6 +212,17 @@ def rose(history: Sequence[Mapping[str, float]]) -> tuple[int, float, float] | N
     return (step, lowest, losses[-1][1]) if losses[-1][1] > RISE * lowest > 0 else None
 
 
+def _held(history: Sequence[Mapping[str, float]], step: int) -> tuple[str, float, float] | None:
+    """Return a share of right answers that is as high at the end as at `step`, as name, then and now; else None."""
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    for name in RIGHT:
+        values = {int(entry["step"]): entry[name] for entry in evaluated if name in entry}
+        if step in values:
+            then, now = values[step], list(values.values())[-1]
+            return (name, then, now) if now >= then else None
+    return None
+
+
 def judge(
     args: TrainingArguments, state: TrainerState, found: Mapping[str, Comparison], global_batch: int | None = None
 ) -> tuple[list[tuple[bool, str]], str]:
@@ -224,7 +236,11 @@ def judge(
     if found_rise:
         step, lowest, last = found_rise
         about = f"eval_loss was lowest at step {step:,} ({lowest:.4f}) and is {last:.4f} at the end"
-        said.append((False, f"{about}: the model memorizes its training data; more data or fewer epochs may help"))
+        if (held := _held(state.log_history, step)) is not None:
+            name, then, now = held
+            said.append((False, f"{about}; {name} did not fall ({then:.4f}, {now:.4f}): only the scores are too sure"))
+        else:
+            said.append((False, f"{about}: the model memorizes its training data; more data or fewer epochs may help"))
     evaluated = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     training, evaluation = _first_and_last(state.log_history)[1], evaluated[-1] if evaluated else math.nan
     losses = f"{training:.4f}" + (f", on held-out rows {evaluation:.4f}" if evaluated else "")

@@ -10,7 +10,7 @@ from conftest import CAUSAL, ROOT
 from transformers.training_args import OptimizerNames
 
 from llmkit.models.trainable import freeze
-from llmkit.plan import closed_form
+from llmkit.plan import architectures, closed_form
 
 # Small, and with no two sizes alike.
 ENCODER = {
@@ -91,7 +91,7 @@ def test_parameters_are_those_of_the_model(kind, tied):
     for auto in HEADS.get(kind, ON_ENCODERS):
         with torch.device("meta"):
             model = getattr(transformers, auto).from_config(config)
-        found = closed_form.model_of({"model_type": kind, **keys}, auto)
+        found = architectures.model_of({"model_type": kind, **keys}, auto)
         assert found is not None
         assert found.parameters == sum(p.numel() for p in model.parameters()), auto
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -104,18 +104,18 @@ def test_parameters_are_those_of_the_model(kind, tied):
 
 def test_what_config_lacks_has_the_default_of_transformers():
     model = transformers.AutoConfig.for_model("gpt2")
-    found = closed_form.model_of({"model_type": "gpt2"}, "AutoModelForCausalLM")
+    found = architectures.model_of({"model_type": "gpt2"}, "AutoModelForCausalLM")
     assert found is not None
     assert (found.parameters, found.stacks[0].layers, found.dropout) == (124_439_808, model.n_layer, (0.1, 0.1))
     by_other_names = {"model_type": "gpt2", "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    small = closed_form.model_of(by_other_names, "AutoModelForCausalLM")
+    small = architectures.model_of(by_other_names, "AutoModelForCausalLM")
     assert small is not None
     assert (small.stacks[0].hidden, small.stacks[0].layers) == (48, 2)
 
 
 def test_an_architecture_that_is_not_known_has_no_closed_form():
-    assert closed_form.model_of({"model_type": "mamba"}, "AutoModelForCausalLM") is None
-    assert closed_form.model_of({"model_type": "bert", "hidden_size": "wide"}, "AutoModelForMaskedLM") is None
+    assert architectures.model_of({"model_type": "mamba"}, "AutoModelForCausalLM") is None
+    assert architectures.model_of({"model_type": "bert", "hidden_size": "wide"}, "AutoModelForMaskedLM") is None
 
 
 def test_the_closed_form_needs_no_torch(tmp_path):

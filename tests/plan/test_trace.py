@@ -9,7 +9,7 @@ from transformers import GPT2LMHeadModel, TrainerCallback
 
 from llmkit.dry_run import outlook_of
 from llmkit.errors import UserError
-from llmkit.plan import closed_form
+from llmkit.plan import architectures, closed_form
 from llmkit.plan.trace import trace
 from llmkit.recipe import load
 from llmkit.recipe.tasks import TASKS
@@ -92,7 +92,7 @@ def test_the_closed_form_is_near_the_trace(kind, bf16, workplace):
     args.bf16 = bf16
     found = trace(outlook.recipe, outlook.config, args)
     config = outlook.config.to_dict()
-    model = closed_form.model_of(config, TASKS[recipe.task].auto_class)
+    model = architectures.model_of(config, TASKS[recipe.task].auto_class)
     settings = {**outlook.settings, "bf16": bf16}
     formula = closed_form.needs(model, closed_form.batch_of(recipe, config, 1, settings))
     assert formula.parameters == found.parameters

@@ -148,6 +148,12 @@ def test_every_dropped_key_makes_a_whole_sentence(key):
     assert "{value}" not in upstream.refusal("TrainingArguments", key, 1)
 
 
+@pytest.mark.parametrize("key", upstream.OF_TRL)
+def test_a_field_of_trl_says_what_does_the_same_here(key):
+    assert key not in upstream.fields("TrainingArguments")
+    assert upstream.refusal("TrainingArguments", key, 1) == f"a field of trl's SFTConfig; {upstream.OF_TRL[key]}"
+
+
 def test_an_owned_key_says_why():
     assert upstream.refusal("TrainingArguments", "hub_token", "hf_x") == (
         "set by the run itself; no secrets in a recipe; upload the finished run with `hf upload`"

@@ -1,6 +1,7 @@
 """As many threads as there are cores to use, memory that is used again, and norms of one operation."""
 
 import platform
+from types import SimpleNamespace
 
 import forks
 import psutil
@@ -11,6 +12,7 @@ from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCau
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from llmkit.speed import cpu
+from llmkit.training.arguments import fit_memory
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def test_so_has_one_of_the_older_kind(limit, found, machine):
 FAULTS = """
 import resource, torch
 from llmkit.speed import cpu
+from llmkit.training.arguments import fit_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -73,6 +76,46 @@ def test_memory_that_was_freed_is_not_asked_for_again():
     without, told, kept = done.stdout.split()
     assert told == "True"
     assert int(kept) < int(without) / 4
+
+
+GAPS = """
+import resource, torch
+from llmkit.speed import cpu
+from llmkit.training.arguments import fit_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+cpu.reuse_memory()
+{told}
+before = resident()
+pieces = [torch.ones(2**20) for _ in range(64)]  # 4 MiB each, every other one freed
+del pieces[::2]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.35"), reason="others cannot be told, or not of so large pieces")
+@pytest.mark.parametrize(("told", "pieces"), [("", 64), ("cpu.give_memory_back()", 32)])
+def test_memory_is_given_back_where_it_is_wanted(told, pieces):
+    done = forks.run("-c", GAPS.format(told=told))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == pytest.approx(pieces * 2**22, rel=0.05)
+
+
+def test_freed_memory_is_kept_only_where_there_is_room(monkeypatch):
+    given = []
+    monkeypatch.setattr(cpu, "give_memory_back", lambda: given.append(True))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1600))
+    chosen = {"threads": 1, "reuse_memory": True}
+    assert fit_memory(chosen, 999) == fit_memory(chosen, None) == (chosen, [])
+    assert not given
+    assert fit_memory({**chosen, "reuse_memory": False}, 1) == ({**chosen, "reuse_memory": False}, [])
+    now, [note] = fit_memory(chosen, 1001)
+    assert now == {**chosen, "reuse_memory": False}
+    assert note.startswith("little memory is free")
+    assert len(given) == 2
+    assert fit_memory({}, 10**9) == ({}, [])  # a GPU
 
 
 def test_elsewhere_memory_is_left_to_the_system(monkeypatch):

@@ -1,6 +1,7 @@
 """Chat: rows become conversations, only the assistant's tokens are learned, and packing changes nothing."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -684,6 +685,7 @@ def test_packed_training_counts_rows_and_can_be_evaluated(place, llmkit):
     rows = record["data"]["train"]["rows"]
     assert rows + record["data"]["validation"]["rows"] == 20
     assert len(logged(place / "run")) < -(-rows // 4)  # fewer steps than rows would take
+    assert re.search(rf"note     {rows} conversations are packed into \d inputs", done.stderr)
     evaluated = llmkit("evaluate", "run")
     assert json.loads(evaluated.stdout)["eval_loss"] == pytest.approx(record["metrics"]["eval_loss"], rel=1e-5)
 

@@ -450,6 +450,17 @@ def test_an_evaluation_loss_that_rose_is_found(losses, expected):
     assert trivial.rose([{"step": 1, "loss": 9.0}, *history]) == expected
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "word"),
+    [((0.8, 0.8), "only the scores are too sure"), ((0.8, 0.82), "too sure"), ((0.8, 0.78), "memorizes")],
+)
+def test_a_loss_that_rose_while_as_many_answers_are_right_is_told_apart(accuracies, word):
+    losses = zip((46, 414), (0.627, 2.2173), accuracies, strict=True)
+    history = [{"step": step, "eval_loss": loss, "eval_accuracy": right} for step, loss, right in losses]
+    said, _ = trivial.judge(arguments(), SimpleNamespace(log_history=history, global_step=414), {})
+    assert word in said[0][1]
+
+
 def test_a_model_that_memorizes_is_called_so():
     history = [{"step": 46, "eval_loss": 0.627}, {"step": 414, "eval_loss": 2.2173}]
     said, _ = trivial.judge(arguments(), SimpleNamespace(log_history=history, global_step=414), {})
