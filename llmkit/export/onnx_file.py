@@ -236,16 +236,15 @@ def seq2seq(model: Any) -> bool:
 # ---- tracing -------------------------------------------------------------------------------------------------------
 
 
-def write_graph(graph: Graph, folder: Path, quantize: bool) -> None:
-    """Trace a graph and write it into `folder`, its weights in eight bits for `quantize`.
+def write_graph(graph: Graph, folder: Path) -> None:
+    """Trace a graph and write it into `folder`, in f32.
 
     Raises UserError where transformers' exporter, or torch's below it, cannot trace the model.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    options = {"quantizer": _quantizer()} if quantize else {}
-    config = OnnxConfig(dynamic_shapes=_dynamic(graph), **options)
+    config = OnnxConfig(dynamic_shapes=_dynamic(graph))
     try:
         with _quietly():
             program = OnnxExporter().export(graph.module.eval(), graph.inputs, config).program
@@ -270,19 +269,40 @@ def save(program: Any, file: Path) -> None:
         OnnxExporter.save_program(program, file)
 
 
-def _quantizer() -> Any:
-    """Return onnxruntime's dynamic quantization: weights in eight bits by channel, activations as they come.
+def quantize(file: Path, target: Path, spare: bool) -> None:
+    """Write the graph of `file` to `target` with the weights of its layers in int8 and activations as they come.
 
-    Where the processor cannot add up products of eight bits (VNNI) they could overflow: one bit is left out then.
+    Embeddings stay in f32, and for `spare` the layers that make a vector smaller too: those behind an activation, whose
+    few large values eight bits cannot hold (Dettmers et al. 2022, arXiv:2208.07339). Where the processor cannot add up
+    products of eight bits (VNNI) they could overflow: one bit is left out then.
     """
+    import onnx_ir
     from onnxruntime.quantization import QuantType
-    from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+    from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
+    program = onnx_ir.load(file)
     info = Path("/proc/cpuinfo")
-    reduce = not (info.exists() and "vnni" in info.read_text())
-    return OnnxRuntimeQuantizer(
-        OnnxRuntimeDynamicConfig(per_channel=True, reduce_range=reduce, weight_type=QuantType.QInt8)
+    config = OnnxRuntimeDynamicConfig(
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        reduce_range=not (info.exists() and "vnni" in info.read_text()),
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=[node.name for node in program.graph if spare and _narrows(node)],
     )
+    with _quietly():
+        save(OnnxRuntimeQuantizer(config).quantize(program, {}, ExportFormat.ONNX), target)
+
+
+def _narrows(node: Any) -> bool:
+    """Tell whether a node is a layer with fewer outputs than inputs."""
+    if node.op_type not in ("MatMul", "Gemm"):
+        return False
+    weights = node.inputs[1]
+    if weights.const_value is None or len(weights.shape) != 2:
+        return False
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
+    inputs, outputs = reversed(weights.shape) if transposed else weights.shape
+    return bool(inputs > outputs)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llmkit import hub, process, tasks
+from llmkit import hub, process, tasks, temporary
 from llmkit.errors import RunError, UserError, say
 from llmkit.export import onnx_compare, onnx_file, onnx_readme
 from llmkit.models import loading
@@ -26,9 +26,7 @@ def write(run: str, name: str, task: str, folder: Path, quantize: bool) -> list[
     tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     model.config.use_cache = TASKS[task].writes
-    for graph in onnx_file.graphs(model, tokenizer, TASKS[task].auto_class):
-        say(f"tracing  {graph.file}")
-        onnx_file.write_graph(graph, folder, quantize)
+    auto_class = TASKS[task].auto_class
     with loading.quiet():
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -36,9 +34,31 @@ def write(run: str, name: str, task: str, folder: Path, quantize: bool) -> list[
             model.generation_config.save_pretrained(folder)
     if not (folder / "tokenizer.json").exists():
         raise UserError(f"the tokenizer of `{run}` is Python code, which no other program can use")
-    said = compare(run, model, tokenizer, task, folder, quantize)
+    with temporary.folder() as traced:
+        for graph in onnx_file.graphs(model, tokenizer, auto_class):
+            say(f"tracing  {graph.file}")
+            onnx_file.write_graph(graph, traced if quantize else folder)
+        if quantize:
+            said = _quantized(run, model, tokenizer, task, traced, folder)
+        else:
+            said = compare(run, model, tokenizer, task, folder, quantized=False)
     (folder / "README.md").write_text(onnx_readme.readme(model, tokenizer, task, said))
     return [*said, f"try it: the code in {onnx_readme.NAME}, which needs onnxruntime, tokenizers and numpy"]
+
+
+def _quantized(run: str, model: Any, tokenizer: Any, task: str, traced: Path, folder: Path) -> list[str]:
+    """Quantize the graphs in `traced` into `folder`: all layers, or where that does not agree all but the narrowing."""
+
+    def attempt(spare: bool) -> list[str]:
+        for file in traced.glob("*.onnx"):
+            onnx_file.quantize(file, folder / file.name, spare)
+        return compare(run, model, tokenizer, task, folder, quantized=True)
+
+    try:
+        return attempt(spare=False)
+    except RunError as problem:
+        say(f"note     {problem.message}; once more, with the narrowing layers in f32")
+    return attempt(spare=True)
 
 
 def compare(run: str, model: Any, tokenizer: Any, task: str, folder: Path, quantized: bool) -> list[str]:
