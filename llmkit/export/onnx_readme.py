@@ -134,12 +134,9 @@ def readme(model: Any, tokenizer: Any, task: str, compared: list[str]) -> str:
     """Return a README with what was compared and code that runs the files."""
     lines = [f"# {type(model).__name__} as ONNX", ""]
     lines += [f"- {line}" for line in compared]
-    lines += [
-        "",
-        "Batches, sequences and caches may have any length. `pip install onnxruntime tokenizers numpy`, then",
-        "",
-    ]
-    lines += ["in this folder:", "", "```python", code(model, tokenizer, task).rstrip(), "```", ""]
+    lines += ["", "Batches, sequences and caches may have any length. In this folder, after"]
+    lines += ["`pip install onnxruntime tokenizers numpy`:", ""]
+    lines += ["```python", code(model, tokenizer, task).rstrip(), "```", ""]
     return "\n".join(lines)
 
 
