@@ -77,7 +77,7 @@ def compare(run: str, model: Any, tokenizer: Any, task: str, folder: Path, quant
         said.append(f"no rows were compared: {problem.message}")
         wrong += _too_unequal(made_up) if quantized else []
     else:
-        said.append(f"{found.rows} of the validation data: {_shown(found.agreement)}")
+        said.append(f"{found.rows} of the run's data: {_shown(found.agreement)}")
         wrong += _too_unequal(found.agreement) if quantized else _too_far(found.agreement)
         for key in (key for key in found.ours if key.endswith(f"_{found.metric}")):
             said.append(f"{key}: {found.ours[key]:.6g} in PyTorch, {found.theirs[key]:.6g} in onnxruntime")

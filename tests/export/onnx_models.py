@@ -87,7 +87,7 @@ def test_what_is_exported_agrees_and_its_readme_runs(llmkit, run, workplace):
     done = llmkit("export", "run", "--format", "onnx", "--output", "files")
     assert done.exit_code == 0, done.stderr
     assert "compared in onnxruntime (f32), made-up inputs of several shapes" in done.stderr
-    assert " of the validation data: logits differ by at most" in done.stderr
+    assert " of the run's data: logits differ by at most" in done.stderr
     for file in Path("files").iterdir():  # tracing notes where the code of each operation is
         assert b"site-packages" not in file.read_bytes()
         assert str(workplace).encode() not in file.read_bytes()
@@ -137,4 +137,4 @@ def test_an_adapter_is_merged_first(llmkit, workplace):
     done = llmkit("export", "adapter", "--format", "onnx", "--output", "files")
     assert done.exit_code == 0, done.stderr
     assert "merged `adapter`" in done.stderr
-    assert " of the validation data: logits differ by at most" in done.stderr
+    assert " of the run's data: logits differ by at most" in done.stderr

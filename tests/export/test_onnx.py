@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import byte_tokenizer
 from onnx import TensorProto, helper, numpy_helper
+from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmkit.errors import RunError
@@ -137,8 +138,16 @@ def test_caches_have_the_names_that_others_use():
     assert onnx_file._part_of_cache("logits") == "logits"
 
 
-def test_options_of_the_other_format_are_refused(llmkit, base, tmp_path):
-    words = ["export", str(base), "--output", str(tmp_path / "out")]
+@pytest.fixture
+def bert(tmp_path) -> str:
+    """A folder with a masked language model, and no tokenizer: it is refused before one is needed."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=300, **sizes)).save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+def test_options_of_the_other_format_are_refused(llmkit, bert, tmp_path):
+    words = ["export", bert, "--output", str(tmp_path / "out")]
     done = llmkit(*words, "--quantize", "int8")
     assert done.exit_code == 2
     assert "--precision q8_0" in done.stderr
@@ -148,12 +157,12 @@ def test_options_of_the_other_format_are_refused(llmkit, base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_named_with_its_extra(llmkit, base, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(llmkit, bert, tmp_path, monkeypatch):
     import importlib.util
 
     own = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else own(name))
-    done = llmkit("export", str(base), "--format", "onnx", "--output", str(tmp_path / "out"))
+    done = llmkit("export", bert, "--format", "onnx", "--output", str(tmp_path / "out"))
     assert done.exit_code == 2
     assert "exporting needs the package onnxruntime" in done.stderr
     assert "pip install 'llmkit[onnx]'" in done.stderr
