@@ -89,7 +89,7 @@ def empty(each):
 prompt = $prompt
 new = tokenizer.encode(prompt$bare).ids
 written, cache = list(new), [empty(each) for each in session.get_inputs() if each.name.startswith("past_")]
-for _ in range(32):
+for _ in range(min(32, $length - len(new))):
     values = {
         "input_ids": np.array([new]),
         "attention_mask": np.ones((1, len(written)), np.int64),
@@ -112,7 +112,7 @@ hidden = encoder.run(None, {"input_ids": np.array([found.ids]), "attention_mask"
 caches = [each for each in decoder.get_inputs() if each.name.startswith("past_")]
 cache = [np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32) for each in caches]
 new, written = $start, []
-for _ in range(64):
+for _ in range(min(64, $length)):
     values = {"decoder_input_ids": np.array([[new]]), "encoder_hidden_states": hidden, "attention_mask": mask}
     logits, *cache = decoder.run(None, values | {each.name: value for each, value in zip(caches, cache)})
     new = int(logits[0, -1].argmax())  # the best one each time; no beams
