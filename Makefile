@@ -10,7 +10,7 @@ was open, and Biscuit ran out into the street. Tom cried and called until it was
 the door, wagging his tail, and Tom hugged him and laughed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs screens test quick fuzz check browser crash bench clean
+.PHONY: help demo install format lint types docs screens test quick fuzz check browser crash exports bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -67,6 +67,9 @@ browser: install  ## the reports in a real browser: Debian's chromium, driven by
 crash: install  ## kill a training at random moments many times, and a sweep twice
 	$(BIN)/python tests/crash.py
 	$(BIN)/python tests/crash_sweep.py
+
+exports: install  ## export tiny models of each kind to ONNX and run them: minutes
+	$(BIN)/python -m pytest tests/export/onnx_models.py
 
 bench: install  ## llmkit beside what people use today (hours), or some of it: make bench WORK="sst2 start-up"
 	$(BIN)/python benchmarks/bench.py $(WORK)

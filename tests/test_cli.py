@@ -42,7 +42,7 @@ OPTIONS = {
     "predict": ["model", "texts", "--input", "--output", "--overwrite", "--offline"],
     "evaluate": ["model", "recipe", "overrides", "--task", "--output", "--overwrite", "--offline", "--json"],
     "merge": ["run", "--output", "--offline"],
-    "export": ["model", "--output", "--format", "--precision", "--offline"],
+    "export": ["model", "--output", "--format", "--precision", "--quantize", "--offline"],
     "serve": [
         *("model", "--host", "--port", "--key-file", "--allow-host", "--allow-origin", "--quantize"),
         *("--max-tokens", "--max-waiting", "--max-body", "--offline"),

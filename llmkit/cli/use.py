@@ -273,7 +273,8 @@ def merge(
     rich_help_panel=USE,
     epilog="""\
 llmkit export runs/gpt2 --output gpt2-gguf
-llmkit export runs/chat --output chat-gguf --precision q8_0""",
+llmkit export runs/chat --output chat-gguf --precision q8_0
+llmkit export runs/reviews --output reviews-onnx --format onnx --quantize int8""",
 )
 def export(
     model: Annotated[
@@ -287,12 +288,21 @@ def export(
         typer.Option("--output", metavar="DIR", help="A new folder for the files.", autocompletion=completion.files),
     ],
     format: Annotated[
-        Literal["gguf"], typer.Option("--format", metavar="gguf", help="gguf: llama.cpp, Ollama, LM Studio.")
+        Literal["gguf", "onnx"],
+        typer.Option("--format", metavar="gguf|onnx", help="gguf: llama.cpp, Ollama, LM Studio; onnx: onnxruntime."),
     ] = "gguf",
     precision: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"],
-        typer.Option("--precision", metavar="f32|f16|bf16|q8_0", help="What the weights are written in."),
-    ] = "f16",
+        Literal["f32", "f16", "bf16", "q8_0"] | None,
+        typer.Option(
+            "--precision",
+            metavar="f32|f16|bf16|q8_0",
+            help="What the weights of GGUF are written in.  [default: f16; of ONNX f32]",
+            show_default=False,
+        ),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option("--quantize", metavar="int8", help="Write the weights of ONNX in int8.")
+    ] = None,
     offline: Offline = False,
 ) -> None:
     """Write a model for another engine, read it back and compare it."""
@@ -301,7 +311,7 @@ def export(
         stay_offline(offline)
         from llmkit.export.export import export
 
-        export(run_or_model(model), format, output, precision)
+        export(run_or_model(model), format, output, precision, quantize)
         return 0
 
     do(act)

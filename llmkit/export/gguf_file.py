@@ -52,8 +52,11 @@ def write(name: str, output: Path, precision: Precision, modelfile: Path) -> dic
     Returns how far the file is from the model, as `compare` measures it. Raises UserError where GGUF, or this writer of
     it, has no place for the architecture or the tokenizer, and RunError where the file does not agree with the model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    with hub.loading(name, "model"):
+        config = AutoConfig.from_pretrained(name, revision=hub.commit(name), trust_remote_code=False)
+    architecture_of(config)  # before weights are read that may not fit
     model = loading.load_model(name, AutoModelForCausalLM).float().cpu()
     tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
