@@ -94,6 +94,23 @@ def test_a_damaged_tensor_is_found(bag, tmp_path, monkeypatch):
         compare(bag, written(bag, tmp_path / "upside-down", lambda vectors: -vectors), quantized=True)
 
 
+def nudged(vectors: np.ndarray) -> np.ndarray:
+    """Move every tenth vector by the least that f32 can tell apart."""
+    moved = vectors.copy()
+    moved[::10] = np.nextafter(vectors[::10], np.float32(0))
+    return moved
+
+
+def test_rounding_explains_no_more_than_pytorch_is_off_itself(bag, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_compare, "on_rows", no_rows)
+    with torch.no_grad():
+        bag.vectors.weight *= 1e5  # numbers of which f32 has two digits behind the point
+    said = compare(bag, written(bag, tmp_path / "same", nudged))
+    assert "PyTorch in f32 differs from itself in f64 by up to" in said[1]
+    with pytest.raises(RunError, match="does not compute what the model does"):
+        compare(bag, written(bag, tmp_path / "other", lambda vectors: vectors * np.float32(1 + 1e-5)))
+
+
 def test_what_is_not_a_number_is_found(bag, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_compare, "on_rows", no_rows)
     for quantized in (False, True):
