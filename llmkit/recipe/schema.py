@@ -15,6 +15,7 @@ from llmkit.recipe.table import ReadOnly, Table
 from llmkit.recipe.tasks import TASKS as RECORDS
 from llmkit.recipe.toml import dotted, leaves, toml_value
 from llmkit.recipe.types import Type, read_annotation
+from llmkit.remote import scheme_of
 
 TASKS = (*RECORDS, "multi-task")
 DATA_OF_TASK: dict[str, type[Data]] = {name: record.data for name, record in RECORDS.items()}
@@ -356,7 +357,8 @@ class Recipe(Table):
     def to_toml(self, comments: bool = False, as_typed: bool = False) -> str:
         """Write the resolved recipe, which loads from anywhere; with `comments`, each value's origin behind it.
 
-        With `as_typed` the paths of local data are those of the user, and what they resolve to stands behind them.
+        With `as_typed` the paths of local data are those of the user, and what they resolve to stands behind them. What
+        was fetched from an address has that in any case.
         """
         data_paths = self.data_paths() if as_typed else {}
         tables = self.model_dump(
@@ -377,8 +379,15 @@ class Recipe(Table):
                 origin = self.origins.get(key, "default")
                 if key in data_paths:
                     origin, value = f"{origin}; {value}", self.typed[value]
+                value = self._as_addresses(value)
                 lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
         return "\n".join(lines) + "\n"
+
+    def _as_addresses(self, value: Any) -> Any:
+        """Return a value with the address of each file in place of its copy in the cache."""
+        if isinstance(value, list | tuple):
+            return [self._as_addresses(entry) for entry in value]
+        return self.typed[value] if isinstance(value, str) and scheme_of(self.typed.get(value, "")) else value
 
 
 # Settings of a bundled recipe that fit its own rows, and are chosen anew where the user's take their place.
