@@ -28,6 +28,7 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}  # by scheme: the package that reads it, and llmkit's extra
 SCHEMES = ("s3", "gs", "hf", "https", "http")
 WEB = ("https", "http")
+MIRRORS = ("s3", "gs", "file")  # schemes of places to which a run is copied
 LOG_IN = {
     "s3": "name your keys: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "log in: gcloud auth application-default login, or name a key file with GOOGLE_APPLICATION_CREDENTIALS",
@@ -114,6 +115,8 @@ def file_system(address: str) -> tuple[Any, str]:
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)  # else 5 min in all
         options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+    if scheme_of(address) == "file":
+        options["auto_mkdir"] = True
     fs, path = fsspec.core.url_to_fs(address, **options)
     return fs, str(path)
 

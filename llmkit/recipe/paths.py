@@ -68,6 +68,19 @@ def data_address(text: str) -> UserError | None:
     return None
 
 
+def _mirror_mistake(text: str) -> str:
+    """Say what is wrong with the address of a mirror; "" where nothing is."""
+    found = remote.ADDRESS.match(text)
+    scheme = found[1].lower() if found else ""
+    if scheme not in remote.MIRRORS or "::" in text:
+        also = "; for the Hub, `llmkit push` uploads the finished model" if scheme == "hf" else ""
+        return f"must be an address that begins with {', '.join(f'{each}://' for each in remote.MIRRORS)}{also}"
+    if scrub(text) != text:
+        return "must hold no password or key: this machine's login to the store is used"
+    command = remote.missing_package(scheme)
+    return f"a package that writes {scheme}:// is missing; {command}" if command else ""
+
+
 def _on_hub(scheme: str, rest: str) -> str:
     """Return the part of an address behind the Hub's name; "" where it is not on the Hub."""
     if scheme == "hf":
@@ -100,6 +113,8 @@ def resolve_paths(draft: Draft) -> None:
                 draft.typed[resolved] = value
     if isinstance(value := draft.get("output_dir"), str) and (mistake := address(value, written=True)):
         draft.problem(("output_dir",), f"{mistake.message}; {mistake.hint}")
+    if isinstance(value := draft.get("output_mirror"), str) and (reason := _mirror_mistake(value)):
+        draft.problem(("output_mirror",), reason)
     for key in ((*origin, "clean", listed) for origin in origins for listed in WORD_LISTS):
         if isinstance(value := draft.get(*key), str) and value not in WORD_LISTS[key[-1]]:
             draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)], hub=False)

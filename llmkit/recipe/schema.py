@@ -311,6 +311,12 @@ class Recipe(Table):
         min_length=1,
         description="The run directory, relative to the working directory; by default `runs/` and the recipe's name.",
     )
+    output_mirror: str | None = Field(
+        default=None,
+        min_length=1,
+        description="An address to which checkpoints and the finished model are copied, such as "
+        "`s3://bucket/runs/mine`; on an empty folder `--resume` goes on from there.",
+    )
     model: Model = Field(description="The model to train.")
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="How to tokenize text.")
     data: SerializeAsAny[Data] | None = Field(default=None, description="The data to train on.")
