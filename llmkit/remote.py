@@ -94,12 +94,17 @@ def _explained(problem: Exception, address: str) -> UserError:
     if isinstance(problem, FileNotFoundError) and isinstance(problem.__cause__, Exception):
         problem = problem.__cause__  # fsspec's word for whatever a server of the web or the way to it did
     shown, kind, scheme = scrub(address), type(problem).__name__, scheme_of(address)
-    status = getattr(problem, "status", None)
-    if isinstance(problem, FileNotFoundError) or status in (404, 410):
+    status = getattr(problem, "status", None)  # of aiohttp; the code is botocore's
+    code = getattr(problem, "response", None)
+    code = code.get("Error", {}).get("Code") if isinstance(code, dict) else None
+    if isinstance(problem, FileNotFoundError) or status in (404, 410) or code in ("NoSuchBucket", "NoSuchKey"):
         return UserError(f"there is nothing at `{shown}`", "check the spelling, and that you may see it")
     if isinstance(problem, PermissionError) or status in (401, 403) or "Credentials" in kind:
         hint = LOG_IN.get(scheme, "does it want a login? Download it there, and name the copy")
         return UserError(f"access to `{shown}` is denied: {scrub(in_words(problem))}", hint)
+    if isinstance(problem, ImportError):  # it is installed, and something that it needs is not
+        hint = f"pip install 'llmkit[{EXTRAS[scheme][1]}]'" if scheme in EXTRAS else "install llmkit again"
+        return UserError(f"what reads {scheme}:// cannot be loaded: {scrub(in_words(problem))}", hint)
     if isinstance(status, int):
         return UserError(f"the server answers {status} for `{shown}`", "try again later")
     return UserError(f"{BROKEN} `{shown}` failed: {scrub(in_words(problem))}", "try again: nothing is half written")
@@ -163,7 +168,9 @@ def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
     before = _read(entry)
     if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "True"):
         if before is None:
-            raise UserError(f"`{shown}` is not in the cache, and --offline is set", "run it once with a network")
+            raise UserError(
+                f"`{shown}` is not in the cache, and --offline or HF_HUB_OFFLINE is set", "run it once with a network"
+            )
         say(f"note     offline: reading the copy of `{shown}` that was fetched {before['when']}")
         return _place(cache, before, address)
     try:

@@ -184,7 +184,7 @@ def test_without_a_connection_the_last_copy_is_read_and_said(web, monkeypatch, c
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     again()
     assert remote.fetch(f"{web.address}/a.txt") == copy
-    with pytest.raises(UserError, match="is not in the cache, and --offline is set"):
+    with pytest.raises(UserError, match="is not in the cache, and --offline or HF_HUB_OFFLINE is set"):
         remote.fetch(f"{web.address}/b.txt")
 
 

@@ -385,14 +385,14 @@ class Recipe(Table):
                 origin = self.origins.get(key, "default")
                 if key in data_paths:
                     origin, value = f"{origin}; {value}", self.typed[value]
-                value = self._as_addresses(value)
+                value = self.as_address(value)
                 lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
         return "\n".join(lines) + "\n"
 
-    def _as_addresses(self, value: Any) -> Any:
-        """Return a value with the address of each file in place of its copy in the cache."""
+    def as_address(self, value: Any) -> Any:
+        """Return a value of a key with the address of each file in place of its copy in the cache."""
         if isinstance(value, list | tuple):
-            return [self._as_addresses(entry) for entry in value]
+            return [self.as_address(entry) for entry in value]
         return self.typed[value] if isinstance(value, str) and scheme_of(self.typed.get(value, "")) else value
 
 

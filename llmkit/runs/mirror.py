@@ -63,8 +63,10 @@ class Mirror:
         while not self._closing:
             self._due.wait()
             self._due.clear()
-            if problem := self.bring_up_to_date():
-                say(f"warning  {problem}; training goes on, and the next checkpoint tries again")
+            problem = self.bring_up_to_date()
+            if problem and not self._closing:
+                goes_on = "training goes on, and the next checkpoint tries again"
+                say(f"warning  not copied to {self.shown}: {problem}; {goes_on}")
 
     def close(self, finished: bool) -> None:
         """Copy what is still missing, and the model of a run that is `finished`; say what could not be copied."""
@@ -100,7 +102,7 @@ class Mirror:
         try:
             there = self._store.manifests()
             if others := {str(manifest["run"]) for manifest in there.values()} - {self.run}:
-                return f"{self.shown} holds {quantity(len(others), 'other run')}"
+                return f"it holds {quantity(len(others), 'other run')}"
             while chosen := self._choose(there):
                 folder, manifest = chosen
                 step = f"{folder.name}: "
@@ -111,7 +113,7 @@ class Mirror:
             for gone in (*self._expired(there), *left):  # all that stay are whole there
                 self._store.remove_checkpoint(gone)
         except Exception as problem:  # of whatever library: the training does not depend on it
-            return f"{step}not copied to {self.shown}: {_said(problem)}"
+            return f"{step}{_said(problem)}"
         finally:
             with self._choice:
                 self._copying = ""
@@ -149,7 +151,7 @@ class Mirror:
                     self._store.put(self.directory / name, name)
             self._store.write(record, runs.RECORD_FILE)
         except Exception as problem:
-            return f"the model was not copied to {self.shown}: {_said(problem)}"
+            return f"the model: {_said(problem)}"
         return ""
 
 
