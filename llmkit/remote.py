@@ -94,9 +94,9 @@ def _explained(problem: Exception, address: str) -> UserError:
     if isinstance(problem, FileNotFoundError) and isinstance(problem.__cause__, Exception):
         problem = problem.__cause__  # fsspec's word for whatever a server of the web or the way to it did
     shown, kind, scheme = scrub(address), type(problem).__name__, scheme_of(address)
-    status = getattr(problem, "status", None)  # of aiohttp; the code is botocore's
-    code = getattr(problem, "response", None)
-    code = code.get("Error", {}).get("Code") if isinstance(code, dict) else None
+    response = getattr(problem, "response", None)  # the Hub's; botocore's is a dict
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    status = getattr(problem, "status", getattr(response, "status_code", None))  # aiohttp's is its own
     if isinstance(problem, FileNotFoundError) or status in (404, 410) or code in ("NoSuchBucket", "NoSuchKey"):
         return UserError(f"there is nothing at `{shown}`", "check the spelling, and that you may see it")
     if isinstance(problem, PermissionError) or status in (401, 403) or "Credentials" in kind:
