@@ -67,6 +67,9 @@ def start(
                 code = train.run(recipe, shared, resume, max_time, allowed, mirror=copy)
                 if os.environ.get("RANK") == "0":
                     _report(recipe, shared, code)
+            if recipe.output_mirror is not None and os.environ.get("RANK") != "0":
+                with FileLock(shared / runs.RANKS_LOCK):
+                    pass  # the launcher would end the main process, which copies, where another ends with its code
             return code, shared
     if process.is_launched():
         raise UserError(
