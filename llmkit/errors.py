@@ -15,6 +15,7 @@ from llmkit.terminal import laid_out, put
 
 # How messages name a line of a file, and an option or a key.
 _LINE, _KEY = re.compile(r"`([^`]+)`,? line (\d+)"), re.compile(r"(?:llmkit[ \w]*: )?(--[a-z-]+|[a-z_]+(?:\.\w+)+)\b")
+_shown: dict[str, str] = {}  # by the path of a copy in the cache: the address that messages have in its place
 _json = False  # whether mistakes are shown to a program
 _SECRET_NAMES = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD)S?$", re.IGNORECASE)  # of environment variables
 _SHORTEST_SECRET = 8  # characters: a shorter value may be a word such as `true`, which occurs in other texts
@@ -34,8 +35,11 @@ def say(*lines: str) -> None:
 def scrub(text: str) -> str:
     """Remove secrets from `text`: tokens and keys of the environment, that of `hf auth login`, and those in URLs.
 
-    Anything that looks like a token of the Hub is removed too. A URL may have lost a slash, as `Path` writes it.
+    Anything that looks like a token of the Hub is removed too. A URL may have lost a slash, as `Path` writes it. What
+    was fetched from an address is called by that.
     """
+    for path, name in _shown.items():
+        text = text.replace(path, name)
     secrets = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name)}
     with suppress(OSError, ValueError, RuntimeError):  # it cannot be read, or there is no home
         secrets.add(_login().read_text().strip())
@@ -46,6 +50,11 @@ def scrub(text: str) -> str:
     if "@" in text or "?" in text:
         text = _PASSWORD.sub(r"\1:***@", _SIGNATURE.sub(r"\1***", _USER.sub(r"\1***@", text)))
     return text
+
+
+def show_as(path: str, name: str) -> None:
+    """Let messages say `name` where they would say `path`: the address of a file in place of its copy in the cache."""
+    _shown[path] = name
 
 
 def _login() -> Path:
@@ -153,7 +162,7 @@ def for_programs(wanted: bool) -> None:
 def tell(mistake: UserError) -> None:
     """Show a mistake on stderr: as lines or, with --json, as one object in one line."""
     if _json:
-        put(json.dumps({"error": mistake.as_object()}))
+        put(scrub(json.dumps({"error": mistake.as_object()})))
     else:
         say(*mistake.lines())
 

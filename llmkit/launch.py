@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING, Recipe
-from llmkit.runs import checkpoint, compatibility, longer, rebuild
+from llmkit.runs import checkpoint, compatibility, longer, mirror, rebuild
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
 from llmkit.terminal import TERMINAL, columns
@@ -63,9 +63,13 @@ def start(
         shared = Path(os.environ[process.DIRECTORY])
         last_resort.belongs_to(shared)
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
-            code = train.run(recipe, shared, resume, max_time, allowed)
-            if os.environ.get("RANK") == "0":
-                _report(recipe, shared, code)
+            with _mirrored(recipe, shared) as copy:
+                code = train.run(recipe, shared, resume, max_time, allowed, mirror=copy)
+                if os.environ.get("RANK") == "0":
+                    _report(recipe, shared, code)
+            if recipe.output_mirror is not None and os.environ.get("RANK") != "0":
+                with FileLock(shared / runs.RANKS_LOCK):
+                    pass  # the launcher would end the main process, which copies, where another ends with its code
             return code, shared
     if process.is_launched():
         raise UserError(
@@ -95,6 +99,8 @@ def start(
                 raise UserError(f"another run was started in `{directory}` at the same moment", "try again")
             checkpoint.adopt(directory)
             try:
+                if recipe.output_mirror is not None:
+                    mirror.check(recipe.output_mirror, runs.read_record(directory)["id"])
                 if count == 1 and accelerate_config is None:
                     return _in_this_process(recipe, directory, resume, max_time, allowed), directory
                 _prepare(recipe)
@@ -145,6 +151,8 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
         raise UserError(f"the first machine has not created `{shared}` within ten minutes", "is the storage shared?")
     if resume:
         first = at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name
+        if recipe.output_mirror is not None:
+            mirror.pull(recipe.output_mirror, runs.newest(first) or first)
         for damaged in filter(rebuild.is_needed, runs.numbered(first)):
             rebuild.rebuild(damaged)
         newest = runs.newest(first)
@@ -159,6 +167,8 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
                 if compatibility.tables_of(newest).get("report") and not (newest / runs.REPORT_FILE).exists():
                     runs.sweep(newest)
                     _report(recipe, newest, 0)  # it was killed while it wrote that
+                with _mirrored(recipe, newest):
+                    pass  # what is missing there is copied
                 say(
                     f"`{newest}` is finished: nothing to resume; to train longer, set a larger trainer.max_steps "
                     "(or more epochs)"
@@ -193,9 +203,24 @@ def _in_this_process(
     one_gpu()
     from llmkit.training import train
 
-    code = train.run(recipe, directory, resume, max_time, allowed)
-    _report(recipe, directory, code)
+    with _mirrored(recipe, directory) as copy:
+        code = train.run(recipe, directory, resume, max_time, allowed, mirror=copy)
+        _report(recipe, directory, code)
     return code
+
+
+@contextmanager
+def _mirrored(recipe: Recipe, directory: Path) -> Iterator[mirror.Mirror | None]:
+    """Yield what copies a run to its mirror, if it has one and this is its main process; complete that at the end."""
+    if recipe.output_mirror is None or os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    copy = mirror.Mirror(recipe.output_mirror, directory, runs.read_record(directory).get("id", ""))
+    try:
+        yield copy
+    finally:
+        if copy.is_begun or runs.is_finished(directory):
+            copy.close(runs.is_finished(directory))
 
 
 def _report(recipe: Recipe, directory: Path, code: int) -> None:

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import disk
-from llmkit.data.describe import check_path
+from llmkit.data.describe import local_path
 from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.reader import reader_of
 from llmkit.data.rows.table import open_files, splits_of_folder
 from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
-from llmkit.errors import UserError
+from llmkit.errors import UserError, scrub
 from llmkit.recipe import catalogue, load
+from llmkit.recipe.addresses import fetched
 from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.schema import Recipe
 from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.toml import dotted, leaves, toml_value
+from llmkit.remote import scheme_of
 
 WIDTH = 100  # columns of a comment
 # Keys that are often changed, shown with their defaults.
@@ -32,7 +34,7 @@ OFTEN = (
 
 
 def new(path: str, task: str | None, overrides: Sequence[str], output: Path | None) -> str:
-    """Return the text of a recipe that trains on a local file as the task says, or as its columns suggest.
+    """Return the text of a recipe that trains on a file or an address as the task says, or as its columns suggest.
 
     It says what a command line with `--task` and the file would choose by the rows; those are read, and shown on
     stderr, as by a dry run. `overrides` are set in it. It is for the folder of `output`, or for the working directory.
@@ -40,12 +42,13 @@ def new(path: str, task: str | None, overrides: Sequence[str], output: Path | No
     """
     if output is not None:
         _check_output(output)
-    check_path(path)
-    found = Suggestion(task) if task is not None else suggest(path)
+    local = local_path(path)
+    found = Suggestion(task) if task is not None else suggest(local)
     given = {setting.partition("=")[0] for setting in overrides}
     settings = [f"data.path={path}", *overrides]
     settings += [setting for setting in found.settings if setting.partition("=")[0] not in given]
-    recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
+    recipe = fetched(load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task))
+    path = scrub(path)
     from llmkit.dry_run import explain
 
     recipe = explain(recipe, 1)
@@ -108,7 +111,7 @@ def _columns(recipe: Recipe) -> tuple[dict[str, str], list[str]]:
 
 def _from(path: str, output: Path | None) -> str:
     """Write a path as it is seen from the folder of `output`."""
-    if at_home(path).is_absolute() or output is None:
+    if at_home(path).is_absolute() or output is None or scheme_of(path):
         return path
     return os.path.relpath(path, output.parent)
 

@@ -22,6 +22,7 @@ LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: t
 DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
 PARENT = "LLMKIT_PARENT"  # children.py sets it, this module reads it: the number of a pipe that the parent holds open
 STOP_AT = "LLMKIT_STOP_AT"  # sweeps/ sets it, this module reads it: the share of its steps after which a run stops
+FETCHED = "LLMKIT_FETCHED"  # remote.py sets it for all children and reads it: the copy of each address, as JSON
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and

@@ -115,9 +115,10 @@ def plan(
 
         size = None if memory is None else in_memory(memory)
         from llmkit.recipe import load
+        from llmkit.recipe.addresses import fetched
 
         path, settings = recipe_and_overrides(recipe, overrides, task)
-        loaded = load(path, settings, None, task)
+        loaded = fetched(load(path, settings, None, task))
         if not as_json:  # at once: what follows imports torch
             from llmkit.plan import closed_form
 

@@ -273,6 +273,13 @@ def _train(
         argv += ["--max-time", max_time] if max_time is not None else []
         argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
         alone = {key: value for key, value in options.items() if key != "seeds" and value is not None}
+        several = sweep or alone or loaded.sweep is not None or options["seeds"] is not None
+        if several and loaded.output_mirror is not None:
+            from llmkit.errors import UserError
+
+            raise UserError(
+                "output_mirror is the copy of one run, and several are asked for", "output_mirror= unsets it"
+            )
         if sweep or alone or loaded.sweep is not None:
             from llmkit import recipe as recipes
             from llmkit.sweeps import plan

@@ -42,7 +42,7 @@ def generate_rows(
     `seed` and `quantize` are those of `generate.load`. Raises UserError for files that cannot be read or written and
     for an empty prompt.
     """
-    check_rows(source, output)
+    source = check_rows(source, output)
     session = generate.load(name, "causal-lm", options, seed, quantize)
     tokenizer = session.tokenizer
     from llmkit.data.rows.examples import located
@@ -63,11 +63,13 @@ def generate_rows(
     write_rows(source, output, read, completion, session)
 
 
-def check_rows(source: Path, output: rows_io.Output | None) -> None:
-    """Raise UserError for files that cannot be read or written, and for a file without rows."""
-    rows_io.check_files([], source, output)
-    if next(rows_io.read_rows([], source), None) is None:
+def check_rows(source: Path, output: rows_io.Output | None) -> Path:
+    """Return the file to read; raise UserError for files that cannot be read or written, and for one without rows."""
+    local = rows_io.check_files([], source, output)
+    assert local is not None
+    if next(rows_io.read_rows([], local), None) is None:
         raise UserError(f"--input: there are no rows in `{source}`", "is it the right file?")
+    return local
 
 
 def write_rows(

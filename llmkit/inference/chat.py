@@ -86,7 +86,7 @@ def chat_rows(
     Rows are read as those to train on, up to the answer that is to be written; in a text file each line is a question.
     The other arguments are those of `chat`.
     """
-    batch.check_rows(source, output)
+    source = batch.check_rows(source, output)
     session, system_prompt = load(name, options, system_prompt, seed, quantize)
     reader = rows_to_answer.RowsToAnswer(session, system_prompt)
 

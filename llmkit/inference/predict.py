@@ -37,7 +37,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Output
     where a column is called like KEY. An `output` with the suffix .csv gets a table. `name` is a run, a checkpoint, a
     folder or a Hub id. Raises UserError for a model that does not predict and for rows that it cannot read.
     """
-    check_files(texts, source, output)
+    source = check_files(texts, source, output)
     check_model(name)
     task = one_task_of(name)
     options = _options(name, task, source) if source is not None else None

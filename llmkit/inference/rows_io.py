@@ -9,7 +9,8 @@ from llmkit.data.output import Output as Output
 from llmkit.data.output import as_json as as_json
 from llmkit.data.output import row_writer as row_writer
 from llmkit.errors import UserError, say
-from llmkit.recipe.paths import refuse_address
+from llmkit.recipe.paths import local_copy
+from llmkit.remote import scheme_of
 
 if TYPE_CHECKING:
     from llmkit.data.files import ReadOptions
@@ -19,20 +20,28 @@ if TYPE_CHECKING:
 CHUNK = 256  # rows in memory: read, sorted by length and predicted together
 
 
-def check_files(texts: Sequence[str], source: Path | None, output: Output | None) -> None:
-    """Check that there is exactly one source of rows, and that `output` can be written; raise UserError otherwise."""
+def check_files(texts: Sequence[str], source: Path | None, output: Output | None) -> Path | None:
+    """Check that there is exactly one source of rows, and that `output` can be written; raise UserError otherwise.
+
+    Returns the file to read: of an address the local copy.
+    """
     if source is None and not texts:
         raise UserError("nothing to predict", "give texts, or a file: --input FILE")
     if source is not None and texts:
         raise UserError("texts and --input cannot be combined", "put the texts into the file")
-    if source is not None and not disk.is_file(source):
-        refuse_address(str(source))
+    there = source is None or scheme_of(str(source)) or disk.is_file(source)
+    if not there:
         raise UserError(f"--input: there is no file `{source}`")
-    if output is None:
-        return
-    if source is not None and output.path.resolve() == source.resolve():
-        raise UserError("--output is the file that --input reads", "name another file")
-    output.check()
+    if output is not None:
+        if source is not None and output.path.resolve() == source.resolve():
+            raise UserError("--output is the file that --input reads", "name another file")
+        output.check()
+    if source is None:
+        return None
+    local = Path(local_copy(str(source)))
+    if not disk.is_file(local):
+        raise UserError(f"--input: `{local}` is not one file", "name one file")
+    return local
 
 
 # From the rows of a chunk: the columns that the model reads, by role. From the rows and these: a prediction a row, or

@@ -430,6 +430,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
     recipe = Recipe(
         task=draft.task,
         output_dir=draft.get("output_dir"),
+        output_mirror=draft.get("output_mirror"),
         trainer=ReadOnly(schema.TRAINER_DEFAULTS | draft.values.get("trainer", {})),
         lora=ReadOnly(draft.values["lora"]) if "lora" in draft.values else None,
         generation=ReadOnly(_generation_defaults(draft)),

@@ -60,7 +60,7 @@ def example(name: str) -> tuple[str, str] | None:
 
 
 def _top_level() -> Iterator[RecipeKey]:
-    for name in ("task", "output_dir"):
+    for name in ("task", "output_dir", "output_mirror"):
         field = schema.Recipe.model_fields[name]
         type_ = Type(frozenset(), tuple(schema.TASKS)) if name == "task" else STRING
         yield RecipeKey(name, type_, None, field.is_required(), field.description or "")

@@ -31,10 +31,11 @@ def check_keys(draft: Draft) -> None:
             continue  # the tasks are drafts of their own
         mistakes: list[tuple[Key, str]] = []
         reason = ""
-        if table == "output_dir":
+        if table in ("output_dir", "output_mirror"):
             mistakes = list(TEXT.mistakes(content, (table,)))
             if content == "":
-                mistakes = [((table,), "must not be empty: name a folder, or leave it out")]
+                what = "a folder" if table == "output_dir" else "an address"
+                mistakes = [((table,), f"must not be empty: name {what}, or leave it out")]
         elif draft.task == "multi-task" and table in ("data", "evaluation", "lora"):
             reason = (
                 "an adapter is for one task only"
@@ -77,7 +78,7 @@ def _check_task(draft: Draft) -> None:
 def _unknown_table(name: str, content: Any, draft: Draft) -> list[tuple[Key, str]]:
     tables = [*schema.own_tables(draft.task), *schema.UPSTREAM_TABLES]
     if not isinstance(content, dict):
-        return [((name,), _unknown("unknown key", (name,), ["task", "output_dir", *tables], draft))]
+        return [((name,), _unknown("unknown key", (name,), ["task", "output_dir", "output_mirror", *tables], draft))]
     close_table = nearest(name, tables) if draft.may_search() else ""
     mistakes: list[tuple[Key, str]] = []
     for key in [key for key in draft.given if key[0] == name]:

@@ -15,7 +15,7 @@ def key_type(key: Key, task: object) -> Type | None:
     if table == "tasks":
         return _part_type(rest)
     if not rest:
-        return TEXT if table in ("task", "output_dir") else None
+        return TEXT if table in ("task", "output_dir", "output_mirror") else None
     if table in schema.UPSTREAM_TABLES:
         field = upstream.fields(schema.UPSTREAM_TABLES[table]).get(rest[0])
         kind = field.type if field else None
@@ -45,7 +45,7 @@ def _part_type(rest: Key) -> Type | None:
 
 def known_keys(task: object, name: str = "") -> Iterator[str]:
     """Yield every key of a recipe, dotted, down to the fields of its tables; upstream's only if one may be `name`."""
-    yield from ("task", "output_dir")
+    yield from ("task", "output_dir", "output_mirror")
     for table_name, table in schema.own_tables(task).items():
         yield from (f"{table_name}.{key}" for key in table.model_fields)
     for table_name, class_name in schema.UPSTREAM_TABLES.items():

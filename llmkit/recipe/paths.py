@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit import disk
-from llmkit.errors import UserError
+from llmkit import disk, remote
+from llmkit.errors import UserError, scrub
 from llmkit.recipe.draft import COMMAND_LINE, Draft
 from llmkit.recipe.toml import Key, dotted, split_key
 
@@ -21,9 +21,8 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SUFFIXES = (*DATA_SUFFIXES, *COMPRESSED)
 WORD_LISTS: dict[str, tuple[str, ...]] = {"stop_words": ("en", "zh"), "c4_bad_words": ()}  # names that are no file
 STARTS = ("./", "../", "/", "~")
-# How an address begins: `s3://`, or `s3:/` where `Path` has taken a slash. One letter is a drive of Windows.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _HUB = re.compile(r"(?:datasets/|spaces/|models/)?([\w.-]+/[\w.-]+)")
+_HUB_REPOSITORY = re.compile(_HUB.pattern + r"(?:@[^/]*)?/?(?:(?:tree|blob)/.*)?")  # all of it, and no file in it
 _HUB_HOST = re.compile(r"(?:www\.)?(?:huggingface\.co|hf\.co)/")
 
 
@@ -32,27 +31,73 @@ def address(text: str, written: bool = False) -> UserError | None:
 
     With `written` it is the place of something to write.
     """
-    found = _ADDRESS.match(text)
-    if found is None or disk.exists(text):
+    if not (scheme := remote.scheme_of(text)):
         return None
-    scheme, rest = found[1].lower(), found[2]
-    on_hub = rest if scheme == "hf" else rest[host.end() :] if (host := _HUB_HOST.match(rest)) else ""
+    rest, shown = remote.whole(text).partition("://")[2], scrub(remote.whole(text))
     if scheme == "file":
-        hint = f"write the path alone: /{rest}"
+        hint = f"write the path alone: {rest}"
     elif written:
-        hint = "write to a folder on this machine, and copy it from there"
-    elif repository := _HUB.match(on_hub):
+        hint = "write to a folder on this machine; output_mirror copies a run from there"
+    elif repository := _HUB.match(_on_hub(scheme, rest)):
         hint = f"for the Hub write the id alone: {repository[1]}"
     else:
         hint = "download it, and name the copy"
-    does = "writes only to paths on this machine" if written else "reads only paths on this machine, and the Hub"
-    return UserError(f"`{found[1]}://{rest}` is an address, and llmkit {does}", hint)
+    does = "writes only to paths on this machine" if written else "reads only data from addresses"
+    return UserError(f"`{shown}` is an address, and llmkit {does}", hint)
 
 
 def refuse_address(text: str, written: bool = False) -> None:
     """Raise UserError for the address of something on another machine."""
     if mistake := address(text, written):
         raise mistake
+
+
+def data_address(text: str) -> UserError | None:
+    """Return what is wrong with an address as that of data; None where nothing is, or it is no address."""
+    scheme = remote.scheme_of(text)
+    rest, shown = remote.whole(text).partition("://")[2], scrub(remote.whole(text))
+    if not scheme or scheme == "file":
+        return address(text)
+    if scheme not in remote.SCHEMES or "::" in text:
+        known = ", ".join(f"{each}://" for each in remote.SCHEMES)
+        return UserError(f"`{shown}` is an address that llmkit cannot read", f"it reads {known}; or name a copy")
+    if repository := _HUB_REPOSITORY.fullmatch(_on_hub(scheme, rest)):
+        return UserError(f"`{shown}` is a repository of the Hub", f"for the Hub write the id alone: {repository[1]}")
+    if command := remote.missing_package(scheme):
+        return UserError(f"`{shown}`: a package that reads {scheme}:// is missing", command)
+    return None
+
+
+def _mirror_mistake(text: str) -> str:
+    """Say what is wrong with the address of a mirror; "" where nothing is."""
+    found = remote.ADDRESS.match(text)
+    scheme = found[1].lower() if found else ""
+    if scheme not in remote.MIRRORS or "::" in text:
+        also = "; for the Hub, `llmkit push` uploads the finished model" if scheme == "hf" else ""
+        return f"must be an address that begins with {', '.join(f'{each}://' for each in remote.MIRRORS)}{also}"
+    if scrub(text) != text:
+        return "must hold no password or key: this machine's login to the store is used"
+    command = remote.missing_package(scheme)
+    return f"a package that writes {scheme}:// is missing; {command}" if command else ""
+
+
+def _on_hub(scheme: str, rest: str) -> str:
+    """Return the part of an address behind the Hub's name; "" where it is not on the Hub."""
+    if scheme == "hf":
+        return "" if rest.startswith("buckets/") else rest
+    return rest[host.end() :] if (host := _HUB_HOST.match(rest)) else ""
+
+
+def local_copy(text: str) -> str:
+    """Return the path of the local copy of what stands at an address, fetched where it is not in the cache.
+
+    A path stays what it is. Raises UserError for an address that llmkit cannot read.
+    """
+    if not remote.scheme_of(text):
+        return text
+    if mistake := data_address(text):
+        raise mistake
+    return remote.fetch(text)
 
 
 def resolve_paths(draft: Draft) -> None:
@@ -68,17 +113,19 @@ def resolve_paths(draft: Draft) -> None:
                 draft.typed[resolved] = value
     if isinstance(value := draft.get("output_dir"), str) and (mistake := address(value, written=True)):
         draft.problem(("output_dir",), f"{mistake.message}; {mistake.hint}")
+    if isinstance(value := draft.get("output_mirror"), str) and (reason := _mirror_mistake(value)):
+        draft.problem(("output_mirror",), reason)
     for key in ((*origin, "clean", listed) for origin in origins for listed in WORD_LISTS):
         if isinstance(value := draft.get(*key), str) and value not in WORD_LISTS[key[-1]]:
             draft.get(*key[:-1])[key[-1]] = _resolve(draft, key, value, [_base(draft, key)], hub=False)
     for origin in origins:
         files, data = draft.get(*origin, "data_files"), draft.get(*origin, "path")
-        if files is not None and isinstance(data, str) and not _on_the_hub(data):
+        if files is not None and isinstance(data, str) and not _on_the_hub(data) and not remote.scheme_of(data):
             key = (*origin, "data_files")
             inside = [Path(data)] if disk.is_dir(Path(data)) else []  # load_dataset looks into the folder
             draft.get(*origin)["data_files"] = _resolve_each(draft, key, files, [*inside, _base(draft, key)])
         else:
-            _refuse_addresses(draft, (*origin, "data_files"), files)
+            _check_addresses(draft, (*origin, "data_files"), files, isinstance(data, str) and _on_the_hub(data))
 
 
 def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
@@ -90,7 +137,7 @@ def find_data(draft: Draft, resolved: Mapping[str, str]) -> None:
     for name, path in resolved.items():
         key = split_key(name)
         typed = draft.get(*key)
-        if not isinstance(typed, str) or Path(typed).is_absolute():
+        if not isinstance(typed, str) or Path(typed).is_absolute() or remote.scheme_of(typed):
             continue
         elsewhere = [os.path.normpath(base / typed) for base in (Path.cwd(), draft.source.parents[2])]
         found = next((place for place in (path, *elsewhere) if disk.exists(place) or disk.first_match(place)), path)
@@ -109,12 +156,20 @@ def _on_the_hub(path: str) -> bool:
     return path.count("/") == 1 and not path.startswith("/")
 
 
-def _refuse_addresses(draft: Draft, key: Key, names: Any) -> None:
+def _check_addresses(draft: Draft, key: Key, names: Any, on_hub: bool) -> None:
+    """Report the addresses among the names of files below data.path that cannot be read, or are in a data set's place.
+
+    Names that are none are those of files in the data set `on_hub`, or in the folder whose address data.path is.
+    """
     for name in names.values() if isinstance(names, dict) else names if isinstance(names, list) else [names]:
         if isinstance(name, list):
-            _refuse_addresses(draft, key, name)
-        elif isinstance(name, str) and (mistake := address(name)):
-            draft.problem(key, f"{mistake.message}; {mistake.hint}")
+            _check_addresses(draft, key, name, on_hub)
+        elif isinstance(name, str) and remote.scheme_of(name):
+            if mistake := data_address(name):
+                draft.problem(key, f"{mistake.message}; {mistake.hint}")
+            elif on_hub:
+                shown = scrub(remote.whole(name))
+                draft.problem(key, f"`{shown}` is an address, and data.path is on the Hub; write it as data.path too")
 
 
 def _resolve_each(draft: Draft, key: Key, value: Any, bases: list[Path]) -> Any:
@@ -136,8 +191,9 @@ def at_home(text: str) -> Path:
 def _resolve(draft: Draft, key: Key, text: str, bases: list[Path], hub: bool = True) -> str:
     if not text:
         return text
-    if mistake := address(text):
-        draft.problem(key, f"{mistake.message}; {mistake.hint}")
+    if remote.scheme_of(text):
+        if mistake := data_address(text) if key[0] == "data" and "clean" not in key else address(text):
+            draft.problem(key, f"{mistake.message}; {mistake.hint}")
         return text
     expanded = str(at_home(text))
     pattern = glob.has_magic(text)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from llmkit import recipe as recipes
 from llmkit.errors import UserError
+from llmkit.recipe.addresses import fetched
 from llmkit.recipe.schema import Recipe
 
 
@@ -19,10 +20,10 @@ def load(
 ) -> Recipe:
     """Load the recipe of a run; the arguments are those of `llmkit pretrain` and `llmkit finetune`.
 
-    Raises UserError for mistakes in the recipe, the overrides and the name.
+    Data that stands at an address is fetched. Raises UserError for mistakes in the recipe, the overrides and the name.
     """
-    recipe = recipes.load(path, overrides, output_dir, task, verb)
-    return _with_time_note(_named(recipe, name, output_dir), max_time)
+    recipe = _named(recipes.load(path, overrides, output_dir, task, verb), name, output_dir)
+    return _with_time_note(fetched(recipe), max_time)
 
 
 def seconds(time: str | None) -> int | None:

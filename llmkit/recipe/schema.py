@@ -15,6 +15,7 @@ from llmkit.recipe.table import ReadOnly, Table
 from llmkit.recipe.tasks import TASKS as RECORDS
 from llmkit.recipe.toml import dotted, leaves, toml_value
 from llmkit.recipe.types import Type, read_annotation
+from llmkit.remote import scheme_of
 
 TASKS = (*RECORDS, "multi-task")
 DATA_OF_TASK: dict[str, type[Data]] = {name: record.data for name, record in RECORDS.items()}
@@ -310,6 +311,12 @@ class Recipe(Table):
         min_length=1,
         description="The run directory, relative to the working directory; by default `runs/` and the recipe's name.",
     )
+    output_mirror: str | None = Field(
+        default=None,
+        min_length=1,
+        description="An address to which checkpoints and the finished model are copied, such as "
+        "`s3://bucket/runs/mine`; on an empty folder `--resume` goes on from there.",
+    )
     model: Model = Field(description="The model to train.")
     tokenizer: Tokenizer = Field(default=Tokenizer(), description="How to tokenize text.")
     data: SerializeAsAny[Data] | None = Field(default=None, description="The data to train on.")
@@ -356,7 +363,8 @@ class Recipe(Table):
     def to_toml(self, comments: bool = False, as_typed: bool = False) -> str:
         """Write the resolved recipe, which loads from anywhere; with `comments`, each value's origin behind it.
 
-        With `as_typed` the paths of local data are those of the user, and what they resolve to stands behind them.
+        With `as_typed` the paths of local data are those of the user, and what they resolve to stands behind them. What
+        was fetched from an address has that in any case.
         """
         data_paths = self.data_paths() if as_typed else {}
         tables = self.model_dump(
@@ -377,8 +385,15 @@ class Recipe(Table):
                 origin = self.origins.get(key, "default")
                 if key in data_paths:
                     origin, value = f"{origin}; {value}", self.typed[value]
+                value = self.as_address(value)
                 lines.append(f"{dotted(path)} = {toml_value(value)}" + (f"  # {origin}" if comments else ""))
         return "\n".join(lines) + "\n"
+
+    def as_address(self, value: Any) -> Any:
+        """Return a value of a key with the address of each file in place of its copy in the cache."""
+        if isinstance(value, list | tuple):
+            return [self.as_address(entry) for entry in value]
+        return self.typed[value] if isinstance(value, str) and scheme_of(self.typed.get(value, "")) else value
 
 
 # Settings of a bundled recipe that fit its own rows, and are chosen anew where the user's take their place.

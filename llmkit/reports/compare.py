@@ -22,7 +22,7 @@ from llmkit.terminal import columns as terminal_columns
 
 RESAMPLES, CHUNK = 10_000, 2**22  # of the bootstrap; random numbers drawn at a time
 SEEDS = ("trainer.seed", "data.seed")
-OUTPUT = ("output_dir",)  # keys that every run has of its own
+OUTPUT = ("output_dir", "output_mirror")  # keys that every run has of its own
 EXACT = 5_000  # discordant rows up to which McNemar's test counts with whole numbers
 
 

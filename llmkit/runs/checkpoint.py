@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
         return manifest
     if run is not None and manifest["run"] != run:
         return "it belongs to another run"
-    if f"{PREFIX}{manifest['step']}" != folder.name:
+    if f"{PREFIX}{manifest['step']}" != folder.name.removeprefix(DRAFT):
         return f"it is the checkpoint of step {manifest['step']} under another name"
     for name, expected in manifest["files"].items():
         try:
@@ -95,14 +95,24 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
 def read_manifest(folder: Path) -> dict[str, Any] | str:
     """Read a manifest and verify its checksum; return it, or what is wrong with it."""
     try:
-        manifest = shape.read(folder / MANIFEST)
+        return parse_manifest((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return parse_manifest(None)
+    except OSError:
+        return f"{MANIFEST} cannot be read"
+
+
+def parse_manifest(content: bytes | None) -> dict[str, Any] | str:
+    """Parse the content of a manifest, None where there is none; return it, or what is wrong with it."""
+    if content is None:
+        return f"it has no {MANIFEST}, so it was not saved completely"
+    try:
+        manifest = shape.parse(content)
         checksum = manifest.pop("checksum")
         if checksum != _sum(manifest):
             return f"{MANIFEST} has changed since it was written"
         return manifest if shape.is_manifest(manifest) else f"{MANIFEST} is not one that llmkit writes"
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}, so it was not saved completely"
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError):
         return f"{MANIFEST} cannot be read"
 
 
@@ -140,6 +150,19 @@ def seal(draft: Path, manifest: Mapping[str, Any]) -> Path:
         synced(path)
     content = {**manifest, "files": files_of(draft)}
     runs.write_json(draft / MANIFEST, {**content, "checksum": _sum(json.loads(json.dumps(content)))})
+    return _name(draft)
+
+
+def accept(draft: Path) -> Checkpoint | str:
+    """Turn a draft that was fetched with its manifest into a checkpoint; return it, or what is wrong with it."""
+    for path in draft.rglob("*"):
+        synced(path)
+    found = examine(draft)
+    return found if isinstance(found, str) else Checkpoint(_name(draft), found.manifest)
+
+
+def _name(draft: Path) -> Path:
+    """Give a draft that is whole its name, in the place of one that has it; return its path."""
     synced(draft)
     target = draft.with_name(draft.name.removeprefix(DRAFT))
     old = target.with_name(f"{OLD}{target.name}")
@@ -165,25 +188,34 @@ def abandon(draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
 
 
-def rotate(directory: Path, run: str, limit: int | None, keep: int | None, step: int | None = None) -> None:
+def rotate(
+    directory: Path, run: str, limit: int | None, keep: int | None, step: int | None = None, spared: str = ""
+) -> None:
     """Remove old checkpoints of this `run`; keep the `limit` newest and the one of step `keep`.
 
     Those of another run are not touched. Those of a later step than `step`, which resuming passed over, do not count
-    and are kept.
+    and are kept; the one that is called `spared` is left for the next time.
     """
-    if limit is None or limit <= 0:
-        return
-    own = []
+    own = {}
     for folder in folders(directory):
         manifest = read_manifest(folder)
         if isinstance(manifest, dict) and manifest["run"] == run and (step is None or manifest["step"] <= step):
-            own.append(folder)
-    kept_name = f"{PREFIX}{keep}"
-    reserved = int(any(folder.name == kept_name for folder in own) and limit > 1)  # the best one counts among them
-    newest_folders = own[: limit if kept_name in {folder.name for folder in own[:limit]} else limit - reserved]
-    for folder in own:
-        if folder not in newest_folders and folder.name != kept_name:
-            _remove(folder)
+            own[int(folder.name.removeprefix(PREFIX))] = folder
+    for gone in expired(list(own), limit, keep):
+        if own[gone].name != spared:
+            _remove(own[gone])
+
+
+def expired(steps: Sequence[int], limit: int | None, keep: int | None) -> list[int]:
+    """Return the steps, of those of all checkpoints from the last down, that are neither the `limit` newest nor `keep`.
+
+    The one to `keep` counts among the newest where there is room for two.
+    """
+    if limit is None or limit <= 0:
+        return []
+    reserved = int(keep in steps and limit > 1)
+    newest_steps = steps[: limit if keep in steps[:limit] else limit - reserved]
+    return [step for step in steps if step not in newest_steps and step != keep]
 
 
 def sweep(directory: Path) -> None:

@@ -18,7 +18,7 @@ from llmkit.runs import directory as runs
 
 # Settings that do not change a run's weights (with another batch size it resumes at the right example): whole tables,
 # and keys of [trainer] by prefix.
-FREE_TABLES = ("output_dir", "evaluation", "samples", "generation", "speed", "report")
+FREE_TABLES = ("output_dir", "output_mirror", "evaluation", "samples", "generation", "speed", "report")
 FREE = (
     *(
         "per_device_",

@@ -41,7 +41,7 @@ def claim(path: str, named: bool) -> Path:
     created = True
     try:
         if named:
-            if disk.is_dir(directory) and not all(_is_startup_file(path) for path in directory.iterdir()):
+            if disk.is_dir(directory) and not may_begin(directory):
                 another_run = "started" in read_record(directory) or any(directory.glob("checkpoint-*"))
                 raise UserError(
                     f"the output directory `{path}` already contains {'another run' if another_run else 'other files'}",
@@ -75,6 +75,11 @@ def claim(path: str, named: bool) -> Path:
             f"the output directory `{path}` cannot be written: {reason}", "name another with --output-dir"
         ) from problem
     return directory
+
+
+def may_begin(directory: Path) -> bool:
+    """Tell whether a folder holds nothing, or no more than a run leaves that is killed before training."""
+    return all(_is_startup_file(path) for path in directory.iterdir())
 
 
 def _is_startup_file(path: Path) -> bool:

@@ -39,11 +39,16 @@ def rebuild(directory: Path) -> None:
             "move the folder away to start anew, from their weights if you like: model.name=.../checkpoint-N",
             tuple(damaged),
         )
-    written = datetime.fromtimestamp((newest.path / checkpoint.MANIFEST).stat().st_mtime, UTC)
-    record = {"started": written.isoformat(timespec="milliseconds"), **newest.manifest.get("record", {})}
     try:
         with FileLock(directory / runs.LOCK_FILE, timeout=0):
-            runs.write_json(directory / runs.RECORD_FILE, {**record, "id": newest.manifest["run"], "status": "stopped"})
+            write(directory, newest)
     except Timeout:
         raise UserError(f"{lost}, and another process trains there", "wait for it, or stop it") from None
     say(f"warning  {lost}: rebuilt from {newest.path.name}")
+
+
+def write(directory: Path, newest: checkpoint.Checkpoint) -> None:
+    """Write the record of a run from its newest checkpoint."""
+    written = datetime.fromtimestamp((newest.path / checkpoint.MANIFEST).stat().st_mtime, UTC)
+    record = {"started": written.isoformat(timespec="milliseconds"), **newest.manifest.get("record", {})}
+    runs.write_json(directory / runs.RECORD_FILE, {**record, "id": newest.manifest["run"], "status": "stopped"})

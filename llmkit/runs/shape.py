@@ -13,8 +13,13 @@ LATEST = 2e12  # seconds: no later time is shown
 
 def read(path: Path) -> dict[str, Any]:
     """Read a JSON object; raise OSError or ValueError where there is none."""
+    return parse(path.read_text())
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object; raise ValueError where it is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text)
     except RecursionError as problem:
         raise ValueError("nested too deeply") from problem
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ DIGITS = 3  # significant ones of a number that is drawn
 LONGEST_NAME = 100  # characters of a trial's folder
 NEVER = {
     "trainer.seed": "repeat each trial with several seeds: --seeds N",
+    "output_mirror": "a mirror is the copy of one run; leave it out",
     "output_dir": "each trial has a folder of its own; name that of the sweep: --output-dir DIR",
     "task": "a sweep is of one task; compare several with llmkit compare",
     "trainer.metric_for_best_model": "the trials are compared by one metric",

@@ -11,6 +11,7 @@ from llmkit.errors import UserError, say, scrub
 from llmkit.models import tokenizer
 from llmkit.recipe.schema import Recipe
 from llmkit.runs import compatibility
+from llmkit.runs.mirror import Mirror
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.assembly import Assembly
 from llmkit.training.max_time import MaxTime
@@ -27,6 +28,7 @@ def build_trainer(
     directory: Path,
     limit: MaxTime | None = None,
     run: str = "",
+    mirror: Mirror | None = None,
 ) -> tuple[Trainer, StopOnSignal]:
     """Build the Trainer with our few callbacks in place of upstream's printing ones."""
     strategies = (
@@ -56,6 +58,7 @@ def build_trainer(
     args.save_total_limit = None  # upstream would remove by date, and anybody's
     saving = {
         "run": run,
+        "mirror": mirror,
         "limit": recipe.trainer.get("save_total_limit"),
         "fingerprints": compatibility.fingerprints(
             recipe,

@@ -10,6 +10,7 @@ from llmkit import disk, process, temporary
 from llmkit.data.output import Output
 from llmkit.errors import UserError, say
 from llmkit.recipe import load
+from llmkit.recipe.addresses import fetched
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.draft import COMMAND_LINE
 from llmkit.recipe.schema import PRETRAINING, Model, Recipe, Tokenizer
@@ -46,6 +47,8 @@ def find_recipe(name: str, path: str | None, task: str | None, overrides: list[s
     if getattr(recipe.data, "unanswerable", True) is None:  # as the model learned it, whatever this data holds
         changes["unanswerable"] = record_of(name).get("unanswerable")
     assert recipe.data is not None  # of several tasks none is evaluated under one name
+    recipe = fetched(recipe)
+    assert recipe.data is not None
     data = recipe.data.model_copy(update=changes)
     return recipe.model_copy(update={"data": data, "model": Model(name=name), "tokenizer": Tokenizer(), "lora": None})
 

@@ -52,7 +52,8 @@ def write_model_card(recipe: Recipe, directory: Path, metrics: dict[str, float],
     if record.pipeline is not None:
         head.append(f"pipeline_tag: {record.pipeline}")
     sources = ", ".join(
-        f"`{path if about['revision'] is not None else Path(path).name}`" for path, about in read.values()
+        f"`{path if about['revision'] is not None else Path(recipe.as_address(path)).name}`"
+        for path, about in read.values()
     )
     trivial = facts["trivial"]["metrics"]
     rows = [

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from llmkit.errors import RunError, in_words, say
 from llmkit.runs import checkpoint, rebuild, state
 from llmkit.runs.checkpoint import DRAFT, PREFIX
 from llmkit.runs.directory import METRICS_FILE
+from llmkit.runs.mirror import Mirror
 from llmkit.training import early_stopping
 from llmkit.training.position import Position
 
@@ -47,7 +48,7 @@ class SavingTrainer(UpstreamTrainer):
     """Saves all that a run resumes from.
 
     `run` is the id that this run's checkpoints carry, `limit` how many of them are kept, `fingerprints` what the data,
-    the tokenizer and the model are known by.
+    the tokenizer and the model are known by. The main process of a run that is mirrored has its `mirror`.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class SavingTrainer(UpstreamTrainer):
         run: str = "",
         limit: int | None = None,
         fingerprints: Mapping[str, Any] | None = None,
+        mirror: Mirror | None = None,
         **kwargs: Any,
     ) -> None:
         self.run, self.limit, self.fingerprints = run, limit, dict(fingerprints or {})
+        self.mirror = mirror
         self.saved_at = -1  # the step of the last checkpoint that was written
         self.saving_seconds = 0.0
         self.stopped = False  # by a signal; what comes after the last step is left to the process that goes on
@@ -88,6 +91,8 @@ class SavingTrainer(UpstreamTrainer):
         if saved:
             self.saved_at = step
             self._attempt(lambda: self._rotate(directory, self.limit), main_only=True)
+            if self.mirror is not None:
+                self.mirror.saved(step, self.limit, self.state.best_global_step)
         self.saving_seconds += time.monotonic() - begun
 
     def _write_and_seal(self, directory: Path, draft: Path) -> bool:
@@ -236,7 +241,9 @@ class SavingTrainer(UpstreamTrainer):
         return bool(agreed)
 
     def _rotate(self, directory: Path, limit: int | None) -> None:
-        checkpoint.rotate(directory, self.run, limit, self.state.best_global_step, self.state.global_step)
+        rule = limit, self.state.best_global_step, self.state.global_step
+        with nullcontext("") if self.mirror is None else self.mirror.spared() as spared:
+            checkpoint.rotate(directory, self.run, *rule, spared)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Note whether this evaluation is the best; of equally good ones the last, which has learned more."""

@@ -26,6 +26,7 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
+from llmkit.runs.mirror import Mirror
 from llmkit.training import batch_size, kept_rows, report, samples, trivial
 from llmkit.training.arguments import (
     SEVERAL_TASKS,
@@ -58,11 +59,13 @@ def run(
     max_time: int | None = None,
     allowed: Sequence[str] = (),
     watch: TrainerCallback | None = None,
+    mirror: Mirror | None = None,
 ) -> int:
     """Train what `recipe` describes into `directory`; 0 when finished, 75 or 130 when stopped with a checkpoint.
 
     With `max_time` training ends so many seconds after its first step began, whatever the recipe says of its length.
-    `allowed` are keys in which the recipe may differ from that of the run being resumed, `watch` is told of each step.
+    `allowed` are keys in which the recipe may differ from that of the run being resumed, `watch` is told of each step,
+    `mirror` of each checkpoint.
     Raises UserError before the first step for most of what would have failed later.
     """
     started = time.monotonic()
@@ -104,10 +107,10 @@ def run(
     if assembly.prepare_model is not None:
         assembly.prepare_model(model)
     record = runs.read_record(directory)
-    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+    trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""), mirror)
     while not batch_size.fits(trainer):
         batch_size.shrink(args)
-        trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""))
+        trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""), mirror)
     if watch is not None:
         trainer.add_callback(watch)
     check_alike(trainer.fingerprints, args.world_size)

@@ -66,11 +66,44 @@ ADDRESSES = (
 
 
 @pytest.mark.parametrize(("address", "hint"), ADDRESSES)
-@pytest.mark.parametrize("key", ["data.path", "model.name", "tokenizer.name", "data.data_files", "output_dir"])
+@pytest.mark.parametrize("key", ["model.name", "tokenizer.name", "output_dir"])
 def test_an_address_is_refused_with_what_to_do(key, address, hint, write):
     (problem,) = [line for line in problems(write(PLAIN), f"{key}={address}") if key in line]
     assert "is an address, and llmkit " in problem
+    assert "geheim" not in problem
     assert ("write to a folder on this machine" if key == "output_dir" and "file:" not in address else hint) in problem
+
+
+REFUSED = (
+    ("file:///data/a.txt", "write the path alone: /data/a.txt"),
+    ("hf://datasets/org/rows", "for the Hub write the id alone: org/rows"),
+    ("https://huggingface.co/datasets/org/rows/tree/main", "for the Hub write the id alone: org/rows"),
+    (
+        "S3A://bucket/a",
+        "`s3a://bucket/a` is an address that llmkit cannot read; it reads s3://, gs://, hf://, https://",
+    ),
+    ("zip://a.csv::https://host/a.zip", "is an address that llmkit cannot read"),
+    ("ftp://me:geheim@host/a", "`ftp://me:***@host/a` is an address that llmkit cannot read"),
+    ("s3://bucket/a.txt", "`s3://bucket/a.txt`: a package that reads s3:// is missing; pip install 'llmkit[s3]'"),
+    ("gs://bucket/*.txt", "pip install 'llmkit[gcs]'"),
+)
+
+
+@pytest.mark.parametrize(("address", "hint"), REFUSED)
+@pytest.mark.parametrize("key", ["data.path", "data.data_files"])
+def test_an_address_of_data_that_cannot_be_read_is_refused(key, address, hint, write, monkeypatch):
+    monkeypatch.setattr("llmkit.remote.EXTRAS", {"s3": ("no_such_s3", "s3"), "gs": ("no_such_gs", "gcs")})
+    (problem,) = [line for line in problems(write(PLAIN), f"{key}={address}") if key in line]
+    assert hint in problem
+
+
+def test_an_address_of_data_is_read_without_a_network(write, no_network):
+    for address in ("https://host/a.txt", "hf://datasets/org/rows/a.txt", "hf://buckets/org/rows", "http://host/a?b=*"):
+        assert recipe.load(write(PLAIN), [f"data.path={address}"]).data.path == address
+    (problem,) = problems(write(PLAIN), "data.data_files=https://host/a.txt")
+    assert "is an address, and data.path is on the Hub" in problem
+    word_list = problems(write(PLAIN + "[data.clean]\nstop_words = 'https://host/a.txt'\n"))
+    assert any("is an address, and llmkit reads only data from addresses" in line for line in word_list)
 
 
 def test_a_folder_that_is_called_like_an_address_is_a_folder(tmp_path, monkeypatch, write):

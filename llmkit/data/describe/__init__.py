@@ -16,12 +16,14 @@ from llmkit.data.describe.rows import describe_rows
 from llmkit.data.describe.texts import describe_texts
 from llmkit.data.display import Report
 from llmkit.data.suggest import PRETRAINING, Suggestion, suggest
-from llmkit.errors import UserError
+from llmkit.errors import UserError, scrub
 from llmkit.recipe import load
-from llmkit.recipe.paths import at_home, refuse_address
+from llmkit.recipe.addresses import fetched
+from llmkit.recipe.paths import at_home, local_copy
 from llmkit.recipe.schema import PRETRAINING as TEXT_TASKS
 from llmkit.recipe.shortcuts import LARGER, SMALL
 from llmkit.recipe.tasks import TASKS
+from llmkit.remote import scheme_of
 from llmkit.terminal import laid_out
 
 LEFT = 11  # columns of what stands before a line
@@ -31,17 +33,18 @@ _ASKED = re.compile(r"data\.((?!text_pair)\w+_column|source_lang|target_lang)\b"
 
 
 def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]:
-    """Describe what a local path holds, as `task` reads it, or else the task that its columns suggest.
+    """Describe what a path or an address holds, as `task` reads it, or else the task that its columns suggest.
 
     `overrides` are settings of [data], which the command to train with repeats. Raises UserError where there is nothing
     to describe.
     """
-    check_path(path)
-    found = Suggestion(task) if task is not None else suggest(path)
+    local = local_path(path)
+    found = Suggestion(task) if task is not None else suggest(local)
     given = {setting.partition("=")[0] for setting in overrides}
     settings = [f"data.path={path}", *overrides]
     settings += [setting for setting in found.settings if setting.partition("=")[0] not in given]
-    recipe = load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task)
+    recipe = fetched(load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task))
+    path, settings = scrub(path), [scrub(setting) for setting in settings]
     assert recipe.data is not None
     lines = list[str]()
     report = Report(LEFT, lines.append, sys.stdout, {recipe.data.path: path})
@@ -62,13 +65,15 @@ def describe(path: str, task: str | None, overrides: Sequence[str]) -> list[str]
     return lines + _command(["finetune", "--task", found.task], settings, fault)
 
 
-def check_path(path: str) -> None:
-    refuse_address(path)
+def local_path(path: str) -> str:
+    """Return a path, or that of the local copy of an address; raise UserError where there is nothing."""
+    if scheme_of(path):
+        return local_copy(path)
     local = at_home(path)
     if local.suffix == ".toml" and disk.is_file(local):
         raise UserError(f"`{path}` is a recipe", f"`llmkit finetune {shlex.quote(path)} --dry-run` shows its data")
     if disk.exists(local) or (glob.has_magic(path) and glob.glob(str(local))):  # noqa: PTH207
-        return
+        return path
     near = files.nearest(local.name, _names_beside(local))
     if path.count("/") == 1 and not disk.exists(local.parent):
         near = "for a data set on the Hub, run a recipe with `--dry-run`: it shows the first rows"
