@@ -79,6 +79,10 @@ def takes_keyword(name):
     return keyword in inspect.signature(find(function)).parameters
 
 
+def has(*names):
+    return lambda name: all(hasattr(find(name), each) for each in names)
+
+
 def is_a(kind):
     return lambda name: isinstance(find(name), kind)
 
@@ -183,6 +187,26 @@ TABLE = (
         gives(lambda method: {"cache", "past_key_values"} & set(inspect.signature(method).parameters)),
     ),
     Row("transformers.PreTrainedModel._can_compile_fullgraph", "inference/prefill.py", is_a(bool)),
+    # -- transformers: the exporter to ONNX, and what its files answer in a model's place
+    *(
+        Row(f"transformers.modeling_outputs.{name}", "export/onnx_compare.py", takes("logits"))
+        for name in ("CausalLMOutputWithPast", "Seq2SeqLMOutput", "SequenceClassifierOutput")
+    ),
+    Row("transformers.modeling_outputs.BaseModelOutput", "export/onnx_compare.py", takes("last_hidden_state")),
+    Row(
+        "transformers.modeling_outputs.QuestionAnsweringModelOutput",
+        "export/onnx_compare.py",
+        takes("start_logits", "end_logits"),
+    ),
+    Row("transformers.exporters.exporter_onnx.OnnxConfig", "export/onnx_file.py", takes("dynamic_shapes")),
+    Row("transformers.exporters.exporter_onnx.OnnxExporter", "export/onnx_file.py", has("export", "save_program")),
+    Row("transformers.exporters.ExportFormat", "export/onnx_file.py", has("ONNX")),
+    Row(
+        "transformers.exporters.OnnxRuntimeDynamicConfig",
+        "export/onnx_file.py",
+        takes("op_types_to_quantize", "per_channel", "reduce_range", "weight_type", "nodes_to_exclude"),
+    ),
+    Row("transformers.exporters.OnnxRuntimeQuantizer", "export/onnx_file.py", has("quantize")),
     # -- transformers: models and their parts
     *(
         Row(f"uvicorn.protocols.http.h11_impl.{name}", "serve/connections.py", assigned)
