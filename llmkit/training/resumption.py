@@ -11,6 +11,7 @@ from llmkit.errors import UserError, say
 from llmkit.runs import checkpoint, compatibility
 from llmkit.runs import directory as runs
 from llmkit.runs.longer import LENGTH
+from llmkit.training import strategy
 from llmkit.training.schedule import DECAYING, Schedule
 from llmkit.training.trainer import Trainer
 
@@ -56,6 +57,7 @@ def find_resumption(
         allowed = [*allowed, *LENGTH]
         if schedule.kind == DECAYING:
             start = before_decay(last, schedule, steps) or last
+    strategy.refuse_other_state(trainer, start)
     changes = compatibility.changes(start.manifest["fingerprints"], trainer.fingerprints)
     compatibility.refuse(changes, allowed, directory)
     begun = start.manifest["epoch"] + (start.manifest["samples"] > 0)
