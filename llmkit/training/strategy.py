@@ -87,6 +87,22 @@ def _size(settings: Mapping[str, Any], key: str) -> int:
     return int(settings.get("tensor_parallel", {}).get(key, 1))
 
 
+def fit_wrapping(trainer: Any) -> None:
+    """Leave out of the layers that FSDP2 divides one by one those that the model lacks, and those with embeddings.
+
+    Accelerate takes all that transformers does not split, and divides the embeddings by themselves as well: BERT's
+    would be divided twice, which fails. Layers that the user names stay as they are.
+    """
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is None or plugin.fsdp_version != 2 or plugin.transformer_cls_names_to_wrap is not None:
+        return
+    whole = getattr(trainer.model, "_no_split_modules", None) or ()
+    embeddings = trainer.model.get_input_embeddings()
+    layers = [module for module in trainer.model.modules() if type(module).__name__ in whole]
+    with_embeddings = {type(layer).__name__ for layer in layers if any(m is embeddings for m in layer.modules())}
+    plugin.transformer_cls_names_to_wrap = sorted({type(layer).__name__ for layer in layers} - with_embeddings)
+
+
 def verify(trainer: Any) -> int:
     """Count the parameters that are divided once the model is placed; RunError where the strategy left them whole."""
     found, number = of(trainer), sharded.count(trainer.model)

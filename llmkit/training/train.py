@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from llmkit.recipe.schema import GENERATING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
-from llmkit.training import batch_size, kept_rows, report, samples, sharded, strategy, trivial
+from llmkit.training import batch_size, kept_rows, report, samples, sharded, strategy, trivial, zero3
 from llmkit.training.arguments import (
     SEVERAL_TASKS,
     choose_precision,
@@ -90,7 +91,8 @@ def run(
     if assembly.create_model is not None:  # a model that is made of several
         model, made = assembly.create_model(recipe.model, args.seed)
     else:
-        model, made = create_model(
+        make_model = partial(
+            create_model,
             recipe.model,
             assembly.config,
             tasks.model_class(recipe.task),
@@ -100,6 +102,7 @@ def run(
             task_type=TASKS[recipe.task].peft_type,
             subtokens=assembly.subtokens,
         )
+        model, made = zero3.as_one_process_makes(make_model)
     assembly.notes.extend([*made, *batch_notes])
     if assembly.prepare_model is not None:
         assembly.prepare_model(model)
@@ -111,6 +114,7 @@ def run(
     if watch is not None:
         trainer.add_callback(watch)
     strategy.check(trainer, process.asked())
+    strategy.fit_wrapping(trainer)
     check_alike(trainer.fingerprints, args.world_size)
     steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
     if limit is None:
