@@ -304,7 +304,7 @@ class SavingTrainer(UpstreamTrainer):
         """Save configuration and tokenizer: what reads the shards later needs both."""
         self._save(str(directory), state_dict={})
         if self.args.should_save:
-            for file in directory.glob("*.safetensors"):
+            for file in directory.glob("model*.safetensors*"):
                 file.unlink()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
