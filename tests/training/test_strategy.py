@@ -18,7 +18,7 @@ from llmkit.training import strategy
 
 HALF = "trainer.per_device_train_batch_size=4"
 WORDS = ("pretrain", "causal.toml", "model.config.attn_pdrop=0.0", "trainer.lr_scheduler_type=constant")
-SHORT = ("samples.max_new_tokens=2", "trainer.save_steps=3", "trainer.save_total_limit=9")
+SHORT = ("samples.prompts=[]", "trainer.save_steps=3", "trainer.save_total_limit=9")
 FSDP = ("trainer.fsdp=true",)
 SHARDED = (*FSDP, 'trainer.fsdp_config={state_dict_type="SHARDED_STATE_DICT"}')
 ON_CPU = Path(__file__).parents[1] / "on_cpu"
@@ -34,9 +34,12 @@ def weights(run):
 
 
 def test_fsdp_trains_to_the_losses_of_one_process_and_its_state_is_anybodys(workplace, llmkit, two_processes):
-    """Six steps under FSDP2, three more under DDP, three more under FSDP2 that leaves shards."""
-    one = ("--output-dir", "one", "trainer.max_steps=12")
-    assert llmkit(*WORDS, *SHORT, *one).exit_code == 0
+    """Six steps under FSDP2, three more under DDP, three at another learning rate under FSDP2 that leaves shards."""
+    one = (*WORDS, *SHORT, "--output-dir", "one")
+    slower = ("--resume", "trainer.max_steps=12", "trainer.learning_rate=2e-3")
+    slower += ("--allow-change", "trainer.learning_rate")
+    assert llmkit(*one, "trainer.max_steps=9").exit_code == 0
+    assert llmkit(*one, *slower).exit_code == 0
     run, name = workplace / "two", ("--output-dir", "two")
     done = two_processes(*WORDS, HALF, *SHORT, *FSDP, *name, first=KEEP.format("fsdp"))
     assert done.exit_code == 0, done.stderr
@@ -45,17 +48,17 @@ def test_fsdp_trains_to_the_losses_of_one_process_and_its_state_is_anybodys(work
     done = two_processes(*WORDS, HALF, *SHORT, *name, "--resume", "trainer.max_steps=9")
     assert done.exit_code == 0, done.stderr
     assert (record(run)["strategy"], record(run)["sharded_tensors"]) == ("DDP", 0)
-    more = ("--resume", "trainer.max_steps=12")
-    done = two_processes(*WORDS, HALF, *SHORT, *SHARDED, *name, *more, first=KEEP.format("fsdp"))
+    done = two_processes(*WORDS, HALF, *SHORT, *SHARDED, *name, *slower, first=KEEP.format("fsdp"))
     assert done.exit_code == 0, done.stderr
     assert losses(run) == pytest.approx(losses(workplace / "one"), rel=1e-5)
+    assert len(losses(run)) == 12
     manifest = json.loads((run / "checkpoint-12/manifest.json").read_text())
     known = ("strategy", "state", "device", "precision")
     assert [manifest[key] for key in known] == ["FSDP2", "sharded", "cpu:0", "fp32"]
     assert not (run / "checkpoint-12/model.safetensors").exists()
     said = [llmkit("generate", "the", "--model", f"two{part}", "--seed", "1").stdout for part in ("", "/checkpoint-12")]
     assert said[0] == said[1] != ""
-    refused = llmkit(*WORDS, *SHORT, *name, "--resume", "trainer.max_steps=15")
+    refused = llmkit(*WORDS, *SHORT, *name, *slower, "trainer.max_steps=15")
     assert refused.exit_code == 2
     assert "was saved under FSDP2 with its state in shards, which a run of one process cannot read" in refused.stderr
 
