@@ -70,6 +70,11 @@ def find_resumption(
     changed = tuple(key for key, *_ in changes)
     if "trainer.optim" in changed:
         raise UserError("the optimizer cannot be changed: the saved state belongs to another one", "keep trainer.optim")
+    if any(key.startswith("trainer.") and key not in LENGTH for key in changed) and strategy.schedules_itself(trainer):
+        raise UserError(
+            "DeepSpeed's configuration has an optimizer or a scheduler of its own, which keeps its learning rate",
+            "leave `optimizer` and `scheduler` out of it, and set both by [trainer]",
+        )
     notes = []
     if finished and (planned := planned_steps(start.path)) != steps:
         notes.append(schedule.longer(planned, steps, start.step))

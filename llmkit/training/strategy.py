@@ -87,6 +87,12 @@ def _size(settings: Mapping[str, Any], key: str) -> int:
     return int(settings.get("tensor_parallel", {}).get(key, 1))
 
 
+def schedules_itself(trainer: Any) -> bool:
+    """Tell whether optimizer or learning rate are DeepSpeed's own, by its configuration and not by [trainer]."""
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    return plugin is not None and bool({"optimizer", "scheduler"} & plugin.deepspeed_config.keys())
+
+
 def fit_wrapping(trainer: Any) -> None:
     """Leave out of the layers that FSDP2 divides one by one those that the model lacks, and those with embeddings.
 
