@@ -10,7 +10,7 @@ was open, and Biscuit ran out into the street. Tom cried and called until it was
 the door, wagging his tail, and Tom hugged him and laughed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install format lint types docs screens test quick fuzz check browser crash exports bench clean
+.PHONY: help demo install format lint types docs screens test quick fuzz check browser crash distributed exports bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -71,8 +71,17 @@ crash: install  ## kill a training at random moments many times, and a sweep twi
 exports: install  ## export tiny models of each kind to ONNX and run them: minutes
 	$(BIN)/python -m pytest tests/export/onnx_models.py
 
+distributed: .venv-distributed/installed  ## DDP, FSDP2, ZeRO and fp16 on a CPU, or some: make distributed WORK="ZeRO-3 lora"
+	.venv-distributed/bin/python tests/distributed.py $(WORK)
+
+.venv-distributed/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-distributed
+	.venv-distributed/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	.venv-distributed/bin/pip install --disable-pip-version-check -c constraints.txt deepspeed==0.19.8 setuptools
+	@touch $@
+
 bench: install  ## llmkit beside what people use today (hours), or some of it: make bench WORK="sst2 start-up"
 	$(BIN)/python benchmarks/bench.py $(WORK)
 
 clean:  ## remove what the targets above made (not runs/)
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-distributed build dist .mypy_cache .pytest_cache .ruff_cache

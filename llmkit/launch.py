@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import disk, hub, last_resort, process, stdout, temporary
+from llmkit import accelerate_file, disk, hub, last_resort, process, stdout, temporary
 from llmkit.errors import UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
@@ -76,14 +77,17 @@ def start(
             "llmkit was started by a launcher, but it starts its processes itself",
             "run it directly: llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
         )
-    if accelerate_config is not None and not disk.is_file(accelerate_config):
-        raise UserError(f"--accelerate-config: there is no file `{accelerate_config}`", "create one: accelerate config")
-    machine_rank = _machine_rank(accelerate_config)
+    file = None if accelerate_config is None else accelerate_file.read(accelerate_config)
+    machine_rank = 0 if file is None else file.machine_rank
+    on_cpu = bool(recipe.trainer.get("use_cpu")) or (file is not None and file.on_cpu)
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
         raise UserError(f"--processes {count}, but there are {default_processes()} GPUs")
+    if count > 1 and not on_cpu and accelerator() == "mps":
+        raise UserError("Apple's GPU trains in one process", "leave out --processes, or set trainer.use_cpu=true")
     if accelerate_config is None:
         global_batch.divide(recipe, count)
+    launched = Launched(count, processes is not None, file, on_cpu)
     handlers = process.leave_early()
     try:
         directory = find_directory(recipe, resume, machine_rank, allowed)
@@ -92,7 +96,7 @@ def start(
         last_resort.belongs_to(directory)
         if machine_rank:
             log = directory / f"launch-{machine_rank}.log"
-            return _with_accelerate(directory, log, count, processes is not None, accelerate_config), directory
+            return _with_accelerate(directory, log, launched), directory
         unlocked_record = runs.read_record(directory)
         with runs.held(directory):
             if runs.read_record(directory).get("started") != unlocked_record.get("started"):
@@ -105,7 +109,7 @@ def start(
                     return _in_this_process(recipe, directory, resume, max_time, allowed), directory
                 _prepare(recipe)
                 log = directory / runs.LAUNCH_LOG
-                return _with_accelerate(directory, log, count, processes is not None, accelerate_config), directory
+                return _with_accelerate(directory, log, launched), directory
             finally:
                 runs.release(directory)
     finally:
@@ -182,6 +186,14 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
     return runs.claim(recipe.output_dir or str(runs.ROOT / recipe.name), named)
 
 
+def accelerator() -> str:
+    """Return the kind of this machine's accelerator, such as cuda, xpu or mps; cpu where torch finds none."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
 def default_processes() -> int:
     """Return the number of visible GPUs, 1 where there is none."""
     import torch
@@ -234,8 +246,32 @@ def _report(recipe: Recipe, directory: Path, code: int) -> None:
 # ---- the parent ----------------------------------------------------------------------------------------------------
 
 
-def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool, config: Path | None) -> int:
+@dataclass(frozen=True)
+class Launched:
+    """What `accelerate launch` is to start: `count` processes, which the user gave if `counted`, else the `file`."""
+
+    count: int
+    counted: bool = True
+    file: accelerate_file.AccelerateFile | None = None
+    on_cpu: bool = False
+
+    def asked(self) -> dict[str, Any]:
+        """Return what each rank compares itself with."""
+        of_file = {} if self.file is None else self.file.asked()
+        own = {"processes": self.count} if self.counted or self.file is None else {}
+        return {**of_file, **own, **({"device": "cpu"} if self.on_cpu else {})}
+
+
+def _with_accelerate(directory: Path, log_file: Path, launched: Launched) -> int:
+    if (
+        launched.file is not None
+        and launched.file.kind == "MULTI_GPU"
+        and not launched.on_cpu
+        and accelerator() == "cpu"
+    ):
+        say(f"warning  `{launched.file.path}` asks for GPUs (MULTI_GPU), and none is visible: training on the CPU")
     with temporary.folder() as meeting:  # for the ranks' process ids, the pipes, and rank 0's exit code
+        (meeting / process.ASKED).write_text(json.dumps(launched.asked()))
         os.mkfifo(meeting / "stderr")
         os.mkfifo(meeting / "alive")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # also for writing: no end of file between two writers
@@ -257,8 +293,8 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
         try:
             with log_file.open("ab") as log:
                 child = subprocess.Popen(
-                    launch_command(meeting, count, counted, config),
-                    env=environment(meeting, directory, count),
+                    launch_command(meeting, launched),
+                    env=environment(meeting, directory, launched.count, launched.on_cpu),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -291,23 +327,18 @@ def _with_accelerate(directory: Path, log_file: Path, count: int, counted: bool,
     return 1
 
 
-def launch_command(meeting: Path, count: int, counted: bool, config: Path | None) -> list[str]:
-    """Build the command line of `accelerate launch`.
+def launch_command(meeting: Path, launched: Launched) -> list[str]:
+    """Build the command line of `accelerate launch`; `meeting` is the folder shared with the ranks.
 
     It always names a config file: without one, accelerate would read the user's default_config.yaml.
-
-    Args:
-        meeting: The folder shared with the ranks.
-        count: The number of processes.
-        counted: The user gave that number, which then overrides the config's.
-        config: The user's Accelerate configuration; None writes one into `meeting`.
     """
+    config = None if launched.file is None else launched.file.path
     if config is None:
         config = meeting / "accelerate.json"
         settings = {
             "compute_environment": "LOCAL_MACHINE",
             "distributed_type": "MULTI_GPU",  # also on a CPU: `--cpu --num_processes 2` starts one (accelerate#2741)
-            "num_processes": count,
+            "num_processes": launched.count,
             "num_machines": 1,
             "machine_rank": 0,
             "gpu_ids": "all",
@@ -319,36 +350,24 @@ def launch_command(meeting: Path, count: int, counted: bool, config: Path | None
         config.write_text(json.dumps(settings))
     argv = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
     argv += ["--log_dir", str(meeting / "elastic")]  # torch's own folder, which else stays in the temporary one
-    if counted:
-        argv += ["--num_processes", str(count)]
+    argv += [] if launched.file is None else launched.file.flags()
+    if launched.counted:
+        argv += ["--num_processes", str(launched.count)]
     return [*argv, "-m", "llmkit", *sys.argv[1:]]
 
 
-def environment(meeting: Path, directory: Path, count: int) -> dict[str, str]:
-    """Return the environment of the ranks; `meeting` is the folder shared with them, `count` their number."""
-    import torch
+def environment(meeting: Path, directory: Path, count: int, on_cpu: bool = False) -> dict[str, str]:
+    """Return the environment of the ranks; `meeting` is the folder shared with them, `count` their number.
 
+    They train on the CPU where that is asked for (`on_cpu`), or where there is no accelerator.
+    """
     variables = process.child_environment() | {process.LAUNCH: str(meeting), process.DIRECTORY: str(directory)}
-    if not torch.cuda.is_available():
+    if on_cpu or accelerator() == "cpu":
         variables["ACCELERATE_USE_CPU"] = "true"  # else each rank believes that it is rank 0 of 1
         variables.setdefault("OMP_NUM_THREADS", str(cpu.share(count)))
     if width := columns(sys.stderr):
         variables[TERMINAL] = str(width)
     return variables
-
-
-def _machine_rank(config: Path | None) -> int:
-    if config is None:
-        return 0
-    import yaml
-
-    try:
-        settings = yaml.safe_load(config.read_text())
-        return int(settings.get("machine_rank") or 0)
-    except (yaml.YAMLError, AttributeError, ValueError) as problem:
-        raise UserError(
-            f"--accelerate-config: `{config}` is not an Accelerate configuration", "create one: accelerate config"
-        ) from problem
 
 
 def _free_port() -> int:

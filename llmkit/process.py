@@ -1,6 +1,7 @@
 """Connect a rank with the process that started it, and handle signals outside training."""
 
 import gc
+import json
 import os
 import re
 import signal
@@ -37,6 +38,8 @@ _OF_LAUNCHERS = re.compile(
     r"|(TORCHELASTIC|FSDP|MEGATRON_LM|PARALLELISM_CONFIG|PMI|MPI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*)"
 )
 _WORLDS = {"": ("MASTER_ADDR", "MASTER_PORT"), "PMI_": (), "OMPI_COMM_WORLD_": (), "MV2_COMM_WORLD_": ()}
+
+ASKED = "asked.json"  # in the folder that ranks share with their parent: what was asked for
 
 STOPPED = 75  # the exit code of a run that a signal ended, and that --resume continues
 SAVING = signal.SIGUSR1  # asks for a checkpoint, after which the run continues
@@ -156,6 +159,12 @@ def leave_at_once(number: int) -> None:
         raise KeyboardInterrupt
     sys.stderr.flush()
     os._exit(128 + number)
+
+
+def asked() -> dict[str, Any]:
+    """Return what the process that launched this rank was asked for: processes, strategy, device; else nothing."""
+    file = Path(os.environ[LAUNCH]) / ASKED if LAUNCH in os.environ else None
+    return json.loads(file.read_text()) if file is not None and file.is_file() else {}
 
 
 def stop_at() -> Fraction | None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("models",),
     ("data",),
     ("runs",),
-    ("recipe", "hub", "process", "remote", "stdout", "temporary", "last_resort"),
+    ("recipe", "hub", "process", "remote", "stdout", "temporary", "last_resort", "accelerate_file"),
     ("metrics", "language", "errors", "disk", "terminal", ""),
 )
 

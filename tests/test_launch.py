@@ -15,6 +15,7 @@ from forks import Fork
 from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
+from llmkit.accelerate_file import AccelerateFile
 from llmkit.process import DIRECTORY
 from llmkit.training import arguments
 from llmkit.training.signals import StopOnSignal
@@ -120,13 +121,13 @@ def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
 
 
 def test_the_users_default_config_is_not_read(tmp_path):
-    words = launch.launch_command(tmp_path, count=4, counted=True, config=None)
+    words = launch.launch_command(tmp_path, launch.Launched(4))
     settings = json.loads(Path(words[words.index("--config_file") + 1]).read_text())
     assert settings["num_processes"] == 4
     assert settings["mixed_precision"] == "no"
     assert words[words.index("--num_processes") + 1] == "4"
     mine = tmp_path / "mine.yaml"
-    words = launch.launch_command(tmp_path, count=4, counted=False, config=mine)
+    words = launch.launch_command(tmp_path, launch.Launched(4, False, AccelerateFile(mine, {})))
     assert words[words.index("--config_file") + 1] == str(mine)
     assert "--num_processes" not in words
 

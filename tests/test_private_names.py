@@ -158,6 +158,7 @@ def multiplies(product):
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 CAUSAL = "transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+FOUND = gives(lambda _: True)  # it is there
 SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
 CLASS, FUNCTION = is_a(type), gives(callable)
 
@@ -259,6 +260,22 @@ TABLE = (
     # -- transformers: training
     Row("transformers.integrations.INTEGRATION_TO_CALLBACK", "training/arguments.py", is_a(dict)),
     Row("transformers.integrations.get_available_reporting_integrations", "training/arguments.py", FUNCTION),
+    Row("transformers.trainer.SCHEDULER_NAME", "training/resumable_trainer.py", equals("scheduler.pt")),
+    Row("transformers.distributed.fsdp.get_fsdp_ckpt_kwargs", "training/resumable_trainer.py", takes()),
+    Row(
+        "accelerate.utils.load_fsdp_optimizer",
+        "training/resumable_trainer.py",
+        takes("fsdp_plugin", "accelerator", "optimizer", "model", "input_dir"),
+    ),
+    Row(
+        "transformers.Trainer.save_model._zero3_consolidated_16bit_state_dict",
+        "training/saving_trainer.py",
+        lambda name: in_source("transformers.Trainer.save_model")(f"{name.rpartition('.')[2]}(exclude_frozen"),
+    ),
+    Row("transformers.PreTrainedModel._no_split_modules", "training/strategy.py", FOUND),
+    Row("transformers.integrations.deepspeed", "training/zero3.py", FOUND),
+    Row("transformers.integrations.deepspeed.is_deepspeed_zero3_enabled", "training/zero3.py", takes()),
+    Row("transformers.integrations.deepspeed._hf_deepspeed_config_weak_ref", "training/zero3.py", equals(None)),
     Row("transformers.trainer.TRAINER_STATE_NAME", "training/saving_trainer.py", equals("trainer_state.json")),
     Row("transformers.trainer_callback.PrinterCallback", "training/build.py", is_kind_of(transformers.TrainerCallback)),
     Row(
@@ -542,6 +559,7 @@ def test_every_name_in_the_table_is_used_where_it_says():
 
 # Modules that their libraries document, names and all.
 DOCUMENTED = {
+    *("torch.distributed.tensor", "torch.distributed.checkpoint.format_utils"),
     *("torch.nn", "torch.nn.functional", "torch.optim.lr_scheduler", "torch.utils.data"),
     *("huggingface_hub", "huggingface_hub.errors", "transformers.utils.logging"),
 }

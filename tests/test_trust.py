@@ -285,7 +285,7 @@ def test_a_token_is_in_no_byte_of_a_run_that_fails(workplace, llmkit, monkeypatc
 
 def test_a_token_is_not_on_the_command_line_of_a_launch(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert TOKEN not in " ".join(launch.launch_command(tmp_path, 2, True, None))
+    assert TOKEN not in " ".join(launch.launch_command(tmp_path, launch.Launched(2)))
 
 
 @pytest.mark.parametrize(

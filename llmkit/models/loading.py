@@ -1,6 +1,7 @@
 """Load a finished model: a run, a checkpoint, a folder or a Hub id, whole or an adapter on its base."""
 
 import copy
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file, logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from llmkit import hub
+from llmkit import disk, hub, temporary
 from llmkit.errors import UserError
 from llmkit.recipe import upstream
 
@@ -20,6 +21,8 @@ from llmkit.recipe import upstream
 # whole weights in the adapter's folder and does not load the base (auto_factory.py).
 ADAPTED_CONFIG = "model_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
+FSDP_SHARDS = "pytorch_model_fsdp_0"  # Accelerate's folder of a checkpoint's weights
 ADAPTER_PREFIX = "base_model.model."  # peft's prefix of tensor names
 
 
@@ -53,7 +56,8 @@ def load_model(
     with quiet(), hub.loading(name, "model"):
         adapter = adapter_settings(name, revision)
         if adapter is None:
-            model, loading_info = model_class.from_pretrained(name, config=config, revision=revision, **options)
+            with whole_weights(name) as folder:
+                model, loading_info = model_class.from_pretrained(folder, config=config, revision=revision, **options)
             missing = _unfilled_tensors(loading_info)
         else:
             model, missing = _reload_adapter(name, adapter, model_class, config, options)
@@ -105,6 +109,43 @@ def _reload_adapter(
     wanted_keys = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
     wanted_keys |= {f"{ADAPTER_PREFIX}{key}" for key in _unfilled_tensors(loading_info)}
     return model, {key.removeprefix(ADAPTER_PREFIX) for key in wanted_keys - load_peft_weights(folder, "cpu").keys()}
+
+
+@contextmanager
+def whole_weights(name: str) -> Iterator[str]:
+    """Yield `name`, or for a checkpoint whose weights FSDP left in shards a folder in which they are put together.
+
+    Raises UserError for shards of DeepSpeed, whose files can be read by DeepSpeed alone.
+    """
+    folder = Path(name)
+    shards = folder / FSDP_SHARDS
+    divided = disk.is_dir(shards) or disk.within(folder, "global_step*")
+    if not divided or disk.within(folder, "*model*.safetensors"):
+        yield name
+        return
+    if not disk.is_dir(shards):
+        raise UserError(
+            f"the weights of `{name}` are in shards that only DeepSpeed reads",
+            f"where it is installed, put them together: python {name}/zero_to_fp32.py {name} {name} "
+            "--safe_serialization; checkpoints are whole with zero3_save_16bit_model: true in the Accelerate file",
+        )
+    with temporary.folder() as whole:
+        _put_together(shards, whole)
+        for file in disk.within(folder, "*config.json"):
+            shutil.copy(file, whole)
+        yield str(whole)
+
+
+def _put_together(shards: Path, folder: Path) -> None:
+    """Write the weights of a sharded checkpoint into one file."""
+    from safetensors.torch import save_file
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    file = folder / "weights.pt"
+    dcp_to_torch_save(shards, file)
+    weights = torch.load(file, weights_only=True)["model"]
+    file.unlink()
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from llmkit import hub
 from llmkit.errors import UserError, in_words
 from llmkit.models.config import remote_code
-from llmkit.models.loading import quiet
+from llmkit.models.loading import quiet, whole_weights
 from llmkit.models.trainable import WITH_HEAD, adapt, check_4bit, freeze, in_4bit, outermost
 from llmkit.recipe.schema import Model
 
@@ -98,9 +98,9 @@ def _pretrained(
     `options` are further arguments of `from_pretrained`; the others are those of `create_model`.
     """
     assert table.name is not None  # the recipe's check: pretrained weights have a name
-    with quiet(), hub.loading(table.name, "model"):
+    with quiet(), hub.loading(table.name, "model"), whole_weights(table.name) as folder:
         model, loading_info = model_class.from_pretrained(
-            table.name,
+            folder,
             config=config,
             revision=hub.commit(table.name, table.revision),
             trust_remote_code=table.trust_remote_code,

@@ -30,7 +30,19 @@ FREE = (
         "report_to",
         "run_name",
     ),
-    *("project", "trackio_", "ddp_", "use_cpu", "log_", "include_", "skip_memory_metrics", "debug", "torch_empty"),
+    *(
+        "project",
+        "trackio_",
+        "ddp_",
+        "fsdp",
+        "deepspeed",
+        "use_cpu",
+        "log_",
+        "include_",
+        "skip_memory_metrics",
+        "debug",
+        "torch_empty",
+    ),
     *("activation_checkpointing", "metric_for_best_model", "greater_is_better", "load_best_model_at_end"),
 )
 # Keys of a model's configuration that do not change the model.

@@ -34,7 +34,7 @@ def is_record(content: Mapping[str, Any]) -> bool:
 
 def is_manifest(content: Mapping[str, Any]) -> bool:
     """Tell whether a manifest has every key that it needs, and each holds what it should."""
-    return MANIFEST.keys() - {"record"} <= content.keys() and _table(content, MANIFEST)
+    return MANIFEST.keys() - {"record", *OF_STRATEGY} <= content.keys() and _table(content, MANIFEST)
 
 
 def as_seconds(time: str | float) -> float:
@@ -115,9 +115,11 @@ _SETTINGS = _of(
     }
 )
 RECORD: dict[str, Fits] = {
-    **dict.fromkeys(("id", "status", "task", "name", "llmkit", "python", "device", "precision"), _text),
+    **dict.fromkeys(
+        ("id", "status", "task", "name", "llmkit", "python", "device", "precision", "strategy", "state"), _text
+    ),
     **dict.fromkeys(("started", "finished"), _time),
-    **dict.fromkeys(("steps", "processes", "parameters", "trainable_parameters"), _count),
+    **dict.fromkeys(("steps", "processes", "parameters", "trainable_parameters", "sharded_tensors"), _count),
     **dict.fromkeys(("block_size", "max_length", "max_time"), _or_none(_count)),
     **dict.fromkeys(("order_started", "order_finished"), _count),
     **dict.fromkeys(("git_commit", "problem"), _or_none(_text)),
@@ -141,8 +143,10 @@ RECORD: dict[str, Fits] = {
     "tasks": _each(_TABLE),
     "verdicts": lambda value: isinstance(value, list) and all(map(_of({"says": _text}, ("says",)), value)),
 }
+OF_STRATEGY = ("strategy", "state", "device", "precision", "sharded_tensors")  # earlier manifests lack them
 MANIFEST: dict[str, Fits] = {
     "run": _text,
+    **{key: RECORD[key] for key in OF_STRATEGY},
     **dict.fromkeys(("step", "epoch", "samples", "samples_seen", "batch", "processes", "metrics_bytes"), _count),
     "fingerprints": _TABLE,
     "files": _files,

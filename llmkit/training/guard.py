@@ -1,5 +1,6 @@
 """Every step is looked at before it is taken: one whose loss or gradient is not finite changes nothing."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Skipped:
     spike: bool
     examples: list[int]
     in_a_row: int
+    overflow: bool = False  # the loss was finite: its scale was too large, and the scaler lowers it
 
 
 class Guard:
@@ -31,11 +33,13 @@ class Guard:
 
     A spike (with `table.spike_sigma`) is a loss or gradient norm further above the mean of the last WINDOW steps than
     so many of their standard deviations. What was skipped does not enter the window: one NaN in it would make every
-    later comparison false.
+    later comparison false. With a loss scale (`scaled`, of fp16) gradients overflow until it is small enough: such a
+    step is told of, and does not count among those in a row that end a run.
     """
 
-    def __init__(self, table: Table, device: torch.device) -> None:
+    def __init__(self, table: Table, device: torch.device, scaled: bool = False) -> None:
         self.table = table
+        self.scaled = scaled
         self.every = 1 if device.type == "cpu" else READ_EVERY
         self.in_a_row = 0  # as far as has been read
         self._zero = torch.zeros((), device=device)
@@ -57,7 +61,8 @@ class Guard:
         Returns:
             Whether it may be taken (bool, on the device).
         """
-        figures = torch.stack([loss.detach().float(), grad_norm.detach().float()])
+        norm = grad_norm.detach().to(loss.device)  # of weights that FSDP offloads, it is on the CPU
+        figures = torch.stack([loss.detach().float(), norm.float()])
         finite = figures.isfinite().all()
         ok = finite
         if self.table.spike_sigma is not None:
@@ -65,6 +70,15 @@ class Guard:
             here = torch.arange(WINDOW, device=figures.device) == self._filled % WINDOW
             self._window = torch.where(here & ok, figures[:, None], self._window)
             self._filled += ok
+        return self.note(step, ok, finite, figures, examples)
+
+    def note(
+        self, step: int, ok: torch.Tensor, finite: torch.Tensor, figures: torch.Tensor, examples: Sequence[Any]
+    ) -> torch.Tensor:
+        """Count a step that is taken if it is `ok`; return that.
+
+        `finite` is whether its `figures`, loss and gradient norm, are; `step` and `examples` are those of `check`.
+        """
         self._counted += ok
         self._waiting.append((step, ok, finite, figures, examples))
         return ok
@@ -93,10 +107,11 @@ class Guard:
             if bool(ok):
                 self.in_a_row = 0
                 continue
-            self.in_a_row += 1
             numbers = gather([int(number) for batch in examples for number in batch])
             loss, norm = figures.tolist()
-            skipped.append(Skipped(at, loss, norm, bool(finite), numbers, self.in_a_row))
+            overflow = self.scaled and not bool(finite) and not any(gather([int(not math.isfinite(loss))]))
+            self.in_a_row += not overflow
+            skipped.append(Skipped(at, loss, norm, bool(finite), numbers, self.in_a_row, overflow))
         return skipped
 
     def drain(self) -> int:

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import load_fsdp_optimizer
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.distributed.fsdp import get_fsdp_ckpt_kwargs
+from transformers.trainer import SCHEDULER_NAME
 
 from llmkit.errors import RunError, say
 from llmkit.runs import state
 from llmkit.runs.checkpoint import Checkpoint
-from llmkit.training import early_stopping
+from llmkit.training import early_stopping, sharded, strategy
 from llmkit.training.saving_trainer import OPTIMIZER, TRAINING, SavingTrainer
 
 
@@ -63,6 +66,7 @@ class ResumableTrainer(SavingTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._resumed: SavedRun | None = None
+        self._optimizer_settings: list[dict[str, Any]] = []
         self._random_after_fetch = False  # random numbers are to be restored behind the next batch
         super().__init__(*args, **kwargs)
         self.add_callback(_Events(self))
@@ -150,6 +154,7 @@ class ResumableTrainer(SavingTrainer):
 
     def on_train_begin(self) -> None:
         """Restore what upstream has forgotten by now, such as what was not logged yet, before the first step."""
+        strategy.verify(self)
         if self._resumed is None:
             return
         saved = self._resumed.state
@@ -303,19 +308,40 @@ class ResumableTrainer(SavingTrainer):
 
     # ---- what upstream keeps in pickles ----------------------------------------------------------------------------
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As upstream; note the optimizer's settings, as they are asked for now, before a checkpoint's are loaded."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        groups = getattr(self.optimizer, "param_groups", ())
+        self._optimizer_settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        return scheduler
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """As upstream; weights that are whole also into a model that FSDP has divided."""
+        folder = Path(resume_from_checkpoint)
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif not any(folder.glob("pytorch_model_fsdp*")):
+            sharded.load_weights(self.model if model is None else model, folder)
+        else:
+            with sharded.reading(self.accelerator.state.fsdp_plugin, folder):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both; with a new schedule the optimizer's settings and the rates are those of the arguments."""
-        if self._resumed is None or checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self._resumed is None or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state.read(Path(checkpoint), OPTIMIZER))
+        self._load_optimizer(Path(checkpoint))
         saved = self._resumed.state["scheduler"]
+        if saved is None and not (Path(checkpoint) / SCHEDULER_NAME).is_file():  # DeepSpeed's own, which has read it
+            return
+        if saved is None:  # an earlier version's
+            saved = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
         by_step = isinstance(self.lr_scheduler, torch.optim.lr_scheduler.LambdaLR)
         if not (self._resumed.new_schedule or (self._resumed.longer and by_step)):
             self.lr_scheduler.load_state_dict(saved)
             return
-        for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
+        for group, settings in zip(self.optimizer.param_groups, self._optimizer_settings, strict=True):
             group.update(settings)
         steps = {key: saved[key] for key in ("last_epoch", "_step_count") if key in saved}
         self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **steps})
@@ -325,6 +351,20 @@ class ResumableTrainer(SavingTrainer):
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             self.lr_scheduler._last_lr = rates
+
+    def _load_optimizer(self, folder: Path) -> None:
+        """Load the optimizer's state, whole or in shards; DeepSpeed has read its own together with the weights."""
+        if self.is_deepspeed_enabled:
+            return
+        if any((folder / f"{OPTIMIZER}{kind}").is_file() for kind in (".json", ".pt")):
+            saved = state.read(folder, OPTIMIZER)
+            self.optimizer.load_state_dict(sharded.divide_optimizer_state(saved, self.optimizer))
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        with sharded.reading(plugin, folder):
+            load_fsdp_optimizer(
+                plugin, self.accelerator, self.optimizer, self.model, str(folder), **get_fsdp_ckpt_kwargs()
+            )
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

@@ -11,6 +11,7 @@ from llmkit.errors import UserError, say
 from llmkit.runs import checkpoint, compatibility
 from llmkit.runs import directory as runs
 from llmkit.runs.longer import LENGTH
+from llmkit.training import strategy
 from llmkit.training.schedule import DECAYING, Schedule
 from llmkit.training.trainer import Trainer
 
@@ -56,6 +57,7 @@ def find_resumption(
         allowed = [*allowed, *LENGTH]
         if schedule.kind == DECAYING:
             start = before_decay(last, schedule, steps) or last
+    strategy.refuse_other_state(trainer, start)
     changes = compatibility.changes(start.manifest["fingerprints"], trainer.fingerprints)
     compatibility.refuse(changes, allowed, directory)
     begun = start.manifest["epoch"] + (start.manifest["samples"] > 0)
@@ -68,6 +70,11 @@ def find_resumption(
     changed = tuple(key for key, *_ in changes)
     if "trainer.optim" in changed:
         raise UserError("the optimizer cannot be changed: the saved state belongs to another one", "keep trainer.optim")
+    if any(key.startswith("trainer.") and key not in LENGTH for key in changed) and strategy.schedules_itself(trainer):
+        raise UserError(
+            "DeepSpeed's configuration has an optimizer or a scheduler of its own, which keeps its learning rate",
+            "leave `optimizer` and `scheduler` out of it, and set both by [trainer]",
+        )
     notes = []
     if finished and (planned := planned_steps(start.path)) != steps:
         notes.append(schedule.longer(planned, steps, start.step))

@@ -18,7 +18,7 @@ from llmkit.runs import checkpoint, rebuild, state
 from llmkit.runs.checkpoint import DRAFT, PREFIX
 from llmkit.runs.directory import METRICS_FILE
 from llmkit.runs.mirror import Mirror
-from llmkit.training import early_stopping
+from llmkit.training import early_stopping, sharded, strategy
 from llmkit.training.position import Position
 
 TRAINING, OPTIMIZER = "training", "optimizer"  # files of a checkpoint
@@ -111,10 +111,12 @@ class SavingTrainer(UpstreamTrainer):
     def _write(self, draft: Path) -> None:
         """Write this process's part into the draft."""
         self.save_model(str(draft), _internal_call=True)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # in their own formats, each process its share
+        if strategy.of(self).state != strategy.FULL:  # in their own formats, each process its share
             super()._save_optimizer_and_scheduler(str(draft))
-        elif self.args.should_save:
-            state.write(self.optimizer.state_dict(), draft, OPTIMIZER)
+        elif self.is_fsdp_enabled or self.args.should_save:
+            optimizer = sharded.gather(self.optimizer.state_dict(), keep=self.args.should_save)
+            if self.args.should_save:
+                state.write(optimizer, draft, OPTIMIZER)
         boundary = self._boundary or self._step_boundary()
         rank_state = {"random": {**state.random_state(), **boundary.random}, "loss": float(boundary.loss)}
         state.write(rank_state, draft, f"process-{self.args.process_index}")
@@ -147,6 +149,8 @@ class SavingTrainer(UpstreamTrainer):
             **self._position.state_dict(),
             "batch": self.get_total_train_batch_size(self.args),
             "processes": self.args.world_size,
+            **strategy.record(self),
+            "sharded_tensors": sharded.count(self.model),
             "metrics_bytes": self._size_of_metrics() if self._metrics_bytes is None else self._metrics_bytes,
             "fingerprints": self.fingerprints,
             "record": self._record(),
@@ -274,7 +278,41 @@ class SavingTrainer(UpstreamTrainer):
                 f"the best checkpoint, {folder}, is damaged: {best}",
                 "move it away, then run the same command with --resume",
             )
-        super()._load_best_model()
+        if self.is_fsdp_enabled:
+            self._load_from_checkpoint(str(folder))
+        else:
+            super()._load_best_model()
+
+    def save_weights(self, directory: Path, in_checkpoint: bool) -> None:
+        """Save the weights whole, gathered from all processes; in a checkpoint as its strategy keeps them.
+
+        There, shards of FSDP and of ZeRO-3 without `zero3_save_16bit_model` stay shards, beside the configuration.
+        """
+        engine = self.deepspeed if self.is_deepspeed_enabled else None
+        if in_checkpoint and self.keeps_shards():
+            self._save_without_weights(directory)
+        elif self.is_fsdp_enabled:
+            self._save(str(directory), state_dict=self.accelerator.get_state_dict(self.model))
+        elif engine is not None and engine.zero_optimization_partition_weights():
+            adapter = hasattr(self.model, "peft_config")
+            weights = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=adapter)
+            self._save(str(directory), state_dict=weights)
+        else:
+            super().save_model(str(directory), _internal_call=in_checkpoint)
+
+    def keeps_shards(self) -> bool:
+        """Tell whether the weights of a checkpoint stay divided, to be saved in less time and memory."""
+        if not self.is_deepspeed_enabled:
+            return strategy.of(self).state == strategy.SHARDED
+        whole = self.deepspeed.zero_gather_16bit_weights_on_model_save() or hasattr(self.model, "peft_config")
+        return bool(self.deepspeed.zero_optimization_partition_weights() and not whole)
+
+    def _save_without_weights(self, directory: Path) -> None:
+        """Save configuration and tokenizer: what reads the shards later needs both."""
+        self._save(str(directory), state_dict={})
+        if self.args.should_save:
+            for file in directory.glob("model*.safetensors*"):
+                file.unlink()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the model and its tokenizer in Hugging Face's layout; upstream adds a pickle of all arguments."""

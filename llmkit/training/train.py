@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from llmkit.recipe.tasks import TASKS
 from llmkit.runs import checkpoint, compatibility, environment
 from llmkit.runs import directory as runs
 from llmkit.runs.mirror import Mirror
-from llmkit.training import batch_size, kept_rows, report, samples, trivial
+from llmkit.training import batch_size, kept_rows, report, samples, sharded, strategy, trivial, zero3
 from llmkit.training.arguments import (
     SEVERAL_TASKS,
     choose_precision,
@@ -93,7 +94,8 @@ def run(
     if assembly.create_model is not None:  # a model that is made of several
         model, made = assembly.create_model(recipe.model, args.seed)
     else:
-        model, made = create_model(
+        make_model = partial(
+            create_model,
             recipe.model,
             assembly.config,
             tasks.model_class(recipe.task),
@@ -103,6 +105,7 @@ def run(
             task_type=TASKS[recipe.task].peft_type,
             subtokens=assembly.subtokens,
         )
+        model, made = zero3.as_one_process_makes(make_model)
     assembly.notes.extend([*made, *batch_notes])
     if assembly.prepare_model is not None:
         assembly.prepare_model(model)
@@ -113,6 +116,8 @@ def run(
         trainer, stop = build_trainer(recipe, assembly, model, args, directory, limit, record.get("id", ""), mirror)
     if watch is not None:
         trainer.add_callback(watch)
+    strategy.check(trainer, process.asked())
+    strategy.fit_wrapping(trainer)
     check_alike(trainer.fingerprints, args.world_size)
     steps, schedule = NO_END, Schedule.of(args, fits="started" not in record or "schedule" in record)
     if limit is None:
@@ -131,10 +136,9 @@ def run(
         "name": recipe.name,
         **environment.surroundings(),
         "processes": args.world_size,
-        "device": str(args.device),
-        "precision": args.mixed_precision if args.mixed_precision != "no" else "fp32",
-        "parameters": model.num_parameters(),
-        "trainable_parameters": model.num_parameters(only_trainable=True),
+        **strategy.record(trainer),
+        "parameters": sharded.num_parameters(model),
+        "trainable_parameters": sharded.num_parameters(model, only_trainable=True),
         "speed": {**switches(trainer), **on_cpu},
         "revisions": hub.commits(),
         "settings": tomllib.loads(recipe.to_toml()),
@@ -214,11 +218,12 @@ def run(
             return stopped(trainer, stop, directory, time.monotonic() - started)
         written = export(trainer, directory, whole=begin_to_replace if longer and main else None)
     if main:
-        runs.update_record(directory, steps=trainer.state.global_step, files=written)
+        sharded_tensors = sharded.count(trainer.model)
+        runs.update_record(directory, steps=trainer.state.global_step, files=written, sharded_tensors=sharded_tensors)
         if recipe.lora is not None and recipe.task in GENERATING:
             model.generation_config.save_pretrained(directory)  # peft saves the adapter alone
         if not any((directory / name).is_file() for name in runs.WEIGHTS):
-            raise RuntimeError(f"no weights were written to {directory}: FSDP needs a full state dict to save them")
+            raise RuntimeError(f"no weights were written to {directory}")
         if assembly.length is not None and "train_steps_per_second" in result.metrics:  # none if the clock stood still
             tokens = total_batch_size(args) * assembly.length
             metrics["train_tokens_per_second"] = round(tokens * result.metrics["train_steps_per_second"], 1)

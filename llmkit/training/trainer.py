@@ -21,7 +21,7 @@ from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.tasks.trivial import Comparison
-from llmkit.training import samples
+from llmkit.training import samples, sharded
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.guard import Guard, Skipped, skip_step
 from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
@@ -81,10 +81,10 @@ class Trainer(ResumableTrainer):
         self._logged_before = 0
         self._stop = stop
         self._guard_table = guard or GuardTable()
-        self.guard = Guard(self._guard_table, self.args.device)
+        self.guard = Guard(self._guard_table, self.args.device, scaled=self.accelerator.mixed_precision == "fp16")
         self._step_loss = torch.zeros((), device=self.args.device)
         self._step_examples: list[torch.Tensor] = []
-        self._flops_per_token = 6 * self.model.num_parameters(exclude_embeddings=True)
+        self._flops_per_token = 6 * sharded.num_parameters(model, exclude_embeddings=True)
         speed = speed or Speed()
         # A compiled model wants one shape, and to be left as it is.
         self._open = self._whole_weights() and not self.args.torch_compile
@@ -154,17 +154,30 @@ class Trainer(ResumableTrainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Return the gradient's norm, once the guard has checked it and the loss: a step that fails is skipped.
 
-        Upstream calls this once a step, behind the last `training_step`, and so the loss is counted here. The guard is
-        left out under DeepSpeed and with fp16, which have guards of their own.
+        Upstream calls this once a step, behind the last `training_step`, and so the loss is counted here.
         """
         norm = super()._get_grad_norm(model, grad_norm)
         if hasattr(norm, "full_tensor"):  # FSDP's
             norm = norm.full_tensor()
         loss, examples = self._step_loss, self._step_examples
         self._step_loss, self._step_examples = torch.zeros_like(loss), []
-        if not torch.is_tensor(norm) or self.accelerator.scaler is not None:
-            self._tr_loss += loss
-            return norm
+        checked = self._taken_by_deepspeed if self.is_deepspeed_enabled else self._check_step
+        ok = checked(model, loss, norm, examples)
+        self._tr_loss += torch.where(ok, loss, 0.0)
+        return norm
+
+    def _taken_by_deepspeed(
+        self, model: torch.nn.Module, loss: torch.Tensor, norm: float | None, examples: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Note whether DeepSpeed has taken the step, which it decides inside `backward`, by its own rule."""
+        ok = torch.tensor(not self.accelerator.optimizer_step_was_skipped, device=loss.device)
+        figures = torch.stack([loss.detach().float(), loss.new_tensor(float("nan") if norm is None else float(norm))])
+        return self.guard.note(self.state.global_step + 1, ok, ok, figures, examples)
+
+    def _check_step(
+        self, model: torch.nn.Module, loss: torch.Tensor, norm: torch.Tensor, examples: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Check the step before it is taken, and skip it unless it is fine; a loss scaler skips what overflows."""
         shared = loss
         # By its own loss each process would decide for itself, and one would step where another does not.
         if self.args.world_size > 1 and self._guard_table.spike_sigma is not None:
@@ -172,9 +185,10 @@ class Trainer(ResumableTrainer):
             torch.distributed.all_reduce(shared)
             shared /= self.args.world_size
         ok = self.guard.check(self.state.global_step + 1, shared, norm, examples)
-        self._tr_loss += torch.where(ok, loss, 0.0)
-        skip_step(self.optimizer, self._parameters(model), ok, on_device=self._whole_weights())
-        return norm
+        if not self.guard.scaled or self._guard_table.spike_sigma is not None:
+            fused = self._whole_weights() and not self.guard.scaled  # a scaler sets `found_inf` itself
+            skip_step(self.optimizer, self._parameters(model), ok, on_device=fused)
+        return ok
 
     def _whole_weights(self) -> bool:
         """Return whether every process has all of the weights: neither FSDP nor DeepSpeed."""
@@ -214,6 +228,9 @@ class Trainer(ResumableTrainer):
         self.control.should_log = due
         if self.args.process_index == 0:
             numbers = ", ".join(map(str, skipped.examples[:SHOWN])) + (", ..." if len(skipped.examples) > SHOWN else "")
+            if skipped.overflow:
+                say(f"note     step {skipped.step} skipped: fp16 gradients overflowed, and the loss scale is lowered")
+                return
             say(
                 f"warning  step {skipped.step} skipped, {'a spike' if skipped.spike else 'not finite'}: "
                 f"loss {skipped.loss:.4g}, gradient norm {skipped.grad_norm:.4g} (examples {numbers})"
@@ -413,8 +430,8 @@ class Trainer(ResumableTrainer):
         in_training = getattr(config, "use_cache", None)
         config.use_cache = self._use_cache_when_saved
         try:
-            super().save_model(output_dir, _internal_call)
             directory = Path(output_dir or self.args.output_dir)
+            self.save_weights(directory, in_checkpoint=_internal_call)
             if self.args.should_save and hasattr(self.model, "peft_config"):
                 save_config(self.model, directory)
                 save_as_lora(self.model, directory)

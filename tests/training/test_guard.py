@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import losses
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmkit.recipe.schema import Guard as Table
 from llmkit.speed.fused_loss import FusedLMLoss
@@ -150,3 +151,35 @@ def test_a_skipped_step_leaves_parameters_moments_and_counts(fused):
             assert torch.equal(weight, before[0])
             assert all(torch.equal(optimizer.state[weight][k], v) for k, v in before[1].items())
     assert float(optimizer.state[weight]["step"]) == 2
+
+
+def test_a_norm_on_another_device_than_the_loss_is_brought_there():
+    """FSDP that offloads weights clips on the CPU, and the loss is on the GPU."""
+    with FakeTensorMode():
+        guard = Guard(Table(), torch.device("cuda"))
+        ok = guard.check(1, torch.zeros((), device="cuda"), torch.zeros((), device="cpu"), [])
+    assert ok.device.type == "cuda"
+
+
+def test_a_step_that_another_rule_decides_is_counted():
+    """DeepSpeed has taken a step by then, or skipped it."""
+    guard = Guard(Table(), torch.device("cpu"))
+    figures = torch.tensor([2.0, float("nan")])
+    for step, taken in enumerate((True, False, True), 1):
+        guard.note(step, torch.tensor(taken), torch.tensor(taken), figures, [torch.tensor([step])])
+    assert guard.drain() == 2
+    (skipped,) = guard.read(3, lambda numbers: numbers)
+    assert (skipped.step, skipped.spike, skipped.overflow, skipped.examples) == (2, False, False, [2])
+
+
+def test_only_a_loss_that_is_not_finite_counts_towards_the_end_of_an_fp16_run():
+    """On any process: the others see that their own is."""
+    guard = Guard(Table(), torch.device("cpu"), scaled=True)
+    infinite = float("inf")
+    for step, loss in enumerate((1.0, 1.0, infinite, 1.0), 1):
+        check(guard, step, loss, infinite)
+    skipped = guard.read(4, lambda numbers: numbers)
+    assert [(each.overflow, each.in_a_row) for each in skipped] == [(True, 0), (True, 0), (False, 1), (True, 1)]
+    check(guard, 5, 1.0, infinite)
+    (elsewhere,) = guard.read(5, lambda numbers: [*numbers, 1])
+    assert (elsewhere.overflow, elsewhere.in_a_row) == (False, 2)

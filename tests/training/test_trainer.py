@@ -24,7 +24,7 @@ OVERRIDDEN = (
 OF_RESUMING = (
     *("set_initial_training_values", "_init_training_state", "_run_epoch", "get_batch_samples"),
     *("_maybe_log_save_evaluate", "log", "_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state"),
-    "_issue_warnings_after_load",
+    *("_issue_warnings_after_load", "_load_from_checkpoint", "create_scheduler"),
 )
 OF_SAVING = ("_save_checkpoint", "_load_best_model", "_save", "_determine_best_metric")
 OURS = {Trainer: OVERRIDDEN, ResumableTrainer: OF_RESUMING, SavingTrainer: OF_SAVING}
