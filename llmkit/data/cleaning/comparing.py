@@ -62,7 +62,7 @@ def compare_all(work: Path, num_shards: int, engine: Engine) -> np.ndarray:
     """Find out the state of every document that cleaning left: uint8 [documents], mapped from the disk."""
     table = table_of(work)
     counts = [len(_shard(work, number).entries) for number in range(num_shards)]
-    save_array(work / "firsts.npy", np.cumsum([0, *counts]))
+    save_array(work / "firsts.npy", np.cumsum([0, *counts]), safe=False)
     firsts = _firsts(work)
     states = np.lib.format.open_memmap(work / "states.npy", "w+", np.uint8, (int(firsts[-1]),))
     if table.exact_duplicates:

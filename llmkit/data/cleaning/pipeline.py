@@ -15,7 +15,6 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -35,7 +34,7 @@ from llmkit.data.cleaning.steps import (
     single_document_steps,
     step_names,
 )
-from llmkit.data.engines import Engine, in_turn
+from llmkit.data.engines import ALONE, Workers
 from llmkit.data.files import digest
 from llmkit.data.text.documents import READING, Documents
 from llmkit.data.text.token_cache import cache_dir, locked
@@ -54,19 +53,8 @@ _LIBRARIES = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """How cleaning is spread: over the workers of an engine, in shards of so many characters; both change no byte."""
-
-    engine: Engine = in_turn
-    shard_size: int = shards.SHARD
-
-
-ALONE = Run()
-
-
 def clean(
-    documents: Documents, table: Clean, against: Documents | None, name: str, run: Run = ALONE
+    documents: Documents, table: Clean, against: Documents | None, name: str, workers: Workers = ALONE
 ) -> tuple[Documents, dict[str, Any]]:
     """Clean documents; return them, read from a cache file in constant memory, and the report on what was done.
 
@@ -94,7 +82,7 @@ def clean(
                 if folder.exists():
                     say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
                     shutil.rmtree(folder, ignore_errors=True)
-                _write(documents, table, compared, folder, run)
+                _write(documents, table, compared, folder, workers)
                 report = _cached(folder, documents)
     if report is None:
         raise UserError(
@@ -167,14 +155,13 @@ def _key(documents: Documents, table: Clean, against: Documents | None, names: l
     )
 
 
-def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path, run: Run) -> None:
+def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path, workers: Workers) -> None:
     """Clean the documents into a cache entry; what is left of a work that was interrupted is not done again."""
-    size = run.shard_size or shards.SHARD
-    work = folder.with_name(f"{folder.name}-{size}.work")
+    work = folder.with_name(f"{folder.name}-{workers.shard_size}.work")
     try:
-        shards.begin(work, table, against, size, run.engine)
-        read = shards.clean_all(work, documents, run.engine)
-        states = comparing.compare_all(work, read["shards"], run.engine)
+        shards.begin(work, table, against, workers)
+        read = shards.clean_all(work, documents, workers.engine)
+        states = comparing.compare_all(work, read["shards"], workers.engine)
         with shards.whole_folder(work / "result") as draft:
             kept = _write_kept(work, read["shards"], states, draft / "text.jsonl")
             report = {

@@ -33,12 +33,11 @@ from llmkit import disk
 from llmkit.data.cleaning import duplicates
 from llmkit.data.cleaning.repair import Step
 from llmkit.data.cleaning.steps import Tally, run_steps, single_document_steps
-from llmkit.data.engines import Engine
+from llmkit.data.engines import Engine, Workers
 from llmkit.data.text.documents import Documents
 from llmkit.errors import say
 from llmkit.recipe.cleaning import Clean
 
-SHARD = 2**24  # characters of a shard, by default
 MANIFEST = "manifest.json"
 # What is kept of each document: where its line ends in `text.jsonl`, and whether it overlaps with evaluation data.
 ENTRY = np.dtype([("end", np.int64), ("characters", np.int64), ("overlaps", np.bool_)])
@@ -49,12 +48,12 @@ BAND = np.dtype([("key", np.uint64), ("document", np.uint32)])  # the hash of a 
 # ---- the folder ----------------------------------------------------------------------------------------------------
 
 
-def begin(work: Path, table: Clean, against: Documents | None, size: int, engine: Engine) -> None:
+def begin(work: Path, table: Clean, against: Documents | None, workers: Workers) -> None:
     """Make the folder of a work, or take up one that was interrupted, without the shards that are damaged."""
     if (work / "job.json").exists():
         say(f"going on with what was cleaned before ({work})")
         there = [int(folder.name) for folder in (work / "clean").iterdir() if folder.name.isdigit()]
-        if not all(list(engine(partial(_is_whole, work), sorted(there)))):
+        if not all(list(workers.engine(partial(_is_whole, work), sorted(there)))):
             (work / "read.json").unlink(missing_ok=True)  # the documents are read again, for the shards that are gone
         return
     shutil.rmtree(work, ignore_errors=True)
@@ -63,7 +62,7 @@ def begin(work: Path, table: Clean, against: Documents | None, size: int, engine
     if against is not None:
         with whole_folder(work / "held-out") as draft:
             duplicates.HeldOut.of(against, table.overlap_ngram).save(draft)
-    write_whole(work / "job.json", json.dumps({"table": table.model_dump(), "shard_size": size}).encode())
+    write_whole(work / "job.json", json.dumps({"table": table.model_dump(), "shard_size": workers.shard_size}).encode())
 
 
 def _is_whole(work: Path, number: int) -> bool:
@@ -81,21 +80,22 @@ def _read_json(file: Path) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Write a file that appears under its name when all of it is on the disk."""
+def write_whole(file: Path, content: bytes | memoryview, safe: bool = True) -> None:
+    """Write a file that appears under its name when all of it is written, and on the disk if it is to be `safe`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     with draft.open("wb") as out:
         out.write(content)
-        flush(out)
+        if safe:
+            flush(out)
     draft.replace(file)
 
 
-def save_array(file: Path, values: np.ndarray) -> None:
+def save_array(file: Path, values: np.ndarray, safe: bool = True) -> None:
     """Write an array, as `write_whole` does."""
     content = BytesIO()
     np.save(content, values)
-    write_whole(file, content.getbuffer())
+    write_whole(file, content.getbuffer(), safe)
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def clean_shard(work: Path, number: int) -> dict[str, Any]:
             "steps": {name: vars(tally) for name, tally in tallies.items()},
             "files": {file.name: checksum(file) for file in sorted(draft.iterdir())},
         }
-        write_whole(draft / MANIFEST, json.dumps(manifest).encode())
+        write_whole(draft / MANIFEST, json.dumps(manifest).encode(), safe=False)  # checked when taken up
     _raw(work, number).unlink(missing_ok=True)
     return manifest
 
@@ -335,14 +335,13 @@ class _Writer:
         self.num_documents += 1
 
     def close(self) -> None:
-        flush(self.out)
         self.out.close()
-        save_array(self.folder / "entries.npy", np.array(self.entries, ENTRY))
+        save_array(self.folder / "entries.npy", np.array(self.entries, ENTRY), safe=False)
         if self.table.exact_duplicates:
             rows = np.zeros(self.num_documents, EXACT)
             rows["key"], rows["rest"] = np.frombuffer(self.digests, ">u8").reshape(-1, 2).T
             rows["document"] = np.arange(self.num_documents)
-            save_array(self.folder / "exact.npy", rows[np.argsort(rows["key"], kind="stable")])
+            save_array(self.folder / "exact.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
         if self.table.near_duplicates:
             signatures = np.frombuffer(self.signatures, np.uint32).reshape(-1, duplicates.NUM_PERM)
             with_words = np.frombuffer(self.with_words, np.uint32)
@@ -350,8 +349,8 @@ class _Writer:
             rows = np.zeros(keys.size, BAND)
             rows["key"] = keys.ravel()
             rows["document"] = np.repeat(with_words, keys.shape[1])
-            save_array(self.folder / "bands.npy", rows[np.argsort(rows["key"], kind="stable")])
-            save_array(self.folder / "signatures.npy", signatures)
+            save_array(self.folder / "bands.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
+            save_array(self.folder / "signatures.npy", signatures, safe=False)
 
 
 def forget() -> None:
