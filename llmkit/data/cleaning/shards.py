@@ -241,10 +241,11 @@ def clean_shard(work: Path, number: int) -> dict[str, Any]:
     tallies = {name: Tally() for name in steps}
     incoming = _Incoming(_raw(work, number))
     with whole_folder(folder) as draft:
-        writer = _Writer(draft, table_of(work), _overlaps(work))
-        for text in run_steps(incoming, steps, tallies):
-            writer.add(text)
-        writer.close()
+        with (draft / "text.jsonl").open("wb") as out:
+            writer = _Writer(out, table_of(work), _overlaps(work))
+            for text in run_steps(incoming, steps, tallies):
+                writer.add(text)
+        writer.save_beside(draft)
         manifest = {
             "in": incoming.num_documents,
             "characters_in": incoming.num_characters,
@@ -310,9 +311,8 @@ class _Incoming:
 class _Writer:
     """Write the cleaned texts of a shard, and what they are compared by."""
 
-    def __init__(self, folder: Path, table: Clean, overlaps: Callable[[str], bool] | None) -> None:
-        self.folder, self.table, self.overlaps = folder, table, overlaps
-        self.out = (folder / "text.jsonl").open("wb")
+    def __init__(self, out: IO[bytes], table: Clean, overlaps: Callable[[str], bool] | None) -> None:
+        self.out, self.table, self.overlaps = out, table, overlaps
         self.end = self.num_documents = 0
         self.entries: list[tuple[int, int, bool]] = []
         self.digests = bytearray()
@@ -334,14 +334,14 @@ class _Writer:
                 self.signatures.frombytes(bytes(4 * duplicates.NUM_PERM))
         self.num_documents += 1
 
-    def close(self) -> None:
-        self.out.close()
-        save_array(self.folder / "entries.npy", np.array(self.entries, ENTRY), safe=False)
+    def save_beside(self, folder: Path) -> None:
+        """Save what the texts are compared by, each file sorted by its key."""
+        save_array(folder / "entries.npy", np.array(self.entries, ENTRY), safe=False)
         if self.table.exact_duplicates:
             rows = np.zeros(self.num_documents, EXACT)
             rows["key"], rows["rest"] = np.frombuffer(self.digests, ">u8").reshape(-1, 2).T
             rows["document"] = np.arange(self.num_documents)
-            save_array(self.folder / "exact.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
+            save_array(folder / "exact.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
         if self.table.near_duplicates:
             signatures = np.frombuffer(self.signatures, np.uint32).reshape(-1, duplicates.NUM_PERM)
             with_words = np.frombuffer(self.with_words, np.uint32)
@@ -349,8 +349,8 @@ class _Writer:
             rows = np.zeros(keys.size, BAND)
             rows["key"] = keys.ravel()
             rows["document"] = np.repeat(with_words, keys.shape[1])
-            save_array(self.folder / "bands.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
-            save_array(self.folder / "signatures.npy", signatures, safe=False)
+            save_array(folder / "bands.npy", rows[np.argsort(rows["key"], kind="stable")], safe=False)
+            save_array(folder / "signatures.npy", signatures, safe=False)
 
 
 def forget() -> None:
