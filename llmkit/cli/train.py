@@ -228,13 +228,16 @@ def prepare(
         from llmkit import recipe as recipes
 
         process.join()
-        process.leave_early()
         stay_offline(offline)
         path, settings = recipe_and_overrides(recipe, overrides, task, "pretrain")
         loaded = recipes.load(path, settings, None, task)
         from llmkit.prepare import prepare
 
-        return prepare(loaded, engine, workers, shard_size)
+        handlers = process.leave_early()
+        try:
+            return prepare(loaded, engine, workers, shard_size)
+        finally:
+            process.handle(handlers)
 
     do(act)
 
