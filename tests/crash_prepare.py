@@ -61,6 +61,7 @@ PARTS = {
     "large": (["--workers", "1"], 2.0),
     "ray": (["--engine", "ray"], 0.06),
     "killed": (["--workers", "2"], 0.013),
+    "stopped": (["--workers", "2"], 0.05),
 }
 
 
@@ -101,11 +102,43 @@ def killed(name: str, options: list[str], shard: float) -> None:
         while work.poll() is None and sum(max(n - before[what], 0) for what, n in pieces(name).items()) < more:
             time.sleep(0.05)
         time.sleep(rng.random())
+        workers = children(work)
         work.send_signal(signal.SIGKILL)
         tell(f"kill {number + 1}: {', '.join(f'{count} {what}' for what, count in pieces(name).items())}")
         work.wait()
+        time.sleep(2)
+        if orphans := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+            raise SystemExit(f"processes {orphans} outlive their parent")
     if (code := start(name, options, shard).wait()) != 0:
         raise SystemExit(f"exit code {code}: {Path(f'{name}.log').read_text()[-2000:]}")
+
+
+def children(work: subprocess.Popen[bytes]) -> list[int]:
+    """List the processes that a work has started."""
+    file = Path(f"/proc/{work.pid}/task/{work.pid}/children")
+    return [int(number) for number in file.read_text().split()] if file.exists() else []
+
+
+def stopped(name: str, options: list[str], shard: float) -> None:
+    """Kill a worker, then stop the work by SIGTERM: both are said, and it goes on."""
+    for kill, code in ((True, 1), (False, 75)):
+        begun = sum(pieces(name).values())
+        work = start(name, options, shard)
+        while work.poll() is None and sum(pieces(name).values()) < begun + 2:
+            time.sleep(0.05)
+        if kill:
+            os.kill(children(work)[-1], signal.SIGKILL)
+        else:
+            work.send_signal(signal.SIGTERM)
+        if work.wait() != code:
+            raise SystemExit(f"exit code {work.returncode} and not {code}: {Path(f'{name}.log').read_text()[-2000:]}")
+    if "a worker process was killed" not in Path(f"{name}.log").read_text():
+        raise SystemExit(f"nothing was said of the worker: {Path(f'{name}.log').read_text()[-2000:]}")
+    if (code := start(name, options, shard).wait()) != 0:
+        raise SystemExit(f"exit code {code}: {Path(f'{name}.log').read_text()[-2000:]}")
+
+
+HOW = {"killed": killed, "stopped": stopped}
 
 
 def main() -> None:
@@ -126,8 +159,8 @@ def main() -> None:
             tell("ray: not installed")
             continue
         begun, spent = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        if name == "killed":
-            killed(name, options, share * args.size)
+        if name in HOW:
+            HOW[name](name, options, share * args.size)
         elif (code := start(name, options, share * args.size).wait()) != 0:
             raise SystemExit(f"{name}: exit code {code}: {Path(f'{name}.log').read_text()[-2000:]}")
         seconds, now = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)

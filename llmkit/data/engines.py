@@ -60,15 +60,17 @@ def processes(number: int) -> Iterator[Engine]:
 
     try:
         yield run
-    except BrokenProcessPool as problem:
-        raise RunError(
-            "a worker process was killed: was there too little memory?",
-            "the same command goes on where it was; give it fewer --workers",
-        ) from problem
-    finally:
+    except BaseException as problem:
         for worker in multiprocessing.active_children():
             if worker not in before:
                 worker.kill()  # it writes under names that are not final: nothing can be half done
+        if isinstance(problem, BrokenProcessPool):
+            raise RunError(
+                "a worker process was killed: was there too little memory?",
+                "the same command goes on where it was; give it fewer --workers",
+            ) from problem
+        raise
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
