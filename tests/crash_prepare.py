@@ -106,9 +106,11 @@ def killed(name: str, options: list[str], shard: float) -> None:
         work.send_signal(signal.SIGKILL)
         tell(f"kill {number + 1}: {', '.join(f'{count} {what}' for what, count in pieces(name).items())}")
         work.wait()
-        time.sleep(2)
-        if orphans := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
-            raise SystemExit(f"processes {orphans} outlive their parent")
+        deadline = time.monotonic() + 20  # they are told at once, but the machine may be busy
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"of the processes {workers} some outlive their parent")
+            time.sleep(0.1)
     if (code := start(name, options, shard).wait()) != 0:
         raise SystemExit(f"exit code {code}: {Path(f'{name}.log').read_text()[-2000:]}")
 

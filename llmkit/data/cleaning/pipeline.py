@@ -81,6 +81,7 @@ def clean(
             if report is None:
                 if folder.exists():
                     say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
+                    _discard_works(folder)
                     shutil.rmtree(folder, ignore_errors=True)
                 _write(documents, table, compared, folder, workers)
                 report = _cached(folder, documents)
@@ -88,6 +89,7 @@ def clean(
         raise UserError(
             f"the cache {folder} cannot be read back", "is the disk full? to put the cache elsewhere, set HF_HOME"
         )
+    _discard_works(folder)  # of a process that was killed when all was done
     report = {"documents": name, **report}
     if report["in"] and not report["out"]:
         steps = sorted(report["steps"], key=lambda step: -report["steps"][step]["dropped"])
@@ -182,13 +184,17 @@ def _write(documents: Documents, table: Clean, against: Documents | None, folder
         (work / "result").rename(folder)
     except UserError as mistake:
         if not isinstance(mistake, RunError):  # of the documents: they will be others
-            shutil.rmtree(work, ignore_errors=True)
+            shards.discard(work)
         raise
     finally:
         shards.forget()
         comparing.forget()
-    for done in folder.parent.glob(f"{folder.name}-*.work"):
-        shutil.rmtree(done, ignore_errors=True)
+
+
+def _discard_works(folder: Path) -> None:
+    """Remove what led to a cache entry, now that it is there."""
+    for work in folder.parent.glob(f"{folder.name}-*.work"):
+        shards.discard(work)
 
 
 def _write_kept(work: Path, num_shards: int, states: np.ndarray, file: Path) -> dict[str, Any]:

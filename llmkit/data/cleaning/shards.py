@@ -65,6 +65,12 @@ def begin(work: Path, table: Clean, against: Documents | None, workers: Workers)
     write_whole(work / "job.json", json.dumps({"table": table.model_dump(), "shard_size": workers.shard_size}).encode())
 
 
+def discard(work: Path) -> None:
+    """Remove the folder of a work, of which half is never taken for an interrupted one."""
+    (work / "job.json").unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _is_whole(work: Path, number: int) -> bool:
     """Tell whether the files of a shard are those of its manifest; a shard that is not whole is removed."""
     folder = shard_folder(work, number)

@@ -332,6 +332,16 @@ def test_cleaning_that_was_interrupted_goes_on_and_damaged_shards_are_cleaned_ag
     assert "going on with what was cleaned before" in capsys.readouterr().err
 
 
+def test_what_a_process_left_that_was_killed_at_the_very_end_is_removed(cache, monkeypatch):
+    table = Clean(exact_duplicates=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "discard", lambda work: None)
+        pipeline.clean(Texts(["a", "a"]).documents, table, None, "training")
+    assert list(cache.glob("*.work"))
+    assert list(pipeline.clean(Texts(["a", "a"]).documents, table, None, "training")[0]) == ["a"]
+    assert not list(cache.glob("*.work"))
+
+
 def texts_in_shards(texts, size):
     """The texts of each shard of so many characters."""
     cut, held = [[]], 0
