@@ -67,7 +67,8 @@ def begin(work: Path, table: Clean, against: Documents | None, workers: Workers)
 
 def discard(work: Path) -> None:
     """Remove the folder of a work, of which half is never taken for an interrupted one."""
-    (work / "job.json").unlink(missing_ok=True)
+    with suppress(OSError):  # another's, in a cache that is shared
+        (work / "job.json").unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
 
 
