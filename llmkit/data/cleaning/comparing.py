@@ -261,7 +261,7 @@ def _shard(work: Path, number: int) -> Shard:
     return Shard.of(work, number)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # what is read of them counts as memory of the process while they are mapped
 def _signatures_of(work: Path, shard: int) -> np.ndarray:
     return _rows(work, "signatures", shard)
 
