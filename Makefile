@@ -64,9 +64,10 @@ browser: install  ## the reports in a real browser: Debian's chromium, driven by
 	$(BIN)/pip install -q --disable-pip-version-check -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -rs tests/browser tests/reports
 
-crash: install  ## kill a training at random moments many times, and a sweep twice
+crash: install  ## kill a training, a sweep and a preparation at random moments
 	$(BIN)/python tests/crash.py
 	$(BIN)/python tests/crash_sweep.py
+	$(BIN)/python tests/crash_prepare.py
 
 exports: install  ## export tiny models of each kind to ONNX and run them: minutes
 	$(BIN)/python -m pytest tests/export/onnx_models.py

@@ -10,6 +10,7 @@ LAYERS = (
     ("__main__", "cli", "dry_run", "api", "new_recipe"),
     (
         "launch",
+        "prepare",
         "seeds",
         "children",
         "sweeps",

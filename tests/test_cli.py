@@ -23,6 +23,7 @@ OPTIONS = {
         *TRAINING,
         *("--resume", "--allow-change", "--offline", "--dry-run"),
     ],
+    "prepare": ["recipe", "overrides", "--task", "--workers", "--engine", "--shard-size", "--offline"],
     "finetune": [
         *TRAINING,
         *("--resume", "--allow-change", "--offline", "--dry-run"),

@@ -193,6 +193,59 @@ def pretrain(
     cls=Command,
     rich_help_panel=TRAIN,
     epilog="""\
+llmkit prepare my-recipe.toml
+llmkit prepare my-recipe.toml --workers 16
+llmkit prepare my-recipe.toml --engine ray""",
+)
+def prepare(
+    recipe: MaybeRecipe = None,
+    overrides: Overrides = None,
+    task: TextTask = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="The number of processes.  [default: one per core]"),
+    ] = None,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(
+            "--engine",
+            metavar="processes|ray",
+            help="What runs them: this machine, or the Ray cluster of RAY_ADDRESS.",
+        ),
+    ] = "processes",
+    shard_size: Annotated[
+        float | None,
+        typer.Option(
+            "--shard-size", metavar="MB", help="Millions of characters that are cleaned at once.  [default: 16.8]"
+        ),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Clean and tokenize a recipe's text by all cores or on a cluster, so that pretrain starts at once."""
+
+    def act() -> int:
+        from llmkit import process
+        from llmkit import recipe as recipes
+
+        process.join()
+        stay_offline(offline)
+        path, settings = recipe_and_overrides(recipe, overrides, task, "pretrain")
+        loaded = recipes.load(path, settings, None, task)
+        from llmkit.prepare import prepare
+
+        handlers = process.leave_early()
+        try:
+            return prepare(loaded, engine, workers, shard_size)
+        finally:
+            process.handle(handlers)
+
+    do(act)
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=TRAIN,
+    epilog="""\
 llmkit finetune --task sst2
 llmkit finetune --task text-classification data.path=reviews.csv
 llmkit finetune --task mrpc --sweep trainer.learning_rate=1e-5,3e-5 --seeds 3

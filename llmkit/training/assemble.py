@@ -12,6 +12,7 @@ import numpy as np
 from llmkit import disk, language, tasks
 from llmkit import metrics as measures
 from llmkit.data import files
+from llmkit.data.engines import ALONE, Workers
 from llmkit.data.rows import summary, table
 from llmkit.data.rows.examples import Encoded
 from llmkit.data.rows.splits import tables
@@ -40,16 +41,18 @@ def assemble(
     config: Any = None,
     from_hub: Opener = table.open_hub,
     learned: Learned | None = None,
+    workers: Workers = ALONE,
 ) -> Assembly:
     """Read and tokenize the data of `recipe`; raises UserError where its parts do not fit together.
 
     With `config`, that of a model which is to be evaluated and not trained, the training data is left unread; `learned`
-    is what the model's run knew of it. `from_hub` opens the rows of a split on the Hub.
+    is what the model's run knew of it. `from_hub` opens the rows of a split on the Hub. `workers` clean and tokenize
+    running text.
     """
     if recipe.task == "multi-task":
         return _several(recipe, seed, from_hub)
     if recipe.task in PRETRAINING:
-        return assemble_text(recipe, seed, config)
+        return assemble_text(recipe, seed, config, workers)
     return _rows(recipe, seed, config, from_hub, learned)
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from llmkit import tasks
 from llmkit.data.cleaning import pipeline as cleaning
+from llmkit.data.engines import ALONE, Workers
 from llmkit.data.histogram import histogram
 from llmkit.data.text import findings, mixture, pack, sources
 from llmkit.data.text.documents import Corpus, Documents, chained
@@ -25,7 +26,7 @@ from llmkit.training.trivial import text_comparison
 STREAMED_VALIDATION = 512  # blocks held in memory for validation where data is streamed and no limit is set
 
 
-def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
+def assemble_text(recipe: Recipe, seed: int, fixed: Any, workers: Workers = ALONE) -> Assembly:
     """Assemble the documents of `recipe` into blocks; `fixed` is the config of a finished model, which is evaluated."""
     task = tasks.text_task(recipe.task)
     data = recipe.data
@@ -36,7 +37,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
         architectures.check_architecture(config, recipe.task)
     block_size = choose_block_size(data.block_size, config)
     record: dict[str, Any] = {"block_size": block_size, "data": {}}
-    corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None)
+    corpora, cleaned = sources.cleaned(data, sources.corpora(data, seed), fixed is None, workers)
     text = chained([corpus.train for corpus in corpora.values()])
     tokenizer, subtokens, added = load_tokenizer(recipe, text, config)
     lines, warnings = list[str](), list[str]()
@@ -75,12 +76,12 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any) -> Assembly:
                 raise UserError(f"{corpus.train.source}: too little text for one block of {block_size} tokens")
         elif fixed is None:
             training[name] = _blocks(
-                corpus.train, tokenizer, separator, block_spec, data.max_train_samples, here, "train"
+                corpus.train, tokenizer, separator, block_spec, data.max_train_samples, here, "train", workers
             )
         held_out = corpus.train if measured_whole else corpus.validation
         if held_out is not None:
             validation[name or "validation"] = _held_out(
-                held_out, tokenizer, separator, block_spec, data, here, evaluated
+                held_out, tokenizer, separator, block_spec, data, here, evaluated, workers
             )
         if left_out := findings.left_out(corpus.findings):
             here["left_out"] = left_out
@@ -181,11 +182,12 @@ def _held_out(
     data: TextData,
     record: dict[str, Any],
     evaluated: Callable[[pack.TokenStream, int | None], Any],
+    workers: Workers,
 ) -> Any:
     """What is evaluated on; of a stream, the first blocks, held in memory."""
     if not data.streaming:
         return _blocks(
-            documents, tokenizer, separator, block_spec, data.max_eval_samples, record, "validation", evaluated
+            documents, tokenizer, separator, block_spec, data.max_eval_samples, record, "validation", workers, evaluated
         )
     limit = data.max_eval_samples or STREAMED_VALIDATION
     row = pack.materialize(pack.StreamedBlocks(documents, tokenizer, separator, block_spec, limit), limit)
@@ -203,10 +205,11 @@ def _blocks(
     limit: int | None,
     record: dict[str, Any],
     part: str,
+    workers: Workers,
     evaluated: Callable[[pack.TokenStream, int | None], Any] | None = None,
 ) -> Any:
     """Tokenize one part of the data and cut it; raises UserError where that gives no block."""
-    row = pack.tokenize_documents(documents, tokenizer, separator)
+    row = pack.tokenize_documents(documents, tokenizer, separator, engine=workers.engine)
     windows = pack.Blocks(row, block_spec, limit) if evaluated is None else evaluated(row, limit)
     if not row.num_documents:
         raise UserError(

@@ -12,32 +12,37 @@ The cleaned text is written once, as JSON lines, and cached under a hash of what
 """
 
 import json
-import os
 import shutil
-import time
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import xxhash
 
-from llmkit.data.cleaning import duplicates, filters, repair
-from llmkit.data.cleaning.personal_data import scrub
-from llmkit.data.cleaning.repair import Step
+from llmkit.data.cleaning import comparing, shards
+from llmkit.data.cleaning.steps import (
+    COMPARING,
+    KEEP,
+    Tally,
+    example,
+    holds_personal_data,
+    run_steps,
+    single_document_steps,
+    step_names,
+)
+from llmkit.data.engines import ALONE, Workers
 from llmkit.data.files import digest
 from llmkit.data.text.documents import READING, Documents
-from llmkit.data.text.pack import cache_dir, new_cache_entry
-from llmkit.data.text.token_cache import locked
+from llmkit.data.text.token_cache import cache_dir, locked
 from llmkit.data.words import word_list
-from llmkit.errors import UserError, say
+from llmkit.errors import RunError, UserError, say
 from llmkit.recipe.cleaning import Clean
 
 _VERSION = 1  # of the steps: raise it when any of them gives another text than before
-_COMPARING = ("exact_duplicates", "overlap", "near_duplicates")  # the steps that need all documents
 _LIBRARIES = {
     "html": ("selectolax",),
     "repair": ("ftfy",),
@@ -48,7 +53,9 @@ _LIBRARIES = {
 }
 
 
-def clean(documents: Documents, table: Clean, against: Documents | None, name: str) -> tuple[Documents, dict[str, Any]]:
+def clean(
+    documents: Documents, table: Clean, against: Documents | None, name: str, workers: Workers = ALONE
+) -> tuple[Documents, dict[str, Any]]:
     """Clean documents; return them, read from a cache file in constant memory, and the report on what was done.
 
     `against` are the evaluation documents that `table.overlap` compares with. `name` names the documents in messages.
@@ -56,7 +63,7 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
     up to three examples. Without a step the documents are returned as they are, and the report is empty. Raises
     UserError where no document is left.
     """
-    names = _step_names(table)
+    names = step_names(table)
     if not names:
         return documents, {}
     if table.overlap and against is None:
@@ -74,14 +81,15 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
             if report is None:
                 if folder.exists():
                     say(f"the cache of {documents.source} was damaged ({folder}): cleaning again")
+                    _discard_works(folder)
                     shutil.rmtree(folder, ignore_errors=True)
-                with new_cache_entry(folder) as draft:
-                    _write(documents, table, compared, draft, folder.name)
+                _write(documents, table, compared, folder, workers)
                 report = _cached(folder, documents)
     if report is None:
         raise UserError(
             f"the cache {folder} cannot be read back", "is the disk full? to put the cache elsewhere, set HF_HOME"
         )
+    _discard_works(folder)  # of a process that was killed when all was done
     report = {"documents": name, **report}
     if report["in"] and not report["out"]:
         steps = sorted(report["steps"], key=lambda step: -report["steps"][step]["dropped"])
@@ -91,25 +99,28 @@ def clean(documents: Documents, table: Clean, against: Documents | None, name: s
             tuple(line.strip() for line in lines(report)[1:]),
         )
     cleaned = Documents(
-        lambda: _read(folder / "text.jsonl"), digest("cleaned", key), documents.source, findings=documents.findings
+        lambda: shards.texts_of(folder / "text.jsonl"),
+        digest("cleaned", key),
+        documents.source,
+        findings=documents.findings,
     )
     return cleaned, report
 
 
 def clean_streamed(documents: Documents, table: Clean) -> Documents:
     """Clean documents while they are read; raise UserError for a step that needs all of them."""
-    together = [name for name in _step_names(table) if name in _COMPARING]
+    together = [name for name in step_names(table) if name in COMPARING]
     if together:
         raise UserError(
             f"data.clean.{together[0]} needs all documents at once, but data.streaming reads them one by one",
             f"unset data.clean.{together[0]} or data.streaming",
         )
-    names = _step_names(table)
+    names = step_names(table)
     if not names:
         return documents
-    steps = _single_document_steps(table)
+    steps = single_document_steps(table)
     return Documents(
-        lambda: _run_steps(documents, {name: _Tally(step, keep=0) for name, step in steps.items()}, None),
+        lambda: run_steps(documents, steps, {name: Tally() for name in steps}, examples=False),
         digest("cleaned", _key(documents, table, None, names)),
         documents.source,
         findings=documents.findings,
@@ -119,111 +130,7 @@ def clean_streamed(documents: Documents, table: Clean) -> Documents:
 
 def without_comparisons(table: Clean) -> Clean:
     """Copy `table` without the steps that compare documents with each other: for evaluation data."""
-    return table.model_copy(update=dict.fromkeys(_COMPARING, False))
-
-
-# ---- the steps -----------------------------------------------------------------------------------------------------
-
-
-def _builders(table: Clean) -> dict[str, tuple[bool, Callable[[], Step]]]:
-    """List the steps that look at one document, in their order: whether each is wanted, and how it is made."""
-    form = table.normal_form or "NFC"
-    return {
-        "html": (table.html, lambda: repair.html),
-        "repair": (table.repair, lambda: repair.repair),
-        "normal_form": (table.repair or table.normal_form is not None, lambda: repair.normal_form(form)),
-        "control_characters": (table.control_characters, lambda: repair.control_characters),
-        "whitespace": (table.whitespace, lambda: repair.whitespace),
-        "boilerplate": (
-            table.boilerplate or bool(table.boilerplate_patterns),
-            lambda: repair.boilerplate(table.boilerplate, table.boilerplate_patterns),
-        ),
-        "c4": (table.c4, lambda: filters.c4(table)),
-        "gopher": (table.gopher, lambda: filters.gopher(table)),
-        "gopher_repetition": (table.gopher_repetition, lambda: filters.gopher_repetition(table)),
-        "languages": (bool(table.languages), lambda: filters.language(table)),
-        "personal_data": (bool(table.personal_data) or table.presidio, lambda: scrub(table)),
-        "stop_words": (bool(table.stop_words), lambda: repair.stop_words(table.stop_words or ())),
-        "length": (
-            any((table.min_characters, table.max_characters, table.min_words, table.max_words)),
-            lambda: filters.length(table),
-        ),
-    }
-
-
-def _single_document_steps(table: Clean) -> dict[str, Step]:
-    return {name: build() for name, (wanted, build) in _builders(table).items() if wanted}
-
-
-def _step_names(table: Clean) -> list[str]:
-    one_by_one = [name for name, (wanted, _) in _builders(table).items() if wanted]
-    return one_by_one + [name for name in _COMPARING if getattr(table, name)]
-
-
-@dataclass
-class _Tally:
-    """A step, and what it has done so far."""
-
-    step: Step
-    keep: int = 3  # examples
-    num_in: int = 0
-    num_changed: int = 0
-    num_dropped: int = 0
-    rules: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
-
-    def report(self) -> dict[str, Any]:
-        numbers = {"in": self.num_in, "out": self.num_in - self.num_dropped}
-        done = {"changed": self.num_changed, "dropped": self.num_dropped, "examples": self.examples}
-        return numbers | done | ({"rules": dict(self.rules.most_common())} if self.rules else {})
-
-
-def _run_steps(documents: Documents, tallies: Mapping[str, _Tally], mask: Step | None) -> Iterator[str]:
-    """Run the documents through all steps and yield those that pass; a text of which nothing is left is dropped.
-
-    The report repeats no personal data: if `mask` finds some in a document, at any step, the report shows no more of it
-    than the text around the tag.
-    """
-    for text in documents:
-        shown: list[tuple[_Tally, str, tuple[str, ...]]] = []  # an example, and the texts that it was taken from
-        before = text
-        for name, tally in tallies.items():
-            tally.num_in += 1
-            after = tally.step(before, tally.rules) or ""
-            if after != before:
-                tally.num_dropped += not after
-                tally.num_changed += bool(after)
-                masked = name == "personal_data"
-                if masked:
-                    shown = []
-                if len(tally.examples) < tally.keep:
-                    shown.append((tally, _example(before, after, masked), (after,) if masked else (before, after)))
-            before = after
-            if not before:
-                break
-        else:
-            yield before
-        if mask and any(mask(source, Counter()) != source for *_, sources in shown for source in sources):
-            continue
-        for tally, example, _ in shown:
-            tally.examples.append(example)
-
-
-def _example(before: str, after: str, masked: bool) -> str:
-    """Quote what was dropped, or the first change before and after it; 120 characters at most."""
-    if not after:
-        return "" if masked else _excerpt(before, 0, 120)
-    changes = (index for index, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
-    start = max(0, next(changes, min(len(before), len(after))) - 15)
-    if masked:
-        return _excerpt(after, start, 120)
-    return f"{_excerpt(before, start, 58)} -> {_excerpt(after, start, 58)}"
-
-
-def _excerpt(text: str, start: int, length: int) -> str:
-    """Quote `length` characters from `start` on, with escapes for those that cannot be seen."""
-    written = repr(text[start : start + length])[1:-1]
-    return written if len(written) <= length else written[: length - 1] + "\u2026"
+    return table.model_copy(update=dict.fromkeys(COMPARING, False))
 
 
 # ---- the cache -----------------------------------------------------------------------------------------------------
@@ -250,86 +157,75 @@ def _key(documents: Documents, table: Clean, against: Documents | None, names: l
     )
 
 
-def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path, entry: str) -> None:
-    with (folder / "text.jsonl").open("w+b") as out:
-        store = _Store(out)
-        steps = _single_document_steps(table)
-        if table.exact_duplicates:
-            steps["exact_duplicates"] = duplicates.exact()
-        if against is not None:
-            steps["overlap"] = duplicates.overlap(against, table.overlap_ngram, table.overlap_share)
-        if table.near_duplicates:
-            steps["near_duplicates"] = duplicates.near(
-                table.near_threshold, table.near_ngram, lambda: store.end, store.read
-            )
-        tallies = {name: _Tally(step) for name, step in steps.items()}
-        incoming = _Counted(documents)
-        for text in _run_steps(incoming.documents, tallies, steps.get("personal_data")):
-            store.add(text)
-        out.flush()
-        os.fsync(out.fileno())
-    report = {
-        "in": incoming.num_documents,
-        "out": store.num_documents,
-        "characters_in": incoming.num_characters,
-        "characters_out": store.num_characters,
-        "steps": {name: tally.report() for name, tally in tallies.items()},
-    }
-    about = {
-        "entry": entry,
-        "report": report,
-        "content": _content_hash(folder / "text.jsonl"),
-        "findings": documents.findings.saved(),
-    }
-    (folder / "report.json").write_text(json.dumps(about, indent=1))
+def _write(documents: Documents, table: Clean, against: Documents | None, folder: Path, workers: Workers) -> None:
+    """Clean the documents into a cache entry; what is left of a work that was interrupted is not done again."""
+    work = folder.with_name(f"{folder.name}-{workers.shard_size}.work")
+    try:
+        shards.begin(work, table, against, workers)
+        read = shards.clean_all(work, documents, workers.engine)
+        states = comparing.compare_all(work, read["shards"], workers.engine)
+        with shards.whole_folder(work / "result") as draft:
+            kept = _write_kept(work, read["shards"], states, draft / "text.jsonl")
+            report = {
+                "in": read["in"],
+                "out": kept["out"],
+                "characters_in": read["characters_in"],
+                "characters_out": kept["characters_out"],
+                "steps": {name: tally.report() for name, tally in kept["steps"].items()},
+            }
+            about = {
+                "entry": folder.name,
+                "report": report,
+                "content": kept["content"],
+                "findings": documents.findings.saved(),
+            }
+            shards.write_whole(draft / "report.json", json.dumps(about, indent=1).encode())
+        del states
+        (work / "result").rename(folder)
+    except UserError as mistake:
+        if not isinstance(mistake, RunError):  # of the documents: they will be others
+            shards.discard(work)
+        raise
+    finally:
+        shards.forget()
+        comparing.forget()
 
 
-class _Counted:
-    """Count the documents, and their characters, while they are read."""
-
-    def __init__(self, documents: Documents) -> None:
-        self.num_documents = self.num_characters = 0
-
-        def read() -> Iterator[str]:
-            started, due = time.monotonic(), 10.0  # seconds
-            for text in documents:
-                self.num_documents += 1
-                self.num_characters += len(text)
-                yield text
-                if (seconds := time.monotonic() - started) > due:
-                    done = f"{self.num_documents:,} documents, {self.num_characters / 1e6:,.0f}M characters"
-                    say(f"cleaning {documents.source}: {done}, {self.num_characters / 1e6 / seconds:.1f}M a second")
-                    due = min(2 * due, due + 600)
-
-        self.documents = Documents(read, documents.fingerprint, documents.source)
+def _discard_works(folder: Path) -> None:
+    """Remove what led to a cache entry, now that it is there."""
+    for work in folder.parent.glob(f"{folder.name}-*.work"):
+        shards.discard(work)
 
 
-class _Store:
-    """Write texts as JSON lines; each can be read again by the offset of its line."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.end = self.num_documents = self.num_characters = 0
-
-    def add(self, text: str) -> None:
-        # Half a surrogate pair, which JSON can hold, has no UTF-8: it is written so that only Python reads it again.
-        line = json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        self.file.write(line)
-        self.end += len(line)
-        self.num_documents += 1
-        self.num_characters += len(text)
-
-    def read(self, offset: int) -> str:
-        self.file.seek(offset)
-        line = self.file.readline()
-        self.file.seek(self.end)
-        return str(json.loads(line)["text"])
-
-
-def _read(file: Path) -> Iterator[str]:
-    with file.open("rb") as lines_of_text:
-        for line in lines_of_text:
-            yield json.loads(line)["text"]
+def _write_kept(work: Path, num_shards: int, states: np.ndarray, file: Path) -> dict[str, Any]:
+    """Write the documents that are kept, in their order, and count what each step did to all."""
+    steps = shards.steps_of(work)
+    compared = {name: state for name, state in comparing.STATES.items() if getattr(shards.table_of(work), name)}
+    tallies = {name: Tally() for name in (*steps, *compared)}
+    hashed, first, characters, number_kept = xxhash.xxh3_128(), 0, 0, 0
+    with file.open("wb") as out:
+        for number in range(num_shards):
+            for name, saved in shards.manifest_of(work, number)["steps"].items():
+                tallies[name].add(Tally(**saved))
+            shard = shards.Shard.of(work, number)
+            here = states[first : first + len(shard.entries)]
+            first += len(here)
+            remaining = np.ones(len(here), bool)
+            for name, state in compared.items():
+                dropped = here == state
+                tally = Tally(num_in=int(remaining.sum()), num_dropped=int(dropped.sum()))
+                texts = map(shard.text, np.flatnonzero(dropped).tolist())
+                shown = (example(text, "", False) for text in texts if not holds_personal_data(text, steps))
+                tally.examples = list(islice(shown, KEEP - len(tallies[name].examples)))
+                tallies[name].add(tally)
+                remaining &= ~dropped
+            for lines in shard.lines(remaining):
+                out.write(lines)
+                hashed.update(lines)
+            number_kept += int(remaining.sum())
+            characters += int(shard.entries["characters"][remaining].sum())
+        shards.flush(out)
+    return {"out": number_kept, "characters_out": characters, "steps": tallies, "content": hashed.hexdigest()}
 
 
 def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
@@ -340,20 +236,12 @@ def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
-        if about.get("entry", folder.name) != folder.name or about["content"] != _content_hash(folder / "text.jsonl"):
+        if about.get("entry", folder.name) != folder.name or about["content"] != shards.checksum(folder / "text.jsonl"):
             return None
         documents.findings.restore(about["findings"])
         return report
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _content_hash(file: Path) -> str:
-    hashed = xxhash.xxh3_128()
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()
 
 
 # ---- what the run says ---------------------------------------------------------------------------------------------

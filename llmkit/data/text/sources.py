@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmkit.data.cleaning import pipeline
+from llmkit.data.engines import ALONE, Workers
 from llmkit.data.text.documents import Corpus, Documents, chained, read_corpus
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import Clean
@@ -34,7 +35,7 @@ def _corpus(name: str, data: TextData, seed: int) -> Corpus:
 
 
 def cleaned(
-    data: TextData, corpora: Mapping[str, Corpus], training: bool
+    data: TextData, corpora: Mapping[str, Corpus], training: bool, workers: Workers = ALONE
 ) -> tuple[dict[str, Corpus], dict[str, dict[str, Any]]]:
     """Clean each corpus as `clean` of its source says; return the corpora, and the reports on what was done to each.
 
@@ -50,7 +51,7 @@ def cleaned(
         if data.streaming:
             return pipeline.clean_streamed(documents, table)
         against = chained(held_out) if held_out and what == "training" else None
-        documents, reports[name][key] = pipeline.clean(documents, table, against, what)
+        documents, reports[name][key] = pipeline.clean(documents, table, against, what, workers)
         return documents
 
     for name, corpus in corpora.items():

@@ -8,12 +8,14 @@ has what reading the documents showed.
 
 import json
 import os
+import pickle
 import shutil
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,13 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from llmkit import disk
+from llmkit.data.engines import Engine, in_turn
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.tokenize import Encode, encoded_ahead, encoder
+from llmkit.data.text.tokenize import Tokens, encoded_ahead, encoded_by, encoder
 from llmkit.errors import UserError, say
 
 SEAL = ".checksums.json"
+TOKENIZER = "tokenizer.pickle"  # for the workers, while they are at work
 PART = 2**24  # bytes of text after which the work is made safe: the most that an interruption may cost
 
 
@@ -70,13 +74,19 @@ class Part:
 
 
 def tokenize_documents(
-    documents: Documents, tokenizer: Any, document_separator: list[int], *, verify: bool = True
+    documents: Documents,
+    tokenizer: Any,
+    document_separator: list[int],
+    *,
+    verify: bool = True,
+    engine: Engine = in_turn,
 ) -> TokenStream:
     """Tokenize documents, with `document_separator` after each, or read their tokens from the cache.
 
     Of two processes that want the same stream one waits for the other. A stream is checked against its checksums
     whenever it is read, and made again where it is damaged; `verify = False` skips the check, for a process that knows
-    that it was just done. Raises UserError where the cache cannot be written or read back.
+    that it was just done. The batches of text are tokenized by the workers of `engine`. Raises UserError where the
+    cache cannot be written or read back.
     """
     to_ids = encoder(tokenizer)
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
@@ -88,7 +98,13 @@ def tokenize_documents(
         with locked(folder / "lock", f"tokenizes {documents.source}"):
             tokens = _finished(folder, dtype, True)  # by the process that this one waited for
             if tokens is None:
-                _write(documents, to_ids, document_separator, folder, dtype)
+                encode = partial(encoded_ahead, to_ids=to_ids)
+                if engine is not in_turn:
+                    saved = folder / TOKENIZER
+                    saved.write_bytes(pickle.dumps(tokenizer))
+                    encode = partial(encoded_by, engine, tokenizer=saved, to_ids=to_ids)
+                _write(documents, encode, document_separator, folder, dtype)
+                (folder / TOKENIZER).unlink(missing_ok=True)
                 tokens = _finished(folder, dtype, False)
     if tokens is None:
         raise UserError(
@@ -236,8 +252,14 @@ def _whole_parts(folder: Path, parts: list[Part], dtype: np.dtype) -> list[Part]
     return whole
 
 
-def _write(documents: Documents, to_ids: Encode, document_separator: list[int], folder: Path, dtype: np.dtype) -> None:
-    """Write the stream, or what is missing of it.
+def _write(
+    documents: Documents,
+    encode: Callable[..., Iterator[Tokens]],
+    document_separator: list[int],
+    folder: Path,
+    dtype: np.dtype,
+) -> None:
+    """Write the stream, or what is missing of it, as `encode` makes it of documents.
 
     What is there is never truncated first, only written over, and where it was whole with the same bytes: another
     process may have these files mapped into its memory.
@@ -257,7 +279,8 @@ def _write(documents: Documents, to_ids: Encode, document_separator: list[int], 
     ids, ends = array(dtype.char), array("q")
     started, due = time.monotonic(), 10.0  # seconds
     rest = islice(documents, begin.documents, None)
-    for added in encoded_ahead(rest, to_ids, document_separator, dtype, begin.characters):
+    work = {"document_separator": document_separator, "dtype": dtype, "begin": begin.characters}
+    for added in encode(documents=rest, **work):
         ends.extend(now.tokens + end for end in added.ends)
         ids += added.ids
         now = Part(

@@ -1,15 +1,19 @@
 """Tokenize texts, long ones in chunks, with the same tokens as if they were encoded whole."""
 
 import os
+import pickle
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llmkit.data.engines import Engine
 from llmkit.data.text.word_cache import CachedEncoder, word_by_word
 
 BATCH = 2**20  # characters that are tokenized at once, on all cores
@@ -56,10 +60,11 @@ def encode(tokenizer: Any, texts: list[str]) -> Iterable["array[int]"]:
     return encoder(tokenizer)(texts)
 
 
-def encoder(tokenizer: Any) -> Encode:
-    """Make the function that encodes texts as token ids (uint32), without special tokens; fast ones use every core.
+def encoder(tokenizer: Any, one_thread: bool = False) -> Encode:
+    """Make the function that encodes texts as token ids (uint32), without special tokens.
 
-    Truncation and padding, which many a `tokenizer.json` asks for, are switched off: every token counts here.
+    Fast tokenizers use every core, or `one_thread` where other processes have the other cores. Truncation and padding,
+    which many a `tokenizer.json` asks for, are switched off: every token counts here.
     """
     if not tokenizer.is_fast:
         return lambda texts: (
@@ -68,7 +73,7 @@ def encoder(tokenizer: Any) -> Encode:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    if cores() <= FEW_CORES and word_by_word(backend):
+    if (one_thread or cores() <= FEW_CORES) and word_by_word(backend):
         return CachedEncoder(backend)
 
     def encode_texts(texts: list[str]) -> Iterable["array[int]"]:
@@ -107,6 +112,30 @@ def encoded_ahead(
                 yield ready.result()
         if ahead is not None:
             yield ahead.result()
+
+
+def encoded_by(
+    engine: Engine,
+    documents: Iterable[str],
+    tokenizer: Path,
+    to_ids: Encode,
+    document_separator: list[int],
+    dtype: np.dtype,
+    begin: int = 0,
+) -> Iterator[Tokens]:
+    """Yield the same tokens in the same batches, each made by a worker of `engine` with the tokenizer of a file."""
+    batches = _batches(documents, to_ids, BATCH, begin)
+    return engine(partial(_tokens_with, tokenizer, document_separator, dtype.str), batches)
+
+
+def _tokens_with(tokenizer: Path, document_separator: list[int], dtype: str, chunks: list[Chunk]) -> Tokens:
+    return _tokens(chunks, _encoder_of(tokenizer), document_separator, np.dtype(dtype))
+
+
+@lru_cache(maxsize=1)
+def _encoder_of(tokenizer: Path) -> Encode:
+    """Load a tokenizer that `token_cache` saved: once in a worker."""
+    return encoder(pickle.loads(tokenizer.read_bytes()), one_thread=True)
 
 
 def _tokens(chunks: list[Chunk], to_ids: Encode, document_separator: list[int], dtype: np.dtype) -> Tokens:

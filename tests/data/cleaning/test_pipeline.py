@@ -3,12 +3,15 @@
 # ruff: noqa: RUF001  (full-width punctuation is what is tested)
 
 import json
+import pickle
 import random
+import shutil
 
 import pytest
 from pydantic import ValidationError
 
-from llmkit.data.cleaning import pipeline
+from llmkit.data.cleaning import pipeline, shards
+from llmkit.data.engines import Workers
 from llmkit.data.text import pack
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
@@ -270,6 +273,84 @@ def test_a_run_that_fails_leaves_nothing_behind(cache):
     with pytest.raises(UserError, match="line 2"):
         pipeline.clean(Documents(read, "x", "`x`"), Clean(whitespace=True), None, "training")
     assert [entry for entry in cache.iterdir() if entry.suffix != ".lock"] == []
+
+
+# ---- in shards -----------------------------------------------------------------------------------------------------
+
+
+def backwards(function, items):
+    """An engine that does the last item first, each as another process would get it."""
+    given = [pickle.loads(pickle.dumps((function, item))) for item in items]
+    done = [call(item) for call, item in reversed(given)]
+    return iter(reversed(done))
+
+
+def files_in(folder):
+    return {file.name: file.read_bytes() for file in folder.glob("*/*")}
+
+
+def test_shards_and_workers_change_no_byte(cache):
+    corpus, evaluation = planted(random.Random(3), 120)
+    texts, table = [text for text, _, _ in corpus], ALL.model_copy(update={"near_threshold": 0.6})
+    wanted = None
+    for workers in (Workers(), Workers(shard_size=4_000), Workers(backwards, 9_000)):
+        pipeline.clean(Texts(texts).documents, table, Texts(evaluation).documents, "training", workers)
+        found = files_in(cache)
+        wanted = wanted or found
+        assert found == wanted
+        assert {file.suffix for file in cache.iterdir()} == {"", ".lock"}  # nothing else is left
+        shutil.rmtree(cache)
+
+
+@pytest.mark.parametrize("damage", [None, "changed", "gone", "cut"])
+def test_cleaning_that_was_interrupted_goes_on_and_damaged_shards_are_cleaned_again(cache, monkeypatch, capsys, damage):
+    corpus, _ = planted(random.Random(4), 60)
+    texts, table = [text for text, _, _ in corpus], Clean(whitespace=True, exact_duplicates=True, near_duplicates=True)
+    pipeline.clean(Texts(texts).documents, table, None, "training", Workers(shard_size=4_000))
+    wanted = files_in(cache)
+    shutil.rmtree(cache)
+    cleaned, run_steps = [], shards.run_steps
+
+    def interrupted(*words):
+        cleaned.append(words)
+        if len(cleaned) == 4:
+            raise KeyboardInterrupt
+        return run_steps(*words)
+
+    monkeypatch.setattr(shards, "run_steps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.clean(Texts(texts).documents, table, None, "training", Workers(shard_size=4_000))
+    text = sorted(cache.glob("*.work/clean/*/text.jsonl"))[1]
+    if damage == "gone":
+        shutil.rmtree(text.parent)
+    elif damage is not None:
+        text.write_bytes(b"x" * len(text.read_bytes()) if damage == "changed" else b"")
+    number = len(texts_in_shards(texts, 4_000))
+    pipeline.clean(Texts(texts).documents, table, None, "training", Workers(shard_size=4_000))
+    assert len(cleaned) - 4 == number - 3 + (damage is not None)
+    assert files_in(cache) == wanted
+    assert "going on with what was cleaned before" in capsys.readouterr().err
+
+
+def test_what_a_process_left_that_was_killed_at_the_very_end_is_removed(cache, monkeypatch):
+    table = Clean(exact_duplicates=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "discard", lambda work: None)
+        pipeline.clean(Texts(["a", "a"]).documents, table, None, "training")
+    assert list(cache.glob("*.work"))
+    assert list(pipeline.clean(Texts(["a", "a"]).documents, table, None, "training")[0]) == ["a"]
+    assert not list(cache.glob("*.work"))
+
+
+def texts_in_shards(texts, size):
+    """The texts of each shard of so many characters."""
+    cut, held = [[]], 0
+    for text in texts:
+        if held >= size:
+            cut, held = [*cut, []], 0
+        cut[-1].append(text)
+        held += len(text) + 1
+    return cut
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------

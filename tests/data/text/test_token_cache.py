@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from forks import Fork
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from llmkit.data.engines import in_turn
 from llmkit.data.text import token_cache, tokenize
 from llmkit.data.text.documents import Documents, read_corpus
 from llmkit.data.text.token_cache import tokenize_documents
@@ -127,6 +129,20 @@ def test_the_stream_holds_every_token_of_every_document(small_parts, number, doc
     assert tokens.ends.dtype == np.int64
     assert tokens.num_documents == sum(map(bool, texts))
     assert tokens.num_bytes == sum(map(len, texts))
+
+
+def test_workers_make_the_same_files_part_by_part(small_parts, cache):
+    def backwards(function, batches):
+        given = [pickle.loads(pickle.dumps((function, batch))) for batch in batches]
+        return iter([call(batch) for call, batch in reversed(given)][::-1])
+
+    texts, files = [numbered(n) for n in range(300)], []
+    for engine in (in_turn, backwards):
+        tokenize_documents(Texts(texts).documents, words_tokenizer(), [EOS], engine=engine)
+        files.append({file.name: file.read_bytes() for file in cache.glob("*/*")})
+        shutil.rmtree(cache)
+    assert files[0] == files[1]
+    assert files[0]["parts.jsonl"].count(b"\n") > 3
 
 
 def test_a_document_without_a_token_has_an_end():
