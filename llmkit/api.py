@@ -295,7 +295,7 @@ def _path_of(data: Any) -> str:
 def load(model: str | Path, *, quantize: "Precision | None" = None, offline: bool = False) -> "Model":
     """Return a finished model: a run, a checkpoint, a folder or a Hub id. Its weights are read when they are needed.
 
-    `quantize` is that of `llmkit generate`. Raises UserError where there is no such model.
+    `quantize` is that of `llmkit generate`, and of `llmkit predict` and `evaluate`. Raises UserError where there is no such model.
     """
     from llmkit.cli.app import run_or_model
     from llmkit.runs.finished import check_model, one_task_of
@@ -355,7 +355,7 @@ class Model:
     def _predictor(self) -> Any:
         from llmkit.inference.predict import predictor
 
-        return predictor(self.name, self.task)
+        return predictor(self.name, self.task, self.quantize)
 
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Any:
         """Continue a prompt, as `llmkit generate` does, and return the prompt with its continuation.
@@ -451,7 +451,12 @@ class Model:
             settings = _overrides(own, task, data, overrides)
             found = evaluate.find_recipe(self.name, None if recipe is None else str(recipe), task, settings)
             launch.one_gpu()
-            return evaluate.evaluate(self.name, found, target)
+            in_int8 = None
+            if self.quantize is not None:
+                from llmkit.inference import precision
+
+                in_int8 = precision.in_int8(self.name, found.task, self.quantize)
+            return evaluate.evaluate(self.name, found, target, in_int8=in_int8)
 
 
 def list_runs(folder: str | Path = "runs") -> "pd.DataFrame":

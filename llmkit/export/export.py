@@ -13,6 +13,7 @@ from llmkit.runs.finished import check_model, one_task_of
 Format = Literal["gguf", "onnx"]
 PRECISIONS = ("f32", "f16", "bf16", "q8_0")
 MODELFILE = "Modelfile"
+ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra of that name
 
 
 def export(run: str, format: Format, output: str, precision: str | None = None, quantize: str | None = None) -> None:
@@ -38,13 +39,13 @@ def export(run: str, format: Format, output: str, precision: str | None = None, 
             raise UserError(
                 f"--precision {precision} is for GGUF: ONNX is written in f32", "leave it out, or add --quantize int8"
             )
-        _need("onnx", "onnx", "onnxscript", "onnxruntime")
+        need("onnx", *ONNX)
         task = _task(run)
     else:
         if quantize is not None:
             raise UserError("--quantize is for ONNX", "the eight bits of GGUF: --precision q8_0")
-        _need("export", "gguf")
-    with _whole(run) as model, new_folder(target, output) as draft:
+        need("export", "gguf")
+    with whole(run) as model, new_folder(target, output) as draft:
         if format == "onnx":
             said = _onnx(run, model, task, draft, quantize == "int8")
         else:
@@ -83,16 +84,16 @@ def _gguf(model: str, folder: Path, precision: str, name: str) -> list[str]:
     ]
 
 
-def _need(extra: str, *packages: str) -> None:
+def need(extra: str, *packages: str, what: str = "exporting") -> None:
     """Raise UserError where the packages of an extra are not installed."""
     from importlib.util import find_spec
 
     if missing := [package for package in packages if find_spec(package) is None]:
-        raise UserError(f"exporting needs the package {missing[0]}", f"pip install 'llmkit[{extra}]'")
+        raise UserError(f"{what} needs the package {missing[0]}", f"pip install 'llmkit[{extra}]'")
 
 
 @contextmanager
-def _whole(run: str) -> Iterator[str]:
+def whole(run: str) -> Iterator[str]:
     """Yield a model without an adapter: `run` itself, or a folder in which the two are merged."""
     from llmkit.models import loading, merge
 

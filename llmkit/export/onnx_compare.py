@@ -27,8 +27,6 @@ from llmkit.models.config import positions
 Forward = Callable[..., Any]
 LONGEST = 64  # tokens of the longest input that is made up
 ROWS, TOKENS = 500, 20_000  # that are evaluated, of rows and of running text
-# Settings of a training that would have it compute in less than fp32, or elsewhere.
-NOT_FP32 = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "tf32", "torch_compile", "use_cpu")
 
 
 class Session:
@@ -326,7 +324,9 @@ def on_rows(run: str, model: Any, forward: Forward) -> OnRows:
     recipe = recipe.model_copy(
         update={"data": recipe.data.model_copy(update={"max_eval_samples": limit}), "speed": speed}
     )
-    kept = {key: value for key, value in recipe.trainer.items() if key not in (*evaluate.NOT_EVALUATED, *NOT_FP32)}
+    kept = {
+        key: value for key, value in recipe.trainer.items() if key not in (*evaluate.NOT_EVALUATED, *evaluate.NOT_FP32)
+    }
     if recipe.task == "seq2seq":
         model.generation_config.update(**recipe.generation)
     agreement = Agreement()

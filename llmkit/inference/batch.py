@@ -260,10 +260,11 @@ def _resume(
     Returns the number of the first row that is missing, and the rows behind it that are done.
     """
     from llmkit.data.files import digest
+    from llmkit.models import loading
 
     current = {
         "model": session.name,
-        "weights": digest(*_model_identity(session.name)),
+        "weights": digest(*loading.identity(session.name)),
         "settings": session.options,
         "quantize": session.quantize,
         "device": session.model.device.type,
@@ -318,21 +319,6 @@ def _read_batches(partial: Path) -> Iterator[Batch]:
         next(stream)  # the header
         for line in stream:
             yield json.loads(line)
-
-
-def _model_identity(name: str) -> Iterator[Any]:
-    """Yield what identifies a model: a Hub id's commit, else its files' checksums; for an adapter, its base's too."""
-    from llmkit.models import loading
-
-    yield hub.commit(name)
-    directory = Path(name)
-    if disk.is_dir(directory):
-        kinds = ("*.safetensors", "*config.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
-        yield checkpoint.files_of(directory, sorted({file.name for kind in kinds for file in directory.glob(kind)}))
-    adapter = loading.adapter_settings(name, hub.commit(name))
-    if adapter is not None:
-        base = adapter["base_model_name_or_path"]
-        yield hub.commit(base, adapter.get("revision")), *_model_identity(base)
 
 
 @contextmanager

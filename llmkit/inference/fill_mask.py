@@ -6,27 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import hub, process
 from llmkit.errors import UserError
+from llmkit.inference.precision import load
 from llmkit.inference.rows_io import PredictRows, ResolveColumns, check_finite
 from llmkit.runs.finished import data_of
 
 if TYPE_CHECKING:
     from llmkit.data.rows.table import Rows
+    from llmkit.inference.precision import Precision, Quantized
 
 
 FILLED = 5  # guesses for each blank, best first
 
 
-def blank_filler(name: str) -> tuple[ResolveColumns, PredictRows]:
+def blank_filler(
+    name: str, task: str = "masked-lm", quantize: "Quantized | None" = None, precision: "Precision | None" = None
+) -> tuple[ResolveColumns, PredictRows]:
     """Load a masked language model; return how it resolves columns, and how it fills the blanks of rows."""
     import torch
-    from transformers import AutoModelForMaskedLM
 
     from llmkit.data.rows.reader import Unusable, text_in
     from llmkit.models import loading
     from llmkit.models.config import positions
 
     wanted = data_of(name, "masked-lm").text_column or "text"
-    model = loading.load_model(name, AutoModelForMaskedLM)
+    model = load(name, task, quantize, precision)
     tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     limit = positions(model.config)

@@ -10,6 +10,7 @@ from llmkit import hub, process
 from llmkit.data.output import ERROR, Output, own_name, row_writer
 from llmkit.errors import UserError, quantity, say
 from llmkit.inference.fill_mask import blank_filler
+from llmkit.inference.precision import load
 from llmkit.inference.rows_io import (
     PredictRows,
     ResolveColumns,
@@ -26,16 +27,25 @@ from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 if TYPE_CHECKING:
     from llmkit.data.files import ReadOptions
     from llmkit.data.rows.table import Rows
+    from llmkit.inference.precision import Precision, Quantized
 
 BATCH = 32
 
 
-def predict(name: str, texts: Sequence[str], source: Path | None, output: Output | None) -> None:
+def predict(
+    name: str,
+    texts: Sequence[str],
+    source: Path | None,
+    output: Output | None,
+    quantize: "Quantized | None" = None,
+    precision: "Precision | None" = None,
+) -> None:
     """Predict for each of `texts`, or each row of the file `source`; write JSON lines to stdout or to `output`.
 
     Stdout holds the predictions alone; in `output` they stand behind all columns of the input, under `predicted_KEY`
     where a column is called like KEY. An `output` with the suffix .csv gets a table. `name` is a run, a checkpoint, a
-    folder or a Hub id. Raises UserError for a model that does not predict and for rows that it cannot read.
+    folder or a Hub id; `quantize` and `precision` are those of `precision.load`. Raises UserError for a model that does
+    not predict and for rows that it cannot read.
     """
     source = check_files(texts, source, output)
     check_model(name)
@@ -50,7 +60,7 @@ def predict(name: str, texts: Sequence[str], source: Path | None, output: Output
     first = next(rows, None)
     if first is None:
         raise UserError(f"--input: there are no rows in `{source}`", "nothing to predict: is it the right file?")
-    resolve_columns, predict_rows = predictor(name, task)
+    resolve_columns, predict_rows = predictor(name, task, quantize, precision)
     columns: dict[str, str] = {}
     if task == "token-classification" and source is not None:
         read, columns = _sentences(name, source, read, resolve_columns)
@@ -110,10 +120,13 @@ def _options(name: str, task: str, source: Path) -> "ReadOptions":
 # ---- rows in, answers out ------------------------------------------------------------------------------------------
 
 
-def predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
+def predictor(
+    name: str, task: str, quantize: "Quantized | None" = None, precision: "Precision | None" = None
+) -> tuple[ResolveColumns, PredictRows]:
     """Load a model that predicts; return how it resolves columns, and how it predicts for rows.
 
-    Raises UserError for a model of another kind, with the command for it.
+    `quantize` and `precision` are those of `precision.load`. Raises UserError for a model of another kind, with the
+    command for it.
     """
     if task in ("causal-lm", "chat"):
         chat = " --chat" * (task == "chat")
@@ -129,10 +142,13 @@ def predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
             f"`{name}` only detects which tokens of a text were replaced: it is meant to be fine-tuned",
             f"llmkit finetune RECIPE model.name={run}; its generator fills blanks: llmkit predict {run}/generator",
         )
-    return blank_filler(name) if task == "masked-lm" else row_predictor(name, task)
+    kind = blank_filler if task == "masked-lm" else row_predictor
+    return kind(name, task, quantize, precision)
 
 
-def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
+def row_predictor(
+    name: str, task: str, quantize: "Quantized | None" = None, precision: "Precision | None" = None
+) -> tuple[ResolveColumns, PredictRows]:
     """Load a model of a row task; return how it resolves columns, and how it predicts for rows."""
     import numpy as np
     import torch
@@ -156,7 +172,7 @@ def row_predictor(name: str, task: str) -> tuple[ResolveColumns, PredictRows]:
         )
     data: RowData = data_of(name, task)
     record = record_of(name)
-    model = loading.load_model(name, tasks.model_class(task))
+    model = load(name, task, quantize, precision)
     tokenizer = loading.load_tokenizer(name, hub.commit(name))
     process.collect_from_here()
     fit_for_batches(tokenizer, model.config)

@@ -16,6 +16,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from llmkit import disk, hub, temporary
 from llmkit.errors import UserError
 from llmkit.recipe import upstream
+from llmkit.runs import checkpoint
 
 # The configuration of an adapter's model, with its labels. Not `config.json`: where there is one, transformers expects
 # whole weights in the adapter's folder and does not load the base (auto_factory.py).
@@ -198,6 +199,19 @@ def save_config(model: Any, directory: Path) -> None:
     if hasattr(config, "quantization_config"):  # the adapter fits the base in any precision
         del config.quantization_config
     config.to_json_file(directory / ADAPTED_CONFIG)
+
+
+def identity(name: str) -> Iterator[Any]:
+    """Yield what identifies a model: a Hub id's commit, else its files' checksums; for an adapter, its base's too."""
+    yield hub.commit(name)
+    directory = Path(name)
+    if disk.is_dir(directory):
+        kinds = ("*.safetensors", "*config.json", "*.jinja", "tokenizer*", "vocab*", "merges.txt")
+        yield checkpoint.files_of(directory, sorted({file.name for kind in kinds for file in directory.glob(kind)}))
+    adapter = adapter_settings(name, hub.commit(name))
+    if adapter is not None:
+        base = adapter["base_model_name_or_path"]
+        yield hub.commit(base, adapter.get("revision")), *identity(base)
 
 
 def adapter_file(name: str, file: str) -> str | None:

@@ -92,9 +92,7 @@ def load(name: str, limits: "Limits", max_waiting: int, quantize: "Precision | N
         about["max_model_len"] = positions(session.model.config)
         about["max_tokens"] = limits.max_tokens
         return Service(known, writer, Worker(writer.run, engines.ROWS, writer.budget, max_waiting), limits, about)
-    if quantize is not None:
-        raise UserError("--quantize is for models that write text", "leave it out")
-    rows = engines.Predictor(*predictor(name, task))
+    rows = engines.Predictor(*predictor(name, task, quantize))
     about["inputs"] = inputs_of(name, task)
     if task == "masked-lm":
         from llmkit import hub

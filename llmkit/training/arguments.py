@@ -95,6 +95,23 @@ def has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def weights_in(precision: str) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that load weights in bf16 or fp32.
+
+    Raises UserError where the hardware is not fast at bf16.
+    """
+    gpu = torch.cuda.is_available()
+    if precision == "bf16" and not (
+        torch.cuda.is_bf16_supported(including_emulation=False) if gpu else has_fast_bf16()
+    ):
+        raise UserError(
+            f"--precision bf16: this {'GPU has no bf16' if gpu else 'CPU has no fast bf16 (AVX512-BF16 or AMX)'}, "
+            "which would take hundreds of times as long",
+            "leave it out" if gpu else "leave it out; on a CPU, --quantize int8 is faster for most models that predict",
+        )
+    return {"dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]}
+
+
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:
     """`[trainer]` as upstream's class, which also joins the other processes; refuses what would go wrong silently."""
     check_trackers(settings)

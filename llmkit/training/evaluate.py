@@ -1,6 +1,7 @@
 """How good a finished model is, on the validation data of its own recipe or of another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,8 @@ from llmkit.runs.finished import check_model, one_task_of, recipe_of, record_of
 PARTIAL = ("validation_fraction", "max_eval_samples")
 # What belongs to a training: a tracker of its own, and the sharding over several processes.
 NOT_EVALUATED = ("report_to", "fsdp", "fsdp_config", "deepspeed")
+# What would have it compute in less than fp32, or elsewhere.
+NOT_FP32 = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "tf32", "torch_compile", "use_cpu")
 
 
 def find_recipe(name: str, path: str | None, task: str | None, overrides: list[str]) -> Recipe:
@@ -65,11 +68,19 @@ def _is_file_of(name: str, recipe: Recipe) -> bool:
     return bool(path) and path in record_of(name).get("paths", {}).values()
 
 
-def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[str, Any]:
+def evaluate(
+    name: str,
+    recipe: Recipe,
+    output: Output | None = None,
+    precision: str | None = None,
+    in_int8: Callable[[Any], AbstractContextManager[None]] | None = None,
+) -> dict[str, Any]:
     """Return the metrics of `name` on the validation data of `recipe`, on all its data if there is none.
 
     Of classes a table is shown, and which is taken for which. Every row, or every document of running text, is written
     into `output` with what the model made of it, mistakes first. Rows that were left out are counted and not in it.
+    `precision`, "bf16" or "fp32", is what the weights are in, whatever the recipe says; `in_int8` lets another engine
+    compute the model's forward pass. What was computed in is said under `precision` and `quantize`.
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
     Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any; `scored_by` says that texts
     were compared by characters.
@@ -82,7 +93,7 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
     from llmkit.metrics import evaluation_metrics
     from llmkit.models import loading
     from llmkit.training import trivial
-    from llmkit.training.arguments import choose_precision, training_arguments, use_cpu
+    from llmkit.training.arguments import choose_precision, training_arguments, use_cpu, weights_in
     from llmkit.training.assemble import assemble
     from llmkit.training.build import make_trainer
     from llmkit.training.mistakes import Measured
@@ -97,13 +108,29 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
                 f"name a metric: 'evaluation.metrics=[\"{tasks.row_task(recipe.task).METRICS[0]}\"]'",
             )
     transformers.utils.logging.disable_progress_bar()
-    settings, precision = choose_precision(dict(recipe.trainer))
+    settings = dict(recipe.trainer)
+    if precision is not None or in_int8 is not None:
+        settings = {key: value for key, value in settings.items() if key not in NOT_FP32} | {"bf16": False}
+    settings, why = choose_precision(settings)
+    weights = {} if precision is None else weights_in(precision)
+    speed = recipe.speed
+    if in_int8 is not None:
+        why = "in int8"
+        speed = speed.model_copy(update={"fused_loss": False, "skip_ignored": False})  # which need the output layer
+    elif precision is not None:
+        why = f"weights in {precision}"
     with temporary.folder() as nowhere:
         kept = {key: value for key, value in settings.items() if key not in NOT_EVALUATED}
         args = training_arguments(kept, nowhere)
         use_cpu(args, recipe.speed)
         load = tasks.text_task(recipe.task).load_model if recipe.task in PRETRAINING else None
-        model = loading.load_model(name, tasks.model_class(recipe.task)) if load is None else load(name)
+        if load is not None and weights:
+            raise UserError(f"--precision is not for {recipe.task}, which trains two models", "leave it out")
+        model = (
+            loading.load_model(name, tasks.model_class(recipe.task), from_pretrained_options=weights)
+            if load is None
+            else load(name)
+        )
         if recipe.task == "seq2seq":  # it is asked to write
             model.generation_config.update(**recipe.generation)
         about = record_of(name).get("trivial", {})
@@ -112,8 +139,8 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
         if assembly.prepare_model is not None and recipe.task in PRETRAINING:
             assembly.prepare_model(model)
         measured = Measured(recipe, assembly)
-        trainer = make_trainer(replace(assembly, metrics=measured.metrics), model, args, [], speed=recipe.speed)
-        say(f"model    {name} ({recipe.task}, {args.device}, {precision})")
+        trainer = make_trainer(replace(assembly, metrics=measured.metrics), model, args, [], speed=speed)
+        say(f"model    {name} ({recipe.task}, {args.device}, {why})")
         for line in assembly.lines:
             say(f"{'' if line.startswith(' ') else 'data':8} {line}")
         for note in assembly.notes:
@@ -130,7 +157,8 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
         elif WHOLE in assembly.record["data"] and _is_file_of(name, recipe):
             say("warning  the model was trained on rows of this file: the metrics will look better than they are")
         process.collect_from_here()
-        found = final_evaluation(trainer)
+        with nullcontext() if in_int8 is None else in_int8(model):
+            found = final_evaluation(trainer)
         measured.show(output)
         beside = {} if learned is None else compared(trainer, assembly.compare, learned)
     said: dict[str, Any] = evaluation_metrics(found)
@@ -154,7 +182,15 @@ def evaluate(name: str, recipe: Recipe, output: Output | None = None) -> dict[st
         said |= {key: assembly.record[key] for key in ("scored_by", "language")}
     if beside:
         said["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
-    return said
+    return said | {"precision": _computed_in(model, args), "quantize": None if in_int8 is None else "int8"}
+
+
+def _computed_in(model: Any, args: Any) -> str:
+    """Return the precision of most products: that of autocast, else that of the weights."""
+    if args.bf16 or args.fp16:
+        return "bf16" if args.bf16 else "fp16"
+    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
+    return {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(kind), "fp32")
 
 
 def _check_unread(output: Path, recipe: Recipe) -> None:
