@@ -295,7 +295,7 @@ def _path_of(data: Any) -> str:
 def load(model: str | Path, *, quantize: "Precision | None" = None, offline: bool = False) -> "Model":
     """Return a finished model: a run, a checkpoint, a folder or a Hub id. Its weights are read when they are needed.
 
-    `quantize` is that of `llmkit generate`, and of `llmkit predict` and `evaluate`. Raises UserError where there is no such model.
+    `quantize` is that of `llmkit generate`, `predict` and `evaluate`. Raises UserError where there is no such model.
     """
     from llmkit.cli.app import run_or_model
     from llmkit.runs.finished import check_model, one_task_of

@@ -10,10 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import disk, hub
+from llmkit import disk
 from llmkit.errors import UserError, say
 from llmkit.inference import generate, rows_io
-from llmkit.runs import checkpoint
 
 if TYPE_CHECKING:
     from llmkit.models.quantization import Precision
