@@ -12,7 +12,8 @@ from llmkit.runs.finished import data_of
 
 if TYPE_CHECKING:
     from llmkit.data.rows.table import Rows
-    from llmkit.inference.precision import Precision, Quantized
+    from llmkit.inference.precision import Precision
+    from llmkit.models.quantization import Precision as Quantized
 
 
 FILLED = 5  # guesses for each blank, best first

@@ -27,7 +27,8 @@ from llmkit.runs.finished import check_model, data_of, one_task_of, record_of
 if TYPE_CHECKING:
     from llmkit.data.files import ReadOptions
     from llmkit.data.rows.table import Rows
-    from llmkit.inference.precision import Precision, Quantized
+    from llmkit.inference.precision import Precision
+    from llmkit.models.quantization import Precision as Quantized
 
 BATCH = 32
 
