@@ -80,7 +80,7 @@ def evaluate(
     Of classes a table is shown, and which is taken for which. Every row, or every document of running text, is written
     into `output` with what the model made of it, mistakes first. Rows that were left out are counted and not in it.
     `precision`, "bf16" or "fp32", is what the weights are in, whatever the recipe says; `in_int8` lets another engine
-    compute the model's forward pass. What was computed in is said under `precision` and `quantize`.
+    compute the model's forward pass. Where they are given the metrics say so, under `precision` and `quantize`.
     Of causal-lm and masked-lm no token is left out: the last block is as long as what is left, which training drops.
     Of rows, `skipped_rows` were left out and `mended_rows` mended, where there are any; `scored_by` says that texts
     were compared by characters.
@@ -182,15 +182,8 @@ def evaluate(
         said |= {key: assembly.record[key] for key in ("scored_by", "language")}
     if beside:
         said["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
-    return said | {"precision": _computed_in(model, args), "quantize": None if in_int8 is None else "int8"}
-
-
-def _computed_in(model: Any, args: Any) -> str:
-    """Return the precision of most products: that of autocast, else that of the weights."""
-    if args.bf16 or args.fp16:
-        return "bf16" if args.bf16 else "fp16"
-    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
-    return {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(kind), "fp32")
+    chosen = {"precision": precision, "quantize": None if in_int8 is None else "int8"}
+    return said | {key: value for key, value in chosen.items() if value is not None}
 
 
 def _check_unread(output: Path, recipe: Recipe) -> None:
