@@ -85,7 +85,7 @@ def test_a_heading_of_troubleshooting_is_a_message():
     assert unknown == []
 
 
-TABLES = "model|tokenizer|data|evaluation|trainer|lora|generation|samples|early_stopping|guard|speed|report"
+TABLES = "model|tokenizer|data|evaluation|trainer|lora|generation|samples|early_stopping|optimizer|guard|speed|report"
 MISTAKEN = {"data.blok_size", "trainer.warmup_ratio"}  # which pages show with the error that comes
 GUIDES = [page for page in DOCS if page.parent.name in ("start", "tutorials", "guide", "concepts", "help", "docs")]
 

@@ -1,6 +1,8 @@
 """[optimizer]: which weights Muon has, whose rate is lower, and that a run goes on exactly with any of it."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from transformers import Trainer as Upstream
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Optimizer
 from llmkit.training.optimizer import MuonAndAdamW, create_optimizer, hidden_matrices
+from llmkit.training.progress import MetricsFile
 
 ALL = (
     *("optimizer.name=muon", "optimizer.learning_rate=0.02", "optimizer.layer_decay=0.8", "optimizer.ema=0.9"),
@@ -26,12 +29,25 @@ ALL = (
 )
 
 
+def stop_at(monkeypatch, step):
+    """A signal comes when this step is logged: the one after it is the last."""
+    logged = MetricsFile.on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        logged(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(MetricsFile, "on_log", on_log)
+
+
 def gpt2():
     return AutoModelForCausalLM.from_config(GPT2Config(vocab_size=40, n_layer=2, n_head=2, n_embd=16, n_positions=8))
 
 
 def bert():
-    config = BertConfig(40, 16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=3)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32}
+    config = BertConfig(**sizes, num_hidden_layers=3, num_attention_heads=2, num_labels=3)
     return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -125,8 +141,6 @@ def test_a_head_has_a_rate_of_its_own(tmp_path):
 
 
 def test_a_run_goes_on_bit_for_bit_with_all_of_it(workplace, llmkit, monkeypatch):
-    from test_resumable_trainer import stop_at
-
     words = ("pretrain", "causal.toml", *ALL, "trainer.eval_strategy=steps", "trainer.eval_steps=2", "--output-dir")
     assert llmkit(*words, "whole").exit_code == 0
     with monkeypatch.context() as patch:
@@ -190,8 +204,6 @@ def test_the_best_checkpoint_is_the_best_average(workplace, llmkit):
     ],
 )
 def test_another_optimizer_is_another_run(change, shown, workplace, llmkit, monkeypatch):
-    from test_resumable_trainer import stop_at
-
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
         assert llmkit("pretrain", "causal.toml", "--output-dir", "run").exit_code == 75
