@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -35,7 +36,7 @@ def stop_at(monkeypatch, step):
 
     def on_log(self, args, state, control, **kwargs):
         logged(self, args, state, control, **kwargs)
-        if state.global_step == step:
+        if state.global_step == step and "loss" in kwargs["logs"]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(MetricsFile, "on_log", on_log)
@@ -140,22 +141,25 @@ def test_a_head_has_a_rate_of_its_own(tmp_path):
         made(nn.Linear(2, 2), tmp_path, name="muon")
 
 
-def test_a_run_goes_on_bit_for_bit_with_all_of_it(workplace, llmkit, monkeypatch):
-    words = ("pretrain", "causal.toml", *ALL, "trainer.eval_strategy=steps", "trainer.eval_steps=2", "--output-dir")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_goes_on_bit_for_bit_with_all_of_it(killed, workplace, llmkit, monkeypatch):
+    words = ("pretrain", "causal.toml", *ALL, "trainer.eval_strategy=steps", "trainer.eval_steps=3", "--output-dir")
     assert llmkit(*words, "whole").exit_code == 0
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
         assert llmkit(*words, "parts").exit_code == 75
+    if killed:  # it would have left the checkpoint before alone
+        shutil.rmtree(workplace / "parts/checkpoint-3")
     done = llmkit(*words, "parts", "--resume")
     assert done.exit_code == 0, done.stderr
-    assert "resuming from parts/checkpoint-3" in done.stderr
+    assert f"resuming from parts/checkpoint-{2 if killed else 3}" in done.stderr
     assert losses(workplace / "parts") == losses(workplace / "whole")
     for file in ("model", "checkpoint-6/model", "checkpoint-6/optimizer", "checkpoint-6/trained-weights"):
         one, other = (workplace / run / f"{file}.safetensors" for run in ("parts", "whole"))
         assert one.read_bytes() == other.read_bytes(), file
     evaluated = [
-        [json.loads(line)["eval_loss"] for line in (workplace / run / "metrics.jsonl").open() if "eval_loss" in line]
-        for run in ("parts", "whole")
+        [json.loads(line)["eval_loss"] for line in lines.splitlines() if "eval_loss" in line]
+        for lines in ((workplace / run / "metrics.jsonl").read_text() for run in ("parts", "whole"))
     ]
     assert evaluated[0] == evaluated[1] != []
     assert json.loads((workplace / "whole/run.json").read_text())["settings"]["optimizer"]["name"] == "muon"
