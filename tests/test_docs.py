@@ -85,7 +85,7 @@ def test_a_heading_of_troubleshooting_is_a_message():
     assert unknown == []
 
 
-TABLES = "model|tokenizer|data|evaluation|trainer|lora|generation|samples|early_stopping|guard|speed|report"
+TABLES = "model|tokenizer|data|evaluation|trainer|lora|generation|samples|early_stopping|optimizer|guard|speed|report"
 MISTAKEN = {"data.blok_size", "trainer.warmup_ratio"}  # which pages show with the error that comes
 GUIDES = [page for page in DOCS if page.parent.name in ("start", "tutorials", "guide", "concepts", "help", "docs")]
 
@@ -94,7 +94,7 @@ GUIDES = [page for page in DOCS if page.parent.name in ("start", "tutorials", "g
 def test_a_key_that_a_page_names_is_one_of_a_recipe(page):
     text = page.read_text()
     named = set(re.findall(rf"(?<![\w./])(?:{TABLES})\.[a-z][a-z0-9_.]*[a-z0-9](?![\w/(*])", text)) - MISTAKEN
-    named = {key for key in named if not key.endswith((".html", ".md", ".safetensors", ".json", ".onnx"))}
+    named = {key for key in named if not key.endswith((".html", ".md", ".safetensors", ".json", ".onnx", ".pt"))}
     modules = {f"{a}.{b}" for a, b in re.findall(r"`(\w+)\.(\w+)`", text) if b in MODULES.get(a, ())}  # a function
     unknown = {key for key in named - modules if not any(key_type(split_key(key), task) for task in schema.TASKS)}
     assert sorted(unknown) == []

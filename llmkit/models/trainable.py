@@ -48,26 +48,50 @@ def freeze(model: Any, part: str, new: set[str]) -> None:
         parameter.requires_grad_(id(parameter) not in inside or name in new)
     if part == "head":
         return
-    lists: dict[str, int] = {}
-    for path, module in base.named_modules():
-        if isinstance(module, nn.ModuleList) and not path.startswith(tuple(f"{outer}." for outer in lists)):
-            lists[path] = len(module)
-    length = max(lists.values(), default=0)
+    places = places_of(base)
+    length = max(map(len, lists_of_layers(base).values()), default=0)
     first = length - int(part.removeprefix("top-"))
     if first < 0:
         raise UserError(f'model.train = "{part}": {kind} has only {length} layers')
-    layers = [f"{path}." for path in lists if lists[path] == length]
-    embeddings = {id(p) for module in base.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    reached = False
+    for parameter in base.parameters():
+        if places[id(parameter)] > first:
+            parameter.requires_grad_(True)
+
+
+def lists_of_layers(module: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the outermost lists of modules inside `module` by path: its layers, and where it has them others."""
+    lists: dict[str, nn.ModuleList] = {}
+    for path, inner in module.named_modules():
+        if isinstance(inner, nn.ModuleList) and not path.startswith(tuple(f"{outer}." for outer in lists)):
+            lists[path] = inner
+    return lists
+
+
+def places_of(base: nn.Module) -> dict[int, int]:
+    """Return where each parameter of a base model stands, by its id: 0 before the layers, N in the Nth, then behind.
+
+    The layers are the longest list of modules, or the lists, where several are as long (an encoder's and a decoder's).
+    Embedding tables stand before them wherever they are defined, outside of a layer.
+    """
+    lists = lists_of_layers(base)
+    length = max(map(len, lists.values()), default=0)
+    layers = [f"{path}." for path in lists if len(lists[path]) == length]
+    embeddings = embedded(base)
+    places, reached = {}, False
     for name, parameter in base.named_parameters():
         within = next((path for path in layers if name.startswith(path)), None)
         if within is not None:
             reached = True
-            trained = int(name.removeprefix(within).split(".")[0]) >= first
+            places[id(parameter)] = int(name.removeprefix(within).split(".")[0]) + 1
         else:
-            trained = reached and id(parameter) not in embeddings
-        if trained:
-            parameter.requires_grad_(True)
+            places[id(parameter)] = length + 1 if reached and id(parameter) not in embeddings else 0
+    return places
+
+
+def embedded(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters of embedding tables inside `module`."""
+    tables = (inner for inner in module.modules() if isinstance(inner, nn.Embedding))
+    return {id(parameter) for table in tables for parameter in table.parameters()}
 
 
 def adapt(model: Any, lora: Mapping[str, Any], task_type: str | None, new: set[str], table: Model) -> Any:

@@ -14,7 +14,7 @@ from llmkit.errors import UserError, in_bytes
 from llmkit.plan.architectures import Model, Stack, model_of
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData, TextData
-from llmkit.recipe.schema import PRETRAINING, Recipe
+from llmkit.recipe.schema import PRETRAINING, Optimizer, Recipe
 from llmkit.recipe.tasks import TASKS
 
 # Numbers that an optimizer keeps for each trained parameter, by its name in TrainingArguments.
@@ -35,7 +35,7 @@ class Needs:
     Attributes:
         parameters: of the model, shared ones once.
         trained: how many of them are trained, those of an adapter included.
-        memory: bytes by kind: weights, gradients, optimizer (where it is known), activations, logits.
+        memory: bytes by kind: weights, gradients, optimizer (where it is known), average, activations, logits.
         peak: bytes of tensors at the peak of a step: gradients come as activations go.
         flops: floating-point operations of a step, of all processes.
         model_bytes: of the finished model on the disk.
@@ -72,12 +72,32 @@ class Batch:
     fused: bool = True
     on_gpu: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)  # of [trainer]
+    optimizer: Optimizer = field(default_factory=Optimizer.model_construct)
 
 
-def held(parameters: int, trained: int, optimizer: str) -> dict[str, int]:
-    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known."""
+def held(
+    parameters: int, trained: int, optimizer: str, table: Optimizer | None = None, hidden: int | None = None
+) -> dict[str, int]:
+    """Compute the bytes that training holds in fp32, by what they are for; an optimizer's only where they are known.
+
+    Args:
+        parameters: Of the model.
+        trained: How many of them are trained.
+        optimizer: Its name in TrainingArguments.
+        table: The recipe's [optimizer].
+        hidden: Parameters of the trained matrices inside layers, for which Muon keeps one number each; None where
+            that is not known.
+
+    Returns:
+        The bytes of weights, gradients, the optimizer's state, and the average of the weights.
+    """
     sizes = {"weights": 4 * parameters, "gradients": 4 * trained}
-    return {**sizes, "optimizer": 4 * MOMENTS[optimizer] * trained} if optimizer in MOMENTS else sizes
+    spared = hidden if table is not None and table.name == "muon" else 0
+    if optimizer in MOMENTS and spared is not None:
+        sizes["optimizer"] = 4 * (MOMENTS[optimizer] * trained - spared)
+    if table is not None and table.ema is not None:
+        sizes["average"] = 4 * trained
+    return sizes
 
 
 def needs(model: Model, batch: Batch, train: str = "all", lora: Mapping[str, Any] | None = None) -> Needs:
@@ -93,7 +113,8 @@ def needs(model: Model, batch: Batch, train: str = "all", lora: Mapping[str, Any
         What it takes.
     """
     parameters, trained, layers = _trained(model, train, lora)
-    memory = held(parameters, trained, str(batch.settings.get("optim", OPTIMIZER)))
+    hidden = 0 if lora is not None else sum(min(each.layers, layers) * each.layer_matrices for each in model.stacks)
+    memory = held(parameters, trained, str(batch.settings.get("optim", OPTIMIZER)), batch.optimizer, hidden)
     tokens = batch.size * batch.length
     written = batch.size * batch.written
     activations = logits = flops = 0.0
@@ -120,9 +141,9 @@ def needs(model: Model, batch: Batch, train: str = "all", lora: Mapping[str, Any
     activations += max(0.0, recomputed - logits)
     memory |= {"activations": round(activations), "logits": round(logits)}
     at_once = memory["activations"] + memory["logits"] + (memory["gradients"] if batch.accumulated > 1 else 0)
-    peak = memory["weights"] + memory.get("optimizer", 0) + max(at_once, memory["gradients"])
+    state = memory.get("optimizer", 0) + memory.get("average", 0)
+    peak = memory["weights"] + state + max(at_once, memory["gradients"])
     written_model = 4 * (parameters if lora is None else trained)
-    state = memory.get("optimizer", 0)
     kept = batch.settings.get("save_total_limit") or 2
     saves = batch.settings.get("save_strategy", "steps") != "no"
     return Needs(
@@ -276,6 +297,7 @@ def batch_of(
         fused=recipe.speed.fused_loss and not settings.get("label_smoothing_factor"),
         on_gpu=gpu,
         settings=settings,
+        optimizer=recipe.optimizer,
     )
 
 

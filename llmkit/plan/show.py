@@ -90,7 +90,7 @@ def plan(outlook: Outlook, memory: float | None, measured: bool, price: float | 
         record["fits"] = _fits(memory, outlook, args, traced, tracer, notes)
     if record["flops"]["total"] and traced is not None:
         of_batch = traced.memory["activations"]
-        held = traced.memory["weights"] + traced.memory["optimizer"] + 4 * traced.trained
+        held = traced.memory["weights"] + traced.memory["optimizer"] + traced.memory["average"] + 4 * traced.trained
         record["gpus"] = [vars(each) for each in gpus.on_paper(record["flops"]["total"], held, of_batch)]
     if measured:
         record["measured"] = _measured(outlook, price)
@@ -296,7 +296,7 @@ def _words(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _memory_in_words(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if memory["peak"] is None:
         return
-    kinds = ("weights", "gradients", "optimizer", "activations", "logits")
+    kinds = ("weights", "gradients", "optimizer", "average", "activations", "logits")
     parts = ", ".join(f"{name} {in_bytes(memory[name])}" for name in kinds if memory.get(name))
     how = "traced" if memory["by"] == "trace" else "by formula"
     yield "memory", f"{in_bytes(memory['peak'])} at the peak of a step ({how}): {parts}"

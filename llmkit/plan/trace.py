@@ -25,12 +25,13 @@ from llmkit.errors import UserError
 from llmkit.models.config import choose_block_size
 from llmkit.models.weights import create_model
 from llmkit.recipe.data_tables import TextData
-from llmkit.recipe.schema import GENERATING, Model, Recipe, Speed
+from llmkit.recipe.schema import GENERATING, Model, Optimizer, Recipe, Speed
 from llmkit.recipe.tasks import TASKS
 from llmkit.speed import length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.training.assembly import Assembly
 from llmkit.training.batch_size import longest
+from llmkit.training.optimizer import create_optimizer
 
 # MemTracker's kinds, under the names of the plan. What backward makes and drops again counts with the activations.
 KINDS = {
@@ -156,7 +157,7 @@ def trace(recipe: Recipe, config: Any, args: TrainingArguments, assembly: Assemb
                 assembly.prepare_model(model)
         parts = _parts(batch, model, recipe) if assembly is not None else [batch]
         with _one_document_a_row("position_ids" not in batch):
-            return _traced(mode, model, parts, args, losses, recipe.speed)
+            return _traced(mode, model, parts, args, losses, recipe.speed, recipe.optimizer)
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as problem:
         said = str(problem).strip().splitlines() or [type(problem).__name__]
         raise UserError(f"the model cannot be traced: {said[0]}", REMEDY) from problem
@@ -235,6 +236,7 @@ def _traced(
     args: TrainingArguments,
     losses: Callable[..., torch.Tensor] | None,
     speed: Speed,
+    table: Optimizer,
 ) -> Traced:
     """Trace the steps of `model`, which was made in `mode`, on micro-batches that are real."""
     counts = [int((batch["labels"] != -100).sum()) for batch in batches]
@@ -252,8 +254,11 @@ def _traced(
                 if type(module) is nn.Dropout and module.p and not module.inplace:
                     module.__class__ = _Dropout
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        optimizer = kind(trained, **options)
+        if table.is_set:
+            optimizer = create_optimizer(model, table, args, ())
+        else:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+            optimizer = kind(trained, **options)
         tracker = _Tracker()
         tracker.track_external(model, *(x for batch in tensors for x in batch.values() if torch.is_tensor(x)))
 
@@ -286,6 +291,7 @@ def _traced(
             for batch, labels in microbatches:
                 learn(batch, labels)
     memory = dict.fromkeys(KINDS.values(), 0)
+    memory["average"] = 0 if table.ema is None else sum(parameter.nbytes for parameter in trained)
     for snapshot in tracker.get_tracker_snapshot("peak").values():
         for name, size in snapshot.items():
             if name != "Total":

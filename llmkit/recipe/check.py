@@ -217,6 +217,7 @@ def check_together(draft: Draft) -> None:
     get, problem = draft.get, draft.problem
     _check_length(draft)
     _check_best(draft)
+    _check_optimizer(draft)
     if get("trainer", "bf16") is True and get("trainer", "fp16") is True:
         later = max(("bf16", "fp16"), key=lambda name: draft.lines.get(("trainer", name), 10**9))
         problem(("trainer", later), "set bf16 or fp16, not both")
@@ -255,6 +256,24 @@ def _check_best(draft: Draft) -> None:
             draft.problem(
                 key, f"needs `trainer.save_steps` ({every:g}) to be a multiple of `trainer.eval_steps` ({measured:g})"
             )
+
+
+def _check_optimizer(draft: Draft) -> None:
+    """Report keys of Muon without Muon, and what Muon cannot be combined with."""
+    muon = draft.get("optimizer", "name") == "muon"
+    for key in ("learning_rate", "momentum", "weight_decay"):
+        if draft.get("optimizer", key) is not None and not muon and not _refused(draft, "optimizer", "name"):
+            own = "" if key == "momentum" else f"; that of AdamW is trainer.{key}"
+            draft.problem(("optimizer", key), f'belongs to Muon: set `optimizer.name = "muon"`{own}')
+    if not muon:
+        return
+    if "lora" in draft.values:
+        draft.problem(("optimizer", "name"), 'Muon is for whole matrices, and [lora] trains an adapter: use "adamw"')
+    optim = draft.get("trainer", "optim")
+    if optim is not None and not str(optim).startswith("adamw_torch"):
+        draft.problem(
+            ("optimizer", "name"), f'"muon" leaves the rest to AdamW, and `trainer.optim` is "{optim}": leave that out'
+        )
 
 
 def _check_length(draft: Draft) -> None:

@@ -178,6 +178,51 @@ class EarlyStopping(Table):
     )
 
 
+class Optimizer(Table):
+    """How the weights follow from the gradients, beyond what `[trainer]` says."""
+
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="`adamw`: the optimizer of `trainer.optim`, which is AdamW unless set. `muon`: Muon for the "
+        "matrices inside the layers, and AdamW as [trainer] says for embeddings, head, norms and biases.",
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Of Muon's matrices, whose updates are scaled to the size of AdamW's; by default "
+        "`trainer.learning_rate`.",
+    )
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="Of Muon; by default 0.95.")
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="Of Muon's matrices; by default `trainer.weight_decay`."
+    )
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, description="Of the head on an encoder; by default `trainer.learning_rate`."
+    )
+    layer_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Multiply the learning rate of each layer by this for each layer above it, and of the embeddings "
+        "once more; the head keeps the whole rate.",
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Evaluate and save an exponential moving average of the weights with this decay, such as 0.999; "
+        "early steps count less, as the decay of step t is at most (1 + t) / (10 + t).",
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Tell whether it asks for anything but what `[trainer]` says."""
+        return self.model_dump(exclude_none=True) != ADAMW
+
+
+ADAMW = {"name": "adamw"}  # what a recipe without [optimizer] means
+
+
 class Guard(Table):
     """When to skip a harmful step, when to stop the run, and how long to wait for data."""
 
@@ -329,6 +374,9 @@ class Recipe(Table):
         default=None, description="What the model writes while it learns, for the tasks that write."
     )
     early_stopping: EarlyStopping | None = Field(default=None, description="Stop when evaluation no longer improves.")
+    optimizer: Optimizer = Field(
+        default=Optimizer.model_construct(), description="How weights are updated, beyond what [trainer] says."
+    )
     guard: Guard = Field(default=Guard.model_construct(), description="When to skip a step, and when to stop the run.")
     speed: Speed = Field(default=Speed.model_construct(), description="Settings that make training faster.")
     report: Report = Field(default=Report.model_construct(), description="What to show and keep when training ends.")
@@ -426,6 +474,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
             "model": Model,
             "tokenizer": Tokenizer,
             "early_stopping": EarlyStopping,
+            "optimizer": Optimizer,
             "guard": Guard,
             "speed": Speed,
             "report": Report,
@@ -439,6 +488,7 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "evaluation": Evaluation,
         **({"samples": Samples} if task in GENERATING or task not in TASKS else {}),
         "early_stopping": EarlyStopping,
+        "optimizer": Optimizer,
         "guard": Guard,
         "speed": Speed,
         "report": Report,

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from llmkit.errors import scrub
 from llmkit.recipe import upstream
@@ -196,8 +196,10 @@ def advised(table: str, advice: str) -> str:
     return assignment(f"{table}.{found[0][0]}", found[0][1].strip(_QUOTE)) if len(found) == 1 else ""
 
 
-def _same_name(word: str, task: object) -> Iterator[str]:
-    return (key for key in known_keys(task, word) if key.rpartition(".")[2] == word)
+def _same_name(word: str, task: object) -> list[str]:
+    """List the keys of that name; those of [trainer] before those of Muon, which are called the same."""
+    keys = (key for key in known_keys(task, word) if key.rpartition(".")[2] == word)
+    return sorted(keys, key=lambda key: key.startswith("optimizer."))
 
 
 def suggestion(key: Key, siblings: Sequence[str], text: str | None, task: object) -> str:

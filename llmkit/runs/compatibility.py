@@ -169,6 +169,7 @@ def _begun_with(directory: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]
             "it records what the run was started with; put a whole copy there, or move it away: the settings that the "
             "checkpoints record are compared all the same",
         )
+    tables.setdefault("optimizer", dict(schema.ADAMW))
     parts = {"": tables} if tables.get("task") not in schema.PRETRAINING else {}
     lacking = []
     for name, part in {**parts, **tables.get("tasks", {})}.items():
@@ -281,6 +282,7 @@ def fingerprints(
         "tokenizer": tokenizer,
         "trainer": {key: value for key, value in recipe.trainer.items() if not is_free(f"trainer.{key}")},
         "model": {key: value for key, value in config.items() if key not in UNIMPORTANT and not key.startswith("_")},
+        "optimizer": recipe.optimizer.model_dump(exclude_none=True),
     }
     if recipe.lora is not None and recipe.model.name:  # checkpoints do not hold the base's weights
         base = Path(recipe.model.name)

@@ -105,7 +105,19 @@ def _flat(value: Any) -> bool:
 
 
 _TABLE = _each(_anything)
-_TABLES = ("data", "trainer", "tokenizer", "evaluation", "generation", "samples", "guard", "speed", "report", "tasks")
+_TABLES = (
+    "data",
+    "trainer",
+    "tokenizer",
+    "evaluation",
+    "generation",
+    "samples",
+    "optimizer",
+    "guard",
+    "speed",
+    "report",
+    "tasks",
+)
 _SETTINGS = _of(
     {
         "task": _text,

@@ -69,7 +69,7 @@ def build_trainer(
             by_length=args.train_sampling_strategy == "group_by_length",
         ),
     }
-    options = {"guard": recipe.guard, "speed": recipe.speed, "stop": stop, **saving}
+    options = {"optimizer": recipe.optimizer, "guard": recipe.guard, "speed": recipe.speed, "stop": stop, **saving}
     return make_trainer(assembly, model, args, callbacks, **options), stop
 
 

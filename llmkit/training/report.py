@@ -72,7 +72,7 @@ def introduce(
         for name, text in closed_form.lines(needs, args.max_steps if args.max_steps > 0 else None):
             say(f"{name:8} {text}")
     elif not (recipe.model.load_in_4bit or args.fsdp or args.deepspeed):  # there it is divided otherwise
-        parts = closed_form.held(facts["parameters"], trained, _as_it_is(args)["optim"])
+        parts = closed_form.held(facts["parameters"], trained, _as_it_is(args)["optim"], recipe.optimizer)
         listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
         say(f"memory   {in_bytes(sum(parts.values()))} and what a batch takes: {listed}")
     if isinstance(assembly.train, MixedBlocks) and "max_time" not in facts:

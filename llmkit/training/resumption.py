@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import UserError, say
+from llmkit.recipe.schema import ADAMW
 from llmkit.runs import checkpoint, compatibility
 from llmkit.runs import directory as runs
 from llmkit.runs.longer import LENGTH
 from llmkit.training import strategy
 from llmkit.training.schedule import DECAYING, Schedule
 from llmkit.training.trainer import Trainer
+
+# What decides which state an optimizer has, and for which groups of weights.
+STATE = ("trainer.optim", *(f"optimizer.{key}" for key in ("name", "head_learning_rate", "layer_decay", "ema")))
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Resumption:
     @property
     def new_schedule(self) -> bool:
         """Tell whether the learning rate follows the recipe anew, and not the state of the checkpoint."""
-        return any(key.startswith("trainer.") and key not in LENGTH for key in self.changed)
+        return any(key.startswith(("trainer.", "optimizer.")) and key not in LENGTH for key in self.changed)
 
 
 def find_resumption(
@@ -58,7 +62,8 @@ def find_resumption(
         if schedule.kind == DECAYING:
             start = before_decay(last, schedule, steps) or last
     strategy.refuse_other_state(trainer, start)
-    changes = compatibility.changes(start.manifest["fingerprints"], trainer.fingerprints)
+    begun_with = {"optimizer": ADAMW, **start.manifest["fingerprints"]}
+    changes = compatibility.changes(begun_with, trainer.fingerprints)
     compatibility.refuse(changes, allowed, directory)
     begun = start.manifest["epoch"] + (start.manifest["samples"] > 0)
     args = trainer.args
@@ -68,8 +73,9 @@ def find_resumption(
             "train for longer, or move the later checkpoints away",
         )
     changed = tuple(key for key, *_ in changes)
-    if "trainer.optim" in changed:
-        raise UserError("the optimizer cannot be changed: the saved state belongs to another one", "keep trainer.optim")
+    if kept := [key for key in changed if key in STATE]:
+        said = "the optimizer cannot be changed: the saved state belongs to another one"
+        raise UserError(said, f"keep {', '.join(kept)}")
     if any(key.startswith("trainer.") and key not in LENGTH for key in changed) and strategy.schedules_itself(trainer):
         raise UserError(
             "DeepSpeed's configuration has an optimizer or a scheduler of its own, which keeps its learning rate",

@@ -33,6 +33,7 @@ from llmkit.training.arguments import (
     SEVERAL_TASKS,
     choose_precision,
     fit_memory,
+    has_fast_bf16,
     total_batch_size,
     training_arguments,
     use_cpu,
@@ -107,6 +108,8 @@ def run(
         )
         model, made = zero3.as_one_process_makes(make_model)
     assembly.notes.extend([*made, *batch_notes])
+    if recipe.optimizer.name == "muon" and args.device.type == "cpu" and not has_fast_bf16():
+        assembly.notes.append("Muon multiplies matrices in bf16, at which this CPU is slow: a step takes longer for it")
     if assembly.prepare_model is not None:
         assembly.prepare_model(model)
     record = runs.read_record(directory)

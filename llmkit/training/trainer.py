@@ -1,7 +1,7 @@
 """The few places where `transformers.Trainer` must be better. A test checks the signature of each method overridden."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch.utils.data import SequentialSampler
 
 from llmkit.data.rows.batches import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
-from llmkit.errors import RunError, say
+from llmkit.errors import RunError, UserError, say
 from llmkit.models.loading import save_config
 from llmkit.models.trainable import save_as_lora
 from llmkit.recipe.schema import Guard as GuardTable
-from llmkit.recipe.schema import Speed
+from llmkit.recipe.schema import Optimizer, Speed
 from llmkit.runs import state
 from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
@@ -23,11 +23,14 @@ from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.tasks.trivial import Comparison
 from llmkit.training import samples, sharded
 from llmkit.training.arguments import total_batch_size
+from llmkit.training.average import Average
 from llmkit.training.guard import Guard, Skipped, skip_step
+from llmkit.training.optimizer import create_optimizer
 from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
 from llmkit.training.samples import Sampler
 from llmkit.training.signals import StopOnSignal
 
+TRAINED = "trained-weights"  # a checkpoint's file of the weights themselves, where the model's are their average
 SHOWN = 8  # examples of a skipped step that its line names
 
 
@@ -58,6 +61,7 @@ class Trainer(ResumableTrainer):
         several: bool = False,
         sampler: Sampler | None = None,
         rows: bool = False,
+        optimizer: Optimizer | None = None,
         guard: GuardTable | None = None,
         speed: Speed | None = None,
         stop: StopOnSignal | None = None,
@@ -88,6 +92,15 @@ class Trainer(ResumableTrainer):
         speed = speed or Speed()
         # A compiled model wants one shape, and to be left as it is.
         self._open = self._whole_weights() and not self.args.torch_compile
+        self._optimizer_table = optimizer or Optimizer()
+        if self._optimizer_table.is_set and not self._whole_weights():
+            raise UserError(
+                "[optimizer] is not tested where weights are divided among processes (FSDP, DeepSpeed)",
+                "leave it out, or train without them",
+            )
+        ema = self._optimizer_table.ema
+        self.average = None if ema is None else Average(model, ema)
+        self._taken: torch.Tensor | float = 1.0  # whether the last step was, for the average
         fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
         self.head = FusedLMLoss(model, fused, skip) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
@@ -185,10 +198,57 @@ class Trainer(ResumableTrainer):
             torch.distributed.all_reduce(shared)
             shared /= self.args.world_size
         ok = self.guard.check(self.state.global_step + 1, shared, norm, examples)
+        self._taken = ok.float()
         if not self.guard.scaled or self._guard_table.spike_sigma is not None:
             fused = self._whole_weights() and not self.guard.scaled  # a scaler sets `found_inf` itself
             skip_step(self.optimizer, self._parameters(model), ok, on_device=fused)
         return ok
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Create the optimizer as upstream, or as `[optimizer]` asks."""
+        if not self._optimizer_table.is_set:
+            return super().create_optimizer(model)
+        trained = self.model if model is None else model
+        decays = self.get_decay_parameter_names(trained)
+        made = create_optimizer(trained, self._optimizer_table, self.args, decays)
+        self.optimizer = made
+        return made
+
+    # ---- the average of the weights --------------------------------------------------------------------------------
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights, where there is one, into the model for a while."""
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def on_step_end(self) -> None:
+        if self.average is not None:
+            self.average.update(self.state.global_step, self._taken)
+        super().on_step_end()
+
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> Any:
+        """Train as upstream; a training that is over leaves the average of the weights in the model."""
+        result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.average is not None and not self.stopped:
+            self.average.apply()
+        return result
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint, whose weights are averages."""
+        if self.average is not None and not self.stopped:
+            self.average.apply()
+        super()._load_best_model()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.restore(state.read(Path(resume_from_checkpoint), TRAINED))
+
+    def _write(self, draft: Path) -> None:
+        """Write this process's part into the draft: the averaged weights as the model's, the trained ones beside."""
+        with self._averaged():
+            super()._write(draft)
+            if self.average is not None and self.args.should_save:
+                state.write(dict(self.average.trained()), draft, TRAINED)
 
     def _whole_weights(self) -> bool:
         """Return whether every process has all of the weights: neither FSDP nor DeepSpeed."""
@@ -334,12 +394,13 @@ class Trainer(ResumableTrainer):
         metrics: dict[str, float] = {}
         random, mark = state.random_state(), self.evaluation_mark()
         try:
-            for number, (name, part) in enumerate(parts.items()):
-                prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
-                self.compute_metrics = lambda stats, part=part, prefix=prefix: self._keep(prefix, stats, part)
-                metrics |= super().evaluate(part, ignore_keys, prefix)
-            if eval_dataset is None:
-                self.sample()
+            with self._averaged():
+                for number, (name, part) in enumerate(parts.items()):
+                    prefix = f"{metric_key_prefix}_{name}" if number or self._several else metric_key_prefix
+                    self.compute_metrics = lambda stats, part=part, prefix=prefix: self._keep(prefix, stats, part)
+                    metrics |= super().evaluate(part, ignore_keys, prefix)
+                if eval_dataset is None:
+                    self.sample()
         except StoppedInEvaluation:
             self.rollback_evaluation(mark)
             raise
@@ -364,7 +425,7 @@ class Trainer(ResumableTrainer):
             return
         random, together = state.random_state(), self.args.world_size > 1
         try:
-            with self.compute_loss_context_manager():
+            with self._averaged(), self.compute_loss_context_manager():
                 found = self.sampler.write(
                     self.model, self.args.device, samples.seed_of(self.args.seed, step), self._heed, together
                 )
@@ -431,12 +492,13 @@ class Trainer(ResumableTrainer):
         config.use_cache = self._use_cache_when_saved
         try:
             directory = Path(output_dir or self.args.output_dir)
-            self.save_weights(directory, in_checkpoint=_internal_call)
-            if self.args.should_save and hasattr(self.model, "peft_config"):
-                save_config(self.model, directory)
-                save_as_lora(self.model, directory)
-            if self.args.should_save and hasattr(self.model, "save_each") and not _internal_call:
-                self.model.save_each(directory, self.processing_class)
+            with self._averaged():
+                self.save_weights(directory, in_checkpoint=_internal_call)
+                if self.args.should_save and hasattr(self.model, "peft_config"):
+                    save_config(self.model, directory)
+                    save_as_lora(self.model, directory)
+                if self.args.should_save and hasattr(self.model, "save_each") and not _internal_call:
+                    self.model.save_each(directory, self.processing_class)
         finally:
             config.use_cache = in_training
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from transformers.training_args import OptimizerNames
 
 from llmkit.models.trainable import freeze
 from llmkit.plan import architectures, closed_form
+from llmkit.recipe.schema import Optimizer
+from llmkit.training.optimizer import hidden_matrices
 
 # Small, and with no two sizes alike.
 ENCODER = {
@@ -154,6 +157,24 @@ def test_the_memory_of_a_training_is_what_it_then_holds():
     assert "optimizer" not in closed_form.held(*counts, "adamw_8bit")
     assert "optimizer" not in closed_form.held(*counts, "sgd")  # it keeps one with momentum alone
     assert set(closed_form.MOMENTS) < set(OptimizerNames)
+
+
+@pytest.mark.parametrize(("kind", "auto"), [("gpt2", "AutoModelForCausalLM"), ("bert", "AutoModelForMaskedLM")])
+def test_muon_keeps_one_number_for_each_hidden_weight_and_an_average_one_more(kind, auto):
+    with torch.device("meta"):
+        model = getattr(transformers, auto).from_config(transformers.AutoConfig.for_model(kind, **CONFIGS[kind]))
+    hidden = hidden_matrices(model)
+    spared = sum(each.numel() for each in model.parameters() if id(each) in hidden)
+    found = architectures.model_of({"model_type": kind, **CONFIGS[kind]}, auto)
+    batch = closed_form.Batch(2, 8)
+    plain = closed_form.needs(found, batch)
+    table = Optimizer(name="muon", ema=0.9)
+    needs = closed_form.needs(found, replace(batch, optimizer=table))
+    assert plain.memory["optimizer"] - needs.memory["optimizer"] == 4 * spared > 0
+    assert needs.memory["average"] == 4 * needs.trained
+    assert needs.peak - plain.peak == 4 * (needs.trained - spared)
+    assert needs.checkpoint_bytes - plain.checkpoint_bytes == 4 * (needs.trained - spared)
+    assert "optimizer" not in closed_form.held(10, 10, "adamw_torch_fused", table)  # its matrices are not known
 
 
 def test_bytes_are_written_in_one_unit():

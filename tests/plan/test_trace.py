@@ -100,6 +100,16 @@ def test_the_closed_form_is_near_the_trace(kind, bf16, workplace):
     assert formula.flops == pytest.approx(found.flops, rel=0.1)
 
 
+def test_muon_and_an_average_are_traced(workplace):
+    asked = [*WIDE["causal"], "optimizer.name=muon", "optimizer.ema=0.9"]
+    recipe = load("causal.toml", asked, None, None, "pretrain")
+    found, outlook = traced(recipe)
+    formula = closed_form.of_recipe(outlook.recipe)
+    assert found.memory["optimizer"] == pytest.approx(formula.memory["optimizer"], rel=0.02)
+    assert found.memory["average"] == formula.memory["average"]
+    assert formula.peak == pytest.approx(found.peak, rel=0.15)
+
+
 def test_an_adapter_has_gradients_of_its_own_alone(workplace, base):
     rows = [f"{line},{i % 2}" for i, line in enumerate(corpus(40).splitlines())]
     (workplace / "rows.csv").write_text("\n".join(["text,label", *rows]))

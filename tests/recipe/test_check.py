@@ -354,6 +354,22 @@ def test_the_shape_of_the_message(write):
             PLAIN + "[early_stopping]\n[trainer]\neval_strategy = 'steps'\n",
             "line 8  early_stopping: needs `trainer.metric_for_best_model` or `trainer.load_best_model_at_end = true`",
         ),
+        # the optimizer
+        (
+            PLAIN + "[optimizer]\nlearning_rate = 0.01\n",
+            'line 9  optimizer.learning_rate: belongs to Muon: set `optimizer.name = "muon"`; that of AdamW is '
+            "trainer.learning_rate",
+        ),
+        (
+            PLAIN + '[optimizer]\nname = "muon"\n[lora]\nr = 4\n',
+            'line 9  optimizer.name: Muon is for whole matrices, and [lora] trains an adapter: use "adamw"',
+        ),
+        (
+            PLAIN + '[optimizer]\nname = "muon"\n[trainer]\noptim = "adafactor"\n',
+            'line 9  optimizer.name: "muon" leaves the rest to AdamW, and `trainer.optim` is "adafactor": leave that '
+            "out",
+        ),
+        (PLAIN + "[optimizer]\nema = 1.0\n", "line 9  optimizer.ema: must be below 1, not 1.0"),
     ],
 )
 def test_each_mistake(write, text, message):

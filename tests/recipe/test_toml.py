@@ -71,6 +71,7 @@ def test_the_resolved_recipe_says_where_each_value_is_from(write, tmp_path):
         "[generation]\ndo_sample = true  # default\ntemperature = 0.8  # default\n"
         "top_p = 0.95  # default\nmax_new_tokens = 200  # default\n\n"
         "[samples]\nmax_new_tokens = 60  # default\n\n"
+        '[optimizer]\nname = "adamw"  # default\n\n'
         "[guard]\nmax_skipped_steps = 5  # default\ndataloader_timeout = 600  # default\n\n"
         "[speed]\nfused_loss = true  # default\nskip_ignored = true  # default\n"
         "fast_dropout = true  # default\nreuse_memory = true  # default\n\n"

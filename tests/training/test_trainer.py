@@ -20,6 +20,7 @@ from llmkit.training.trainer import Trainer
 OVERRIDDEN = (
     *("compute_loss", "training_step", "prediction_step", "floating_point_ops", "_get_grad_norm"),
     *("evaluate", "_get_train_sampler", "_get_eval_sampler", "_get_dataloader", "save_model"),
+    *("create_optimizer", "train", "_load_from_checkpoint"),
 )
 OF_RESUMING = (
     *("set_initial_training_values", "_init_training_state", "_run_epoch", "get_batch_samples"),
@@ -39,7 +40,7 @@ def test_an_overridden_method_has_upstreams_signature(of, method):
 
 
 def test_nothing_else_is_overridden():
-    more = {Trainer: {"log", "_maybe_log_save_evaluate"}}
+    more = {Trainer: {"log", "_maybe_log_save_evaluate", "_load_best_model"}}
     for of, known in OURS.items():
         ours = {name for name in vars(of) if inspect.isfunction(vars(of)[name])} - {"__init__"}
         assert {name for name in ours if hasattr(transformers.Trainer, name)} == {*known, *more.get(of, ())}
