@@ -1,5 +1,6 @@
 """Write a finished model as ONNX, with what it takes to use it, and keep it only if onnxruntime computes the same."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def _quantized(run: str, model: Any, tokenizer: Any, task: str, traced: Path, fo
 
     All layers; or all but the narrowing; or all by blocks.
     """
-    ways = (
+    ways: tuple[tuple[str, Callable[[Path, Path], None]], ...] = (
         ("", partial(onnx_file.quantize, spare=False)),
         ("with the narrowing layers in f32", partial(onnx_file.quantize, spare=True)),
         ("with a scale for each 32 inputs of a layer, which is slower", onnx_file.quantize_blocks),

@@ -29,6 +29,8 @@ FREE = {
     "--name",
     "--price",
     "--trials",
+    "--workers",
+    "--shard-size",
     "--processes",
     "--max-time",
     "--seeds",
