@@ -72,8 +72,9 @@ crash: install  ## kill a training, a sweep and a preparation at random moments
 exports: install  ## export tiny models of each kind to ONNX and run them: minutes
 	$(BIN)/python -m pytest tests/export/onnx_models.py
 
-distributed: .venv-distributed/installed  ## DDP, FSDP2, ZeRO and fp16 on a CPU, or some: make distributed WORK="ZeRO-3 lora"
+distributed: .venv-distributed/installed  ## DDP, FSDP2, ZeRO, fp16 and other launchers on a CPU, or some: make distributed WORK="ZeRO-3 lora"
 	.venv-distributed/bin/python tests/distributed.py $(WORK)
+	$(if $(WORK),,.venv-distributed/bin/python -m pytest -q tests/launched_worlds.py)
 
 .venv-distributed/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-distributed

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 
-from llmkit import process, stdout, terminal
+from llmkit import process, stdout, terminal, worlds
 from llmkit.cli import app, completion
 from llmkit.errors import UserError, tell
 
@@ -19,7 +19,7 @@ def main() -> None:
         return completion.answer(app, os.environ[completion.ASKED], sys.argv[1:])
     process.forget_empty_settings()
     terminal.guard()
-    process.ignore_launchers()
+    process.ignore_launchers(told=worlds.LAUNCHED in sys.argv)
     try:
         try:
             refuse_bytes(sys.argv[1:])

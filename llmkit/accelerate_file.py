@@ -31,6 +31,10 @@ class AccelerateFile:
         return int(self.settings.get("machine_rank") or 0)
 
     @property
+    def machines(self) -> int:
+        return max(int(self.settings.get("num_machines") or 1), self.machine_rank + 1)
+
+    @property
     def on_cpu(self) -> bool:
         return bool(self.settings.get("use_cpu")) or self.kind == "MULTI_CPU"
 
@@ -58,7 +62,7 @@ def read(path: Path) -> AccelerateFile:
     try:
         settings = yaml.safe_load(path.read_text())
         found = AccelerateFile(path, settings)
-        _ = settings.keys(), found.machine_rank
+        _ = settings.keys(), found.machines
     except (yaml.YAMLError, AttributeError, ValueError, TypeError) as problem:
         raise UserError(f"--accelerate-config: `{path}` is not an Accelerate configuration", CREATE) from problem
     _refuse(found)
@@ -75,6 +79,11 @@ def _refuse(file: AccelerateFile) -> None:
         problems.append(f"distributed_type: {UNTESTED[file.kind]} are not supported".replace("LM are", "LM is"))
     if str(file.settings.get("mixed_precision")).lower() == "fp8":
         problems.append("mixed_precision: fp8 is not supported; bf16 and fp16 are")
+    launcher = (file.settings.get("deepspeed_config") or {}).get("deepspeed_multinode_launcher", "pdsh")
+    if file.kind == "DEEPSPEED" and file.machines > 1 and launcher != "standard":
+        problems.append(
+            f"deepspeed_multinode_launcher: {launcher} would start llmkit again on each machine; use standard"
+        )
     for key, size in (file.settings.get("parallelism_config") or {}).items():
         name = next((name for suffix, name in DIVIDED.items() if str(key).endswith(suffix)), None)
         if name and str(size).isdigit() and int(size) > 1:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import accelerate_file, disk, hub, last_resort, process, stdout, temporary
+from llmkit import accelerate_file, disk, hub, last_resort, machines, process, stdout, temporary, worlds
 from llmkit.errors import UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
@@ -32,6 +31,8 @@ from llmkit.runs import checkpoint, compatibility, longer, mirror, rebuild
 from llmkit.runs import directory as runs
 from llmkit.speed import cpu
 from llmkit.terminal import TERMINAL, columns
+
+PREPARING = "preparing data"
 
 
 def start(
@@ -64,21 +65,25 @@ def start(
         shared = Path(os.environ[process.DIRECTORY])
         last_resort.belongs_to(shared)
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
-            with _mirrored(recipe, shared) as copy:
+            with mirrored(recipe, shared) as copy:
                 code = train.run(recipe, shared, resume, max_time, allowed, mirror=copy)
                 if os.environ.get("RANK") == "0":
-                    _report(recipe, shared, code)
+                    write_report(recipe, shared, code)
             if recipe.output_mirror is not None and os.environ.get("RANK") != "0":
                 with FileLock(shared / runs.RANKS_LOCK):
                     pass  # the launcher would end the main process, which copies, where another ends with its code
             return code, shared
-    if process.is_launched():
+    if worlds.find(told=False) is not None:
         raise UserError(
-            "llmkit was started by a launcher, but it starts its processes itself",
-            "run it directly: llmkit pretrain RECIPE --processes N, or --accelerate-config FILE for several machines",
+            "a launcher has started this program as one of several, and llmkit.pretrain starts its processes itself",
+            "start it directly; the command does take part: torchrun --no-python llmkit pretrain RECIPE",
         )
     file = None if accelerate_config is None else accelerate_file.read(accelerate_config)
-    machine_rank = 0 if file is None else file.machine_rank
+    several = file is not None and file.machines > 1
+    if several and recipe.output_dir is None:
+        raise UserError(
+            "several machines need one directory", "set --output-dir to a folder on storage that all of them share"
+        )
     on_cpu = bool(recipe.trainer.get("use_cpu")) or (file is not None and file.on_cpu)
     count = processes if processes is not None else default_processes()
     if accelerate_config is None and 1 < default_processes() < count:
@@ -90,33 +95,81 @@ def start(
     launched = Launched(count, processes is not None, file, on_cpu)
     handlers = process.leave_early()
     try:
-        directory = find_directory(recipe, resume, machine_rank, allowed)
-        if directory is None:
-            return 0, None
-        last_resort.belongs_to(directory)
-        if machine_rank:
-            log = directory / f"launch-{machine_rank}.log"
-            return _with_accelerate(directory, log, launched), directory
-        unlocked_record = runs.read_record(directory)
-        with runs.held(directory):
-            if runs.read_record(directory).get("started") != unlocked_record.get("started"):
-                raise UserError(f"another run was started in `{directory}` at the same moment", "try again")
-            checkpoint.adopt(directory)
-            try:
-                if recipe.output_mirror is not None:
-                    mirror.check(recipe.output_mirror, runs.read_record(directory)["id"])
-                if count == 1 and accelerate_config is None:
-                    return _in_this_process(recipe, directory, resume, max_time, allowed), directory
-                _prepare(recipe)
-                log = directory / runs.LAUNCH_LOG
-                return _with_accelerate(directory, log, launched), directory
-            finally:
-                runs.release(directory)
+        if file is None or not several:
+            return _first(recipe, launched, resume, max_time, allowed, None)
+        begin = _first if file.machine_rank == 0 else _another
+        board = machines.Folder(at_home(str(recipe.output_dir)), first=file.machine_rank == 0)
+        try:
+            with machines.joined(board, file.machine_rank, file.machines) as member:
+                code, directory = begin(recipe, launched, resume, max_time, allowed, member)
+                return member.leave(code), directory
+        except machines.Ended as first:
+            if first.code:
+                raise
+            return 0, None  # the run to resume is finished
     finally:
         process.handle(handlers)
 
 
-def _prepare(recipe: Recipe) -> None:
+def _first(
+    recipe: Recipe,
+    launched: "Launched",
+    resume: bool,
+    max_time: int | None,
+    allowed: Sequence[str],
+    member: machines.Member | None,
+) -> tuple[int, Path | None]:
+    """Train on the only machine, or on the first of several, which claims and holds the run directory."""
+    directory = find_directory(recipe, resume, allowed)
+    if directory is None:
+        return 0, None
+    with held(recipe, directory):
+        if launched.count == 1 and launched.file is None:
+            return _in_this_process(recipe, directory, resume, max_time, allowed), directory
+        if member is not None:
+            member.tell(directory=directory.name, stage=PREPARING)
+        prepare(recipe)
+        if member is not None:
+            member.meet()
+        return _with_accelerate(directory, directory / runs.LAUNCH_LOG, launched), directory
+
+
+def _another(
+    recipe: Recipe,
+    launched: "Launched",
+    resume: bool,
+    max_time: int | None,
+    allowed: Sequence[str],
+    member: machines.Member,
+) -> tuple[int, Path | None]:
+    """Train on a machine that is not the first, in the directory that the first has claimed."""
+    name = member.wait_for(0, lambda sign: "directory" in sign)["directory"]
+    directory = at_home(str(recipe.output_dir)).with_name(name)
+    last_resort.belongs_to(directory)
+    member.tell(stage=PREPARING)
+    prepare(recipe)
+    member.meet()
+    return _with_accelerate(directory, directory / f"launch-{member.number}.log", launched), directory
+
+
+@contextmanager
+def held(recipe: Recipe, directory: Path) -> Iterator[None]:
+    """Hold the directory of a run that begins, and remove it again where nothing was trained."""
+    last_resort.belongs_to(directory)
+    unlocked_record = runs.read_record(directory)
+    with runs.held(directory):
+        if runs.read_record(directory).get("started") != unlocked_record.get("started"):
+            raise UserError(f"another run was started in `{directory}` at the same moment", "try again")
+        checkpoint.adopt(directory)
+        try:
+            if recipe.output_mirror is not None:
+                mirror.check(recipe.output_mirror, runs.read_record(directory)["id"])
+            yield
+        finally:
+            runs.release(directory)
+
+
+def prepare(recipe: Recipe) -> None:
     """Clean, tokenize and pack into the cache before the processes start, so that none waits and times out.
 
     Also resolve the commits of what comes from the Hub, so that all processes read the same.
@@ -136,23 +189,11 @@ def _prepare(recipe: Recipe) -> None:
     assemble(recipe, recipe.trainer.get("seed", 42))
 
 
-def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed: Sequence[str] = ()) -> Path | None:
+def find_directory(recipe: Recipe, resume: bool, allowed: Sequence[str] = ()) -> Path | None:
     """Find or claim the run's directory; return None if the run to resume is already finished.
 
-    `machine_rank` is this machine's number of several; `resume` and `allowed` are those of `start`. Raises UserError
-    for a directory that cannot be used.
+    `resume` and `allowed` are those of `start`. Raises UserError for a directory that cannot be used.
     """
-    if machine_rank:  # the first machine claims it, on shared storage
-        if recipe.output_dir is None:
-            raise UserError(
-                "several machines need one directory", "set --output-dir to a folder on storage that all of them share"
-            )
-        shared = at_home(recipe.output_dir)
-        for _ in range(600):
-            if runs.is_run(shared):
-                return shared
-            time.sleep(1)
-        raise UserError(f"the first machine has not created `{shared}` within ten minutes", "is the storage shared?")
     if resume:
         first = at_home(recipe.output_dir) if recipe.output_dir else runs.ROOT / recipe.name
         if recipe.output_mirror is not None:
@@ -170,8 +211,8 @@ def find_directory(recipe: Recipe, resume: bool, machine_rank: int = 0, allowed:
                     return newest
                 if compatibility.tables_of(newest).get("report") and not (newest / runs.REPORT_FILE).exists():
                     runs.sweep(newest)
-                    _report(recipe, newest, 0)  # it was killed while it wrote that
-                with _mirrored(recipe, newest):
+                    write_report(recipe, newest, 0)  # it was killed while it wrote that
+                with mirrored(recipe, newest):
                     pass  # what is missing there is copied
                 say(
                     f"`{newest}` is finished: nothing to resume; to train longer, set a larger trainer.max_steps "
@@ -215,14 +256,14 @@ def _in_this_process(
     one_gpu()
     from llmkit.training import train
 
-    with _mirrored(recipe, directory) as copy:
+    with mirrored(recipe, directory) as copy:
         code = train.run(recipe, directory, resume, max_time, allowed, mirror=copy)
-        _report(recipe, directory, code)
+        write_report(recipe, directory, code)
     return code
 
 
 @contextmanager
-def _mirrored(recipe: Recipe, directory: Path) -> Iterator[mirror.Mirror | None]:
+def mirrored(recipe: Recipe, directory: Path) -> Iterator[mirror.Mirror | None]:
     """Yield what copies a run to its mirror, if it has one and this is its main process; complete that at the end."""
     if recipe.output_mirror is None or os.environ.get("RANK", "0") != "0":
         yield None
@@ -235,7 +276,7 @@ def _mirrored(recipe: Recipe, directory: Path) -> Iterator[mirror.Mirror | None]
             copy.close(runs.is_finished(directory))
 
 
-def _report(recipe: Recipe, directory: Path, code: int) -> None:
+def write_report(recipe: Recipe, directory: Path, code: int) -> None:
     """Write the report of a run that is finished, unless its recipe says otherwise, or a sweep has stopped it."""
     if code == 0 and recipe.report.write is not False and process.stop_at() is None:
         from llmkit.reports import report
@@ -413,6 +454,7 @@ def _report_failure(log_text: str, log: Path, rank: int, code: int) -> None:
 
     `rank` failed with the exit code `code`, which is below 0 for a signal.
     """
+    runs.keep_log(log.parent)
     if code < 0:
         name = signal.Signals(-code).name
         memory = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""

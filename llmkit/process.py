@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import temporary
+from llmkit import temporary, worlds
 from llmkit.errors import say
 from llmkit.terminal import TERMINAL
 
@@ -37,7 +37,6 @@ _OF_LAUNCHERS = re.compile(
     r"|ACCELERATE_(USE|DEEPSPEED|DYNAMO|GRADIENT|FP8)_.*|ACCELERATE_(MIXED_PRECISION|DEBUG_MODE|CPU_AFFINITY)"
     r"|(TORCHELASTIC|FSDP|MEGATRON_LM|PARALLELISM_CONFIG|PMI|MPI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*)"
 )
-_WORLDS = {"": ("MASTER_ADDR", "MASTER_PORT"), "PMI_": (), "OMPI_COMM_WORLD_": (), "MV2_COMM_WORLD_": ()}
 
 ASKED = "asked.json"  # in the folder that ranks share with their parent: what was asked for
 
@@ -82,33 +81,38 @@ def handle(handlers: Mapping[signal.Signals, Any]) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
-def is_launched() -> bool:
-    """Tell whether another launcher started this process as one of several, and says so whole."""
+def world(told: bool) -> worlds.World | None:
+    """Return the processes that another launcher started, and that this one trains with; `told` is --launched.
 
-    def number(name: str) -> int:
-        text = os.environ.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() else -1
+    Where it is alone after all, what the launcher left in the environment is removed.
+    """
+    if LAUNCH in os.environ:
+        return None
+    found = worlds.find(told)
+    if found is None:
+        for name in _left():
+            del os.environ[name]
+    return found
 
-    return any(
-        0 <= number(f"{prefix}RANK") < number(f"{prefix}{'WORLD_' * (not prefix)}SIZE") > 1
-        and {*others} <= {*os.environ}
-        for prefix, others in _WORLDS.items()
-    )
 
-
-def ignore_launchers() -> None:
+def ignore_launchers(told: bool = False) -> None:
     """Remove what another launcher left in the environment, and say so, before torch reads it; it can wait for ever.
 
-    Of a process that a launcher did start it stays, for `launch` to refuse.
+    Of a process that a launcher did start it stays, for the command to take part (which it may have been `told`) or to
+    refuse.
     """
-    if LAUNCH in os.environ or is_launched():
+    if LAUNCH in os.environ or told or worlds.is_one():
         return
-    left = sorted(name for name in os.environ if _OF_LAUNCHERS.fullmatch(name))
+    left = _left()
     for name in left:
         del os.environ[name]
     if left:
         names = ", ".join(left[:3]) + f" and {len(left) - 3} more" * (len(left) > 3)
         say(f"note     not used: {names}, of another launcher; llmkit starts its processes itself (--processes)")
+
+
+def _left() -> list[str]:
+    return sorted(name for name in os.environ if _OF_LAUNCHERS.fullmatch(name))
 
 
 def join() -> None:

@@ -121,7 +121,7 @@ def reports() -> None:
 def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of other tests write no report: a quarter of a second each."""
     if "reports" not in request.fixturenames:
-        monkeypatch.setattr("llmkit.launch._report", lambda *run: None)
+        monkeypatch.setattr("llmkit.launch.write_report", lambda *run: None)
 
 
 @pytest.fixture

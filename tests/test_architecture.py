@@ -10,6 +10,8 @@ LAYERS = (
     ("__main__", "cli", "dry_run", "api", "new_recipe"),
     (
         "launch",
+        "launched",
+        "machines",
         "prepare",
         "seeds",
         "children",
@@ -28,7 +30,7 @@ LAYERS = (
     ("models",),
     ("data",),
     ("runs",),
-    ("recipe", "hub", "process", "remote", "stdout", "temporary", "last_resort", "accelerate_file"),
+    ("recipe", "hub", "process", "remote", "stdout", "temporary", "last_resort", "accelerate_file", "worlds"),
     ("metrics", "language", "errors", "disk", "terminal", ""),
 )
 

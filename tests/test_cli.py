@@ -14,7 +14,17 @@ from llmkit.cli import app
 from llmkit.recipe import run_options
 
 TRAINING = (
-    *("recipe", "overrides", "--task", "--name", "--output-dir", "--processes", "--accelerate-config", "--max-time"),
+    *(
+        "recipe",
+        "overrides",
+        "--task",
+        "--name",
+        "--output-dir",
+        "--processes",
+        "--accelerate-config",
+        "--launched",
+        "--max-time",
+    ),
     *("--sweep", "--trials", "--sampler", "--halving", "--seeds"),
 )
 # A new option needs a user who cannot do without it, and a line in CHANGELOG.md.

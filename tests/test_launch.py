@@ -16,7 +16,10 @@ from transformers import TrainerControl, TrainerState
 
 from llmkit import launch
 from llmkit.accelerate_file import AccelerateFile
+from llmkit.errors import UserError
 from llmkit.process import DIRECTORY
+from llmkit.recipe import load
+from llmkit.runs import directory as runs
 from llmkit.training import arguments
 from llmkit.training.signals import StopOnSignal
 
@@ -141,12 +144,36 @@ def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
     assert found[DIRECTORY] == "runs/x"
 
 
-def test_started_by_a_launcher_llmkit_says_how_to_start_it(workplace, llmkit, monkeypatch):
+@pytest.mark.parametrize(
+    "words", [("--seeds", "2"), ("--sweep", "trainer.learning_rate=1e-3,1e-2"), ("--processes", "3")]
+)
+def test_started_by_a_launcher_llmkit_trains_one_run_of_its_processes(words, workplace, llmkit, monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    done = llmkit("pretrain", "causal.toml")
+    done = llmkit("pretrain", "causal.toml", *words)
     assert done.exit_code == 2
-    assert "--processes" in done.stderr
+    assert "torchrun has started" in done.stderr
+    assert not (workplace / "runs").exists()
+
+
+def test_a_python_program_under_a_launcher_is_refused(workplace, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="a launcher has started this program"):
+        launch.start(load("causal.toml"), None, None, False)
+
+
+def test_the_log_that_an_error_names_stays_and_the_directory_can_be_used(workplace):
+    run = runs.claim("runs/x", named=True)
+    (run / "launch.log").write_text("it crashed\n")
+    runs.keep_log(run)
+    runs.release(run)
+    assert [path.name for path in run.iterdir()] == ["launch.log"]
+    assert runs.claim("runs/x", named=True) == run
+    (run / "launch-1.log").write_text("it waited\n")
+    runs.release(run)
+    assert run.exists()  # it was there before
+    assert not list(run.iterdir())
 
 
 def test_a_rank_that_does_not_see_the_others_stops(workplace, monkeypatch):

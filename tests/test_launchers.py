@@ -53,15 +53,21 @@ def test_what_is_left_over_is_dropped_with_a_note(left, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("world", WHOLE, ids=map(str, WHOLE))
-def test_a_world_that_a_launcher_made_stays_for_the_command_to_refuse(world, monkeypatch, capsys, workplace, llmkit):
+def test_a_world_that_a_launcher_made_stays_for_the_command_to_take_part(world, monkeypatch, capsys):
     for name, value in world.items():
         monkeypatch.setenv(name, value)
     process.ignore_launchers()
     assert capsys.readouterr().err == ""
     assert os.environ.keys() >= world.keys()
+
+
+@pytest.mark.parametrize("world", WHOLE[1:], ids=map(str, WHOLE[1:]))
+def test_processes_of_mpirun_are_refused_until_it_is_told(world, monkeypatch, workplace, llmkit):
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
     done = llmkit("pretrain", "causal.toml")
     assert done.exit_code == 2
-    assert "--processes" in done.stderr
+    assert "--launched" in done.stderr
     assert not (workplace / "runs").exists()
 
 

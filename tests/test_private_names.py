@@ -343,6 +343,7 @@ TABLE = (
         for where in ("training/max_time.py", "training/resumable_trainer.py")
     ),
     Row("torch.optim.Adam.found_inf", "training/guard.py", assigned),
+    *(Row(f"torch.distributed.{name}", "launched.py", gives(callable)) for name in ("TCPStore", "PrefixStore")),
     Row("torch.distributed.DistError", "training/failures.py", is_kind_of(RuntimeError)),
     # -- accelerate
     Row(

@@ -50,6 +50,14 @@ AccelerateConfig = Annotated[
         rich_help_panel=LENGTH,
     ),
 ]
+Launched = Annotated[
+    bool,
+    typer.Option(
+        "--launched",
+        help="srun or mpirun has started this as one of several processes: take part.",
+        rich_help_panel=LENGTH,
+    ),
+]
 MaxTime = Annotated[
     str | None,
     typer.Option(
@@ -157,6 +165,7 @@ def pretrain(
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
+    launched: Launched = False,
     max_time: MaxTime = None,
     sweep: SweepOver = None,
     trials: Trials = None,
@@ -179,6 +188,7 @@ def pretrain(
         output_dir=output_dir,
         processes=processes,
         accelerate_config=accelerate_config,
+        launched=launched,
         max_time=max_time,
         sweep=sweep or [],
         options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
@@ -259,6 +269,7 @@ def finetune(
     output_dir: OutputDir = None,
     processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
+    launched: Launched = False,
     max_time: MaxTime = None,
     sweep: SweepOver = None,
     trials: Trials = None,
@@ -281,6 +292,7 @@ def finetune(
         output_dir=output_dir,
         processes=processes,
         accelerate_config=accelerate_config,
+        launched=launched,
         max_time=max_time,
         sweep=sweep or [],
         options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
@@ -301,6 +313,7 @@ def _train(
     output_dir: str | None,
     processes: int | None,
     accelerate_config: Path | None,
+    launched: bool,
     max_time: str | None,
     sweep: list[str],
     options: Mapping[str, Any],
@@ -316,6 +329,7 @@ def _train(
         from llmkit.recipe import run_options
 
         process.join()
+        world = process.world(launched)
         stay_offline(offline)
         path, settings = recipe_and_overrides(recipe, overrides, task, verb)
         seconds = run_options.seconds(max_time)
@@ -327,9 +341,16 @@ def _train(
         argv += [argument for key in allow_change or [] for argument in ("--allow-change", key)]
         alone = {key: value for key, value in options.items() if key != "seeds" and value is not None}
         several = sweep or alone or loaded.sweep is not None or options["seeds"] is not None
-        if several and loaded.output_mirror is not None:
-            from llmkit.errors import UserError
+        from llmkit.errors import UserError
 
+        if world is not None and (several or accelerate_config is not None):
+            what = "several runs" if several else "--accelerate-config"
+            raise UserError(
+                f"{what} cannot be had where {world.launcher} has started the processes of one run",
+                "start llmkit itself, once on each machine"
+                + "; or let Accelerate start it: accelerate launch --config_file FILE -m llmkit ..." * (not several),
+            )
+        if several and loaded.output_mirror is not None:
             raise UserError(
                 "output_mirror is the copy of one run, and several are asked for", "output_mirror= unsets it"
             )
@@ -357,6 +378,10 @@ def _train(
             from llmkit.seeds import repeat
 
             return repeat(loaded, options["seeds"], argv, output_dir, resume)
+        if world is not None:
+            from llmkit import launched as taking_part
+
+            return taking_part.train(loaded, world, processes, resume, seconds, allow_change or [])
         from llmkit import launch
 
         code, _ = launch.start(loaded, processes, accelerate_config, resume, seconds, allow_change or [])

@@ -35,7 +35,8 @@ class Needs:
     Attributes:
         parameters: of the model, shared ones once.
         trained: how many of them are trained, those of an adapter included.
-        memory: bytes by kind: weights, gradients, optimizer (where it is known), average, activations, logits.
+        memory: bytes by kind: weights, gradients, optimizer (where it is known), average, activations, logits; with
+            several processes DDP's buckets.
         peak: bytes of tensors at the peak of a step: gradients come as activations go.
         flops: floating-point operations of a step, of all processes.
         model_bytes: of the finished model on the disk.
@@ -140,9 +141,11 @@ def needs(model: Model, batch: Batch, train: str = "all", lora: Mapping[str, Any
         flops += 2 * (3 if lora is None else 2) * predicted * model.head_matrices
     activations += max(0.0, recomputed - logits)
     memory |= {"activations": round(activations), "logits": round(logits)}
+    buckets = memory["gradients"] if batch.processes > 1 else 0  # DDP's copy of the gradients, which stays
+    memory |= {"buckets": buckets} if buckets else {}
     at_once = memory["activations"] + memory["logits"] + (memory["gradients"] if batch.accumulated > 1 else 0)
     state = memory.get("optimizer", 0) + memory.get("average", 0)
-    peak = memory["weights"] + state + max(at_once, memory["gradients"])
+    peak = memory["weights"] + state + buckets + max(at_once, memory["gradients"])
     written_model = 4 * (parameters if lora is None else trained)
     kept = batch.settings.get("save_total_limit") or 2
     saves = batch.settings.get("save_strategy", "steps") != "no"

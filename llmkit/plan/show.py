@@ -296,7 +296,7 @@ def _words(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _memory_in_words(memory: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if memory["peak"] is None:
         return
-    kinds = ("weights", "gradients", "optimizer", "average", "activations", "logits")
+    kinds = ("weights", "gradients", "buckets", "optimizer", "average", "activations", "logits")
     parts = ", ".join(f"{name} {in_bytes(memory[name])}" for name in kinds if memory.get(name))
     how = "traced" if memory["by"] == "trace" else "by formula"
     yield "memory", f"{in_bytes(memory['peak'])} at the peak of a step ({how}): {parts}"

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -86,7 +87,13 @@ def _is_startup_file(path: Path) -> bool:
     """Whether a file is one that a run leaves if it is killed before training."""
     if path.name == RECORD_FILE:
         return read_record(path.parent).get("status") == "preparing"
-    return path.name in (RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE) or _is_draft(path)
+    startup = (RECIPE_FILE, LOCK_FILE, RANKS_LOCK, HOLDER_FILE)
+    return path.name in startup or _is_log(path.name) or _is_draft(path)
+
+
+def _is_log(name: str) -> bool:
+    """Whether a file has what the launcher and the processes of this machine or another said."""
+    return name == LAUNCH_LOG or re.fullmatch(r"launch-\d+\.log", name) is not None
 
 
 def _is_draft(path: Path) -> bool:
@@ -109,11 +116,18 @@ def remove_views(directory: Path) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
+def keep_log(directory: Path) -> None:
+    """Let the logs of the processes stay when the directory is released: an error names them."""
+    if read_record(directory).get("status") == "preparing":
+        update_record(directory, keeps_log=True)
+
+
 def release(directory: Path) -> None:
-    """Remove a claimed directory in which nothing was trained."""
+    """Remove a claimed directory in which nothing was trained, but for logs that are to be read."""
     record = read_record(directory)
     if record.get("status") == "preparing":
-        for name in (RECORD_FILE, RECIPE_FILE, LAUNCH_LOG, LOCK_FILE, RANKS_LOCK, HOLDER_FILE):
+        logs = () if record.get("keeps_log") else filter(_is_log, [path.name for path in directory.iterdir()])
+        for name in (RECORD_FILE, RECIPE_FILE, LOCK_FILE, RANKS_LOCK, HOLDER_FILE, *logs):
             (directory / name).unlink(missing_ok=True)
         with suppress(OSError):  # not empty after all
             if record.get("created"):

@@ -1,6 +1,7 @@
 """What a run says of itself: before the first step, at its end, and in its model card."""
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,8 @@ def planned(recipe: Recipe, assembly: Assembly, args: TrainingArguments) -> clos
     """Calculate what the training takes, by its own longest rows; None for an architecture without a formula."""
     lengths = getattr(assembly.train, "lengths", None)
     longest = None if lengths is None or not len(lengths) else int(lengths.max())
-    settings = {**recipe.trainer, **_as_it_is(args)}
+    divided = {key: True for key in ("fsdp", "deepspeed") if os.environ.get(f"ACCELERATE_USE_{key.upper()}") == "true"}
+    settings = {**recipe.trainer, **_as_it_is(args), **divided}
     return closed_form.of_config(recipe, assembly.config.to_dict(), settings, args.world_size, longest)
 
 
