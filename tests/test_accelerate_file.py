@@ -43,6 +43,7 @@ def test_processes_strategy_and_device_are_read(settings, asked, written):
         ({"distributed_type": "XLA"}, "distributed_type: TPUs are not supported"),
         ({"distributed_type": "MEGATRON_LM"}, "distributed_type: Megatron-LM is not supported"),
         ({"compute_environment": "AMAZON_SAGEMAKER"}, "AMAZON_SAGEMAKER is not supported"),
+        ({"distributed_type": "DEEPSPEED", "num_machines": 2}, "pdsh would start llmkit again on each machine"),
         *(
             (
                 {"parallelism_config": {"parallelism_config_dp_shard_size": 2, f"parallelism_config_{key}_size": 2}},

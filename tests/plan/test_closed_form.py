@@ -177,6 +177,15 @@ def test_muon_keeps_one_number_for_each_hidden_weight_and_an_average_one_more(ki
     assert "optimizer" not in closed_form.held(10, 10, "adamw_torch_fused", table)  # its matrices are not known
 
 
+def test_several_processes_hold_the_gradients_twice_in_buckets_of_ddp():
+    config = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300}
+    model = architectures.model_of(config, "AutoModelForCausalLM")
+    one, two = (closed_form.needs(model, closed_form.Batch(8, 16, processes=count)) for count in (1, 2))
+    assert "buckets" not in one.memory
+    assert two.memory["buckets"] == one.memory["gradients"]
+    assert two.peak - one.peak == one.memory["gradients"]
+
+
 def test_bytes_are_written_in_one_unit():
     assert [closed_form.in_bytes(count) for count in (3_650_568, 90_855_944, 1_500_000_000)] == [
         "3.7 MB",
