@@ -26,7 +26,7 @@ _MOVES = re.compile("(?:\r|\n|\x1b\\[A)*")  # what a progress bar begins with: b
 # What begins a line: a word in nine columns, or nothing there, or one of a few words with a colon.
 _LABEL = re.compile(r"[a-z]+ +(?<=^.{9})(?=\S)| {9}|(?:error|hint|model|note|warning|go on|try it): +")
 _COMMAND = (
-    r"(?:llmkit (?:pretrain|finetune|generate|predict|evaluate|merge|export|push|serve"
+    r"(?:llmkit (?:pretrain|prepare|finetune|generate|predict|evaluate|merge|export|push|serve"
     r"|data|plan|check|runs|compare|explain|recipes|report|doctor|completion)"
     r"|pip install|hf auth|accelerate config|iconv)\b"
 )

@@ -38,7 +38,19 @@ LOADING = {
     "export": ["export causal --output out"],
     "report": ["report adapted"],
 }
-NOT_LOADING = ("check", "compare", "completion", "data", "doctor", "explain", "plan", "push", "recipes", "runs")
+NOT_LOADING = (
+    "check",
+    "compare",
+    "completion",
+    "data",
+    "doctor",
+    "explain",
+    "plan",
+    "prepare",
+    "push",
+    "recipes",
+    "runs",
+)
 ELSEWHERE = ("serve",)  # it ends at a signal: tests/serve/test_serve.py
 
 

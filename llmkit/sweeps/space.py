@@ -164,7 +164,7 @@ def _type(key: str, task: str) -> Type:
         raise ValueError(f"{name}: is not swept; {NEVER.get(name, 'it changes no result')}")
     kind = key_type(path, task)
     if kind is None:
-        close = nearest(name, known_keys(task, path[-1])) or nearest(name, known_keys(task))
+        close = nearest(name, known_keys(task))
         raise ValueError(f"{name}: unknown key" + (f", did you mean `{close}`?" if close else ""))
     return kind
 

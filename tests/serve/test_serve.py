@@ -32,7 +32,7 @@ def test_mistakes_are_told_before_the_model_is_loaded(refused):
         assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in refused("gpt2", "--port", port)
     assert "hint: name another --port" in refused("gpt2", "--host", "no such name")
     assert "--key-file: `key.txt` cannot be read" in refused("gpt2", "--key-file", "key.txt")
-    assert "--quantize is for models that write text" in refused("masked", "--port", "0", "--quantize", "int8")
+    assert "--quantize int4 is for models that write text" in refused("masked", "--port", "0", "--quantize", "int4")
 
 
 def test_the_key_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
