@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmkit import process
+from llmkit import disk, process
 from llmkit.errors import RunError, UserError
 from llmkit.recipe.schema import Recipe
 from llmkit.runs import directory as runs
@@ -283,9 +283,8 @@ def _path_of(data: Any) -> str:
     file = cache_dir() / "frames" / f"{sha256(written.getvalue()).hexdigest()[:32]}.parquet"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_bytes(written.getvalue())
-        draft.replace(file)
+        with disk.drafted(file, synced=False) as out:
+            out.write(written.getvalue())
     return str(file)
 
 

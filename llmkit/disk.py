@@ -1,14 +1,18 @@
 """Ask the file system about a word that may be no path: too long, with a NUL in it, below a folder that is closed.
 
-Path's own questions raise OSError or ValueError for such a word. Here the answer is no. And make what others may read.
+Path's own questions raise OSError or ValueError for such a word. Here the answer is no. And write files that are whole
+or not there, and that others may read.
 """
 
 import glob
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+BLOCK = 2**20  # bytes that are read at once
 exists, is_file, is_dir = os.path.exists, os.path.isfile, os.path.isdir
 
 
@@ -28,6 +32,37 @@ def first_match(pattern: str) -> str | None:
 def within(folder: Path, pattern: str) -> list[Path]:
     """List what matches a pattern in a folder; nothing where there is no such folder."""
     return sorted(folder.glob(pattern)) if is_dir(folder) else []
+
+
+@contextmanager
+def drafted(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
+    """Open a draft of `path` for bytes; at the end sync it to disk if asked, and rename it; remove it on an error."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as out:
+            yield out
+            if synced:
+                sync(out)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync(file: BinaryIO) -> None:
+    """Bring what was written to an open file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def checksum(path: Path) -> str:
+    """Hash the content of a file (XXH3, 128 bits)."""
+    import xxhash
+
+    content = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            content.update(block)
+    return str(content.hexdigest())
 
 
 def new_draft(folder: Path) -> Path:

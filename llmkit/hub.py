@@ -51,10 +51,10 @@ def check(repo_id: str, kind: Kind, revision: str | None = None) -> str | None:
     """
     commits_by_key, key = commits(), _key(repo_id, kind, revision)
     if key not in commits_by_key:
-        revision_commit = None if _offline() else _ask(repo_id, kind, revision)
+        revision_commit = None if is_offline() else _ask(repo_id, kind, revision)
         if revision_commit is not None:
             _note_in_cache(repo_id, kind, revision, revision_commit)
-        elif _offline():
+        elif is_offline():
             revision_commit = _in_cache(repo_id, kind, revision)
         if revision_commit is None:
             return None
@@ -254,9 +254,9 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
         )
     if not disk.exists(Path(repo_id)) and (
         caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
-        or (_offline() and isinstance(problem, OSError))
+        or (is_offline() and isinstance(problem, OSError))
     ):
-        trouble = _trouble or ("" if _offline() else "cannot be reached")
+        trouble = _trouble or ("" if is_offline() else "cannot be reached")
         reason = f"the Hub at {_endpoint()} {trouble}" if trouble else "HF_HUB_OFFLINE is set"
         others = cached(kind, besides=repo_id)
         return UserError(
@@ -295,7 +295,7 @@ def _explain(problem: Exception, what: str, repo_id: str, kind: Kind) -> UserErr
             "look for one with model.safetensors; or read it in a recipe, without running its code: "
             "model.use_safetensors = false (the run saves safetensors)",
         )
-    if message.startswith("Couldn't find cache") and not _offline():  # upstream's last resort where no file matches
+    if message.startswith("Couldn't find cache") and not is_offline():  # upstream's last resort where no file matches
         message = f"it has no such data_files (its files: {page}/tree/main)"
     if kind == "dataset":
         hint = "check data.name (its configuration), data.split and data.data_files"
@@ -407,7 +407,8 @@ def _is_wait(record: logging.LogRecord) -> bool:
     return record.getMessage().startswith(("Retrying in", "Rate limited", "Trying to resume"))
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Tell whether the Hub is not to be contacted: by --offline, HF_HUB_OFFLINE, or as it does not answer."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

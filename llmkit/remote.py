@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from llmkit import disk
+from llmkit import disk, hub
 from llmkit.errors import UserError, in_bytes, in_words, quantity, say, scrub, show_as
 from llmkit.process import FETCHED
 
@@ -166,7 +166,7 @@ def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
     """Fetch what is not in the cache; return the folder or file of it, the path to read, and how it is called."""
     entry, shown = cache / "index" / f"{key}.json", scrub(address)
     before = _read(entry)
-    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "True"):
+    if hub.is_offline():
         if before is None:
             raise UserError(
                 f"`{shown}` is not in the cache, and --offline or HF_HUB_OFFLINE is set", "run it once with a network"
@@ -213,9 +213,8 @@ def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
         "is_file": remote[0].path == path,
         "when": time.strftime("%Y-%m-%d %H:%M"),
     }
-    temporary = entry.with_suffix(".new")
-    temporary.write_text(json.dumps(found))
-    temporary.replace(entry)
+    with disk.drafted(entry, synced=False) as out:
+        out.write(json.dumps(found).encode())
     return _place(cache, found, address)
 
 

@@ -55,6 +55,14 @@ vocab_size = 300
 """
     + REST
 )
+CLASSIFY = """
+task = "text-classification"
+[model]
+name = "bert"
+[data]
+path = "rows.csv"
+validation_fraction = 0.2
+"""
 MASKED = (
     """
 task = "masked-lm"

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 for threads in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):  # a fork has none of its parent's
     os.environ[threads] = "1"
 
-from conftest import CAUSAL, MASKED, corpus  # noqa: E402
+from conftest import CAUSAL, CLASSIFY, MASKED, corpus  # noqa: E402
 
 # Which arguments of an event of PEP 578 are the path and the folder (an open one) that it starts from.
 EVENTS = {"os.mkdir": (0, 2), "os.remove": (0, 1), "os.rmdir": (0, 1), "os.rename": (1, 3), "os.truncate": (0, None)}
@@ -45,16 +45,7 @@ REST = (
 )
 GPT2 = ("model.config.embd_pdrop=0.1", "model.config.resid_pdrop=0.1", "model.config.attn_pdrop=0.1")
 BERT = ("model.config.hidden_dropout_prob=0.1", "model.config.attention_probs_dropout_prob=0.1")
-FINETUNE = """
-task = "text-classification"
-[model]
-name = "bert"
-[data]
-path = "rows.csv"
-validation_fraction = 0.2
-[trainer]
-learning_rate = 1e-3
-"""
+FINETUNE = CLASSIFY + "[trainer]\nlearning_rate = 1e-3\n"
 TASKS = {
     "causal-lm": ("pretrain", "causal.toml", "samples.max_new_tokens=2", *GPT2),  # so few that each evaluation has some
     "masked-lm": ("pretrain", "masked.toml", *BERT),

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import CAUSAL, MASKED, corpus
+from conftest import CAUSAL, CLASSIFY, MASKED, corpus
 
 ROOT = Path(__file__).parent
 LLMKIT = (sys.executable, "-m", "llmkit")
@@ -34,14 +34,6 @@ REST = (
     "trainer.lr_scheduler_type=constant_with_warmup",
 )
 STILL = ("model.config.attn_pdrop=0.0", "samples.max_new_tokens=3")
-FINETUNE = """
-task = "text-classification"
-[model]
-name = "bert"
-[data]
-path = "rows.csv"
-validation_fraction = 0.2
-"""
 BASE = ("model.config=", "tokenizer=", "model.name=gpt2", "model.init=pretrained")
 TASKS = {
     "causal-lm": ("pretrain", "causal.toml", *STILL),
@@ -228,7 +220,7 @@ def prepare(folder):
     (folder / "causal.toml").write_text(CAUSAL)
     bert = MASKED.replace("hidden_dropout_prob = 0.0", "hidden_dropout_prob = 0.0\nattention_probs_dropout_prob = 0.0")
     (folder / "masked.toml").write_text(bert)
-    (folder / "classify.toml").write_text(FINETUNE)
+    (folder / "classify.toml").write_text(CLASSIFY)
     for recipe, output, more in (("masked.toml", "bert", ()), ("causal.toml", "gpt2", STILL)):
         words = (*LLMKIT, "pretrain", recipe, "--output-dir", output, "report.write=false", *more)
         subprocess.run(words, cwd=folder, check=True, capture_output=True)

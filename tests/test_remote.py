@@ -181,7 +181,7 @@ def test_without_a_connection_the_last_copy_is_read_and_said(web, monkeypatch, c
     again()
     assert remote.fetch(f"{web.address}/a.txt") == copy
     assert "reading the copy that was fetched" in capsys.readouterr().err
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     again()
     assert remote.fetch(f"{web.address}/a.txt") == copy
     with pytest.raises(UserError, match="is not in the cache, and --offline or HF_HUB_OFFLINE is set"):

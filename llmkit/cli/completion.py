@@ -18,6 +18,8 @@ from typing import Any
 import typer
 from typer.completion import shell_completion  # type: ignore[attr-defined]
 
+from llmkit import disk
+
 ASKED, BREAKS = "LLMKIT_COMPLETE", "LLMKIT_BREAKS"  # environment variables: the shell; bash's COMP_WORDBREAKS
 ROOT = Path(__file__).parents[1]
 Words = Iterable[str | tuple[str, str]]  # with what each means
@@ -68,9 +70,8 @@ def known() -> dict[str, Any]:
     found = {"stamp": stamp, **_collected()}
     with suppress(OSError):  # next time it is collected again
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(found))
-        draft.replace(file)
+        with disk.drafted(file, synced=False) as out:
+            out.write(json.dumps(found).encode())
     return found
 
 

@@ -22,6 +22,18 @@ from llmkit.cli.app import (
 from llmkit.cli.style import Command
 from llmkit.errors import UserError, answer
 
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option(
+        "--quantize",
+        metavar="int8|int4",
+        help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
+    ),
+]
 Precision = Annotated[
     Literal["bf16", "fp32"] | None,
     typer.Option(
@@ -97,14 +109,7 @@ def generate(
         ),
     ] = None,
     overwrite: Overwrite = False,
-    quantize: Annotated[
-        Literal["int8", "int4"] | None,
-        typer.Option(
-            "--quantize",
-            metavar="int8|int4",
-            help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
-        ),
-    ] = None,
+    quantize: Quantize = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, metavar="N", help="Seed for sampling: the same seed gives the same samples."),
@@ -155,12 +160,7 @@ llmkit predict runs/sst2 "What a day!"
 llmkit predict runs/sst2 --input reviews.csv --output labels.csv""",
 )
 def predict(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
-        ),
-    ],
+    model: Model,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts, one example each.", show_default=False)
     ] = None,
@@ -212,12 +212,7 @@ llmkit evaluate runs/sst2 data.path=fresh.csv
 llmkit evaluate runs/gpt2 --task causal-lm data.path=book.txt""",
 )
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
-        ),
-    ],
+    model: Model,
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
     task: Task = None,
@@ -301,12 +296,7 @@ llmkit export runs/chat --output chat-gguf --precision q8_0
 llmkit export runs/reviews --output reviews-onnx --format onnx --quantize int8""",
 )
 def export(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
-        ),
-    ],
+    model: Model,
     output: Annotated[
         str,
         typer.Option("--output", metavar="DIR", help="A new folder for the files.", autocompletion=completion.files),
@@ -389,12 +379,7 @@ llmkit serve runs/chat --port 9000 --key-file key.txt
 llmkit serve runs/chat --host 0.0.0.0 --allow-host models.example.com""",
 )
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a checkpoint, a folder or a Hub id.", autocompletion=completion.runs
-        ),
-    ],
+    model: Model,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
@@ -416,14 +401,7 @@ def serve(
         list[str] | None,
         typer.Option("--allow-origin", metavar="URL", help="Let pages of this site use the server."),
     ] = None,
-    quantize: Annotated[
-        Literal["int8", "int4"] | None,
-        typer.Option(
-            "--quantize",
-            metavar="int8|int4",
-            help="Quantize the weights: int8 on a CPU (faster), int8 or int4 on a GPU (less memory).",
-        ),
-    ] = None,
+    quantize: Quantize = None,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, metavar="N", help="New tokens that a request may ask for.")
     ] = 1024,

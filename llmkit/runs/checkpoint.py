@@ -83,7 +83,7 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
                 return f"{name} is missing"
             if size != expected["bytes"]:
                 return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
-            if _checksum(folder / name) != expected["xxh3_128"]:
+            if disk.checksum(folder / name) != expected["xxh3_128"]:
                 return f"{name} has changed since it was written"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -120,7 +120,7 @@ def files_of(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[
     """Compute the size and checksum of each file below a folder except the manifest, or of `only` these, by name."""
     paths = sorted(folder.rglob("*")) if only is None else [folder / name for name in only]
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": _checksum(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": disk.checksum(path)}
         for path in paths
         if path.is_file() and path.name != MANIFEST
     }
@@ -242,14 +242,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     folder.replace(old)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _checksum(path: Path) -> str:
-    checksum = xxhash.xxh3_128()
-    with path.open("rb") as content:
-        while block := content.read(BLOCK):
-            checksum.update(block)
-    return checksum.hexdigest()
 
 
 def _sum(content: Mapping[str, Any]) -> str:

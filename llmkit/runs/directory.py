@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from llmkit import disk
 from llmkit.errors import UserError
@@ -296,19 +296,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file atomically: into a draft, synced to disk, then renamed; not even a power cut leaves half of it."""
-    with drafted(path) as out:
+    with disk.drafted(path) as out:
         out.write(content.encode(errors="backslashreplace"))  # of a folder whose name is not UTF-8
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[BinaryIO]:
-    """Open a draft of `path` for bytes; at the end sync it to disk and rename it, or remove it on an error."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

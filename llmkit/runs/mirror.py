@@ -325,7 +325,7 @@ def _pull(store: Store, there: Mapping[int, Mapping[str, Any]], directory: Path,
             _fetch(store, best, directory, shown)
         for name in (runs.RECIPE_FILE, runs.METRICS_FILE):
             if (content := store.read(f"{PREFIX}{step}/{name}")) is not None:
-                with runs.drafted(directory / name) as out:
+                with disk.drafted(directory / name) as out:
                     out.write(content)
         rebuild.write(directory, fetched)
         _fetch_model(store, directory)

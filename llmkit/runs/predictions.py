@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit.runs.directory import PREDICTIONS_FILE, drafted
+from llmkit.disk import drafted
+from llmkit.runs.directory import PREDICTIONS_FILE
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:

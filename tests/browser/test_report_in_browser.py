@@ -13,9 +13,7 @@ from contrast import CONTRAST
 from llmkit.reports import compare, compare_page, report
 
 CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: `make browser` installs it"
-)
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: `make browser` installs it")
 if CHROMIUM is None:
     pytest.skip("there is no `chromium`: `make browser` installs Debian's", allow_module_level=True)
 
@@ -34,14 +32,6 @@ LINES = """() => {
     const pair = [light(getComputedStyle(path).stroke), page].sort((a, b) => b - a);
     return (pair[0] + 0.05) / (pair[1] + 0.05); });
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 LONG_NAME = "a-run-with-a-rather-long-name_2026-11-29"

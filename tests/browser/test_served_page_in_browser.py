@@ -3,9 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import served
@@ -15,9 +13,7 @@ from llmkit.serve import engines, worker
 from llmkit.serve.app import Limits
 
 CHROMIUM = shutil.which("chromium")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: `make browser` installs it"
-)
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: `make browser` installs it")
 if CHROMIUM is None:
     pytest.skip("there is no `chromium`: `make browser` installs Debian's", allow_module_level=True)
 
@@ -29,14 +25,6 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     served.write_models(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=SCREENS, ids=lambda p: f"{p[0]}-{p[1]}")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from llmkit import disk
 from llmkit.data.cleaning import comparing, shards
 from llmkit.data.cleaning.steps import (
     COMPARING,
@@ -224,7 +225,7 @@ def _write_kept(work: Path, num_shards: int, states: np.ndarray, file: Path) -> 
                 hashed.update(lines)
             number_kept += int(remaining.sum())
             characters += int(shard.entries["characters"][remaining].sum())
-        shards.flush(out)
+        disk.sync(out)
     return {"out": number_kept, "characters_out": characters, "steps": tallies, "content": hashed.hexdigest()}
 
 
@@ -236,7 +237,7 @@ def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
-        if about.get("entry", folder.name) != folder.name or about["content"] != shards.checksum(folder / "text.jsonl"):
+        if about.get("entry", folder.name) != folder.name or about["content"] != disk.checksum(folder / "text.jsonl"):
             return None
         documents.findings.restore(about["findings"])
         return report

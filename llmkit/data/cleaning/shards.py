@@ -76,7 +76,7 @@ def _is_whole(work: Path, number: int) -> bool:
     """Tell whether the files of a shard are those of its manifest; a shard that is not whole is removed."""
     folder = shard_folder(work, number)
     with suppress(OSError):
-        if all(checksum(folder / name) == value for name, value in manifest_of(work, number)["files"].items()):
+        if all(disk.checksum(folder / name) == value for name, value in manifest_of(work, number)["files"].items()):
             return True
     shutil.rmtree(folder)
     return False
@@ -90,12 +90,8 @@ def _read_json(file: Path) -> Any:
 def write_whole(file: Path, content: bytes | memoryview, safe: bool = True) -> None:
     """Write a file that appears under its name when all of it is written, and on the disk if it is to be `safe`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("wb") as out:
+    with disk.drafted(file, synced=safe) as out:
         out.write(content)
-        if safe:
-            flush(out)
-    draft.replace(file)
 
 
 def save_array(file: Path, values: np.ndarray, safe: bool = True) -> None:
@@ -117,12 +113,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def flush(file: IO[bytes]) -> None:
-    """Bring what was written to a file onto the disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def shard_folder(work: Path, number: int) -> Path:
@@ -258,7 +248,7 @@ def clean_shard(work: Path, number: int) -> dict[str, Any]:
             "characters_in": incoming.num_characters,
             "out": writer.num_documents,
             "steps": {name: vars(tally) for name, tally in tallies.items()},
-            "files": {file.name: checksum(file) for file in sorted(draft.iterdir())},
+            "files": {file.name: disk.checksum(file) for file in sorted(draft.iterdir())},
         }
         write_whole(draft / MANIFEST, json.dumps(manifest).encode(), safe=False)  # checked when taken up
     _raw(work, number).unlink(missing_ok=True)
@@ -269,15 +259,6 @@ def manifest_of(work: Path, number: int) -> dict[str, Any]:
     """Read the manifest of a shard that is cleaned."""
     manifest: dict[str, Any] = _read_json(shard_folder(work, number) / MANIFEST)
     return manifest
-
-
-def checksum(file: Path) -> str:
-    """Hash the content of a file (XXH3, 128 bits)."""
-    hashed = xxhash.xxh3_128()
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()
 
 
 @lru_cache(maxsize=1)
