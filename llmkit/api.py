@@ -438,7 +438,7 @@ class Model:
         `data` and `overrides` are those of `finetune`; `output` is a file for every row, mistakes first; one that is
         there is overwritten only with `overwrite`. Returns the metrics.
         """
-        from llmkit import launch
+        from llmkit import devices
         from llmkit.runs.finished import recipe_of
 
         with _guest(offline=self.offline):
@@ -449,7 +449,7 @@ class Model:
             own = recipe_of(self.name) if recipe is None and task is None else recipe
             settings = _overrides(own, task, data, overrides)
             found = evaluate.find_recipe(self.name, None if recipe is None else str(recipe), task, settings)
-            launch.one_gpu()
+            devices.one_gpu()
             in_int8 = None
             if self.quantize is not None:
                 from llmkit.inference import precision

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmkit import last_resort, launch, machines, process, stdout
+from llmkit import devices, last_resort, launch, machines, process, stdout
 from llmkit.errors import RunError, UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.schema import Recipe
@@ -67,7 +67,7 @@ def train(
 def enter(world: World, on_cpu: bool) -> None:
     """Set the variables that torch and Accelerate read, for a process that trains on the CPU if `on_cpu`."""
     os.environ.update(world.variables())
-    if on_cpu or launch.accelerator() == "cpu":
+    if on_cpu or devices.accelerator() == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
         os.environ.setdefault("OMP_NUM_THREADS", str(cpu.share(world.local_size)))
         import torch

@@ -19,16 +19,16 @@ from llmkit.errors import say
 from llmkit.terminal import TERMINAL
 
 # llmkit's own environment variables, by which a process passes values to its children; one more is in terminal.py.
-LAUNCH = "LLMKIT_LAUNCH"  # launch.py sets it for ranks, this module reads it: the folder shared with the parent
-DIRECTORY = "LLMKIT_DIRECTORY"  # launch.py sets it for ranks and reads it there: the run directory
+LAUNCH = "LLMKIT_LAUNCH"  # accelerate_launch.py sets it for ranks, this module reads it: the folder that they share
+DIRECTORY = "LLMKIT_DIRECTORY"  # accelerate_launch.py sets it for ranks, launch.py reads it there: the run directory
 PARENT = "LLMKIT_PARENT"  # children.py sets it, this module reads it: the number of a pipe that the parent holds open
 STOP_AT = "LLMKIT_STOP_AT"  # sweeps/ sets it, this module reads it: the share of its steps after which a run stops
 FETCHED = "LLMKIT_FETCHED"  # remote.py sets it for all children and reads it: the copy of each address, as JSON
 COMMITS = "LLMKIT_COMMITS"  # hub.py sets it for all children and reads it: the commit of each repository, as JSON
 
 # Other libraries' variables that llmkit sets for them, or for its children: HF_HUB_OFFLINE, HF_DATASETS_OFFLINE and
-# DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (launch.py), ACCELERATE_USE_CPU and
-# OMP_NUM_THREADS (launch.py), PYTHONSAFEPATH and PYTHONPATH (this module); arguments.py removes
+# DISABLE_SAFETENSORS_CONVERSION (hub.py), CUDA_VISIBLE_DEVICES (devices.py), ACCELERATE_USE_CPU and
+# OMP_NUM_THREADS (accelerate_launch.py), PYTHONSAFEPATH and PYTHONPATH (this module); arguments.py removes
 # ACCELERATE_MIXED_PRECISION.
 
 # What torchrun, `accelerate launch` and mpirun set for the processes that they start.

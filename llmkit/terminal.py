@@ -12,7 +12,8 @@ from contextlib import nullcontext, suppress
 from itertools import pairwise
 from typing import Any, TextIO
 
-TERMINAL = "LLMKIT_TERMINAL"  # launch.py sets it for rank 0, whose pipe ends in a terminal: that one's width in columns
+# accelerate_launch.py sets it for rank 0, whose pipe ends in a terminal: that one's width in columns.
+TERMINAL = "LLMKIT_TERMINAL"
 USUAL = 80  # columns of a terminal that does not tell them, and of a table in a file
 NARROW = 40  # columns below which no room is given to an indent
 LEAST = 20  # columns that are taken for there at least

@@ -166,7 +166,7 @@ def two_processes(
         words = (*words, "--processes", "2")
         monkeypatch.setattr(sys, "argv", ["llmkit", *words])
         launched = SimpleNamespace(Popen=partial(forks.Ranks, first=first), DEVNULL=None)
-        monkeypatch.setattr("llmkit.launch.subprocess", launched)
+        monkeypatch.setattr("llmkit.accelerate_launch.subprocess", launched)
         done = llmkit(*words)
         said = done.stderr + capfd.readouterr().err
         return SimpleNamespace(exit_code=done.exit_code, stdout=done.stdout, stderr=said)

@@ -259,10 +259,10 @@ class Launcher:
 
     @staticmethod
     def _launch(told: dict[str, Any], plan: Plan) -> int:
-        from llmkit import launch
+        from llmkit import accelerate_launch
 
         count = int(told["words"][told["words"].index("--processes") + 1])
-        port = str(launch._free_port())
+        port = str(accelerate_launch.free_port())
         ranks = set()
         for rank in range(count):
             process = os.fork()
@@ -307,9 +307,9 @@ class Start:
             os.setpgid(0, 0)
             who = "rank-0"
             if training.processes > 1:
-                from llmkit import launch
+                from llmkit import accelerate_launch
 
-                who, launch.subprocess = "parent", SimpleNamespace(Popen=Launcher(plan).popen, DEVNULL=None)
+                who, accelerate_launch.subprocess = "parent", SimpleNamespace(Popen=Launcher(plan).popen, DEVNULL=None)
             become(words, who, plan, self.output)
         with suppress(PermissionError):  # whoever comes first; it may be another program's already
             os.setpgid(self.pid, self.pid)

@@ -20,7 +20,7 @@ from conftest import CAUSAL, ROOT, corpus
 from safetensors.torch import load_file
 
 from llmkit import machines, worlds
-from llmkit.launch import _free_port
+from llmkit.accelerate_launch import free_port
 from llmkit.process import _OF_LAUNCHERS
 
 LLMKIT = (sys.executable, "-m", "llmkit")
@@ -72,7 +72,7 @@ def end(*processes: subprocess.Popen) -> tuple[list[int], list[str]]:
 
 def world(kind: str, *words: str, told: bool = True) -> list[subprocess.Popen]:
     launched = ("--launched",) if told and kind != "PyTorchJob" else ()
-    job = _free_port()  # a number that no other has
+    job = free_port()  # a number that no other has
     return [begin(*LLMKIT, *RECIPE, *launched, *words, **WORLDS[kind](rank, job)) for rank in range(2)]
 
 
@@ -120,7 +120,7 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchrun_trains_one_run(place):
-    words = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port()))
+    words = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     codes, said = end(begin(sys.executable, *words, "-m", "llmkit", *RECIPE, "--name", "torchrun"))
     assert codes == [0], said
     assert said[0].count("finished in") == 1
@@ -168,7 +168,7 @@ def test_the_sbatch_file_trains_one_run_and_asks_for_more_time_when_it_is_stoppe
     """A `srun` and a `scontrol` of ours: two tasks with Slurm's variables, and a note of what was asked."""
     script = (ROOT / "examples/clusters/slurm.sbatch").read_text()
     (tmp_path / "job.sh").write_text(script.replace("gpt2-small", " ".join((*RECIPE[1:], *ENDLESS))))
-    env = [f"{name}={value}" for name, value in slurm(7, _free_port()).items() if value != "7"]
+    env = [f"{name}={value}" for name, value in slurm(7, free_port()).items() if value != "7"]
     start = f'env {" ".join(env)} SLURM_PROCID=$rank SLURM_LOCALID=$rank "${{@:2}}" & pids+=($!)'
     (tmp_path / "srun").write_text(
         f"#!/bin/bash\npids=()\nfor rank in 0 1; do {start}; done\n"
@@ -217,7 +217,7 @@ def machine(number: int, port: int, folder: Path, *words: str) -> subprocess.Pop
 
 
 def test_two_machines_train_one_run_and_each_prepares_once(place, tmp_path):
-    port, output = _free_port(), ("--output-dir", str(tmp_path / "shared/run"))
+    port, output = free_port(), ("--output-dir", str(tmp_path / "shared/run"))
     (tmp_path / "shared").mkdir()
     codes, said = end(*(machine(number, port, tmp_path, *output) for number in range(2)))
     assert codes == [0, 0], said
@@ -232,7 +232,7 @@ def test_two_machines_train_one_run_and_each_prepares_once(place, tmp_path):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_sigterm_to_one_machine_ends_both_with_75(number, place, tmp_path):
-    port, run = _free_port(), tmp_path / "shared/run"
+    port, run = free_port(), tmp_path / "shared/run"
     run.parent.mkdir()
     processes = [machine(each, port, tmp_path, "--output-dir", str(run), *ENDLESS) for each in range(2)]
     with killed_at_last(processes):

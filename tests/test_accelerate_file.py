@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from llmkit import accelerate_file, launch
+from llmkit import accelerate_file, accelerate_launch
 from llmkit.errors import UserError
 
 LOCAL = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": 4}
@@ -32,8 +32,8 @@ def written(tmp_path):
 def test_processes_strategy_and_device_are_read(settings, asked, written):
     file = accelerate_file.read(written(**settings))
     assert file.asked() == asked
-    assert launch.Launched(2, True, file).asked() == {**asked, "processes": 2}  # --processes comes first
-    assert launch.Launched(8, False, file).asked() == asked
+    assert accelerate_launch.Launched(2, True, file).asked() == {**asked, "processes": 2}  # --processes comes first
+    assert accelerate_launch.Launched(8, False, file).asked() == asked
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_what_is_no_configuration_is_named(text, tmp_path):
 def test_a_file_for_several_cpus_starts_its_processes(written, tmp_path):
     """`accelerate launch` alone starts one for MULTI_CPU, which would train at half the batch without a word."""
     file = accelerate_file.read(written(distributed_type="MULTI_CPU", num_processes=2))
-    launched = launch.Launched(1, False, file, on_cpu=file.on_cpu)
-    assert "--multi_gpu" in launch.launch_command(tmp_path, launched)
+    launched = accelerate_launch.Launched(1, False, file, on_cpu=file.on_cpu)
+    assert "--multi_gpu" in accelerate_launch.launch_command(tmp_path, launched)
     assert launched.asked() == {"processes": 2, "device": "cpu"}
 
 
 @pytest.mark.parametrize(("kind", "on_cpu"), [("cpu", True), ("cuda", False), ("xpu", False), ("npu", False)])
 def test_only_a_machine_without_an_accelerator_is_made_a_cpu(kind, on_cpu, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "accelerator", lambda: kind)
+    monkeypatch.setattr(accelerate_launch, "accelerator", lambda: kind)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    assert ("ACCELERATE_USE_CPU" in launch.environment(tmp_path, tmp_path, 2)) is on_cpu
-    assert "ACCELERATE_USE_CPU" in launch.environment(tmp_path, tmp_path, 2, on_cpu=True)
+    assert ("ACCELERATE_USE_CPU" in accelerate_launch.environment(tmp_path, tmp_path, 2)) is on_cpu
+    assert "ACCELERATE_USE_CPU" in accelerate_launch.environment(tmp_path, tmp_path, 2, on_cpu=True)

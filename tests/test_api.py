@@ -258,7 +258,7 @@ def test_a_finished_run_is_found_again(workplace):
 
 def test_several_processes_are_children_of_this_one(workplace, monkeypatch):
     launched = SimpleNamespace(Popen=partial(forks.Ranks, first=""), DEVNULL=None)
-    monkeypatch.setattr("llmkit.launch.subprocess", launched)
+    monkeypatch.setattr("llmkit.accelerate_launch.subprocess", launched)
     before = caller()
     run = lk.pretrain("causal.toml", processes=2, output_dir="run")
     assert caller() == before

@@ -10,6 +10,7 @@ LAYERS = (
     ("__main__", "cli", "dry_run", "api", "new_recipe"),
     (
         "launch",
+        "accelerate_launch",
         "launched",
         "machines",
         "prepare",
@@ -30,7 +31,18 @@ LAYERS = (
     ("models",),
     ("data",),
     ("runs",),
-    ("recipe", "hub", "process", "remote", "stdout", "temporary", "last_resort", "accelerate_file", "worlds"),
+    (
+        "recipe",
+        "hub",
+        "process",
+        "remote",
+        "stdout",
+        "temporary",
+        "last_resort",
+        "accelerate_file",
+        "worlds",
+        "devices",
+    ),
     ("metrics", "language", "errors", "disk", "terminal", ""),
 )
 

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from llmkit import hub, launch
+from llmkit import accelerate_launch, hub
 from llmkit.data.rows import head, splits
 from llmkit.data.rows.reader import reader_of
 from llmkit.errors import UserError
@@ -521,7 +521,7 @@ def test_every_command_that_reads_from_the_hub_can_stay_offline(
 
 def test_the_processes_of_a_launch_stay_offline_too(server: Server, tmp_path: Path) -> None:
     hub.go_offline("is not contacted (--offline)")
-    environment = launch.environment(tmp_path, tmp_path, 2)
+    environment = accelerate_launch.environment(tmp_path, tmp_path, 2)
     child = "from huggingface_hub import constants; from datasets import config\n"
     child += "print(constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE)"
     assert subprocess.check_output([sys.executable, "-c", child], env=environment, text=True) == "True True\n"

@@ -14,7 +14,7 @@ from conftest import corpus, losses
 from forks import Fork
 from transformers import TrainerControl, TrainerState
 
-from llmkit import launch
+from llmkit import accelerate_launch, launch
 from llmkit.accelerate_file import AccelerateFile
 from llmkit.errors import UserError
 from llmkit.process import DIRECTORY
@@ -124,13 +124,13 @@ def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
 
 
 def test_the_users_default_config_is_not_read(tmp_path):
-    words = launch.launch_command(tmp_path, launch.Launched(4))
+    words = accelerate_launch.launch_command(tmp_path, accelerate_launch.Launched(4))
     settings = json.loads(Path(words[words.index("--config_file") + 1]).read_text())
     assert settings["num_processes"] == 4
     assert settings["mixed_precision"] == "no"
     assert words[words.index("--num_processes") + 1] == "4"
     mine = tmp_path / "mine.yaml"
-    words = launch.launch_command(tmp_path, launch.Launched(4, False, AccelerateFile(mine, {})))
+    words = accelerate_launch.launch_command(tmp_path, accelerate_launch.Launched(4, False, AccelerateFile(mine, {})))
     assert words[words.index("--config_file") + 1] == str(mine)
     assert "--num_processes" not in words
 
@@ -138,7 +138,7 @@ def test_the_users_default_config_is_not_read(tmp_path):
 def test_ranks_on_a_cpu_are_told_so_and_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr("llmkit.speed.cpu.cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = launch.environment(tmp_path, Path("runs/x"), count=2)
+    found = accelerate_launch.environment(tmp_path, Path("runs/x"), count=2)
     assert found["ACCELERATE_USE_CPU"] == "true"
     assert found["OMP_NUM_THREADS"] == "4"
     assert found[DIRECTORY] == "runs/x"

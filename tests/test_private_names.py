@@ -355,7 +355,7 @@ TABLE = (
     Row("accelerate.data_loader.DataLoaderAdapter.base_dataloader", "training/trainer.py", assigned),
     Row("accelerate.data_loader.BatchSamplerShard.batch_sampler", "training/resumable_trainer.py", assigned),
     Row("accelerate.optimizer.AcceleratedOptimizer.optimizer", "training/guard.py", assigned),
-    Row("accelerate.commands.accelerate_cli", "launch.py", gives(lambda module: callable(module.main))),
+    Row("accelerate.commands.accelerate_cli", "accelerate_launch.py", gives(lambda module: callable(module.main))),
     # -- peft
     Row(
         "peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",

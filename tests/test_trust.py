@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llmkit import hub, launch
+from llmkit import accelerate_launch, hub, launch
 from llmkit.errors import UserError
 from llmkit.inference import generate
 from llmkit.models import loading
@@ -285,7 +285,7 @@ def test_a_token_is_in_no_byte_of_a_run_that_fails(workplace, llmkit, monkeypatc
 
 def test_a_token_is_not_on_the_command_line_of_a_launch(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert TOKEN not in " ".join(launch.launch_command(tmp_path, launch.Launched(2)))
+    assert TOKEN not in " ".join(accelerate_launch.launch_command(tmp_path, accelerate_launch.Launched(2)))
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,12 @@ def plan(
 
             for name, text in closed_form.head(loaded, processes):
                 say(f"{name:15} {text}")
-        from llmkit import launch
+        from llmkit import devices
         from llmkit.dry_run import outlook_of
         from llmkit.plan.show import plan, show
 
-        count = launch.default_processes() if processes is None else processes
-        launch.one_gpu()
+        count = devices.default_processes() if processes is None else processes
+        devices.one_gpu()
         show(plan(outlook_of(loaded, count), size, measure, price), as_json)
         return 0
 

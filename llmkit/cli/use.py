@@ -236,7 +236,7 @@ def evaluate(
 
     def act() -> int:
         stay_offline(offline)
-        from llmkit import launch
+        from llmkit import devices
         from llmkit.data.output import Output
         from llmkit.training import evaluate as evaluation
 
@@ -244,7 +244,7 @@ def evaluate(
         path, settings = recipe_and_overrides(recipe, overrides, task, "evaluate", model)
         named = run_or_model(model)
         loaded = evaluation.find_recipe(named, path, task, settings)
-        launch.one_gpu()
+        devices.one_gpu()
         in_int8 = None
         if quantize is not None:
             from llmkit.inference import precision as precisions

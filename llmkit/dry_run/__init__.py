@@ -8,10 +8,10 @@ from typing import Any
 
 from llmkit import tasks
 from llmkit.data.display import Report
+from llmkit.devices import default_processes
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.texts import read_texts
 from llmkit.errors import quantity
-from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.models.weights import num_parameters
 from llmkit.plan import closed_form

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from llmkit.data.display import Report
+from llmkit.devices import default_processes
 from llmkit.dry_run import LEFT, epoch_steps
 from llmkit.dry_run.rows import read_rows
 from llmkit.dry_run.size import Size
 from llmkit.dry_run.texts import read_texts
 from llmkit.errors import quantity
-from llmkit.launch import default_processes
 from llmkit.models.config import choose_block_size, load_config
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.global_batch import divide

@@ -10,7 +10,7 @@ from conftest import CAUSAL, byte_tokenizer, corpus
 from safetensors.torch import load_file
 from transformers import GPT2Config
 
-from llmkit import launch, recipe
+from llmkit import accelerate_launch, launch, recipe
 from llmkit.data.text import token_cache
 from llmkit.errors import UserError
 from llmkit.models import unknown_tokens
@@ -93,7 +93,7 @@ def test_tokens_are_made_before_the_processes_start(mixed, monkeypatch):
         assert len(assemble(found, 42).train) > 0
         return 75
 
-    monkeypatch.setattr(launch, "_with_accelerate", launched)
+    monkeypatch.setattr(accelerate_launch, "run", launched)
     assert launch.start(found, 2, None, resume=False)[0] == 75
 
 
