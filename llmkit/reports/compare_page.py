@@ -8,8 +8,9 @@ from llmkit.errors import UserError
 from llmkit.reports import curves, pictures
 from llmkit.reports.compare import Comparison, cells, written
 from llmkit.reports.curves import Log
+from llmkit.reports.formatting import cut, described, sentence
+from llmkit.reports.page import CURVES, TITLES, fill
 from llmkit.reports.pictures import Line, Picture
-from llmkit.reports.report import CURVES, TITLES, cut, described, fill, sentence
 from llmkit.runs import directory as runs
 
 NAMED = 4  # runs that are named in the title

@@ -15,6 +15,7 @@ from conftest import ROOT
 from llmkit.errors import UserError
 from llmkit.reports import report
 from llmkit.reports.attributions import Attribution, Word
+from llmkit.reports.contents import Contents
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "col"}
 
@@ -237,9 +238,7 @@ def test_the_card_shows_the_picture_once_with_its_figures(tmp_path):
 def test_the_recipe_of_the_page_is_that_of_the_run(tmp_path):
     run = made_runs.classifier(tmp_path / "run")
     told = {
-        f"{table}.{key}".removeprefix("."): value
-        for table, rows in report.Contents.of(run).recipe
-        for key, value, _ in rows
+        f"{table}.{key}".removeprefix("."): value for table, rows in Contents.of(run).recipe for key, value, _ in rows
     }
     tables = tomllib.loads((run / "recipe.toml").read_text())
     assert told["data.path"] == json.dumps(tables["data"]["path"])

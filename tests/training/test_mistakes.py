@@ -19,6 +19,7 @@ from llmkit import metrics as measures
 from llmkit.cli import app
 from llmkit.metrics import evaluation_metrics
 from llmkit.reports import report
+from llmkit.reports.formatting import figure
 from llmkit.runs import predictions
 from llmkit.tasks.task import Result, Results
 from llmkit.terminal import columns_of
@@ -517,7 +518,7 @@ def test_every_task_has_a_report_of_its_run(home, tmp_path, name):
     page = report.write(run).read_text()
     record = json.loads((run / "run.json").read_text())
     for key, value in evaluation_metrics(record["metrics"]).items():
-        assert f">{key}</th>" in page and f">{report.figure(float(value))}</td>" in page
+        assert f">{key}</th>" in page and f">{figure(float(value))}</td>" in page
     assert ("The worst mistakes" in page or "went worst" in page) == (name not in ("causal", "masked"))
     assert ("Expected calibration error" in page) == (name in ("three", "multi", "choice"))
     assert ("By class" in page) == (name in ("three", "multi", "tags", "plain"))
