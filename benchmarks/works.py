@@ -23,6 +23,14 @@ STORIES = HERE.parent / "recipes" / "tiny" / "stories.txt"
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # What a user of Trainer sets to have it as quiet as llmkit, and to log as llmkit does.
 TRAINER = {"logging_first_step": True, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+GGUF = """
+import sys
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from llmkit.export import gguf_file
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+gguf_file.write_file(model, AutoTokenizer.from_pretrained(sys.argv[1]), Path("q8_0.gguf"), "q8_0")
+"""
 COUNT = """
 import json, sys
 from tokenizers import Tokenizer
@@ -338,17 +346,11 @@ def twice(
 
 def evaluation(quick: bool, more: Sequence[str] = ()) -> Work:
     rows, few = (400 if quick else 872), 8
-    learned = 160 if quick else 1600
-    model = "../model"
-
-    def prepare(folder: Path) -> None:
-        words = ["--task", "sst2", f"data.split=train[:{learned}]", "trainer.save_strategy=no", "--output-dir", "model"]
-        measure.run([LLMKIT, "finetune", *words], folder)
 
     def llmkit(folder: Path, seed: int) -> Outcome:
-        long, short = ([LLMKIT, "evaluate", model, f"data.max_eval_samples={n}", *more] for n in (rows, few))
+        long, short = ([LLMKIT, "evaluate", MODEL, f"data.max_eval_samples={n}", *more] for n in (rows, few))
         much, figures = twice(long, short, folder, rows - few)
-        record = json.loads((folder / model / "run.json").read_text())
+        record = json.loads((folder / MODEL / "run.json").read_text())
         data = record["data"]["validation"]
         counts = {"parameters": record["parameters"]}
         length = data["tokens"] / data["examples"]
@@ -356,7 +358,7 @@ def evaluation(quick: bool, more: Sequence[str] = ()) -> Work:
 
     def trainer(padding: str, folder: Path, seed: int) -> Outcome:
         words = [sys.executable, HERE / "plain/evaluate.py", padding]
-        much, figures = twice([*words, rows, model], [*words, few, model], folder, rows - few)
+        much, figures = twice([*words, rows, MODEL], [*words, few, MODEL], folder, rows - few)
         found = json.loads(much.said.splitlines()[-1])  # Trainer prints its metrics too
         return Outcome(*figures, {"parameters": found.pop("parameters")}, found)
 
@@ -370,9 +372,86 @@ def evaluation(quick: bool, more: Sequence[str] = ()) -> Work:
         wanted={"plain Trainer, 8 padded to 128": (4, None)},
         spread={"eval_loss": 1e-5, "eval_accuracy": 1e-6},
         operations=partial(_of_minilm, training=False),
-        prepare=prepare,
+        prepare=partial(learn, 160 if quick else 1600),
         times=1 if quick else 2,  # what is timed is shorter than the start
     )
+
+
+MODEL = "../model"  # what `learn` leaves, seen from the folder of a side
+ONNXRUNTIME = "onnxruntime, int8"
+SENTENCES = """
+import json, sys
+from datasets import load_dataset
+data = load_dataset("nyu-mll/glue", "sst2", split="validation")
+for file, count in zip(("all", "few"), sys.argv[1:]):
+    rows = data.select(range(int(count)))
+    labels = rows.features["label"].int2str(rows["label"])
+    with open(f"{file}.jsonl", "w") as out:
+        for sentence, label in zip(rows["sentence"], labels):
+            print(json.dumps({"sentence": sentence, "label": label}), file=out)
+"""
+
+
+def learn(rows: int, folder: Path) -> None:
+    """Train the classifier that is used: MiniLM, on some sentences of SST-2."""
+    words = ["--task", "sst2", f"data.split=train[:{rows}]", "trainer.save_strategy=no", "--output-dir", "model"]
+    measure.run([LLMKIT, "finetune", *words], folder)
+
+
+def predict_one(quick: bool) -> Work:
+    """Labels for sentences that come one by one, as a service gets them."""
+
+    def llmkit(precision: str) -> list[str | Path]:
+        return [sys.executable, HERE / "plain/predict_llmkit.py", MODEL, precision]
+
+    return replace(predictions(quick, llmkit, 1, 40 if quick else 320), times=1 if quick else 2)
+
+
+def predict_many(quick: bool) -> Work:
+    """Labels for a file of sentences."""
+
+    def llmkit(precision: str) -> list[str | Path]:
+        words = ["--quantize", "int8"] if precision == "int8" else ["--precision", precision]
+        return [LLMKIT, "predict", MODEL, *words, "--output", "labels.jsonl", "--overwrite", "--input"]
+
+    return replace(predictions(quick, llmkit, 16, 400 if quick else 872), times=1 if quick else 2)
+
+
+def predictions(quick: bool, llmkit: Callable[[str], list[str | Path]], size: int, rows: int) -> Work:
+    """A classifier labels sentences of SST-2; what stands beside llmkit takes `size` of them at a time.
+
+    The last word of each side's command is a file of rows. All are judged by the sentences' own labels.
+    """
+
+    def prepare(folder: Path) -> None:
+        learn(160 if quick else 1600, folder)
+        measure.run([sys.executable, "-c", SENTENCES, str(rows), str(size)], folder)
+        if ONNXRUNTIME in sides:
+            (folder / "onnx").mkdir()
+            measure.run([sys.executable, HERE / "plain/predict_onnx.py", "model", "onnx"], folder)
+            measure.run([LLMKIT, "predict", "model", "--quantize", "int8", "--input", "few.jsonl"], folder)  # made once
+
+    def side(words: Sequence[str | Path], folder: Path, seed: int) -> Outcome:
+        long, short = ([*words, f"../{file}.jsonl"] for file in ("all", "few"))
+        much, figures = twice(long, short, folder, rows - size)
+        output = folder / "labels.jsonl"
+        if output.is_file():
+            labels = [json.loads(line)["predicted_label"] for line in output.read_text().splitlines()]
+        else:
+            labels = json.loads(much.said.splitlines()[-1])
+        truth = [json.loads(line)["label"] for line in (folder / "../all.jsonl").read_text().splitlines()]
+        right = sum(one == other for one, other in zip(labels, truth, strict=True))
+        return Outcome(*figures, {"sentences": len(labels)}, {"accuracy": right / len(truth)})
+
+    transformers = f"transformers, {'one by one' if size == 1 else f'{size} at a time'}"
+    commands = {f"llmkit, {precision}": llmkit(precision) for precision in ("int8", "bf16", "fp32")}
+    commands[transformers] = [sys.executable, HERE / "plain/predict.py", MODEL, str(size)]
+    commands[ONNXRUNTIME] = [sys.executable, HERE / "plain/predict_onnx.py", MODEL, "../onnx", str(size)]
+    if not (find_spec("onnxruntime") and find_spec("onnxscript")):
+        del commands[ONNXRUNTIME], commands["llmkit, int8"]
+    sides = {name: partial(side, words) for name, words in commands.items()}
+    wanted = {transformers: (4 if size == 1 else 2.5, None)}
+    return Work("sentences/s", sides, wanted, spread={"accuracy": 0.03 if quick else 0.003}, prepare=prepare)
 
 
 PROMPT = "Once upon a time, in a village by the sea,"
@@ -387,15 +466,34 @@ def from_prompt(more: Sequence[str], count: int, folder: Path, seed: int) -> Out
 
 def generate_one(quick: bool) -> Work:
     count = 64 if quick else 128
+
+    def prepare(folder: Path) -> None:
+        if "CTranslate2, int8" in sides:
+            code = "import sys; from ctranslate2.converters.transformers import main; main()"
+            words = ["--model", SMOL, "--output_dir", "ctranslate2", "--quantization", "int8"]
+            measure.run([sys.executable, "-c", code, *words], folder)
+        if "llama.cpp, Q8_0" in sides:
+            measure.run([sys.executable, "-c", GGUF, SMOL], folder)
+        measure.run([LLMKIT, "generate", PROMPT, "--model", SMOL, "--quantize", "int8", *greedy(1)], folder)
+
+    sides = {
+        "llmkit, int8": partial(from_prompt, ["--quantize", "int8"], count),
+        "llmkit": partial(from_prompt, [], count),
+        "transformers": partial(one_by_one, [PROMPT], count, [HERE / "plain/generate.py", SMOL]),
+    }
+    if find_spec("ctranslate2"):
+        words = [HERE / "plain/generate_ctranslate2.py", SMOL, "../ctranslate2"]
+        sides["CTranslate2, int8"] = partial(one_by_one, [PROMPT], count, words)
+    if find_spec("xllamacpp") and find_spec("gguf"):
+        sides["llama.cpp, Q8_0"] = partial(
+            one_by_one, [PROMPT], count, [HERE / "plain/generate_llamacpp.py", "../q8_0.gguf"]
+        )
     return Work(
         "tokens/s",
-        {
-            "llmkit, int8": partial(from_prompt, ["--quantize", "int8"], count),
-            "llmkit": partial(from_prompt, [], count),
-            "transformers": partial(one_by_one, [PROMPT], count),
-        },
-        wanted={"transformers": (1.6, None)},
+        sides,
+        wanted={"transformers": (4, None), "CTranslate2, int8": (0.9, None)},
         alike=("llmkit", "transformers", 1.0),
+        prepare=prepare,
     )
 
 
@@ -437,7 +535,7 @@ def generate_many(quick: bool) -> Work:
         {
             "llmkit": partial(llmkit, []),
             "llmkit, int8": partial(llmkit, ["--quantize", "int8"]),
-            "transformers, one by one": partial(one_by_one, prompts, count),
+            "transformers, one by one": partial(one_by_one, prompts, count, [HERE / "plain/generate.py", SMOL]),
         },
         wanted={"transformers, one by one": (8, None)},
         alike=("llmkit", "transformers, one by one", 0.9),  # a batch adds up in another order than a row alone
@@ -458,11 +556,11 @@ def greedy(count: int) -> list[str]:
     return ["do_sample=false", f"min_new_tokens={count}", f"max_new_tokens={count}"]
 
 
-def one_by_one(prompts: Sequence[str], count: int, folder: Path, seed: int) -> Outcome:
-    """transformers' own `generate`."""
+def one_by_one(prompts: Sequence[str], count: int, script: Sequence[str | Path], folder: Path, seed: int) -> Outcome:
+    """A `script` of `plain/` that goes on from one prompt after another, with its first words."""
     write_prompts(folder / "one.jsonl", prompts[:1])
     write_prompts(folder / "all.jsonl", prompts)
-    words = [sys.executable, HERE / "plain/generate.py", SMOL]
+    words = [sys.executable, *script]
     long, short = [*words, count, "all.jsonl"], [*words, 1, "one.jsonl"]
     much, figures = twice(long, short, folder, count * len(prompts) - 1)
     texts = [json.loads(line)["completion"] for line in much.said.splitlines()]
@@ -559,6 +657,8 @@ WORKS: dict[str, Callable[[bool], Work]] = {
     "squad": squad,
     "small-step": small_step,
     "evaluation": evaluation,
+    "predict-one": predict_one,
+    "predict-many": predict_many,
     "generate-one": generate_one,
     "generate-many": generate_many,
     "generate-chat": generate_chat,

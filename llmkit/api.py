@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmkit.inference.generate import GenerationSession
-    from llmkit.models.quantization import Precision
+    from llmkit.inference.precision import Precision
+    from llmkit.models.quantization import Precision as Quantized
 
 Verb = Literal["pretrain", "finetune"]
 INTERRUPTED = (process.STOPPED, 128 + signal.SIGINT)
@@ -291,10 +292,17 @@ def _path_of(data: Any) -> str:
 # ---- finished models -----------------------------------------------------------------------------------------------
 
 
-def load(model: str | Path, *, quantize: "Precision | None" = None, offline: bool = False) -> "Model":
+def load(
+    model: str | Path,
+    *,
+    quantize: "Quantized | None" = None,
+    precision: "Precision | None" = None,
+    offline: bool = False,
+) -> "Model":
     """Return a finished model: a run, a checkpoint, a folder or a Hub id. Its weights are read when they are needed.
 
-    `quantize` is that of `llmkit generate`, `predict` and `evaluate`. Raises UserError where there is no such model.
+    `quantize` is that of `llmkit generate`, `predict` and `evaluate`, `precision` ("bf16" or "fp32") that of the latter
+    two. Raises UserError where there is no such model.
     """
     from llmkit.cli.app import run_or_model
     from llmkit.runs.finished import check_model, one_task_of
@@ -302,7 +310,7 @@ def load(model: str | Path, *, quantize: "Precision | None" = None, offline: boo
     with _guest(offline=offline):
         name = run_or_model(str(model))
         check_model(name)
-        return Model(name, one_task_of(name), quantize, offline)
+        return Model(name, one_task_of(name), quantize, precision, offline)
 
 
 @dataclass(frozen=True)
@@ -311,7 +319,8 @@ class Model:
 
     name: str
     task: str
-    quantize: "Precision | None" = None
+    quantize: "Quantized | None" = None
+    precision: "Precision | None" = None
     offline: bool = False
 
     def predict(self, rows: Any) -> Any:
@@ -354,7 +363,7 @@ class Model:
     def _predictor(self) -> Any:
         from llmkit.inference.predict import predictor
 
-        return predictor(self.name, self.task, self.quantize)
+        return predictor(self.name, self.task, self.quantize, self.precision)
 
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Any:
         """Continue a prompt, as `llmkit generate` does, and return the prompt with its continuation.
@@ -421,6 +430,8 @@ class Model:
     def _session(self) -> "GenerationSession":
         from llmkit.inference import generate
 
+        if self.precision is not None:
+            raise UserError("precision is for predict and evaluate", "load the model without it to generate")
         return generate.load(self.name, "causal-lm", {}, None, self.quantize)
 
     def evaluate(
@@ -454,8 +465,8 @@ class Model:
             if self.quantize is not None:
                 from llmkit.inference import precision
 
-                in_int8 = precision.in_int8(self.name, found.task, self.quantize)
-            return evaluate.evaluate(self.name, found, target, in_int8=in_int8)
+                in_int8 = precision.in_int8(self.name, found.task, self.quantize, self.precision)
+            return evaluate.evaluate(self.name, found, target, self.precision, in_int8)
 
 
 def list_runs(folder: str | Path = "runs") -> "pd.DataFrame":

@@ -186,6 +186,18 @@ def test_predictions_are_those_of_the_command(rows, llmkit):
     assert run.load().name == "run"
 
 
+def test_a_precision_is_that_of_the_commands(rows, llmkit, capsys):
+    lk.finetune("classes.toml", output_dir="run")
+    said = llmkit("predict", "run", "it was good", "--precision", "bf16").stdout
+    expected = json.loads(llmkit("evaluate", "run", "data.path=rows.csv", "--precision", "bf16").stdout)
+    model = lk.load("run", precision="bf16")
+    capsys.readouterr()
+    assert model.predict("it was good") == json.loads(said)
+    assert "weights in bf16" in capsys.readouterr().err
+    assert model.evaluate(rows) == expected
+    assert expected["precision"] == "bf16"
+
+
 def test_evaluation_is_that_of_the_command(rows, llmkit):
     lk.finetune("classes.toml", output_dir="run")
     expected = json.loads(llmkit("evaluate", "run", "data.path=rows.csv").stdout)
@@ -210,6 +222,8 @@ def test_texts_are_those_of_the_command(workplace, llmkit):
         model.chat("Who are you?")
     with pytest.raises(lk.UserError, match="it generates text"):
         model.predict("the fox")
+    with pytest.raises(lk.UserError, match="precision is for predict and evaluate"):
+        lk.load("run", precision="bf16").generate("the fox")
 
 
 def test_ctrl_c_saves_and_raises_stopped(workplace):
