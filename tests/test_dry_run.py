@@ -202,6 +202,10 @@ def test_blocks_and_epochs_are_estimated_where_the_tokenizer_is_there(workplace,
     blocks = re.search(r"about ([\d,]+) tokens, ([\d,]+) blocks of 16", done.stderr)
     assert blocks is not None
     assert "epochs of the data" in done.stderr
+    assert "far more than so little text can teach" not in done.stderr
+    words = ("tokenizer=", "model.config=", f"model.name={base}", "trainer.max_steps=200000")
+    done = llmkit("pretrain", "masked.toml", *words, "--dry-run")
+    assert "far more than so little text can teach" in " ".join(done.stderr.split())
 
 
 def test_a_mistake_in_the_recipe_is_told_before_any_data_are_read(workplace, llmkit):

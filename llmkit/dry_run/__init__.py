@@ -22,7 +22,7 @@ from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.terminal import put
 from llmkit.training.arguments import check_trackers, choose_precision, training_arguments
-from llmkit.training.schedule import Schedule
+from llmkit.training.schedule import Schedule, repetition
 
 LEFT = 16  # columns of what stands before a line
 
@@ -60,6 +60,8 @@ def explain(recipe: Recipe, processes: int | None, max_time: str | None = None) 
         f"process{'es' * (world != 1)}{each} = {total:,}",
     )
     report.add("steps", f"as many as fit in {max_time}" if max_time is not None else steps_in_words(outlook))
+    if max_time is None and (note := repetition(recipe, outlook.steps, outlook.an_epoch)):
+        report.add("note", note)
     warmup, kind = settings.get("warmup_steps", 0), settings.get("lr_scheduler_type", "linear")
     peak = settings.get("learning_rate", 5e-5)
     share = f"{warmup:.1%} of the steps" if 0 < warmup < 1 else quantity(warmup, "step")

@@ -6,11 +6,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.runs.compatibility import in_steps
 
 PARTS = ("num_stable_steps", "num_decay_steps")  # of lr_scheduler_kwargs: numbers of steps, or shares of them
 WARMUP = 0.1  # the share of a run whose warm-up, as it was asked for, would leave nothing to what follows it
 WITHOUT = ("constant", "reduce_lr_on_plateau", "greedy")  # schedules that have no warm-up
+MANY_EPOCHS = 100  # of a text: a model knows it by heart long before
+FEW_STEPS = 20  # in an epoch: with smaller batches there are more
 DECAYING = "warmup_stable_decay"  # until its decay it is the same, however long the run
 
 
@@ -102,3 +105,17 @@ class Schedule:
     def _warm(self, *lengths: int) -> int:
         """Return the step at which the warm-up is over in runs of all these lengths."""
         return max(self.parts(steps)[0] for steps in lengths)
+
+
+def repetition(recipe: Recipe, steps: int | None, an_epoch: float | None) -> str:
+    """Say that pretraining repeats a text too often for as many `steps` as the recipe has, or return "".
+
+    `an_epoch` is the number of steps in an epoch. Of either, None is a number that is not known.
+    """
+    asked = recipe.task in PRETRAINING and recipe.trainer.get("max_steps", -1) > 0
+    if not asked or steps is None or an_epoch is None or (epochs := steps / max(an_epoch, 1)) <= MANY_EPOCHS:
+        return ""
+    words = ["trainer.max_steps=", "trainer.num_train_epochs=10"]
+    words += ["data.global_batch_size=8"] if an_epoch < FEW_STEPS else []
+    words += ["model.init=pretrained"] if recipe.model.name is not None and recipe.model.init == "scratch" else []
+    return f"{steps:,} steps are {epochs:,.0f} epochs, far more than so little text can teach; try {' '.join(words)}"

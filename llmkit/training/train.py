@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
 from llmkit.training.resumption import Resumption, find_resumption
 from llmkit.training.saving_trainer import NO_ROOM
-from llmkit.training.schedule import Schedule
+from llmkit.training.schedule import Schedule, repetition
 from llmkit.training.trainer import Trainer, compared, final_evaluation, final_samples
 
 FINISHED = 0
@@ -126,6 +126,9 @@ def run(
     if limit is None:
         steps = trainer.planned_steps()
         assembly.notes.extend(filter(None, [schedule.fit(args, steps)]))
+        if isinstance(assembly.train, Sized):
+            a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            assembly.notes.extend(filter(None, [repetition(recipe, steps, len(assembly.train) / a_step)]))
         if (share := process.stop_at()) is not None:
             stop.at_step = math.ceil(steps * share)
     if trainer.sampler is not None:

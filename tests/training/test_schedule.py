@@ -1,9 +1,12 @@
 """How a warm-up and a decay are fitted into a run, and what another length makes of the learning rate."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from llmkit.runs import directory as runs
 from llmkit.training.schedule import Schedule
 
 
@@ -57,3 +60,18 @@ def test_the_dry_run_shows_the_scaled_warmup(workplace, llmkit):
     done = llmkit("pretrain", "causal.toml", "trainer.warmup_steps=700", "trainer.max_steps=20", "--dry-run")
     assert "over 2 steps, then linear" in done.stderr
     assert "trainer.warmup_steps = 700 becomes 2" in " ".join(done.stderr.split())
+
+
+def test_a_text_that_is_repeated_too_often_is_told(workplace, llmkit):
+    Path("corpus.txt").write_text("the fox saw the owl and the owl saw the fox again\n" * 16)
+    words = ("pretrain", "causal.toml", "trainer.eval_strategy=no", "data.validation_fraction=")
+    done = llmkit(*words, "trainer.max_steps=400", "--output-dir", "run")
+    assert done.exit_code == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    hint = re.search(r"far more than so little text can teach; try ((?:[a-z_.]+=\S* ?){3})", said)
+    assert hint is not None
+    assert hint[1].split() == ["trainer.max_steps=", "trainer.num_train_epochs=10", "data.global_batch_size=8"]
+    done = llmkit(*words, *hint[1].split(), "--output-dir", "shorter")
+    assert done.exit_code == 0, done.stderr
+    assert "so little text" not in done.stderr
+    assert runs.read_record(Path("shorter"))["steps"] <= 100
