@@ -11,9 +11,8 @@ __version__ = "0.1.0"
 
 # What is imported when it is first used: `import llmkit` costs nothing.
 _PUBLIC = {
-    **dict.fromkeys(
-        ("Model", "Run", "Stopped", "finetune", "list_runs", "load", "pretrain", "read_recipe"), "llmkit.api"
-    ),
+    **dict.fromkeys(("Run", "Stopped", "finetune", "list_runs", "pretrain", "read_recipe"), "llmkit.api.runs"),
+    **dict.fromkeys(("Model", "load"), "llmkit.api.models"),
     **dict.fromkeys(("RunError", "UserError"), "llmkit.errors"),
     "Recipe": "llmkit.recipe.schema",
 }

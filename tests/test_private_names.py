@@ -400,7 +400,7 @@ TABLE = (
     Row("transformers.trainer", "plan/show.py", gives(inspect.ismodule)),
     # -- accelerate: what a process knows of itself, which a caller from Python gets back
     *(
-        Row(f"accelerate.state.{name}{attribute}", "api.py", look)
+        Row(f"accelerate.state.{name}{attribute}", "api/guest.py", look)
         for name in ("AcceleratorState", "PartialState", "GradientState")
         for attribute, look in {"": CLASS, "._shared_state": is_a(dict)}.items()
     ),

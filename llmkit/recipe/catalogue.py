@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from llmkit.recipe import bundled, schema, upstream
-from llmkit.recipe.table import Table
+from llmkit.recipe.table import Table, field_types, named_tables, nested_tables
 from llmkit.recipe.toml import toml_value
 from llmkit.recipe.types import Type, read_annotation
 
@@ -84,11 +84,11 @@ def _fields(table: str, model: type[Table]) -> Iterator[RecipeKey]:
     for name, field in model.model_fields.items():
         path, default = f"{table}.{name}", None if isinstance(field.default, Table) else field.default
         required = field.is_required()
-        type_ = schema.field_types(model)[name]
+        type_ = field_types(model)[name]
         yield RecipeKey(path, type_, None if required else default, required, field.description or "")
-        if inner := schema.nested(model).get(name):
+        if inner := nested_tables(model).get(name):
             yield from _fields(path, inner)
-        if inner := schema.named(model).get(name):
+        if inner := named_tables(model).get(name):
             yield from _fields(f"{path}.NAME", inner)
 
 

@@ -11,7 +11,7 @@ from llmkit.recipe.data_tables import Source
 from llmkit.recipe.draft import TABLE, Draft
 from llmkit.recipe.keys import TEXT
 from llmkit.recipe.synonyms import for_shell, replacement, suggestion, table_replacement
-from llmkit.recipe.table import Table
+from llmkit.recipe.table import Table, field_types, named_tables, nested_tables
 from llmkit.recipe.toml import Key, dotted
 from llmkit.recipe.types import nearest
 
@@ -100,9 +100,7 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
     class_name = schema.UPSTREAM_TABLES.get(table, "")
     fields = upstream.fields(class_name) if class_name else {}
     types = (
-        schema.field_types(own_table)
-        if own_table
-        else {name: field.type for name, field in fields.items() if name in content}
+        field_types(own_table) if own_table else {name: field.type for name, field in fields.items() if name in content}
     )
     for key, value in list(content.items()):
         if class_name and (reason := upstream.refusal(class_name, key, value)):
@@ -128,20 +126,20 @@ def _check_table(draft: Draft, table: str, content: dict[str, Any]) -> None:
 def _mistakes_in_field(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
     """Find the mistakes inside a field of `table` that is one of llmkit's tables, or several by name."""
     key = path[-1]
-    if key in schema.nested(table):
-        return _mistakes_in_table(draft, path, schema.nested(table)[key], content)
-    if key not in schema.named(table):
+    if key in nested_tables(table):
+        return _mistakes_in_table(draft, path, nested_tables(table)[key], content)
+    if key not in named_tables(table):
         return []
     mistakes: list[tuple[Key, str]] = []
     for name, table_content in content.items():
         type_mistakes = list(TABLE.mistakes(table_content, (*path, name)))
-        mistakes += type_mistakes or _mistakes_in_table(draft, (*path, name), schema.named(table)[key], table_content)
+        mistakes += type_mistakes or _mistakes_in_table(draft, (*path, name), named_tables(table)[key], table_content)
     return mistakes
 
 
 def _mistakes_in_table(draft: Draft, path: Key, table: type[Table], content: Any) -> list[tuple[Key, str]]:
     """Find the unknown keys and wrong types of a table inside one of llmkit's tables."""
-    types = schema.field_types(table)
+    types = field_types(table)
     mistakes: list[tuple[Key, str]] = []
     for key, value in content.items():
         if key in types:
@@ -203,10 +201,10 @@ def build_tables(draft: Draft) -> dict[str, Any]:
 
 def _key_of(table: type[Table], loc: Key) -> Key:
     """Return the key of a location in a pydantic error, which names the members of a union too."""
-    if loc[:1] and loc[0] in schema.named(table):
-        return (*loc[:2], *_key_of(schema.named(table)[loc[0]], loc[2:]))
-    if loc[:1] and loc[0] in schema.nested(table):
-        return (loc[0], *_key_of(schema.nested(table)[loc[0]], loc[1:]))
+    if loc[:1] and loc[0] in named_tables(table):
+        return (*loc[:2], *_key_of(named_tables(table)[loc[0]], loc[2:]))
+    if loc[:1] and loc[0] in nested_tables(table):
+        return (loc[0], *_key_of(nested_tables(table)[loc[0]], loc[1:]))
     return loc[:1]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from llmkit.recipe import schema, upstream
+from llmkit.recipe.table import field_types, named_tables, nested_tables
 from llmkit.recipe.toml import Key
 from llmkit.recipe.types import ANYTHING, Type
 
@@ -22,13 +23,13 @@ def key_type(key: Key, task: object) -> Type | None:
     else:
         own_table = schema.own_tables(task).get(table)
         while own_table and len(rest) > 1:
-            if rest[0] in schema.nested(own_table):
-                own_table, rest = schema.nested(own_table)[rest[0]], rest[1:]
-            elif rest[0] in schema.named(own_table) and len(rest) > 2:
-                own_table, rest = schema.named(own_table)[rest[0]], rest[2:]
+            if rest[0] in nested_tables(own_table):
+                own_table, rest = nested_tables(own_table)[rest[0]], rest[1:]
+            elif rest[0] in named_tables(own_table) and len(rest) > 2:
+                own_table, rest = named_tables(own_table)[rest[0]], rest[2:]
             else:
                 break
-        kind = schema.field_types(own_table).get(rest[0]) if own_table else None
+        kind = field_types(own_table).get(rest[0]) if own_table else None
     for _ in rest[1:]:
         kind = None if kind is None or not kind.kinds & {"dict", "any"} else kind.entry or ANYTHING
     return kind
@@ -52,5 +53,5 @@ def known_keys(task: object, name: str = "") -> Iterator[str]:
         if name in upstream.text(class_name):  # parsing it takes 20 ms and more
             yield from (f"{table_name}.{key}" for key in upstream.fields(class_name))
     for table_name, table in schema.own_tables(task).items():
-        for key, inner in schema.nested(table).items():
+        for key, inner in nested_tables(table).items():
             yield from (f"{table_name}.{key}.{field}" for field in inner.model_fields)

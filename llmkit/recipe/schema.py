@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -14,7 +13,6 @@ from llmkit.recipe.data_tables import Data, MaskedData
 from llmkit.recipe.table import ReadOnly, Table
 from llmkit.recipe.tasks import TASKS as RECORDS
 from llmkit.recipe.toml import dotted, leaves, toml_value
-from llmkit.recipe.types import Type, read_annotation
 from llmkit.remote import scheme_of
 
 TASKS = (*RECORDS, "multi-task")
@@ -494,37 +492,3 @@ def own_tables(task: object) -> dict[str, type[Table]]:
         "report": Report,
         "sweep": Sweep,
     }
-
-
-@cache
-def field_types(table: type[Table]) -> dict[str, Type]:
-    """Return the type of each field of one of llmkit's tables, from its written annotation."""
-    written = {
-        name: text for base in reversed(table.__mro__) for name, text in vars(base).get("__annotations__", {}).items()
-    }
-    types = {name: read_annotation(written[name]) for name in table.model_fields}
-    return types | dict.fromkeys((*nested(table), *named(table)), Type(frozenset({"dict"})))
-
-
-def nested(table: type[Table]) -> dict[str, type[Table]]:
-    """Return the fields of one of llmkit's tables that are tables too, with their classes."""
-    tables = {name: _table_in(field.annotation) for name, field in table.model_fields.items()}
-    under_names = named(table)
-    return {name: inner for name, inner in tables.items() if inner is not None and name not in under_names}
-
-
-def named(table: type[Table]) -> dict[str, type[Table]]:
-    """Return the fields that hold several tables, each under a name that the user chooses, with their classes."""
-    tables = {
-        name: _table_in(field.annotation)
-        for name, field in table.model_fields.items()
-        if get_origin(field.annotation) is Mapping
-    }
-    return {name: inner for name, inner in tables.items() if inner is not None}
-
-
-def _table_in(annotation: Any) -> type[Table] | None:
-    candidates = (annotation, *get_args(annotation))
-    return next(
-        (candidate for candidate in candidates if isinstance(candidate, type) and issubclass(candidate, Table)), None
-    )

@@ -1,13 +1,16 @@
-"""Define the base of every table of a recipe: strict, frozen, without unknown keys."""
+"""Define the base of every table of a recipe (strict, frozen, without unknown keys), and read what fields one has."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from functools import cache
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
+
+from llmkit.recipe.types import Type, read_annotation
 
 T = TypeVar("T")
 
@@ -56,3 +59,37 @@ class Table(BaseModel):
         if not isinstance(values, dict):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+@cache
+def field_types(table: type[Table]) -> dict[str, Type]:
+    """Return the type of each field of a table, from its written annotation."""
+    written = {
+        name: text for base in reversed(table.__mro__) for name, text in vars(base).get("__annotations__", {}).items()
+    }
+    types = {name: read_annotation(written[name]) for name in table.model_fields}
+    return types | dict.fromkeys((*nested_tables(table), *named_tables(table)), Type(frozenset({"dict"})))
+
+
+def nested_tables(table: type[Table]) -> dict[str, type[Table]]:
+    """Return the fields of a table that are tables too, with their classes."""
+    tables = {name: _table_in(field.annotation) for name, field in table.model_fields.items()}
+    under_names = named_tables(table)
+    return {name: inner for name, inner in tables.items() if inner is not None and name not in under_names}
+
+
+def named_tables(table: type[Table]) -> dict[str, type[Table]]:
+    """Return the fields that hold several tables, each under a name that the user chooses, with their classes."""
+    tables = {
+        name: _table_in(field.annotation)
+        for name, field in table.model_fields.items()
+        if get_origin(field.annotation) is Mapping
+    }
+    return {name: inner for name, inner in tables.items() if inner is not None}
+
+
+def _table_in(annotation: Any) -> type[Table] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next(
+        (candidate for candidate in candidates if isinstance(candidate, type) and issubclass(candidate, Table)), None
+    )

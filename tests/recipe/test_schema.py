@@ -8,7 +8,7 @@ from recipe_texts import MASKED, PLAIN, SCRATCH, SOURCES, TRANSFORMERS
 
 from llmkit import recipe
 from llmkit.recipe import cleaning, data_tables, schema
-from llmkit.recipe.table import Table
+from llmkit.recipe.table import Table, field_types, named_tables, nested_tables
 
 
 def test_a_recipe_and_its_defaults(write):
@@ -126,7 +126,7 @@ def tables(task):
     """Our own tables of a task, with those that stand in them."""
     found = list(schema.own_tables(task).values())
     for table in found:
-        found += [each for each in (*schema.nested(table).values(), *schema.named(table).values()) if each not in found]
+        found += [each for each in (*nested_tables(table).values(), *named_tables(table).values()) if each not in found]
     return found
 
 
@@ -144,7 +144,7 @@ def test_every_field_is_documented_and_its_default_is_of_its_type(table):
     for name, field in table.model_fields.items():
         assert name in added or field.description
     if table is not schema.Recipe:
-        for name, kind in schema.field_types(table).items():
+        for name, kind in field_types(table).items():
             default = table.model_fields[name].get_default()
             if not table.model_fields[name].is_required() and default is not None:
                 assert kind.admits(dict(default) if isinstance(default, Table) else default), name
