@@ -63,7 +63,7 @@ OPTIONS = {
         "--offline",
         "--json",
     ],
-    "merge": ["run", "--output", "--offline"],
+    "merge": ["run", "--output", "--precision", "--offline"],
     "export": ["model", "--output", "--format", "--precision", "--quantize", "--offline"],
     "serve": [
         *("model", "--host", "--port", "--key-file", "--allow-host", "--allow-origin", "--quantize"),

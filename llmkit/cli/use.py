@@ -273,6 +273,12 @@ def merge(
             "--output", metavar="DIR", help="A new folder for the merged model.", autocompletion=completion.files
         ),
     ],
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(
+            "--precision", metavar="fp32|bf16|fp16", help="What the merged weights are written in: half takes half."
+        ),
+    ] = "fp32",
     offline: Offline = False,
 ) -> None:
     """Merge an adapter into its base model, and compare their outputs."""
@@ -281,7 +287,7 @@ def merge(
         stay_offline(offline)
         from llmkit.models import merge
 
-        merge.merge(run_or_model(run), output)
+        merge.merge(run_or_model(run), output, precision)
         return 0
 
     do(act)

@@ -3,23 +3,25 @@
 import inspect
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmkit import disk, hub, process
 from llmkit.data.output import check_folder, new_folder
-from llmkit.errors import UserError, say
+from llmkit.errors import UserError, in_bytes, say
 from llmkit.recipe.tasks import TASKS, task_of_adapter
 from llmkit.runs.finished import record_of
 
+Precision = Literal["fp32", "bf16", "fp16"]
 TOLERANCE = 1e-4  # how far a logit may move in fp32, as a share of the largest
 LENGTH, BATCH = 16, 4  # tokens and inputs that the two models are compared on
 
 
-def merge(run: str, output: str) -> None:
+def merge(run: str, output: str, precision: Precision = "fp32") -> None:
     """Write the adapter of `run` (a run, a checkpoint, a folder or a Hub id), merged into its base, to `output`.
 
-    The logits before and after are compared in fp32; RuntimeError where they differ. Raises UserError for a `run`
-    without an adapter and an `output` with files in it; `output` is there whole or not at all.
+    The weights are merged in fp32 and then rounded to `precision`. The logits before and after merging, and those of
+    the rounded weights and of what is written, are compared; RuntimeError where they differ. Raises UserError for a
+    `run` without an adapter and an `output` with files in it; `output` is there whole or not at all.
     """
     target = check_folder(output)
     revision = hub.commit(run)  # before torch is imported, which takes seconds
@@ -52,18 +54,35 @@ def merge(run: str, output: str) -> None:
         run if in_run else base, revision if in_run else hub.commit(base, adapter.get("revision"))
     )
     model = _merge_weights(model, run)
+    _must_match(_logits(model, ids), before)
     with new_folder(target, output) as draft:
+        model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
         with loading.quiet():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
+        rounded = _logits(model.float(), ids)
         del model
-        after = _logits(loading.load_model(str(draft), model_class), ids)  # of what is written
-        difference = ((after - before).abs().max() / before.abs().max()).item()
-        if not difference <= TOLERANCE:  # NaN too
-            raise RuntimeError(
-                f"the merged model does not match: its logits differ by up to {difference:.1e} of the largest"
-            )
-    say(f"merged `{run}` into {output}: its logits differ by at most {difference:.1e} of the largest one")
+        after = _logits(loading.load_model(str(draft), model_class).float(), ids)  # of what is written
+        _must_match(after, rounded)
+        size = in_bytes(sum(file.stat().st_size for file in draft.glob("*.safetensors")))
+    say(
+        f"merged `{run}` into {output}, in {precision} ({size}): its logits differ by at most "
+        f"{_difference(after, before):.1e} of the largest one"
+    )
+
+
+def _must_match(after: Any, before: Any) -> None:
+    """Raise RuntimeError where logits are not what they were."""
+    difference = _difference(after, before)
+    if not difference <= TOLERANCE:  # NaN too
+        raise RuntimeError(
+            f"the merged model does not match: its logits differ by up to {difference:.1e} of the largest"
+        )
+
+
+def _difference(after: Any, before: Any) -> float:
+    """Return the largest difference, as a share of the largest logit."""
+    return float(((after - before).abs().max() / before.abs().max()).item())
 
 
 def _model_class(run: str, adapter: dict[str, Any]) -> Any:

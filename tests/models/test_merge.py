@@ -388,6 +388,21 @@ def test_a_merged_model_that_computes_something_else_is_not_written(base, tmp_pa
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_merged_model_is_rounded_as_asked(precision, dtype, base, tmp_path, capsys):
+    model, _ = classifier(base("bert"), lora={})
+    model.save_pretrained(tmp_path / "run")
+    loading.save_config(model, tmp_path / "run")
+    merge(str(tmp_path / "run"), str(tmp_path / "fp32"))
+    merge(str(tmp_path / "run"), str(tmp_path / "half"), precision)
+    whole = load_file(tmp_path / "fp32/model.safetensors")
+    half = load_file(tmp_path / "half/model.safetensors")
+    assert half.keys() == whole.keys()
+    assert all(torch.equal(half[name], tensor.to(dtype)) for name, tensor in whole.items())
+    assert json.loads((tmp_path / "half/config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert f"in {precision} (" in capsys.readouterr().err
+
+
 def test_a_merged_model_is_there_whole_or_not_at_all(base, tmp_path, monkeypatch):
     model, _ = classifier(base("bert"), lora={})
     model.save_pretrained(tmp_path / "run")
