@@ -34,6 +34,13 @@ def within(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if is_dir(folder) else []
 
 
+def cache_dir() -> Path:
+    """Return the folder of what llmkit keeps between runs (tokens, tokenizers, files of addresses), in HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "llmkit"
+
+
 @contextmanager
 def drafted(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
     """Open a draft of `path` for bytes; at the end sync it to disk if asked, and rename it; remove it on an error."""

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from llmkit.data import engines
 from llmkit.data.engines import Engine, Workers
-from llmkit.data.text.token_cache import cache_dir
 from llmkit.data.text.tokenize import cores
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError, quantity, say
 from llmkit.recipe.data_tables import TextData
 from llmkit.recipe.schema import Recipe

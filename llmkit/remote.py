@@ -141,7 +141,7 @@ def fetch(address: str) -> str:
     if key not in known or not disk.exists(known[key]["root"]):
         from filelock import FileLock
 
-        cache = _cache()
+        cache = disk.cache_dir() / "addresses"
         try:
             (cache / "index").mkdir(parents=True, exist_ok=True)
             with FileLock(cache / "index" / f"{key}.lock"):
@@ -154,12 +154,6 @@ def fetch(address: str) -> str:
         os.environ[FETCHED] = json.dumps(known)
     show_as(known[key]["root"], known[key]["shown"])
     return str(known[key]["path"])
-
-
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HOME) / "llmkit" / "addresses"
 
 
 def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:

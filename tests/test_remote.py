@@ -14,8 +14,8 @@ import fsspec
 import pytest
 from conftest import corpus
 
+from llmkit import disk, remote
 from llmkit import recipe as recipes
-from llmkit import remote
 from llmkit.errors import UserError, scrub
 from llmkit.recipe.addresses import fetched
 from llmkit.runs.directory import read_record
@@ -125,7 +125,7 @@ def test_a_copy_that_is_damaged_is_fetched_anew(web):
 def refusal(address):
     with pytest.raises(UserError) as mistake:
         remote.fetch(address)
-    folder = remote._cache()
+    folder = disk.cache_dir() / "addresses"
     assert [path for path in folder.iterdir() if path.name != "index"] == []
     assert not list((folder / "index").glob("*.json"))
     return mistake.value
@@ -170,7 +170,7 @@ def test_ctrl_c_is_answered_and_leaves_nothing(web, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         remote.fetch(f"{web.address}/a.txt")
     assert f"stopped  while fetching `{web.address}/a.txt`: nothing of it is kept" in capsys.readouterr().err
-    assert [path.name for path in remote._cache().iterdir()] == ["index"]
+    assert [path.name for path in (disk.cache_dir() / "addresses").iterdir()] == ["index"]
 
 
 def test_without_a_connection_the_last_copy_is_read_and_said(web, monkeypatch, capsys):
@@ -199,7 +199,7 @@ def test_a_secret_in_an_address_is_never_shown(web, capsys):
     assert f"http://me:***@127.0.0.1:{port}/a.txt?X-Amz-Signature=***" in said
     assert "geheimnis" not in said
     assert "abcdef0123" not in said
-    kept = " ".join(path.read_text() for path in remote._cache().rglob("*") if path.is_file())
+    kept = " ".join(path.read_text() for path in (disk.cache_dir() / "addresses").rglob("*") if path.is_file())
     assert "geheimnis" not in kept + os.environ[remote.FETCHED]
 
 

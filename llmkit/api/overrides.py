@@ -55,8 +55,6 @@ def _path_of(data: Any) -> str:
     """Return the path of data; rows that are in memory are written into the cache, under a hash of what they are."""
     if isinstance(data, str | Path):
         return str(data)
-    from llmkit.data.text.token_cache import cache_dir
-
     if isinstance(data, Sequence):
         import pandas as pd
 
@@ -68,7 +66,7 @@ def _path_of(data: Any) -> str:
         )
     written = io.BytesIO()
     data.to_parquet(written, **({"index": False} if hasattr(data, "iloc") else {}))
-    file = cache_dir() / "frames" / f"{sha256(written.getvalue()).hexdigest()[:32]}.parquet"
+    file = disk.cache_dir() / "frames" / f"{sha256(written.getvalue()).hexdigest()[:32]}.parquet"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with disk.drafted(file, synced=False) as out:

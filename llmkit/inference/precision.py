@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmkit import hub, tasks
+from llmkit import disk, hub, tasks
 from llmkit.errors import UserError, say
 from llmkit.recipe.tasks import TASKS
 
@@ -90,14 +90,14 @@ def folder(name: str, task: str) -> Path:
     nothing, where it does not compute what the model does.
     """
     from llmkit.data.files import digest
-    from llmkit.data.text.pack import cache_dir, is_whole, new_cache_entry
+    from llmkit.data.text.pack import is_whole, new_cache_entry
     from llmkit.export import export, onnx_file, onnx_model
     from llmkit.models import loading
 
     made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
     with hub.loading(name, "model"):
         key = digest(*loading.identity(name), task, made_by, onnx_file.adds_up_bytes())
-    kept = cache_dir() / f"int8-{key}"
+    kept = disk.cache_dir() / f"int8-{key}"
     if not is_whole(kept, "the model in int8"):
         say("int8     made and compared with the model once; it is kept")
         with export.whole(name) as model, new_cache_entry(kept, sealed=True) as draft:

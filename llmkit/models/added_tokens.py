@@ -10,8 +10,9 @@ import regex
 import xxhash
 
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import cache_dir, is_whole, new_cache_entry
+from llmkit.data.text.pack import is_whole, new_cache_entry
 from llmkit.data.words import ALONE
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError
 from llmkit.recipe.schema import Tokenizer as Table
 

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit import hub
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.pack import cache_dir, encode, is_whole, new_cache_entry
+from llmkit.data.text.pack import encode, is_whole, new_cache_entry
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError
 from llmkit.models import unknown_tokens
 from llmkit.models.loading import load_tokenizer

@@ -44,7 +44,7 @@ def test_bf16_is_refused_where_the_processor_has_none(monkeypatch):
 
 
 def test_the_file_is_made_once_for_the_same_weights(tmp_path, monkeypatch):
-    from llmkit.data.text import pack
+    from llmkit import disk
 
     made, weights = [], ["a"]
 
@@ -53,7 +53,7 @@ def test_the_file_is_made_once_for_the_same_weights(tmp_path, monkeypatch):
         (folder / "model.onnx").write_text(weights[0])
         return ["compared", "try it"]
 
-    monkeypatch.setattr(pack, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(disk, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(loading, "identity", lambda name: iter(weights))
     monkeypatch.setattr(export, "whole", contextlib.nullcontext)
     monkeypatch.setattr(onnx_model, "write", write)

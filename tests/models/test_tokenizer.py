@@ -6,7 +6,7 @@ import random
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmkit.data.text import pack
+from llmkit.data.text import pack, token_cache
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.models import tokenizer as tokenizing
@@ -341,7 +341,7 @@ def test_the_second_time_it_comes_from_the_cache(kind, cache, monkeypatch):
 
 
 def test_a_trained_tokenizer_tokenizes_the_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "cache_dir", lambda: tmp_path / "tokens")
+    monkeypatch.setattr(token_cache, "cache_dir", lambda: tmp_path / "tokens")
     tokenizer = train("byte-bpe")
     texts = story()
     row = pack.tokenize_documents(documents(texts), tokenizer, [tokenizer.eos_token_id])

@@ -38,8 +38,9 @@ from llmkit.data.cleaning.steps import (
 from llmkit.data.engines import ALONE, Workers
 from llmkit.data.files import digest
 from llmkit.data.text.documents import READING, Documents
-from llmkit.data.text.token_cache import cache_dir, locked
+from llmkit.data.text.token_cache import locked
 from llmkit.data.words import word_list
+from llmkit.disk import cache_dir
 from llmkit.errors import RunError, UserError, say
 from llmkit.recipe.cleaning import Clean
 

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from llmkit.data.text.token_cache import cache_dir
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError
 
 IN_MEMORY = 2**22  # bytes of a column that are held in memory; beyond, all of it goes to a file, so many at a time

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from llmkit.data.text.documents import Documents
-from llmkit.data.text.token_cache import TokenStream, cache_dir, is_whole, new_cache_entry, tokenize_documents
+from llmkit.data.text.token_cache import TokenStream, is_whole, new_cache_entry, tokenize_documents
 from llmkit.data.text.tokenize import encode, encoded, encoder
 from llmkit.errors import UserError, say
 
@@ -24,7 +24,6 @@ __all__ = [
     "StreamedBlocks",
     "TokenStream",
     "Window",
-    "cache_dir",
     "encode",
     "is_whole",
     "materialize",

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
-from huggingface_hub import constants
 
 from llmkit import disk
 from llmkit.data.engines import Engine, in_turn
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import Tokens, encoded_ahead, encoded_by, encoder
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError, say
 
 SEAL = ".checksums.json"
@@ -113,11 +113,6 @@ def tokenize_documents(
     with suppress(OSError, ValueError, KeyError):  # they are remarks, and no tokens depend on them
         documents.findings.restore(json.loads((folder / "findings.json").read_text()))
     return tokens
-
-
-def cache_dir() -> Path:
-    """Return the folder of prepared tokens and tokenizers, which is beside the Hub's own caches."""
-    return Path(constants.HF_HOME) / "llmkit"
 
 
 def is_whole(folder: Path, what: str) -> bool:
