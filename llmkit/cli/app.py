@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -42,15 +42,15 @@ MaybeRecipe = Annotated[
         autocompletion=completion.recipe_or_override,
     ),
 ]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="NAME",
-        help="Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ...",
-        autocompletion=completion.tasks,
-    ),
-]
+TASKS = "Instead of a recipe: sst2, mrpc, squad_v2, text-classification, ..."
+
+
+def task_option(help: str) -> Any:
+    """Declare --task."""
+    return typer.Option("--task", metavar="NAME", help=help, autocompletion=completion.tasks)
+
+
+Task = Annotated[str | None, task_option(TASKS)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; a mistake is one too, on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the Hub: use its cache and local files only.")]
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from llmkit.cli import completion
-from llmkit.cli.app import TRAIN, MaybeRecipe, Offline, Overrides, Task, app, do, recipe_and_overrides, stay_offline
+from llmkit.cli.app import (
+    TASKS,
+    TRAIN,
+    MaybeRecipe,
+    Offline,
+    Overrides,
+    app,
+    do,
+    recipe_and_overrides,
+    stay_offline,
+    task_option,
+)
 from llmkit.cli.style import Command
 
 if TYPE_CHECKING:
@@ -15,6 +26,7 @@ if TYPE_CHECKING:
     from llmkit.sweeps.plan import Plan
 
 
+Verb = Literal["pretrain", "finetune"]
 LENGTH, GOING_ON, EXPERIMENTS = (
     "Machine and time",
     "Resuming a run",
@@ -138,65 +150,62 @@ Name = Annotated[
         help="The run's name, used for runs/NAME and by --resume.  [default: the recipe's name]",
     ),
 ]
-TextTask = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        metavar="NAME",
-        help="Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm.",
-        autocompletion=completion.tasks,
-    ),
-]
+TEXT_TASKS = "Instead of a recipe, to pretrain on your own text: causal-lm or masked-lm."
 
 
-@app.command(
-    cls=Command,
-    rich_help_panel=TRAIN,
-    epilog="""\
+def add_training(verb: Verb, about: str, tasks: str, examples: str) -> None:
+    """Add the command `verb`, which trains; `tasks` is the help of its --task."""
+
+    @app.command(verb, cls=Command, rich_help_panel=TRAIN, help=about, epilog=examples)
+    def train(
+        recipe: MaybeRecipe = None,
+        overrides: Overrides = None,
+        task: Annotated[str | None, task_option(tasks)] = None,
+        name: Name = None,
+        output_dir: OutputDir = None,
+        processes: Processes = None,
+        accelerate_config: AccelerateConfig = None,
+        launched: Launched = False,
+        max_time: MaxTime = None,
+        sweep: SweepOver = None,
+        trials: Trials = None,
+        sampler: Sampler = None,
+        halving: Halving = None,
+        seeds: Seeds = None,
+        resume: Resume = False,
+        allow_change: AllowChange = None,
+        offline: Offline = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        _train(
+            verb,
+            recipe,
+            overrides,
+            task=task,
+            name=name,
+            output_dir=output_dir,
+            processes=processes,
+            accelerate_config=accelerate_config,
+            launched=launched,
+            max_time=max_time,
+            sweep=sweep or [],
+            options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
+            resume=resume,
+            allow_change=allow_change,
+            offline=offline,
+            dry_run=dry_run,
+        )
+
+
+add_training(
+    "pretrain",
+    "Pretrain a language model, causal or masked, from a recipe.",
+    TEXT_TASKS,
+    """\
 llmkit pretrain tiny/gpt2
 llmkit pretrain gpt2-small data.path=books.txt trainer.max_steps=2000
 llmkit pretrain gpt2-small --resume""",
 )
-def pretrain(
-    recipe: MaybeRecipe = None,
-    overrides: Overrides = None,
-    task: TextTask = None,
-    name: Name = None,
-    output_dir: OutputDir = None,
-    processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-    launched: Launched = False,
-    max_time: MaxTime = None,
-    sweep: SweepOver = None,
-    trials: Trials = None,
-    sampler: Sampler = None,
-    halving: Halving = None,
-    seeds: Seeds = None,
-    resume: Resume = False,
-    allow_change: AllowChange = None,
-    offline: Offline = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Pretrain a language model, causal or masked, from a recipe."""
-
-    _train(
-        "pretrain",
-        recipe,
-        overrides,
-        task=task,
-        name=name,
-        output_dir=output_dir,
-        processes=processes,
-        accelerate_config=accelerate_config,
-        launched=launched,
-        max_time=max_time,
-        sweep=sweep or [],
-        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
-        resume=resume,
-        allow_change=allow_change,
-        offline=offline,
-        dry_run=dry_run,
-    )
 
 
 @app.command(
@@ -210,7 +219,7 @@ llmkit prepare my-recipe.toml --engine ray""",
 def prepare(
     recipe: MaybeRecipe = None,
     overrides: Overrides = None,
-    task: TextTask = None,
+    task: Annotated[str | None, task_option(TEXT_TASKS)] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="The number of processes.  [default: one per core]"),
@@ -252,59 +261,20 @@ def prepare(
     do(act)
 
 
-@app.command(
-    cls=Command,
-    rich_help_panel=TRAIN,
-    epilog="""\
+add_training(
+    "finetune",
+    "Fine-tune a model to classify, tag, choose, answer, summarize, translate or chat.",
+    TASKS,
+    """\
 llmkit finetune --task sst2
 llmkit finetune --task text-classification data.path=reviews.csv
 llmkit finetune --task mrpc --sweep trainer.learning_rate=1e-5,3e-5 --seeds 3
 llmkit finetune my-recipe.toml trainer.learning_rate=5e-5 --dry-run""",
 )
-def finetune(
-    recipe: MaybeRecipe = None,
-    overrides: Overrides = None,
-    task: Task = None,
-    name: Name = None,
-    output_dir: OutputDir = None,
-    processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-    launched: Launched = False,
-    max_time: MaxTime = None,
-    sweep: SweepOver = None,
-    trials: Trials = None,
-    sampler: Sampler = None,
-    halving: Halving = None,
-    seeds: Seeds = None,
-    resume: Resume = False,
-    allow_change: AllowChange = None,
-    offline: Offline = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Fine-tune a model to classify, tag, choose, answer, summarize, translate or chat."""
-
-    _train(
-        "finetune",
-        recipe,
-        overrides,
-        task=task,
-        name=name,
-        output_dir=output_dir,
-        processes=processes,
-        accelerate_config=accelerate_config,
-        launched=launched,
-        max_time=max_time,
-        sweep=sweep or [],
-        options={"trials": trials, "sampler": sampler, "halving": halving, "seeds": seeds},
-        resume=resume,
-        allow_change=allow_change,
-        offline=offline,
-        dry_run=dry_run,
-    )
 
 
 def _train(
-    verb: Literal["pretrain", "finetune"],
+    verb: Verb,
     recipe: str | None,
     overrides: list[str] | None,
     *,
