@@ -7,8 +7,8 @@ def accelerator() -> str:
     """Return the kind of this machine's accelerator, such as cuda, xpu or mps; cpu where torch finds none."""
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return "cpu" if found is None else found.type
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if device is None else device.type
 
 
 def default_processes() -> int:

@@ -66,9 +66,9 @@ class ClassScores(NamedTuple):
 def class_scores(counts: Mapping[tuple[str | None, str | None], int], classes: Sequence[str]) -> ClassScores:
     """Compute the scores of `classes` from how often each pair of a true and a predicted class (None: none) occurs."""
     actual, predicted = Counter[str | None](), Counter[str | None]()
-    for (true, found), count in counts.items():
+    for (true, predicted_class), count in counts.items():
         actual[true] += count
-        predicted[found] += count
+        predicted[predicted_class] += count
 
     def scores(hits: int, predicted: int, actual: int) -> tuple[float, float, float]:
         return hits / max(predicted, 1), hits / max(actual, 1), 2 * hits / max(predicted + actual, 1)
@@ -331,8 +331,8 @@ class Words:
 
     def tokenize(self, text: str) -> list[str]:
         """List the runs of letters and digits, in lower case."""
-        found: list[str] = _WORD.findall(text.lower())
-        return found
+        words: list[str] = _WORD.findall(text.lower())
+        return words
 
 
 _WORD = regex.compile(r"[\w\p{M}]+")
@@ -389,9 +389,9 @@ def _cmrc_units(text: str, character: regex.Pattern[str]) -> list[str]:
     """List each `character` of a text, and between those its words and marks."""
     units: list[str] = []
     bare, begin = _bare(text), 0
-    for found in character.finditer(bare):
-        units += [*_nltk_words(bare[begin : found.start()]), found.group()]
-        begin = found.end()
+    for unit in character.finditer(bare):
+        units += [*_nltk_words(bare[begin : unit.start()]), unit.group()]
+        begin = unit.end()
     return units + _nltk_words(bare[begin:])
 
 

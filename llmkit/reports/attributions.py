@@ -159,20 +159,18 @@ def explain(
             say("note: the tokenizer does not say where its tokens stand in the text, so that no words are shown")
             return []
         try:
-            found = list(_explained(asked, QUESTIONS[task], tolerance))
+            explained = list(_explained(asked, QUESTIONS[task], tolerance))
         except Unexplained as problem:
             say(f"note: no words are shown that decided: {problem}")
             return []
-    if len(found) < len(rows):
-        say(
-            f"note: the words of {quantity(len(rows) - len(found), 'row')} are not shown: the tokens are not the text's"
-        )
-    far = [each.gap for each in found if each.gap > tolerance]
+    if missing := len(rows) - len(explained):
+        say(f"note: the words of {quantity(missing, 'row')} are not shown: the tokens are not the text's")
+    far = [each.gap for each in explained if each.gap > tolerance]
     if far:
         say(
             f"note: the words of {quantity(len(far), 'row')} add up to what they explain but for {max(far):.0%} at most"
         )
-    return found
+    return explained
 
 
 def _read(
@@ -184,8 +182,8 @@ def _read(
     tokenizer = loading.load_tokenizer(name, hub.commit(name))
     fit_for_batches(tokenizer, model.config)
     length = choose_length(record.get("max_length") or data.max_length, model.config)
-    known = [f"row {number}" for number in range(1, len(rows) + 1)]
-    table = Rows(lambda: zip(known, rows, strict=True), tuple(rows[0]), class_names, "", "the rows to explain")
+    places_of_rows = [f"row {number}" for number in range(1, len(rows) + 1)]
+    table = Rows(lambda: zip(places_of_rows, rows, strict=True), tuple(rows[0]), class_names, "", "the rows to explain")
     columns = dict(record["columns"])
     labels = [role for role in columns if role in module.reader.LABEL_ROLES]
     for role in labels:
@@ -246,7 +244,7 @@ def _class(asked: _Asked, number: int) -> _Question:
     inputs = asked.tensors(*asked.examples_of(number))
     logits = _outputs(asked, inputs).logits[0]
     best = int(logits.argmax())
-    said = f"{float(logits[0]):.4g}" if spec.problem_type == REGRESSION else spec.names[best]
+    answer = f"{float(logits[0]):.4g}" if spec.problem_type == REGRESSION else spec.names[best]
 
     def score(outputs: Any) -> torch.Tensor:
         return _log_odds(outputs.logits, best) if spec.problem_type == SINGLE else outputs.logits[:, best]
@@ -256,7 +254,7 @@ def _class(asked: _Asked, number: int) -> _Question:
         for role in ("text", "text_pair")
         if role in columns
     )
-    return _Question(inputs, texts, places(asked.tokenizer, texts, inputs["input_ids"][0].tolist()), said, score)
+    return _Question(inputs, texts, places(asked.tokenizer, texts, inputs["input_ids"][0].tolist()), answer, score)
 
 
 def _choice(asked: _Asked, number: int) -> _Question:
@@ -394,10 +392,10 @@ def integrated_gradients(
     for intervals in INTERVALS:
         alphas, weights = (torch.tensor(each, dtype=torch.float32, device=ids.device) for each in line(intervals))
         new = alphas if not len(slopes) else alphas[1::2]
-        found = [
+        steps_of_path = [
             _at(model, embedding, own, begin, end, some, score) for some in new.split(max(1, AT_ONCE // ids.shape[1]))
         ]
-        fresh_values, fresh_slopes = (torch.cat(each) for each in zip(*found, strict=True))
+        fresh_values, fresh_slopes = (torch.cat(each) for each in zip(*steps_of_path, strict=True))
         values, slopes = _merged(values, fresh_values), _merged(slopes, fresh_slopes)
         parts, difference = weights @ slopes, float(values[-1] - values[0])
         if gap_of(float(parts.sum()), difference) <= tolerance:
@@ -442,10 +440,10 @@ def _at(
     points = (begin + alphas[:, None, None] * (end - begin)).requires_grad_()
     calls = 0
 
-    def replace(module: torch.nn.Module, arguments: Any, found: torch.Tensor) -> torch.Tensor:
+    def replace(module: torch.nn.Module, arguments: Any, embeddings: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return torch.cat([points, found[:, points.shape[1] :]], dim=1)  # some models add padding
+        return torch.cat([points, embeddings[:, points.shape[1] :]], dim=1)  # some models add padding
 
     handle = embedding.register_forward_hook(replace)
     try:
@@ -486,7 +484,7 @@ def places(tokenizer: Any, texts: Sequence[str], ids: Sequence[int]) -> list[Pla
         begin, begin_second = _find(head, whole[first:stop]), _find(tail, whole[second:behind])
         if begin is not None and begin_second is not None:
             spans = [offsets[i : i + n] for i, n in ((first + begin, size), (second + begin_second, rest))]
-            of_texts = [[(part, *span) for span in found] for part, found in enumerate(spans)]
+            of_texts = [[(part, *span) for span in spans_of_text] for part, spans_of_text in enumerate(spans)]
             return [*[None] * first, *of_texts[0], *[None] * len(between), *of_texts[1], *[None] * len(after)]
     return None
 

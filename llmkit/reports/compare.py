@@ -113,27 +113,27 @@ def read(names: Sequence[str]) -> Comparison:
     return Comparison(sides, differences(sides), results(sides), _verdict(sides), bool(swept), len(names) == 1)
 
 
-def show(found: Comparison, format: Format = "table") -> None:
+def show(comparison: Comparison, format: Format = "table") -> None:
     """Print the settings that differ, metrics side by side, and a test where there are two runs."""
     if format == "json":
-        answer(found.as_object())
+        answer(comparison.as_object())
         return
-    columns = ["", *(side.name for side in found.sides)]
-    settings = table(found.sides, found.settings)
-    metrics = table(found.sides, {name: cells(result) for name, result in found.metrics.items()})
+    columns = ["", *(side.name for side in comparison.sides)]
+    settings = table(comparison.sides, comparison.settings)
+    metrics = table(comparison.sides, {name: cells(result) for name, result in comparison.metrics.items()})
     tables = [settings, metrics]
-    if found.by_row:
+    if comparison.by_row:
         tables = [[{"": name, **{row[""]: row[name] for row in (*settings, *metrics)}} for name in columns[1:]]]
         columns = ["", *(row[""] for row in (*settings, *metrics))]
-        if found.names_are_settings and format in ("latex", "md"):
+        if comparison.names_are_settings and format in ("latex", "md"):
             columns = columns[1:]
     width = terminal_columns(sys.stdout)
     print("\n".join(render(rows, columns, format, width) for rows in tables if rows), end="")  # noqa: T201
-    if not found.settings:
+    if not comparison.settings:
         say("note: no setting differs")
-    if any(result.best for result in found.metrics.values()) and format == "table":
+    if any(result.best for result in comparison.metrics.values()) and format == "table":
         say("* the best")
-    for line in found.said():
+    for line in comparison.said():
         say(line)
 
 
@@ -147,25 +147,25 @@ def table(sides: Sequence[Side], named: Mapping[str, Sequence[Any]]) -> list[dic
 
 def differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
     """Return each setting that is not the same on all sides, with its value on each; None where it is not set."""
-    found = {}
+    differing = {}
     for key in dict.fromkeys(key for side in sides for key in side.settings):
         values = [side.settings.get(key) for side in sides]
         if key not in OUTPUT and any(value != values[0] for value in values):
-            found[key] = values
-    return found
+            differing[key] = values
+    return differing
 
 
 def results(sides: Sequence[Side]) -> dict[str, Result]:
     """Return each metric with its values on each side, and the sides whose mean is best."""
-    found = {}
+    compared = {}
     for name in dict.fromkeys(name for side in sides for name in side.metrics):
         values = [side.metrics.get(name, ()) for side in sides]
         means = Result(values).means
         present = [mean for mean in means if mean is not None and math.isfinite(mean)]
         best = (min if smaller_is_better(name) else max)(present, default=None)
         alike = best is None or means.count(best) == len(sides)
-        found[name] = Result(values, () if alike else [i for i, mean in enumerate(means) if mean == best])
-    return found
+        compared[name] = Result(values, () if alike else [i for i, mean in enumerate(means) if mean == best])
+    return compared
 
 
 def cells(result: Result) -> list[str]:

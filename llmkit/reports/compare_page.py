@@ -27,27 +27,27 @@ def check(file: Path) -> None:
         raise UserError(f"--html: there is no folder `{file.parent}`", "create it first, or write elsewhere")
 
 
-def write(file: Path, found: Comparison) -> None:
+def write(file: Path, comparison: Comparison) -> None:
     """Write the page of a comparison."""
-    logs = [[curves.read(path) for path in side.runs] for side in found.sides]
-    names = [cut(side.name, 80) for side in found.sides]
+    logs = [[curves.read(path) for path in side.runs] for side in comparison.sides]
+    names = [cut(side.name, 80) for side in comparison.sides]
     shown = {
         "title": f"{', '.join(names[:-1])} and {names[-1]}" if len(names) <= NAMED else f"{len(names)} runs",
         "sides": [
             {"name": name, "runs": len(side.runs), "color": number % len(pictures.RUNS), "dashes": _dashes(number)}
-            for number, (name, side) in enumerate(zip(names, found.sides, strict=True))
+            for number, (name, side) in enumerate(zip(names, comparison.sides, strict=True))
         ],
-        "said": found.said(),
+        "said": comparison.said(),
         "metrics": [
             {"name": name, "cells": [cell.removesuffix(" *") for cell in cells(each)], "best": each.best}
-            for name, each in found.metrics.items()
+            for name, each in comparison.metrics.items()
         ],
-        "repeated": any(len(side.runs) > 1 for side in found.sides),
-        "settings": [(key, [cut(written(value), 200) for value in row]) for key, row in found.settings.items()],
+        "repeated": any(len(side.runs) > 1 for side in comparison.sides),
+        "settings": [(key, [cut(written(value), 200) for value in row]) for key, row in comparison.settings.items()],
         "pictures": list(_pictures(names, logs)),
         "silent": [
             str(path)
-            for side, read in zip(found.sides, logs, strict=True)
+            for side, read in zip(comparison.sides, logs, strict=True)
             for path, log in zip(side.runs, read, strict=True)
             if not log.curves
         ],

@@ -67,8 +67,8 @@ class Contents:
             say(f"words    of {quantity(len(rows), 'row')} are weighed by integrated gradients")
             try:
                 asked = [{**row["columns"], **row.get("labels", {})} for row in rows]
-                for found in attributions.explain(self.directory / part.folder, asked):
-                    rows[found.row]["attribution"] = found
+                for attribution in attributions.explain(self.directory / part.folder, asked):
+                    rows[attribution.row]["attribution"] = attribution
             except UserError as problem:
                 say(f"note     no words are shown that decided: {problem.message}")
 
@@ -84,23 +84,23 @@ class Contents:
         about = self.trivial.get("eval_loss")
         level = None if about is None else (about["answer"], about["value"])
         best = self.record.get("best", {}).get("step") or None
-        said = [described(line.name + " loss", line.curve) for line in drawn]
-        said += [] if level is None else [f"{level[0]}: {figure(level[1])}"]
-        said += [] if best is None else [f"best step: {best:,}"]
-        return pictures.lines("loss", "Loss over steps", sentence(said), drawn, level, best, scaled=True)
+        descriptions = [described(line.name + " loss", line.curve) for line in drawn]
+        descriptions += [] if level is None else [f"{level[0]}: {figure(level[1])}"]
+        descriptions += [] if best is None else [f"best step: {best:,}"]
+        return pictures.lines("loss", "Loss over steps", sentence(descriptions), drawn, level, best, scaled=True)
 
     @property
     def trivial(self) -> dict[str, Any]:
         """Return the trivial answers by metric."""
-        found: dict[str, Any] = self.record.get("trivial", {}).get("metrics", {})
-        return found
+        answers: dict[str, Any] = self.record.get("trivial", {}).get("metrics", {})
+        return answers
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Return the metrics at the end; of a run that is not finished those of its last evaluation."""
         last = self.log.evaluations[-1] if self.log.evaluations else {}
-        found: dict[str, Any] = self.record.get("metrics") or {k: v for k, v in last.items() if k != "step"}
-        return found
+        at_the_end: dict[str, Any] = self.record.get("metrics") or {k: v for k, v in last.items() if k != "step"}
+        return at_the_end
 
 
 def _recipe(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:

@@ -45,17 +45,17 @@ def data_section(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if isinstance(each, dict) and ("rows" in each or "documents" in each)
         }
         rows = [
-            (said, [figure(each[key]) if key in each else "" for each in parts.values()])
-            for key, said in ROWS.items()
+            (label, [figure(each[key]) if key in each else "" for each in parts.values()])
+            for key, label in ROWS.items()
             if any(each.get(key) for each in parts.values())
         ]
         if any("lengths" in each for each in parts.values()):
             rows += [
-                (f"tokens a row, {said}", [figure(each.get("lengths", {}).get(key, "")) for each in parts.values()])
-                for key, said in (("min", "least"), ("50%", "median"), ("95%", "95 % up to"), ("max", "most"))
+                (f"tokens a row, {label}", [figure(each.get("lengths", {}).get(key, "")) for each in parts.values()])
+                for key, label in (("min", "least"), ("50%", "median"), ("95%", "95 % up to"), ("max", "most"))
             ]
-        for key, said in (("skipped", "rows left out"), ("mended", "rows mended"), ("left_out", "left out")):
-            rows += list(_counted(said, about.get(key), list(parts)))
+        for key, label in (("skipped", "rows left out"), ("mended", "rows mended"), ("left_out", "left out")):
+            rows += list(_counted(label, about.get(key), list(parts)))
         yield {
             "name": name,
             "parts": list(parts),
@@ -65,22 +65,22 @@ def data_section(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _counted(said: str, counts: Any, parts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _counted(label: str, counts: Any, parts: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield a row for each kind of what was left out or mended, with a count for each part."""
     if not isinstance(counts, Mapping):
         return
     by_part = {part: counts[part] for part in parts if isinstance(counts.get(part), Mapping)}
     for kind in dict.fromkeys(kind for each in by_part.values() for kind in each):
-        yield f"{said}: {kind}", [figure(by_part.get(part, {}).get(kind, "")) for part in parts]
+        yield f"{label}: {kind}", [figure(by_part.get(part, {}).get(kind, "")) for part in parts]
 
 
 def _lengths(parts: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[Picture]:
     for part, about in parts.items():
-        found = about.get("length_histogram")
-        if not found or sum(found["counts"]) < 2 or len(found["counts"]) < 2:
+        histogram = about.get("length_histogram")
+        if not histogram or sum(histogram["counts"]) < 2 or len(histogram["counts"]) < 2:
             continue
         unit = "row" if "rows" in about else "document"
-        edges, counts = found["edges"], found["counts"]
+        edges, counts = histogram["edges"], histogram["counts"]
         total, seen, half = sum(counts), 0, edges[-1]
         for edge, count in zip(edges[1:], counts, strict=True):
             seen += count
@@ -88,13 +88,13 @@ def _lengths(parts: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[Pict
                 half = edge - 1
                 break
         fullest = max(range(len(counts)), key=counts.__getitem__)
-        said = sentence(
+        description = sentence(
             [
                 f"{quantity(total, unit)} of {edges[0]:,} to {edges[-1] - 1:,} tokens, half up to {half:,} or so",
                 f"most, {counts[fullest]:,}, have {edges[fullest]:,} to {edges[fullest + 1] - 1:,}",
             ]
         )
-        yield pictures.bars(f"{name}-{part}", f"Tokens a {unit}: {part}", said, edges, counts, "tokens")
+        yield pictures.bars(f"{name}-{part}", f"Tokens a {unit}: {part}", description, edges, counts, "tokens")
 
 
 def _labels(part: str, about: Mapping[str, Any]) -> dict[str, Any]:

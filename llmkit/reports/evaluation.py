@@ -64,9 +64,9 @@ class Part:
             shown = [*(name for name in self.classes if name in most), OTHERS, *none]
         cells = Counter[tuple[Class, Class]]()
         for pair, count in self.decisions.items():
-            true, found = (name if name in shown else OTHERS for name in pair)
-            cells[true, found] += count
-        return shown, [[cells[true, found] for found in shown] for true in shown]
+            true, predicted = (name if name in shown else OTHERS for name in pair)
+            cells[true, predicted] += count
+        return shown, [[cells[true, predicted] for predicted in shown] for true in shown]
 
     def calibration(self) -> tuple[float, list[dict[str, float]]] | None:
         """Return the expected calibration error and its bins of one width; None without probabilities.
@@ -76,10 +76,10 @@ class Part:
         """
         if not self.scored:
             return None
-        said, right = np.array(self.scored, float).T
-        number = np.minimum((said * BINS).astype(int), BINS - 1)
+        confidence, right = np.array(self.scored, float).T
+        number = np.minimum((confidence * BINS).astype(int), BINS - 1)
         rows = np.bincount(number, minlength=BINS)
-        sums = [np.bincount(number, values, BINS) for values in (said, right)]
+        sums = [np.bincount(number, values, BINS) for values in (confidence, right)]
         bins = [
             {
                 "from": i / BINS,
@@ -90,7 +90,7 @@ class Part:
             }
             for i in np.flatnonzero(rows).tolist()
         ]
-        error = sum(each["rows"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / len(said)
+        error = sum(each["rows"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / len(confidence)
         return float(error), bins
 
 
@@ -109,19 +109,19 @@ def read(directory: Path, record: Mapping[str, Any]) -> list[Part]:
 
 
 def _add(part: Part, row: dict[str, Any]) -> None:
-    truth, found, score, right = (row.get(key) for key in ("truth", "prediction", "score", "right"))
+    truth, prediction, score, right = (row.get(key) for key in ("truth", "prediction", "score", "right"))
     part.rows += 1
     if right is not None:
         part.wrong = (part.wrong or 0) + (not right)
-    decisions = row.get("decisions", [(truth, found)] if isinstance(truth, str) else [])
+    decisions = row.get("decisions", [(truth, prediction)] if isinstance(truth, str) else [])
     if part.classes:
         part.decisions.update((true, chosen) for true, chosen in decisions)
     if right is not None and isinstance(score, float) and part.task in ("text-classification", "multiple-choice"):
         part.scored.append((score, bool(right)))
     if isinstance(row.get("scores"), dict):
         part.scored += [(score, name in (truth or ())) for name, score in row["scores"].items()]
-    if "difference" in row and isinstance(truth, float) and isinstance(found, float):
-        part.numbers.append((truth, found))
+    if "difference" in row and isinstance(truth, float) and isinstance(prediction, float):
+        part.numbers.append((truth, prediction))
     for key in SPREAD:
         if isinstance(row.get(key), int | float):
             part.spread.setdefault(key, []).append(row[key])

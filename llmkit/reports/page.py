@@ -130,9 +130,9 @@ def _learning(contents: Contents, loss: Picture | None) -> Iterator[Picture]:
     for number, key in enumerate([key for key in several if key != "eval_loss"][:CURVES]):
         about = trivial.get(key)
         level = None if about is None else (about["answer"], about["value"])
-        said = [described(key, log.curves[key])] + ([f"{level[0]}: {figure(level[1])}"] if level else [])
+        descriptions = [described(key, log.curves[key])] + ([f"{level[0]}: {figure(level[1])}"] if level else [])
         lines = [Line("evaluation", log.curves[key], True)]
-        yield pictures.lines(f"metric{number}", key, sentence(said), lines, level)
+        yield pictures.lines(f"metric{number}", key, sentence(descriptions), lines, level)
     for number, key in enumerate(key for key in log.curves if key in TITLES or key.endswith("_per_second")):
         if not key.startswith("eval_"):
             title = TITLES.get(key, key.removesuffix("_per_second").capitalize() + " a second")

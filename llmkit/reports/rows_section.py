@@ -56,10 +56,10 @@ def rows_section(part: Part, number: int, of: int) -> dict[str, Any]:
 
 
 def _confusion(part: Part) -> dict[str, Any] | None:
-    found = part.confusion()
-    if found is None:
+    confusion = part.confusion()
+    if confusion is None:
         return None
-    names, cells = found
+    names, cells = confusion
     shown = ["(none)" if name is None else cut(name, 40) for name in names]
     rows = []
     for i, (name, counts) in enumerate(zip(shown, cells, strict=True)):
@@ -69,15 +69,15 @@ def _confusion(part: Part) -> dict[str, Any] | None:
 
 
 def _calibration(part: Part, number: int) -> dict[str, Any] | None:
-    found = part.calibration()
-    if found is None:
+    calibration = part.calibration()
+    if calibration is None:
         return None
-    error, bins = found
+    error, bins = calibration
     several = part.task == "text-classification" and part.wrong is not None and len(part.scored) != part.rows
     labels = (
         ("probability of a class", "share that has it") if several else ("probability of the answer", "share right")
     )
-    said = sentence(
+    description = sentence(
         [f"expected calibration error {error:.4f}, over {len(part.scored):,} probabilities"]
         + [
             f"of {quantity(int(each['rows']), 'answer')} with a probability of {each['from']:.1f} to {each['to']:.1f}, "
@@ -85,7 +85,7 @@ def _calibration(part: Part, number: int) -> dict[str, Any] | None:
             for each in bins
         ]
     )
-    picture = pictures.reliability(f"calibration{number}", "Calibration", said, bins, labels)
+    picture = pictures.reliability(f"calibration{number}", "Calibration", description, bins, labels)
     rows = [
         (f"{b['from']:.1f} to {b['to']:.1f}", f"{b['rows']:,}", f"{b['confidence']:.4f}", f"{b['accuracy']:.4f}")
         for b in bins
@@ -98,15 +98,15 @@ def _spread(part: Part, number: int) -> Iterator[Picture]:
     import numpy as np
 
     if part.numbers:
-        truth, found = np.array(part.numbers).T
-        said = sentence(
+        truth, predicted = np.array(part.numbers).T
+        description = sentence(
             [
                 f"true values from {figure(float(truth.min()))} to {figure(float(truth.max()))}",
-                f"predicted ones from {figure(float(found.min()))} to {figure(float(found.max()))}",
-                f"they differ by {figure(float(np.abs(found - truth).mean()))} on average",
+                f"predicted ones from {figure(float(predicted.min()))} to {figure(float(predicted.max()))}",
+                f"they differ by {figure(float(np.abs(predicted - truth).mean()))} on average",
             ]
         )
-        yield pictures.values(f"values{number}", "Predicted and true values", said, truth, found)
+        yield pictures.values(f"values{number}", "Predicted and true values", description, truth, predicted)
     spread = dict(part.spread)
     if not spread and not part.classes and not part.numbers and part.wrong is None:
         spread = {"loss": part.losses}
@@ -116,69 +116,69 @@ def _spread(part: Part, number: int) -> Iterator[Picture]:
         counts, edges = np.histogram(values, bins=20)
         middle = [float(np.quantile(values, share)) for share in (0.05, 0.5, 0.95)]
         title = evaluation.SPREAD.get(key, "Loss of a row")
-        said = sentence(
+        description = sentence(
             [
                 f"{title} of {quantity(len(values), 'row')}",
                 "half up to {1:.4g}, 5 % up to {0:.4g}, 95 % up to {2:.4g}".format(*middle),
             ]
         )
-        yield pictures.bars(f"{key}{number}", title, said, edges.tolist(), counts.tolist(), key)
+        yield pictures.bars(f"{key}{number}", title, description, edges.tolist(), counts.tolist(), key)
 
 
 def _mistake(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return one of the worst rows: texts, truth, prediction and figures."""
     figures = {key: value for key, value in row.items() if key not in NO_FIGURES and value is not None}
     sides = row.get("true_text", row.get("truth")), row.get("text" if "true_text" in row else "prediction")
-    found = row.get("attribution")
+    attribution = row.get("attribution")
     return {
         "number": row["worst"],
         "row": f"{row['row'] + 1:,}",
         "texts": [(name, [(cut(_text(value)), 0.0)]) for name, value in row.get("columns", {}).items()]
-        if found is None
-        else _marked(found, list(row["columns"])),
+        if attribution is None
+        else _marked(attribution, list(row["columns"])),
         **_answer(*sides, judged="right" in row),
         "figures": [(key, f"{v:.4g}" if isinstance(v, float) else figure(v)) for key, v in figures.items()],
-        "explained": None if found is None else cut(found.explained or "no answer", 80),
-        "words": [] if found is None else _most(found),
-        "gap": 0.0 if found is None else found.gap,
+        "explained": None if attribution is None else cut(attribution.explained or "no answer", 80),
+        "words": [] if attribution is None else _most(attribution),
+        "gap": 0.0 if attribution is None else attribution.gap,
     }
 
 
-def _marked(found: Any, names: Sequence[str]) -> list[tuple[str, list[tuple[str, float]]]]:
+def _marked(attribution: Any, names: Sequence[str]) -> list[tuple[str, list[tuple[str, float]]]]:
     """Return the texts that a model read, each with a name, in pieces: text, and how much it decided (-1 to 1)."""
-    most = max((abs(word.score) for word in found.words), default=0.0) or 1.0
+    most = max((abs(word.score) for word in attribution.words), default=0.0) or 1.0
     texts = []
-    for number, text in enumerate(found.texts):
+    for number, text in enumerate(attribution.texts):
         pieces, end = list[tuple[str, float]](), 0
-        for word in found.words:
+        for word in attribution.words:
             share = word.score / most
             if word.part == number and abs(share) >= LEAST_SHARE and word.begin < SHOWN_TEXT:
                 pieces += [(cut(text[end : word.begin]), 0.0), (cut(word.text), share)]
                 end = word.end
         pieces.append((cut(text[end:], max(0, SHOWN_TEXT - end)), 0.0))
-        name = names[number] if len(names) == len(found.texts) else ""
+        name = names[number] if len(names) == len(attribution.texts) else ""
         texts.append((name, [piece for piece in pieces if piece[0]]))
     return texts
 
 
-def _most(found: Any) -> list[tuple[str, str]]:
+def _most(attribution: Any) -> list[tuple[str, str]]:
     """Return the words that decided most, with their scores."""
-    words = sorted(found.words, key=lambda word: -abs(word.score))[:NAMED_WORDS]
+    words = sorted(attribution.words, key=lambda word: -abs(word.score))[:NAMED_WORDS]
     return [(f"“{cut(word.text, 40)}”", f"{word.score:+.3f}") for word in words]
 
 
-def _answer(truth: Any, found: Any, judged: bool) -> dict[str, str | None]:
+def _answer(truth: Any, prediction: Any, judged: bool) -> dict[str, str | None]:
     """Return the truth and the prediction as text; of several labels or entities only those that differ."""
-    if judged and isinstance(truth, list) and isinstance(found, list):
-        sides = [Counter(map(_text, side)) for side in (truth, found)]
+    if judged and isinstance(truth, list) and isinstance(prediction, list):
+        sides = [Counter(map(_text, side)) for side in (truth, prediction)]
         both = sides[0] & sides[1]
         missed, wrong = ([*(side - both).elements()] for side in sides)
-        if len(truth) == len(found) and not isinstance((truth or [""])[0], Mapping) and len(missed) == 0:
-            missed, wrong = [*map(_text, truth)], [*map(_text, found)]  # in another order
+        if len(truth) == len(prediction) and not isinstance((truth or [""])[0], Mapping) and len(missed) == 0:
+            missed, wrong = [*map(_text, truth)], [*map(_text, prediction)]  # in another order
         return {"truth": cut(", ".join(missed), 400), "prediction": cut(", ".join(wrong), 400)}
     if judged and isinstance(truth, list):  # answers that count as right
         truth = " / ".join(map(_text, truth))
-    shown = {"truth": truth, "prediction": found}
+    shown = {"truth": truth, "prediction": prediction}
     return {key: None if value is None else cut(_text(value), 400) for key, value in shown.items()}
 
 

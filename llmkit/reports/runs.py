@@ -108,8 +108,8 @@ def headline(record: Mapping[str, Any]) -> tuple[str | None, float | None]:
 def results_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the last metrics of a run: of one that a sweep stopped, and that did not go on, those it had then."""
     rungs = list(record.get("rungs", {}).values())
-    found: Mapping[str, Any] = record.get("metrics") or (rungs[-1] if rungs else {})
-    return found
+    metrics: Mapping[str, Any] = record.get("metrics") or (rungs[-1] if rungs else {})
+    return metrics
 
 
 def smaller_is_better(metric: str) -> bool:

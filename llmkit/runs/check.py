@@ -20,13 +20,13 @@ def check(name: str, as_json: bool = False) -> int:
     directory = Path(name)
     if not runs.is_run(directory) and not checkpoint.folders(directory):
         raise UserError(f"`{name}` is not a run directory: it has no {runs.RECORD_FILE}", "name one, such as runs/NAME")
-    found = examine(directory)
+    report = examine(directory)
     if as_json:
-        answer(found)
+        answer(report)
     else:
-        for label, text in _lines(found):
+        for label, text in _lines(report):
             show(laid_out(f"{label:14} {text}", sys.stdout, left=15))
-    return 0 if found["ok"] else 1
+    return 0 if report["ok"] else 1
 
 
 def examine(directory: Path) -> dict[str, Any]:
@@ -88,38 +88,38 @@ def _described(found: checkpoint.Checkpoint) -> dict[str, Any]:
     }
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what is printed of a run: a label and a text."""
-    if not found["damaged"] or not found["damaged"][0].startswith(runs.RECORD_FILE):
-        started = found["started"]
+    if not report["damaged"] or not report["damaged"][0].startswith(runs.RECORD_FILE):
+        started = report["started"]
         since = (
             time.strftime(", started %Y-%m-%d %H:%M:%S", time.localtime(shape.as_seconds(started))) if started else ""
         )
-        yield "run", f"{found['task'] or '?'}, {found['status'] or '?'}{since}"
-    if holder := found["in_use"]:
+        yield "run", f"{report['task'] or '?'}, {report['status'] or '?'}{since}"
+    if holder := report["in_use"]:
         yield "in use", f"by process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
-    for each in found["checkpoints"]:
+    for each in report["checkpoints"]:
         progress = f"epoch {each['epoch']}, {quantity(each['samples_seen'], 'example')} seen"
         yield each["name"], f"intact, {quantity(each['files'], 'file')}, {each['bytes'] / 1e6:,.1f} MB, {progress}"
-    if found["left_over"]:
+    if report["left_over"]:
         yield (
             "left over",
-            f"{', '.join(found['left_over'])}: from a save that did not finish; the next start removes it",
+            f"{', '.join(report['left_over'])}: from a save that did not finish; the next start removes it",
         )
-    for problem in found["damaged"]:
+    for problem in report["damaged"]:
         yield "damaged", problem
-    if found["state"] == "finished":
-        yield "finished", f"intact: {', '.join(found['files']) or 'its weights are there'}"
-        if longer := found["longer"]:
+    if report["state"] == "finished":
+        yield "finished", f"intact: {', '.join(report['files']) or 'its weights are there'}"
+        if longer := report["longer"]:
             yield "longer", f"longer training, to {longer['steps']:,} steps, is {longer['status']}"
-            if found["resume_from"]:
-                yield "resumable", f"the same command with --resume goes on from {found['resume_from']}"
-    elif found["state"] == "resumable":
-        yield "resumable", f"--resume goes on from {found['resume_from']} (step {found['checkpoints'][0]['step']:,})"
-    elif refusal := found["refusal"]:
+            if report["resume_from"]:
+                yield "resumable", f"the same command with --resume goes on from {report['resume_from']}"
+    elif report["state"] == "resumable":
+        yield "resumable", f"--resume goes on from {report['resume_from']} (step {report['checkpoints'][0]['step']:,})"
+    elif refusal := report["refusal"]:
         yield "lost", f"--resume refuses: {refusal['message']}; {refusal['hint'] or ''}"
     else:
-        yield found["state"], "there is no checkpoint to resume from"
+        yield report["state"], "there is no checkpoint to resume from"
 
 
 def _refusal(directory: Path) -> UserError | None:

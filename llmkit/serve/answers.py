@@ -46,8 +46,8 @@ class Text:
 
     def piece(self) -> str:
         """Return what can be sent now: not what may be the beginning of a stop."""
-        held = max(map(len, self.stops), default=1) - 1
-        piece = self._whole[len(self.sent) : max(len(self.sent), len(self._whole) - held)]
+        withheld = max(map(len, self.stops), default=1) - 1
+        piece = self._whole[len(self.sent) : max(len(self.sent), len(self._whole) - withheld)]
         self.sent += piece
         return piece
 
@@ -59,8 +59,8 @@ class Text:
     def whole(self) -> str:
         """Return the whole text, decoded at once."""
         text = self.decode(self.behind + self.tokens)[len(self.decode(self.behind)) :]
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        return text[: min(found)] if found else text
+        ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
 
 @dataclass

@@ -282,8 +282,8 @@ async def _all(events: AsyncIterator[int]) -> None:
         pass
 
 
-def _event(found: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(found, ensure_ascii=False)}\n\n"
+def _event(data: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 class _Events(StreamingResponse):
@@ -349,8 +349,8 @@ def application(service: Service) -> ASGIApp:
 
     async def no_such(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
-        known = ", ".join(f"{method} {path}" for path, method, _ in routes if "{" not in path)
-        return refusal_of(Refusal(problem.status_code, f"there is no {request.method} {request.url.path}: {known}"))
+        endpoints = ", ".join(f"{method} {path}" for path, method, _ in routes if "{" not in path)
+        return refusal_of(Refusal(problem.status_code, f"there is no {request.method} {request.url.path}: {endpoints}"))
 
     cross = Middleware(
         CORSMiddleware,

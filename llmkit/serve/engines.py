@@ -154,11 +154,11 @@ class Predictor:
 
 def rows_of(body: Any) -> list[dict[str, Any]]:
     """Read the body of /predict: a text, an object with the columns of a row, or a list of either."""
-    found = body if isinstance(body, list) else [body]
-    wrong = [number for number, row in enumerate(found, 1) if not isinstance(row, str | dict)]
-    if wrong or not found:
+    rows = body if isinstance(body, list) else [body]
+    wrong = [number for number, row in enumerate(rows, 1) if not isinstance(row, str | dict)]
+    if wrong or not rows:
         what = f"row {wrong[0]} is neither a text nor an object" if wrong else "the list is empty"
         raise UserError(what, 'send a text, an object with the columns of a row, or a list of them: ["one", "two"]')
-    if len(found) > rows_io.CHUNK:
-        raise UserError(f"there are {len(found):,} rows", f"send at most {rows_io.CHUNK} at once")
-    return [{"text": row} if isinstance(row, str) else row for row in found]
+    if len(rows) > rows_io.CHUNK:
+        raise UserError(f"there are {len(rows):,} rows", f"send at most {rows_io.CHUNK} at once")
+    return [{"text": row} if isinstance(row, str) else row for row in rows]

@@ -149,16 +149,16 @@ class Bodies:
         except TimeoutError as problem:
             raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:.0f} seconds") from problem
         try:
-            found = json.loads(body)
+            value = json.loads(body)
             if b"\\ud" in body.lower():
-                json.dumps(found, ensure_ascii=False).encode()
+                json.dumps(value, ensure_ascii=False).encode()
         except RecursionError as problem:
             raise Refusal(400, "the body is nested too deep") from problem
         except UnicodeEncodeError as problem:
             raise Refusal(400, "the body has half a character in it: a surrogate without its other half") from problem
         except ValueError as problem:
             raise Refusal(400, f"the body is not JSON: {problem}") from problem
-        return found
+        return value
 
     async def collected(self, request: Request) -> bytes:
         body, length = bytearray(), 0

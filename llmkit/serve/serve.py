@@ -81,7 +81,7 @@ def load(name: str, limits: "Limits", max_waiting: int, quantize: "Precision | N
     from llmkit.serve.worker import Worker
 
     task = one_task_of(name)
-    known = name.replace(os.sep, "/").rstrip("/") if not disk.exists(Path(name)) else Path(name).resolve().name
+    model_name = name.replace(os.sep, "/").rstrip("/") if not disk.exists(Path(name)) else Path(name).resolve().name
     about: dict[str, Any] = {"task": task}
     if task in ("causal-lm", "chat"):
         from llmkit.models.config import positions
@@ -91,7 +91,7 @@ def load(name: str, limits: "Limits", max_waiting: int, quantize: "Precision | N
         about["chat"] = bool(getattr(session.tokenizer, "chat_template", None))
         about["max_model_len"] = positions(session.model.config)
         about["max_tokens"] = limits.max_tokens
-        return Service(known, writer, Worker(writer.run, engines.ROWS, writer.budget, max_waiting), limits, about)
+        return Service(model_name, writer, Worker(writer.run, engines.ROWS, writer.budget, max_waiting), limits, about)
     rows = engines.Predictor(*predictor(name, task, quantize))
     about["inputs"] = inputs_of(name, task)
     if task == "masked-lm":
@@ -99,7 +99,7 @@ def load(name: str, limits: "Limits", max_waiting: int, quantize: "Precision | N
         from llmkit.models import loading
 
         about["mask_token"] = loading.load_tokenizer(name, hub.commit(name)).mask_token
-    return Service(known, rows, Worker(rows.run, PREDICTED, 1, max(max_waiting, CHUNK)), limits, about)
+    return Service(model_name, rows, Worker(rows.run, PREDICTED, 1, max(max_waiting, CHUNK)), limits, about)
 
 
 def inputs_of(name: str, task: str) -> list[str]:

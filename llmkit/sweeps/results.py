@@ -43,10 +43,10 @@ class Score:
 def record_at(directory: Path, share: Fraction) -> Mapping[str, Any]:
     """Return the metrics and `step` of a run after this share of its steps; empty where it has not come so far."""
     record = runs.read_record(directory)
-    found: Mapping[str, Any] = record.get("rungs", {}).get(str(share), {})
-    if not found and runs.is_finished(directory):  # at its end, or by early stopping before
+    rung: Mapping[str, Any] = record.get("rungs", {}).get(str(share), {})
+    if not rung and runs.is_finished(directory):  # at its end, or by early stopping before
         return {"step": record.get("steps"), **record["metrics"]}
-    return found
+    return rung
 
 
 def metric_of(plan: Plan, directory: Path) -> tuple[str, bool] | None:
@@ -68,10 +68,10 @@ def run_directories(directory: Path) -> list[Path]:
 def score(plan: Plan, directory: Path, trial: Trial, share: Fraction, metric: str) -> Score:
     """Return what a trial has reached after this share of its steps."""
     paths = [directory / trial.name / f"seed-{seed}" for seed in plan.seeds]
-    found = [record_at(path, share) for path in paths]
-    whole = all(metric in each for each in found)
+    records = [record_at(path, share) for path in paths]
+    whole = all(metric in each for each in records)
     status = "failed" if not whole else "finished" if all(map(runs.is_finished, paths)) else f"stopped at {share}"
-    present = [each for each in found if metric in each]
+    present = [each for each in records if metric in each]
     return Score(trial, tuple(each[metric] for each in present), tuple(each["step"] for each in present), status)
 
 

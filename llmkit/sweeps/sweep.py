@@ -90,8 +90,8 @@ def _changes(directory: Path, asked: Mapping[str, Any]) -> tuple[str, ...] | Non
     """Say in what a sweep differs from what is `asked` now; None if in nothing, () where it is no sweep."""
     before = runs.read_sweep(directory).get("asked")
     if before is None:
-        held = disk.is_dir(directory) and all(path.name.startswith(".") for path in directory.iterdir())
-        return None if held else ()  # nothing but what a sweep leaves that is killed at its start
+        is_empty = disk.is_dir(directory) and all(path.name.startswith(".") for path in directory.iterdir())
+        return None if is_empty else ()  # nothing but what a sweep leaves that is killed at its start
     differ = [*compatibility.differences(before["sweep"], asked["sweep"], "sweep")]
     of_recipe = compatibility.differences(before["recipe"], asked["recipe"])
     differ += [each for each in of_recipe if each[0].startswith("data.") or not compatibility.is_free(each[0])]
@@ -174,10 +174,10 @@ class Sweep:
         if self.metric is None:
             self.metric = results.metric_of(self.plan, self.directory)
         name, less = self.metric or ("", False)
-        found = [results.score(self.plan, self.directory, each, share, name) for each in trials]
-        if all(math.isnan(each.mean) for each in found):
+        scores = [results.score(self.plan, self.directory, each, share, name) for each in trials]
+        if all(math.isnan(each.mean) for each in scores):
             raise RunError("every trial failed", "see what each says above; the same line tries them again")
-        return results.ranked(found, less)
+        return results.ranked(scores, less)
 
     def _asked(self) -> Iterator[Trial]:
         """Yield the trials that there are, and then those that Optuna asks for."""
@@ -232,9 +232,9 @@ class Sweep:
             raise Stopped(code)
         if results.record_at(directory, share):
             self.trained += 1
-            if self.metric is None and (found := results.metric_of(self.plan, self.directory)) is None:
+            if self.metric is None and (metric := results.metric_of(self.plan, self.directory)) is None:
                 raise RunError(NO_METRIC, "hold rows out: data.validation_fraction=0.1")
-            self.metric = self.metric or found
+            self.metric = self.metric or metric
             return True
         self.refused = self.refused + 1 if code == 2 and self.trained == 0 else 0
         say(f"warning  {trial.name}" + (f", seed {seed}," if several else "") + f" failed with exit code {code}")

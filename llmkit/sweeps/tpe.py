@@ -30,8 +30,8 @@ def ask(
         }
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value, state=state))
-    found = study.ask(distributions).params
-    return {axis.key: _value(axis, found[axis.key]) for axis in axes}
+    parameters = study.ask(distributions).params
+    return {axis.key: _value(axis, parameters[axis.key]) for axis in axes}
 
 
 def _distribution(axis: Axis) -> Any:
@@ -43,5 +43,5 @@ def _distribution(axis: Axis) -> Any:
     return kind(axis.low, axis.high, log=axis.log)
 
 
-def _value(axis: Axis, found: Any) -> Any:
-    return axis.values[found] if axis.values else found if axis.whole else axis.rounded(found)
+def _value(axis: Axis, parameter: Any) -> Any:
+    return axis.values[parameter] if axis.values else parameter if axis.whole else axis.rounded(parameter)

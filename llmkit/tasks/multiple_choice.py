@@ -170,14 +170,14 @@ def resolve_labels(
         base = 1
     if base and not fixed:
         config.answer_base = base
-    for part, found in zip(parts, read, strict=True):
+    for part, chosen in zip(parts, read, strict=True):
         mistakes = {
             number: misfit(answer, len(choices), each, meant, base or 0)
-            for number, (each, (choices, _, answer)) in enumerate(zip(found, part.targets, strict=True))
+            for number, (each, (choices, _, answer)) in enumerate(zip(chosen, part.targets, strict=True))
             if meant not in each
         }
         refuse(part.source, mistakes, "whose answer cannot be used", ANSWER_HINT)
-        part.labels = np.array([each[meant] for each in found], np.int64)
+        part.labels = np.array([each[meant] for each in chosen], np.int64)
     return ChoiceSpec()
 
 
@@ -298,7 +298,7 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[np.nda
 
 def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
     """The right choice and the one taken, by number and text."""
-    found, gold = predictions_and_references(kept, part)
+    predictions, gold = predictions_and_references(kept, part)
 
     def result(row: int, true: int, chosen: int, score: float) -> Result:
         choices, wrong = part.extra.choices[row], true != chosen
@@ -313,7 +313,7 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
         return Result(row, said, (wrong, score if wrong else -score))
 
     rows = part.row[part.order].tolist()
-    return Results(map(result, rows, gold.tolist(), found.tolist(), kept[:, 1].tolist()))
+    return Results(map(result, rows, gold.tolist(), predictions.tolist(), kept[:, 1].tolist()))
 
 
 def trivial_answer(train: Encoded, label_spec: ChoiceSpec) -> dict[str, Any]:
@@ -340,9 +340,9 @@ def label_spec_from_config(config: Any, record: Mapping[str, Any], data: ChoiceD
 def forward_for_predict(model: Any, batch: Mapping[str, torch.Tensor], label_spec: ChoiceSpec) -> torch.Tensor:
     """What `postprocess` needs of the model, [B, 1 + W]: the example, and the probability of each choice (0: none)."""
     chances = _chances(model(**models_own(batch)), batch)[0].double().exp()
-    found = torch.zeros(batch["choices"].shape, dtype=torch.float64, device=chances.device)
-    found[:, : chances.shape[1]] = chances
-    return torch.cat([batch["index"][:, None].double(), found], dim=1)
+    padded = torch.zeros(batch["choices"].shape, dtype=torch.float64, device=chances.device)
+    padded[:, : chances.shape[1]] = chances
+    return torch.cat([batch["index"][:, None].double(), padded], dim=1)
 
 
 def postprocess(kept: np.ndarray, part: Examples, label_spec: ChoiceSpec) -> Iterator[tuple[int, dict[str, Any]]]:

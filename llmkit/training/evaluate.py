@@ -158,32 +158,32 @@ def evaluate(
             say("warning  the model was trained on rows of this file: the metrics will look better than they are")
         process.collect_from_here()
         with nullcontext() if in_int8 is None else in_int8(model):
-            found = final_evaluation(trainer)
+            logged = final_evaluation(trainer)
         measured.show(output)
         beside = {} if learned is None else compared(trainer, assembly.compare, learned)
-    said: dict[str, Any] = evaluation_metrics(found)
+    metrics: dict[str, Any] = evaluation_metrics(logged)
     if beside:
         about = trivial.record(beside)
-        for key in [key for key in said if key in about["metrics"]]:
-            say(f"result   {trivial.beside(key, said[key], about)}")
+        for key in [key for key in metrics if key in about["metrics"]]:
+            say(f"result   {trivial.beside(key, metrics[key], about)}")
         for warns, line in trivial.verdicts(beside):
             say(f"{'warning' if warns else 'note':8} {line}")
-    if said.get("eval_f1") is not None and (of_class := assembly.record.get("f1_of")):
+    if metrics.get("eval_f1") is not None and (of_class := assembly.record.get("f1_of")):
         say(f'note     eval_f1 is that of the class "{of_class}"')
     if getattr(recipe.data, "masking", None) == "each":
-        said = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in said.items()}
+        metrics = {key.replace("perplexity", "pseudo_perplexity"): value for key, value in metrics.items()}
     for key in ("skipped", "mended"):
         if kinds := assembly.record["data"].get(key):
-            said[f"{key}_rows"] = sum(sum(counts.values()) for counts in kinds.values())
+            metrics[f"{key}_rows"] = sum(sum(counts.values()) for counts in kinds.values())
     unknown = [part.get("unknown_label_rows", 0) for part in assembly.record["data"].values() if isinstance(part, dict)]
     if any(unknown):
-        said["unknown_label_rows"] = sum(unknown)
+        metrics["unknown_label_rows"] = sum(unknown)
     if assembly.record.get("scored_by") == "characters" or "language" in assembly.record:
-        said |= {key: assembly.record[key] for key in ("scored_by", "language")}
+        metrics |= {key: assembly.record[key] for key in ("scored_by", "language")}
     if beside:
-        said["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
+        metrics["trivial"] = {key: each["value"] for key, each in about["metrics"].items()}
     chosen = {"precision": precision, "quantize": None if in_int8 is None else "int8"}
-    return said | {key: value for key, value in chosen.items() if value is not None}
+    return metrics | {key: value for key, value in chosen.items() if value is not None}
 
 
 def _check_unread(output: Path, recipe: Recipe) -> None:

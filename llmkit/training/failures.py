@@ -22,28 +22,28 @@ LOST = re.compile(r"Connection (closed|reset) by peer|Timed out waiting|gloo/tra
 
 def known_failure(problem: Exception) -> RunError | None:
     """Say in words what a data worker or the memory died of; None of anything else, which is shown as it is."""
-    said = " ".join(str(problem).split())
-    if isinstance(problem, KeyError) and "metric_for_best_model" in said:
-        return RunError(said.strip("\"'"), "set trainer.metric_for_best_model to one of them")
+    message = " ".join(str(problem).split())
+    if isinstance(problem, KeyError) and "metric_for_best_model" in message:
+        return RunError(message.strip("\"'"), "set trainer.metric_for_best_model to one of them")
     if isinstance(problem, torch.OutOfMemoryError):
         return RunError(
-            f"out of memory: {said}",
+            f"out of memory: {message}",
             "lower trainer.per_device_train_batch_size and raise trainer.gradient_accumulation_steps",
         )
-    if "DataLoader worker" in said and ("exited unexpectedly" in said or "is killed by signal" in said):
+    if "DataLoader worker" in message and ("exited unexpectedly" in message or "is killed by signal" in message):
         return RunError(
-            f"a data worker was killed: {said}",
+            f"a data worker was killed: {message}",
             "memory or /dev/shm may have run out; trainer.dataloader_num_workers=0 does without workers",
         )
-    if isinstance(problem, torch.distributed.DistError) or LOST.search(said):
+    if isinstance(problem, torch.distributed.DistError) or LOST.search(message):
         time.sleep(LEAVE_FIRST)
         return RunError(
             "another process of this run has exited, or has not answered within trainer.ddp_timeout: "
-            + said.partition(". This is")[0],
+            + message.partition(". This is")[0],
             "--resume goes on from the last checkpoint",
         )
-    if "DataLoader timed out" in said:
-        return RunError(f"a data worker hung: {said}", "check the storage, or raise guard.dataloader_timeout")
+    if "DataLoader timed out" in message:
+        return RunError(f"a data worker hung: {message}", "check the storage, or raise guard.dataloader_timeout")
     return None
 
 

@@ -79,16 +79,18 @@ def _lines(
 ) -> list[bytes]:
     sums, counts = row_losses(stats, part)
     classes = set() if results is None else set(results.classes)
-    found = _losses_alone(counts) if results is None else results.rows
+    kept = _losses_alone(counts) if results is None else results.rows
     lines: list[bytes | None] = [None] * len(part.keys)
     worst: list[tuple[tuple[float, ...], int, dict[str, Any]]] = []
-    for result in found:
+    for result in kept:
         row = result.row
         loss = sums[row] / counts[row] if counts[row] else math.nan
-        said = {key: written(value) for key, value in result.said.items()}
+        figures = {key: written(value) for key, value in result.said.items()}
         if not texts:
-            said = {key: value for key, old in said.items() if (value := _without_text(old, classes)) is not _TEXT}
-        line = {**split, "row": row, **({"key": f"{int(part.keys[row]):016x}"} if texts else {}), **said}
+            figures = {
+                key: value for key, old in figures.items() if (value := _without_text(old, classes)) is not _TEXT
+            }
+        line = {**split, "row": row, **({"key": f"{int(part.keys[row]):016x}"} if texts else {}), **figures}
         line["loss"] = written(loss)
         told = (result.said.get("truth"), result.said.get("prediction"))
         if result.decisions and list(result.decisions) != [told]:
@@ -116,15 +118,15 @@ def _texts(
 ) -> dict[int, dict[str, Any]]:
     """Read the `columns` with these names of the wanted rows, and as `labels` their column of tags, if there is one."""
     meant = part.source.class_names.get(tags or "", ())
-    found: dict[int, dict[str, Any]] = {}
+    texts: dict[int, dict[str, Any]] = {}
     for number, (_, row) in enumerate(islice(part.source.read(), max(wanted, default=-1) + 1)):
         if number in wanted:
-            found[number] = {"columns": {name: _short(row.get(name)) for name in names}}
+            texts[number] = {"columns": {name: _short(row.get(name)) for name in names}}
             if tags is not None and isinstance(row.get(tags), list):
-                found[number]["labels"] = {
+                texts[number]["labels"] = {
                     tags: [meant[tag] if type(tag) is int and meant else tag for tag in row[tags]]
                 }
-    return found
+    return texts
 
 
 def _short(value: Any) -> Any:

@@ -85,15 +85,15 @@ def of_rows(task: RowTask, results: Results | None, stats: np.ndarray, part: Exa
     """
     columns = [row for _, row in part.source.read()]
     sums, counts = (values.tolist() for values in row_losses(stats, part))
-    found = {result.row: result for result in results.rows} if results is not None else {}
+    results_by_row = {result.row: result for result in results.rows} if results is not None else {}
     lines: list[Line] = []
     for number, (row, total, count) in enumerate(zip(columns, sums, counts, strict=True)):
-        if not count and number not in found:
+        if not count and number not in results_by_row:
             lines.append(((-math.inf,), row, {ERROR: "none of its labels is within the tokens that the model reads"}))
             continue
-        result, loss = found.get(number, Result(number, {}, ())), total / count if count else math.nan
-        said = {**result.said, "loss": loss, **({"tokens": int(count)} if task.losses is None else {})}
-        lines.append(((*result.rank, loss if math.isfinite(loss) else -math.inf), row, said))
+        result, loss = results_by_row.get(number, Result(number, {}, ())), total / count if count else math.nan
+        figures = {**result.said, "loss": loss, **({"tokens": int(count)} if task.losses is None else {})}
+        lines.append(((*result.rank, loss if math.isfinite(loss) else -math.inf), row, figures))
     return lines
 
 
@@ -145,17 +145,17 @@ def write(output: Output, parts: Mapping[str, Sequence[Line]]) -> int:
     under `evaluated_KEY` where one of them is called like KEY.
     """
     lines = [
-        (rank, row, {**said, **({"split": name} if len(parts) > 1 else {})})
+        (rank, row, {**figures, **({"split": name} if len(parts) > 1 else {})})
         for name, part in parts.items()
-        for rank, row, said in part
+        for rank, row, figures in part
     ]
     lines.sort(key=lambda line: line[0], reverse=True)
     columns = dict.fromkeys(column for _, row, _ in lines for column in row)
-    keys = {key: own_name(key, columns, "evaluated_") for _, _, said in lines for key in said}
+    keys = {key: own_name(key, columns, "evaluated_") for _, _, figures in lines for key in figures}
     with row_writer(output, own_name(ERROR, columns, "evaluated_")) as write_row:
-        for _, row, said in lines:
+        for _, row, figures in lines:
             beside = {column: row.get(column) for column in columns}
-            write_row(beside | {keys[key]: written(value) for key, value in said.items()})
+            write_row(beside | {keys[key]: written(value) for key, value in figures.items()})
     return len(lines)
 
 
@@ -180,7 +180,7 @@ def tables(results: Results, width: int) -> list[str]:
         counts.update(result.decisions)
         wrong, number = wrong + (not result.said["right"]), number + 1
     lines = [f"{wrong:,} of {number:,} rows are wrong", *_by_class(counts, results, width)]
-    taken = any(true != found for true, found in counts if true is not None and found is not None)
+    taken = any(true != predicted for true, predicted in counts if true is not None and predicted is not None)
     if taken or not any(None in decision for decision in counts):
         lines += ["", *_confusion(counts, results.classes, width)]
     return lines
@@ -226,8 +226,8 @@ def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]
         return name if name in shown or name not in known else OTHERS
 
     cells = Counter[tuple[Class, Class]]()
-    for (true, found), count in counts.items():
-        cells[of(true), of(found)] += count
+    for (true, predicted), count in counts.items():
+        cells[of(true), of(predicted)] += count
     names = [NONE if name is None else name for name in shown]
     heads = names
     if named * len(shown) <= total - name_room:
@@ -239,7 +239,7 @@ def _confusion(counts: Mapping[tuple[Class, Class], int], classes: Sequence[str]
     lines = [f"the {len(shown) - 1 - len(none)} that are most often confused, of {len(classes)}:"] * (OTHERS in shown)
     lines.append(_padded(CONFUSION, name_room) + "".join(_right(head, width) for head in heads))
     for name, true in zip(names, shown, strict=True):
-        row = [f"{cells[true, found]:,}" if cells[true, found] else "." for found in shown]
+        row = [f"{cells[true, predicted]:,}" if cells[true, predicted] else "." for predicted in shown]
         lines.append(_padded(name, name_room) + "".join(_right(cell, width) for cell in row))
     return lines
 

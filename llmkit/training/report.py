@@ -231,7 +231,9 @@ def finish_each(
     for name, part in recipe.tasks.items():
         folder, alone, head = directory / name, part.recipe(recipe), model.heads[name]
         prefix = f"eval_{name}_"
-        found = {f"eval_{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)}
+        own_metrics = {
+            f"eval_{key.removeprefix(prefix)}": value for key, value in metrics.items() if key.startswith(prefix)
+        }
         own = {
             **shared,
             **facts["tasks"][name],
@@ -242,8 +244,8 @@ def finish_each(
             + head.num_parameters(only_trainable=True),
         }
         (folder / runs.RECIPE_FILE).write_text(alone.to_toml())
-        write_model_card(alone, folder, found, own)
-        done = {"status": "finished", "finished": runs.now(), "metrics": found}
+        write_model_card(alone, folder, own_metrics, own)
+        done = {"status": "finished", "finished": runs.now(), "metrics": own_metrics}
         runs.write_json(folder / runs.RECORD_FILE, {**own, **done})
 
 

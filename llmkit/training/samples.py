@@ -132,8 +132,8 @@ class Sampler:
 
     @property
     def _pad(self) -> int:
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(int(token) for token in known if token is not None)
+        candidates = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in candidates if token is not None)
 
     def _text(self, prompt: Prompt, new: list[int]) -> str:
         if self.encoder:
@@ -212,7 +212,9 @@ def of_rows(recipe: Recipe, tokenizer: Any, config: Any, part: Encoded, columns:
         template, limit = ChatTemplate(tokenizer), positions(config)
         if table.prompts is None:
             room = limit if limit is None else limit - min(table.max_new_tokens, limit // 2)
-            fitting = (found for found in _questions(part, columns, data, template) if len(found.ids) <= (room or 1e9))
+            fitting = (
+                prompt for prompt in _questions(part, columns, data, template) if len(prompt.ids) <= (room or 1e9)
+            )
             prompts = list(islice(fitting, NUMBER))
         else:
             prompts = [_whole(text, _question(text, data, template), limit, room=1) for text in table.prompts]
@@ -275,9 +277,9 @@ def _questions(part: Encoded, columns: Any, data: ChatData, template: ChatTempla
     """Yield the beginnings of conversations, up to the first answer."""
     for _, row in part.source.read():
         try:
-            found = conversation(row, columns, data)
-            asked = list(takewhile(lambda message: message["role"] != "assistant", found.messages))
-            fitted = template.fit(Conversation(asked, [False] * len(asked), found.tools, None))
+            whole = conversation(row, columns, data)
+            asked = list(takewhile(lambda message: message["role"] != "assistant", whole.messages))
+            fitted = template.fit(Conversation(asked, [False] * len(asked), whole.tools, None))
             text = template.write(fitted.messages, fitted.tools, asking=True)
         except (Unusable, ValueError):
             continue

@@ -72,14 +72,14 @@ def compare_rows(
 ) -> Comparison | None:
     """Compare what was kept of the rows of one part, [N, 2 + K], with the trivial answer; None where it has none."""
     losses, name = None, UNIGRAM if learned.tokens else FREQUENCIES
-    found: Trivial | None = None
+    answer: Trivial | None = None
     if wanted and task.trivial is not None:
         kept = stats if task.preprocess_logits_for_metrics is None else stats[:, 2:]
-        found = task.trivial(learned.answer, kept, part)
-        losses = found.losses
+        answer = task.trivial(learned.answer, kept, part)
+        losses = answer.losses
     if losses is not None:
-        assert found is not None
-        name = found.named.get("loss", found.says)
+        assert answer is not None
+        name = answer.named.get("loss", answer.says)
     elif learned.frequencies is not None:
         losses = _example_losses(learned.frequencies, part)
     values: dict[str, tuple[str, float]] = {}
@@ -87,19 +87,19 @@ def compare_rows(
         values["loss"] = name, measures.mean_loss(losses)
         if task.preprocess_logits_for_metrics is None:
             values |= {key: (name, value) for key, value in task.metrics(losses, part).items() if key in wanted}
-    if found is not None:
-        figures = dict(found.metrics)
+    if answer is not None:
+        figures = dict(answer.metrics)
         if further:
             _, references = task.predictions_and_references(stats[:, 2:], part)
             for metric in further.values():
-                figures |= metric.compute(predictions=found.predictions, references=references) or {}
-        own = {*wanted, *(figures.keys() - found.metrics.keys())}
+                figures |= metric.compute(predictions=answer.predictions, references=references) or {}
+        own = {*wanted, *(figures.keys() - answer.metrics.keys())}
         values |= {
-            key: (found.named.get(key, found.says), float(value))
+            key: (answer.named.get(key, answer.says), float(value))
             for key, value in figures.items()
             if key in own and isinstance(value, int | float)
         }
-    rows = {} if found is None else {key: sides for key, sides in found.rows.items() if key in values}
+    rows = {} if answer is None else {key: sides for key, sides in answer.rows.items() if key in values}
     if not rows and losses is not None:
         rows = {"loss": (stats[:, :2].astype(np.float64), losses)}
     return compare(values, rows) if values else None
@@ -170,9 +170,9 @@ def beside(key: str, value: float, about: Mapping[str, Any]) -> str:
     return f"{key} {value:.4f}" + (f" ({trivial['answer']}: {trivial['value']:.4f})" if trivial else "")
 
 
-def verdicts(found: Mapping[str, Comparison]) -> Iterator[tuple[bool, str]]:
+def verdicts(comparisons: Mapping[str, Comparison]) -> Iterator[tuple[bool, str]]:
     """Yield (whether it is a warning, what to say) of each part that is not shown to be better."""
-    for prefix, each in found.items():
+    for prefix, each in comparisons.items():
         if each.better is None:
             rows = f"{each.num_rows} row{'s' * (each.num_rows != 1)}"
             yield (
