@@ -45,11 +45,11 @@ docs: install  ## the site, in docs/_build/index.html; the reference agrees with
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 test: install  ## the tests, without a network
-	$(PYTEST) -m "not alone"
+	$(PYTEST) -m "not alone and not long"
 	$(BIN)/python -m pytest -m alone tests/test_api.py tests/test_cli.py tests/recipe
 
 quick: install  ## the tests but those that tests/slow.txt names, in a fifth of the time
-	$(PYTEST) -m "not alone and not slow"
+	$(PYTEST) -m "not alone and not slow and not long"
 
 fuzz: install  ## mutate recipes, files, run directories and model folders for a minute: all must be answered in words
 	$(BIN)/python tests/fuzz.py
@@ -64,7 +64,8 @@ browser: install  ## the reports in a real browser: Debian's chromium, driven by
 	$(BIN)/pip install -q --disable-pip-version-check -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -rs tests/browser tests/reports
 
-crash: install  ## kill a training, a sweep and a preparation at random moments
+crash: install  ## kill a training, a sweep and a preparation at random moments; the tests that take seconds each
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python tests/crash.py
 	$(BIN)/python tests/crash_sweep.py
 	$(BIN)/python tests/crash_prepare.py

@@ -79,6 +79,7 @@ def test_the_task_trains_is_evaluated_predicts_and_merges(house, base):
     assert "try it: llmkit predict whole 'the " in done.stderr  # a row of its data
 
 
+@pytest.mark.long
 def test_a_misspelt_member_is_an_error_of_the_type_checker(house):
     """As a feature that is silently off it would be found by nobody."""
     file = house / "llmkit/tasks/text_rating.py"

@@ -3,11 +3,13 @@
 import os
 
 import forks
+import pytest
 from conftest import ROOT
 
 CRASH = str(ROOT / "tests/crash.py")
 
 
+@pytest.mark.long
 def test_trainings_that_are_killed_go_on_to_the_same_weights_optimizer_and_losses():
     """A process of its own: it forks, which after other tests' threads would hang."""
     words = ("causal-lm-1", "lora-2", "--every", "40", "--moments", "1", "--again", "1")
@@ -22,6 +24,7 @@ def test_trainings_that_are_killed_go_on_to_the_same_weights_optimizer_and_losse
         assert int(resumes) > int(points)
 
 
+@pytest.mark.long
 def test_a_run_that_ends_otherwise_is_told(tmp_path):
     """Random numbers that do not go on from where they were: dropout differs, and so do the weights."""
     first = "import llmkit.runs.state\nllmkit.runs.state.set_random_state = lambda found: None"

@@ -56,7 +56,9 @@ def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit, two_p
     assert metrics[1]["eval_loss"] == pytest.approx(metrics[0]["eval_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_reaches_the_ranks_and_the_exit_code_comes_back(number, code, workplace, two_processes):
     """The launcher alone would turn every exit code into 1."""
     process = Fork(*PRETRAIN, "causal.toml", "trainer.max_steps=100000", *BATCH_OF_TWO)
@@ -106,6 +108,7 @@ def test_a_mistake_found_by_the_ranks_is_said_once_with_exit_code_2(workplace):
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_crash_in_one_rank_is_shown_with_its_cause(workplace):
     """Rank 1 dies of what only it sees: the user reads why, and not the launcher's forty lines."""
     (workplace / "sitecustomize.py").write_text(
@@ -198,6 +201,7 @@ def test_several_machines_need_one_directory(workplace, llmkit):
     assert "is not an Accelerate configuration" in done.stderr
 
 
+@pytest.mark.long
 def test_an_accelerate_file_decides_the_number_of_processes(workplace):
     (workplace / "two.yaml").write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 1\n"

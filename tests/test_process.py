@@ -121,6 +121,7 @@ def test_settings_of_the_hub_that_are_empty_are_not_set(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.long
 def test_an_empty_hf_home_does_not_put_the_cache_into_the_working_directory(workplace):
     environment = {**os.environ, "HF_HOME": "", "HF_HUB_CACHE": "", "XDG_CACHE_HOME": "", "HOME": str(workplace / "me")}
     command = [sys.executable, "-m", "llmkit", "pretrain", "causal.toml", "trainer.max_steps=1"]

@@ -513,6 +513,7 @@ def test_only_the_first_ctrl_c_is_for_the_answer() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 def test_the_prompt_is_not_on_stdout_and_a_second_ctrl_c_ends(place: Path) -> None:
     with (

@@ -69,6 +69,7 @@ print(faults())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.35"), reason="others cannot be told, or not of so large pieces")
 def test_memory_that_was_freed_is_not_asked_for_again():
     done = forks.run("-c", FAULTS)

@@ -247,6 +247,7 @@ def test_pretraining_is_swept_too(llmkit, trained, workplace):
     assert Path("runs/lm-sweep/best.toml").is_file()
 
 
+@pytest.mark.long
 def test_a_real_sweep_whose_promoted_trial_is_the_run_left_alone(llmkit, place, monkeypatch):
     """The runs are forked: no imports to wait for."""
 

@@ -546,6 +546,7 @@ def test_pretraining_goes_on_from_weights_that_were_saved(ordering, pretrain):
     assert (adapted / "adapter_config.json").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_to_the_same_weights(pretrain, monkeypatch):
     """One run has two workers and is stopped in its second epoch, the other has none and is not."""
     settings = {"corruption": "permutation = 1, infilling = 1, span_corruption = 1", "kind": "byte-bpe", "steps": 24}

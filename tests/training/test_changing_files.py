@@ -39,6 +39,7 @@ def tale(animal):
     return "".join(f"the {animal} number {i} of {i * i % 977} saw the {animal} {i % 7}\n" for i in range(5_000))
 
 
+@pytest.mark.long
 def test_a_file_that_is_swapped_at_any_moment_leaves_no_trace_in_the_caches(workplace, cache):
     first, second = tale("fox"), tale("hen")
     data = workplace / "corpus.txt"

@@ -387,6 +387,7 @@ for size in (1_000, 10_000):
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_data(place):
     """A classifier on rows and a language model, whose logits would be 5 KB a token, on lines: ten times as many."""
     for size in (1_000, 10_000):

@@ -244,6 +244,7 @@ def test_a_run_by_the_clock_has_no_other_length(workplace, llmkit):
     assert "with --max-time, and its length cannot be changed" in done.stderr
 
 
+@pytest.mark.long
 def test_two_processes_train_longer_together(workplace, llmkit, two_processes):
     words = (*CONSTANT, "trainer.max_steps=", "trainer.per_device_train_batch_size=20", "data.global_batch_size=40")
     words = (*words, "trainer.save_steps=9", "--output-dir")

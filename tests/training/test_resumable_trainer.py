@@ -85,7 +85,7 @@ def test_by_steps_another_batch_size_makes_as_many(workplace, llmkit, monkeypatc
     assert len(losses(workplace / "run")) == 30
 
 
-@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.long)])
 def test_another_number_of_processes_goes_on_with_the_same_losses(first, then, workplace, llmkit, two_processes):
     """The model has no dropout: nothing random is drawn, and the losses are those of a run that was left alone."""
     (workplace / "corpus.txt").write_text(corpus(400))

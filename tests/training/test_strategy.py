@@ -33,6 +33,7 @@ def weights(run):
     return load_file(run / "model.safetensors")
 
 
+@pytest.mark.long
 def test_fsdp_trains_to_the_losses_of_one_process_and_its_state_is_anybodys(workplace, llmkit, two_processes):
     """Six steps under FSDP2, three more under DDP, three at another learning rate under FSDP2 that leaves shards."""
     one = (*WORDS, *SHORT, "--output-dir", "one")

@@ -328,6 +328,7 @@ def test_activation_checkpointing_leaves_the_losses_as_they_are(kind, workplace,
     assert losses(workplace / "with") == pytest.approx(losses(workplace / "without"), rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_compiled_model_is_left_as_it_is(workplace, llmkit):
     words = ("pretrain", "causal.toml", "trainer.max_steps=2", "--output-dir")
     assert llmkit(*words, "plain").exit_code == 0

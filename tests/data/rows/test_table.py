@@ -155,6 +155,7 @@ def test_where_there_is_no_table(tmp_path):
     assert "local files define no splits" in mistake(file, split="test", train=False).message
 
 
+@pytest.mark.long
 def test_rows_are_read_in_constant_memory(tmp_path):
     numbered(tmp_path / "a.jsonl", 60_000)
     tracemalloc.start()

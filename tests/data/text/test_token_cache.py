@@ -339,7 +339,7 @@ def test_a_long_document_goes_on_in_its_middle(monkeypatch, cache):
     assert again.characters > 0
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGKILL, marks=pytest.mark.long), signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_was_stopped_has_its_parts_on_the_disk(small_parts, cache, capsys, sent):
     script = SMALL + textwrap.dedent(f"""
         import time
@@ -421,6 +421,7 @@ for megabytes in (1, 10):
 """
 
 
+@pytest.mark.long
 def test_more_text_needs_no_more_memory(cache):
     words = [sys.executable, "-c", MEASURE, str(cache)]
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
