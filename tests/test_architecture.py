@@ -1,6 +1,7 @@
 """Imports go down one line only; heavy ones stay out of the rooms that `--help` enters."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
@@ -47,12 +48,14 @@ LAYERS = (
 )
 
 
+@cache
 def modules() -> dict[str, Path]:
     files = (ROOT / "llmkit").rglob("*.py")
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
     return {name.removesuffix(".__init__"): file for name, file in names.items()}
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """The llmkit modules that a file imports, inside functions too."""
     known = set(modules())

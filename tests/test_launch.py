@@ -39,7 +39,7 @@ def wait_for(path: Path, process: Fork) -> None:
     raise AssertionError(f"{path} never came")
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("kind", ["causal", pytest.param("masked", marks=pytest.mark.long)])
 def test_two_processes_train_to_the_losses_of_one(kind, workplace, llmkit, two_processes):
     (workplace / "corpus.txt").write_text(corpus(400))
     words = ("pretrain", f"{kind}.toml", "trainer.max_steps=20")

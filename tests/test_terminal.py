@@ -316,6 +316,7 @@ def on_a_terminal(*words):
     return sent.decode()
 
 
+@pytest.mark.long
 def test_no_command_lets_a_terminal_obey_what_it_was_given(workplace):
     name = f"{EVIL.replace(chr(0), '')}.txt"
     shutil.copy("corpus.txt", name)

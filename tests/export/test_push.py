@@ -96,6 +96,7 @@ def test_the_card_has_results_licence_and_a_snippet_that_names_the_repository(ll
     assert " in all" in done.stderr
 
 
+@pytest.mark.long
 def test_the_snippet_of_the_card_loads_the_model_that_was_uploaded(llmkit, finished, hub, tmp_path):
     assert push(llmkit, finished).exit_code == 0
     there = tmp_path / "ada/reviews"

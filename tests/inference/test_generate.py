@@ -237,6 +237,7 @@ def test_a_tokenizer_that_begins_texts_begins_the_prompt() -> None:
     assert generate.encode("", tokenizer) == [begin]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 def test_a_terminal_gets_the_text_as_it_comes(models: Path, llmkit: Callable[..., Result]) -> None:
     """In a process of its own, which also shows that no training code is loaded."""

@@ -113,6 +113,7 @@ def test_the_tasks_learn(place, llmkit):
     assert metrics["eval_animals_f1"] > 0.9
 
 
+@pytest.mark.long
 def test_resuming_is_exact(place, llmkit):
     words = ("trainer.max_steps=10", "trainer.save_steps=6")
     finetune(llmkit, *words, name="straight")
@@ -226,6 +227,7 @@ def test_a_part_may_be_a_named_task_under_keys_of_its_own(place):
     assert load("again.toml") == recipe
 
 
+@pytest.mark.long
 def test_two_processes_train_several_tasks(place, llmkit, two_processes):
     """Each process has a batch of a task of its own; the heads that rest do not hold the others up."""
     words = ("trainer.max_steps=40", "trainer.learning_rate=3e-3", "trainer.logging_steps=20")

@@ -429,6 +429,7 @@ def test_every_tensor_of_both_moves_in_training(place, llmkit):
     assert [name for name in first if torch.equal(first[name], last[name])] == []
 
 
+@pytest.mark.long
 def test_resuming_is_exact(place, llmkit):
     given = (
         "trainer.max_steps=20",

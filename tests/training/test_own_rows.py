@@ -388,6 +388,7 @@ def test_an_override_of_what_was_chosen_makes_another_run(place, llmkit, short):
     assert "trainer.max_steps" in done.stderr
 
 
+@pytest.mark.long
 def test_two_processes_take_half_the_batch_each(place, llmkit, two_processes):
     done = two_processes(*COMMAND, "trainer.num_train_epochs=2", "--output-dir", "two")
     assert done.exit_code == 0, done.stderr

@@ -324,7 +324,11 @@ def test_a_tensor_that_the_checkpoint_lacks_is_not_made_up(workplace, llmkit, mo
 
 
 @pytest.mark.parametrize(
-    ("fate", "said"), [("killed", "a data worker was killed: "), ("hangs", "a data worker hung: DataLoader timed out")]
+    ("fate", "said"),
+    [
+        ("killed", "a data worker was killed: "),
+        pytest.param("hangs", "a data worker hung: DataLoader timed out", marks=pytest.mark.long),
+    ],
 )
 def test_a_data_worker_that_is_lost_ends_the_run_in_words(fate, said, workplace, llmkit, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long a lost worker is waited for

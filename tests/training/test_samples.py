@@ -194,6 +194,7 @@ def test_the_best_weights_have_samples_of_their_own(place, llmkit):
     assert [step for step, _ in written("run")] == [2, 4, 6, 6]
 
 
+@pytest.mark.long
 def test_two_processes_write_together_and_once(place, two_processes):
     """Rank 1 would wait for ever if the other ended before it; the signal is heeded by both."""
     words = ("pretrain", "causal.toml", *EVALUATED, EACH, "trainer.per_device_train_batch_size=4", "--output-dir")

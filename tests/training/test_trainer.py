@@ -103,7 +103,7 @@ def test_the_masked_evaluation_loss_is_that_of_a_plain_loop(workplace, llmkit):
     assert metrics["eval_loss"] == pytest.approx(independent_loss(model, blocks), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("kind", [pytest.param("causal", marks=pytest.mark.long), "masked"])
 def test_eight_at_once_is_two_times_four_accumulated(kind, workplace, llmkit):
     """BertForMaskedLM ignores the token count that upstream hands it: its accumulated gradients would be summed."""
     for name, batch, accumulated in (("at-once", 8, 1), ("accumulated", 2, 4)):
