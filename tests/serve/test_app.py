@@ -194,12 +194,13 @@ def test_each_head_predicts_what_predict_says(models, name, row, keys):
 
 def test_rows_of_several_clients_are_predicted_together_and_each_gets_its_own(models):
     asked = [[f"Once {number}"] * (1 + number % 3) for number in range(24)]
-    own = llmkit.load(models / "classifier").predict
+    texts = [rows[0] for rows in asked]
+    own = dict(zip(texts, llmkit.load(models / "classifier").predict(texts), strict=True))
     with served.serving(models / "classifier") as (address, service), ThreadPoolExecutor(24) as clients:
         found = list(clients.map(lambda rows: ask(address, "/predict", rows).body, asked))
         assert service.worker.batches < len(asked)
     for rows, answers in zip(asked, found, strict=True):
-        assert [answer["scores"] for answer in answers] == [pytest.approx(own(row)["scores"], abs=2e-6) for row in rows]
+        assert [answer["scores"] for answer in answers] == [pytest.approx(own[row]["scores"], abs=2e-6) for row in rows]
 
 
 def test_figures_count_what_was_served(models):

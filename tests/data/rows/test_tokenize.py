@@ -145,7 +145,7 @@ def test_the_inputs_are_those_of_the_tokenizer(name, paired):
     tokenizer = {**BY_WORDS, **BY_TOKENIZER}[name]()
     for length in (6, 20, 1000):
         tokenize = RowTokenizer(tokenizer, length)
-        for begin in (0, 100, 300):
+        for begin in (0, 100, 300) if length == 20 else (0,):
             texts = TEXTS[begin : begin + 200]
             pairs = pairs_of(texts) if paired else None
             found = tokenize(texts, pairs)
