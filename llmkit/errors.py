@@ -82,10 +82,10 @@ SPEAKING = ("SafetensorError", "TemplateError", "SecurityError")  # their names 
 
 def in_words(problem: BaseException) -> str:
     """Return what an error of a library says, on one line; its kind as well where that is half of what it says."""
-    said, kind = " ".join(str(problem).split()), type(problem).__name__
-    if said and (isinstance(problem, OSError | RuntimeError | ValueError) or kind in SPEAKING):
-        return said
-    return f"{kind}: {said}" if said else kind
+    message, kind = " ".join(str(problem).split()), type(problem).__name__
+    if message and (isinstance(problem, OSError | RuntimeError | ValueError) or kind in SPEAKING):
+        return message
+    return f"{kind}: {message}" if message else kind
 
 
 @dataclass(frozen=True)

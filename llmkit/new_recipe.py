@@ -43,17 +43,19 @@ def new(path: str, task: str | None, overrides: Sequence[str], output: Path | No
     if output is not None:
         _check_output(output)
     local = local_path(path)
-    found = Suggestion(task) if task is not None else suggest(local)
+    suggestion = Suggestion(task) if task is not None else suggest(local)
     given = {setting.partition("=")[0] for setting in overrides}
     settings = [f"data.path={path}", *overrides]
-    settings += [setting for setting in found.settings if setting.partition("=")[0] not in given]
-    recipe = fetched(load(SMALL, settings) if found.task == PRETRAINING else load(None, settings, task=found.task))
+    settings += [setting for setting in suggestion.settings if setting.partition("=")[0] not in given]
+    recipe = fetched(
+        load(SMALL, settings) if suggestion.task == PRETRAINING else load(None, settings, task=suggestion.task)
+    )
     path = scrub(path)
     from llmkit.dry_run import explain
 
     recipe = explain(recipe, 1)
     columns, others = _columns(recipe)
-    lines = [*_head(path, found, recipe, output), f"task = {toml_value(recipe.task)}"]
+    lines = [*_head(path, suggestion, recipe, output), f"task = {toml_value(recipe.task)}"]
     for table, keys in _tables(recipe, columns, _from(path, output)).items():
         lines += _table(recipe, table, keys, others if table == "data" else ())
     return "\n".join(lines) + "\n"
@@ -79,19 +81,19 @@ def write(text: str, output: Path) -> None:
         raise UserError(f"--output: `{output}` cannot be written: {problem.strerror}", "name another file") from problem
 
 
-def _head(path: str, found: Suggestion, recipe: Recipe, output: Path | None) -> list[str]:
+def _head(path: str, suggestion: Suggestion, recipe: Recipe, output: Path | None) -> list[str]:
     """Return the comment at the top."""
     verb = "pretrain" if recipe.task in TEXT_TASKS else "finetune"
     command = shlex.join(["llmkit", verb, str(output or "FILE")])
     of = f" {recipe.model.name}" if recipe.model.name and recipe.model.init == "pretrained" else " a model"
-    why = f", because it has {found.because}" if found.because else ""
+    why = f", because it has {suggestion.because}" if suggestion.because else ""
     lines = [
         *_comment(f"{'Pretrain' if verb == 'pretrain' else 'Fine-tune'}{of} on {path}: {recipe.task}{why}."),
         f"#   {command} --dry-run   (shows the data and the plan)",
         f"#   {command}",
         *_comment("A line that is commented out shows a default; `llmkit explain KEY` says more of a key."),
     ]
-    if found.task == PRETRAINING:
+    if suggestion.task == PRETRAINING:
         lines += _comment(f"A larger model: `llmkit recipes new {shlex.quote(path)} --task causal-lm` ({LARGER}).")
     return lines
 
@@ -102,9 +104,9 @@ def _columns(recipe: Recipe) -> tuple[dict[str, str], list[str]]:
         return {}, []
     data, _ = splits_of_folder(recipe.data)
     rows = open_files(data, data.split, False)
-    found = reader_of(recipe.task).resolve_columns(data, rows)
-    read = {name for names in found.values() for name in names.split(JOINED)}
-    keys = {f"{role}_column": name for role, name in found.items()}
+    columns = reader_of(recipe.task).resolve_columns(data, rows)
+    read = {name for names in columns.values() for name in names.split(JOINED)}
+    keys = {f"{role}_column": name for role, name in columns.items()}
     plain = {key: name for key, name in keys.items() if key in type(data).model_fields and name in rows.columns}
     return plain, [name for name in rows.columns if name not in read]
 

@@ -57,16 +57,16 @@ class RemoteFile:
 
 def scheme_of(text: str) -> str:
     """Return the scheme of an address, in lower case; "" for what is none, or is a path that exists."""
-    found = ADDRESS.match(text)
-    return "" if found is None or disk.exists(text) else found[1].lower()
+    match = ADDRESS.match(text)
+    return "" if match is None or disk.exists(text) else match[1].lower()
 
 
 def whole(text: str) -> str:
     """Return an address with the slash that `Path` has taken."""
-    found = ADDRESS.match(text)
-    if found is None:
+    match = ADDRESS.match(text)
+    if match is None:
         return text
-    return f"{found[1].lower()}://{'/' * (found[1].lower() == 'file')}{found[2]}"
+    return f"{match[1].lower()}://{'/' * (match[1].lower() == 'file')}{match[2]}"
 
 
 def missing_package(scheme: str) -> str:
@@ -137,23 +137,23 @@ def fetch(address: str) -> str:
     """
     address = whole(address)
     key = hashlib.sha256(address.encode()).hexdigest()[:32]
-    known = json.loads(os.environ.get(FETCHED, "{}"))
-    if key not in known or not disk.exists(known[key]["root"]):
+    fetched = json.loads(os.environ.get(FETCHED, "{}"))
+    if key not in fetched or not disk.exists(fetched[key]["root"]):
         from filelock import FileLock
 
         cache = disk.cache_dir() / "addresses"
         try:
             (cache / "index").mkdir(parents=True, exist_ok=True)
             with FileLock(cache / "index" / f"{key}.lock"):
-                known[key] = _fetch(address, cache, key)
+                fetched[key] = _fetch(address, cache, key)
         except OSError as problem:
             raise UserError(
                 f"`{scrub(address)}` cannot be kept in the cache {cache}: {problem.strerror or problem}",
                 "free some disk space; to put the cache elsewhere, set HF_HOME",
             ) from problem
-        os.environ[FETCHED] = json.dumps(known)
-    show_as(known[key]["root"], known[key]["shown"])
-    return str(known[key]["path"])
+        os.environ[FETCHED] = json.dumps(fetched)
+    show_as(fetched[key]["root"], fetched[key]["shown"])
+    return str(fetched[key]["path"])
 
 
 def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
@@ -200,7 +200,7 @@ def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    found = {
+    record = {
         "state": state,
         "content": digest,
         "files": {file.name: (target / file.name).stat().st_size for file in remote},
@@ -208,26 +208,26 @@ def _fetch(address: str, cache: Path, key: str) -> dict[str, str]:
         "when": time.strftime("%Y-%m-%d %H:%M"),
     }
     with disk.drafted(entry, synced=False) as out:
-        out.write(json.dumps(found).encode())
-    return _place(cache, found, address)
+        out.write(json.dumps(record).encode())
+    return _place(cache, record, address)
 
 
 def _read(entry: Path) -> dict[str, Any] | None:
     """Read what the cache knows of an address; None where it knows nothing, or its copy is not whole."""
     try:
-        found: dict[str, Any] = json.loads(entry.read_text())
-        folder = entry.parents[1] / found["content"]
-        if all((folder / name).stat().st_size == size for name, size in found["files"].items()):
-            return found
+        record: dict[str, Any] = json.loads(entry.read_text())
+        folder = entry.parents[1] / record["content"]
+        if all((folder / name).stat().st_size == size for name, size in record["files"].items()):
+            return record
     except (OSError, ValueError, KeyError):
         pass
     return None
 
 
-def _place(cache: Path, found: Mapping[str, Any], address: str) -> dict[str, str]:
-    folder = cache / found["content"]
-    if found["is_file"]:
-        path = str(folder / next(iter(found["files"])))
+def _place(cache: Path, record: Mapping[str, Any], address: str) -> dict[str, str]:
+    folder = cache / record["content"]
+    if record["is_file"]:
+        path = str(folder / next(iter(record["files"])))
         return {"root": path, "path": path, "shown": scrub(address)}
     parent, pattern = _split_pattern(address)
     path = str(Path(glob.escape(str(folder))) / pattern) if pattern else str(folder)
@@ -251,13 +251,13 @@ def _listed(fs: Any, path: str, address: str) -> list[RemoteFile]:
         return [_file(path, name, fs.info(path))]
     root, pattern = _split_pattern(path) if MAGIC.search(path) else (path.rstrip("/"), "")
     if pattern:
-        found = {each: info for each, info in fs.glob(path, detail=True).items() if info["type"] == "file"}
+        infos = {each: info for each, info in fs.glob(path, detail=True).items() if info["type"] == "file"}
     else:
         info = fs.info(path)
         if info["type"] == "file":
             return [_file(path, PurePosixPath(path).name, info)]
-        found = fs.find(path, detail=True)
-    files = [_file(each, each.removeprefix(f"{root}/"), found[each]) for each in sorted(found)]
+        infos = fs.find(path, detail=True)
+    files = [_file(each, each.removeprefix(f"{root}/"), infos[each]) for each in sorted(infos)]
     files = [file for file in files if file.name and not file.name.endswith("/") and ".." not in file.name.split("/")]
     if not files:
         raise FileNotFoundError(path)

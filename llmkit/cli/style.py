@@ -28,16 +28,18 @@ def _in_our_style(ctx: Any = None) -> Iterator[None]:
         if type(mistake).__name__ == "NoArgsIsHelpError":  # which is no mistake
             raise
         context, parameter = mistake.ctx or ctx, getattr(mistake, "param", None)
-        said = str(mistake.message or "").removeprefix("Value error, ").replace("Input should be", "must be")
-        said = said[:1].lower() + said[1:].rstrip(".")
+        message = str(mistake.message or "").removeprefix("Value error, ").replace("Input should be", "must be")
+        message = message[:1].lower() + message[1:].rstrip(".")
         if type(mistake).__name__ == "MissingParameter":
-            said = "is missing"
+            message = "is missing"
         if parameter is not None:
-            said = f"{max(parameter.opts, key=len) if parameter.opts[0].startswith('-') else parameter.metavar} {said}"
+            message = (
+                f"{max(parameter.opts, key=len) if parameter.opts[0].startswith('-') else parameter.metavar} {message}"
+            )
         command = context.command_path if context is not None else "llmkit"
         usage = " ".join(context.get_usage().split()).removeprefix("Usage: ") if context is not None else command
         hint = f"{usage.replace('{', '').replace('}', '')}; for more: {command} -h"
-        tell(UserError(f"{command}: {said}", hint))
+        tell(UserError(f"{command}: {message}", hint))
         raise typer.Exit(2) from None
 
 

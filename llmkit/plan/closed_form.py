@@ -191,12 +191,12 @@ def _saved(stack: Stack, model: Model, batch: Batch, length: int, frozen: bool) 
         saved = kind.frozen[batch.bf16]
     hidden, attention = model.dropout
     width = 2 if batch.bf16 else 4
-    found = (saved.wide + saved.shared * stack.key_share) * stack.hidden + saved.inner * stack.inner
-    found += saved.scores * model.heads * length
-    found += width * kind.dropouts * stack.hidden if hidden else 0
+    values = (saved.wide + saved.shared * stack.key_share) * stack.hidden + saved.inner * stack.inner
+    values += saved.scores * model.heads * length
+    values += width * kind.dropouts * stack.hidden if hidden else 0
     if attention and not batch.on_gpu:  # there is a kernel for it; a CPU keeps the scores
-        found += 12 * model.heads * length
-    return found
+        values += 12 * model.heads * length
+    return values
 
 
 # ---- of a recipe ---------------------------------------------------------------------------------------------------

@@ -76,10 +76,10 @@ class Part:
         """
         if not self.scored:
             return None
-        confidence, right = np.array(self.scored, float).T
-        number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        probabilities, right = np.array(self.scored, float).T
+        number = np.minimum((probabilities * BINS).astype(int), BINS - 1)
         rows = np.bincount(number, minlength=BINS)
-        sums = [np.bincount(number, values, BINS) for values in (confidence, right)]
+        sums = [np.bincount(number, values, BINS) for values in (probabilities, right)]
         bins = [
             {
                 "from": i / BINS,
@@ -90,7 +90,7 @@ class Part:
             }
             for i in np.flatnonzero(rows).tolist()
         ]
-        error = sum(each["rows"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / len(confidence)
+        error = sum(each["rows"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / len(probabilities)
         return float(error), bins
 
 

@@ -123,16 +123,16 @@ def apart(text: str) -> list[str]:
 
 def axes(over: Mapping[str, Any], task: str) -> tuple[list[Axis], list[str]]:
     """Read [sweep.over], whose keys are dotted or tables; return the axes, and every mistake."""
-    found: list[Axis] = []
+    swept: list[Axis] = []
     mistakes: list[str] = []
     for path, value in leaves(over).items():
         key = ".".join(path)
         try:
-            found.append(_axis(key, value, task))
+            swept.append(_axis(key, value, task))
         except ValueError as mistake:
             mistakes.append(str(mistake))
-    twice = {axis.key for axis in found if [other.key for other in found].count(axis.key) > 1}
-    return found, mistakes + [f"{key}: is swept twice" for key in sorted(twice)]
+    twice = {axis.key for axis in swept if [other.key for other in swept].count(axis.key) > 1}
+    return swept, mistakes + [f"{key}: is swept twice" for key in sorted(twice)]
 
 
 def _axis(key: str, value: Any, task: str) -> Axis:

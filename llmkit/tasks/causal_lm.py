@@ -72,10 +72,10 @@ def collator(
 
     def begins(window: Window) -> np.ndarray:
         """Return where in a window, behind its first token, something begins that must not see what is before it."""
-        found = window.starts - (len(between) - 1)
+        starts = window.starts - (len(between) - 1)
         if len(between) > 1 and window.ids[-2:].tolist() == between:  # the next one's begin, which is cut off here
-            found = np.append(found, len(window.ids) - 1)
-        return found[found > 0]
+            starts = np.append(starts, len(window.ids) - 1)
+        return starts[starts > 0]
 
     def collate(windows: list[Window]) -> dict[str, torch.Tensor]:
         length = max(len(window.ids) for window in windows)
@@ -136,7 +136,7 @@ def metrics(sums: np.ndarray, tokens: TokenStream) -> dict[str, float]:
     the first one; `tokens` is without it where all others were predicted).
     """
     loss = measures.mean_loss(sums)
-    found = {"loss": loss, "perplexity": measures.perplexity(loss)}
+    figures = {"loss": loss, "perplexity": measures.perplexity(loss)}
     if tokens.num_bytes:
-        found["bits_per_byte"] = measures.bits_per_byte(loss, len(tokens.ids), tokens.num_bytes)
-    return found
+        figures["bits_per_byte"] = measures.bits_per_byte(loss, len(tokens.ids), tokens.num_bytes)
+    return figures

@@ -92,15 +92,20 @@ def collator(
     return collate
 
 
-def permute_sentences(rng: np.random.Generator, ids: np.ndarray, tokenizer: Any, known: Vocabulary) -> np.ndarray:
+def permute_sentences(
+    rng: np.random.Generator, ids: np.ndarray, tokenizer: Any, kinds_of_tokens: Vocabulary
+) -> np.ndarray:
     """Return the sentences of ids [T] in another order, as the tokenizer reads a text in which they stand so: [T'].
 
     The blanks around them keep their places. In byte-level tokens a blank belongs to the word behind it, and only the
     first word of a text has none: moved as it is, it would tell that its sentence was the first. An unknown token moves
     with its sentence, other special tokens keep their places.
     """
-    starts, movable = sentence_starts(ids, known), ~known.special[ids] | (ids == tokenizer.unk_token_id)
-    blank = [not kinds.strip("bn") for kinds in known.kinds[ids]]  # alone in its token
+    starts, movable = (
+        sentence_starts(ids, kinds_of_tokens),
+        ~kinds_of_tokens.special[ids] | (ids == tokenizer.unk_token_id),
+    )
+    blank = [not kinds.strip("bn") for kinds in kinds_of_tokens.kinds[ids]]  # alone in its token
     for at in np.flatnonzero(starts & movable)[::-1]:
         while at > 1 and blank[at - 1]:  # it is read with what stands behind it
             starts[at - 1 : at + 1] = True, False
@@ -147,14 +152,14 @@ def _mask(tokenizer: Any) -> int:
 def _sentinels(tokenizer: Any) -> np.ndarray:
     """The ids of `<extra_id_0>`, `<extra_id_1>` and so on, as far as there are such tokens."""
     entries = tokenizer.get_vocab()
-    found = [entries[name] for name in takewhile(entries.__contains__, (f"<extra_id_{i}>" for i in count()))]
-    if len(found) < 2:
+    sentinel_ids = [entries[name] for name in takewhile(entries.__contains__, (f"<extra_id_{i}>" for i in count()))]
+    if len(sentinel_ids) < 2:
         raise UserError(
             "span corruption needs sentinel tokens (<extra_id_0>, <extra_id_1>, ...), and the tokenizer has none",
             "use one with sentinels, such as T5's (tokenizer.name), or train one (tokenizer.type); or set another "
             "corruption (data.corruption)",
         )
-    return np.array(found, np.int64)
+    return np.array(sentinel_ids, np.int64)
 
 
 def prepare_model(model: Any, data: DenoisingData) -> None:

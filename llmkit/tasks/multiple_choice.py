@@ -324,9 +324,9 @@ def trivial_answer(train: Encoded, label_spec: ChoiceSpec) -> dict[str, Any]:
 
 def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
     """Always the choice at the same place; wrong in a row that has fewer."""
-    found, references = predictions_and_references(kept, part)
-    always = np.full_like(found, known["choice"])
-    rows = {"accuracy": (mean_rows(found == references), mean_rows(always == references))}
+    predictions, references = predictions_and_references(kept, part)
+    always = np.full_like(predictions, known["choice"])
+    rows = {"accuracy": (mean_rows(predictions == references), mean_rows(always == references))}
     return Trivial(
         f"always choice {known['choice']}", {"accuracy": measures.accuracy(always, references)}, always, rows
     )

@@ -217,26 +217,26 @@ def spans(part: Encoded) -> tuple[np.ndarray, list[int]]:
     Where the answer does not stand in the window, or not the whole of it, both are the token for no answer.
     """
     starts, ends = part.inputs["offset_start"], part.inputs["offset_end"]
-    found = np.zeros((len(part.row), 2), np.int64)
+    positions = np.zeros((len(part.row), 2), np.int64)
     touched: dict[int, list[tuple[int, np.ndarray]]] = {}  # by row: the windows with a piece of the answer
     for window, row in enumerate(part.row):
-        found[window] = np.argmax(starts[window] == NO_ANSWER) if len(starts[window]) else 0
+        positions[window] = np.argmax(starts[window] == NO_ANSWER) if len(starts[window]) else 0
         for start, text in [answer for answer in part.targets[row][2] if answer[0] >= 0][:1]:
             pieces = np.flatnonzero(
                 (starts[window] >= 0) & (starts[window] < start + len(text)) & (ends[window] > start)
             )
             if len(pieces):
                 touched.setdefault(row, []).append((window, pieces))
-    held = set()
+    with_answer = set()
     for row, windows in touched.items():
         # Not the answer's own characters: a tokenizer may drop some of them, such as an accent at the end.
         first = min(starts[window][pieces[0]] for window, pieces in windows)
         last = max(ends[window][pieces[-1]] for window, pieces in windows)
         for window, pieces in windows:
             if starts[window][pieces[0]] == first and ends[window][pieces[-1]] == last:
-                found[window] = pieces[0], pieces[-1]
-                held.add(row)
-    return found, [row for row, (_, _, answers) in enumerate(part.targets) if answers and row not in held]
+                positions[window] = pieces[0], pieces[-1]
+                with_answer.add(row)
+    return positions, [row for row, (_, _, answers) in enumerate(part.targets) if answers and row not in with_answer]
 
 
 def examples(encoded: Encoded, settings: AnswerSettings, evaluation: bool) -> Examples:
@@ -400,28 +400,28 @@ def _ranked(
     scores = np.array([score for score, _, _ in spans] + ([null] if reading.unanswerable or not spans else []))
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
-    found: list[dict[str, Any]] = [
+    candidates: list[dict[str, Any]] = [
         {"text": context[start:end], "score": round(float(share), 6), "start": start, "end": end}
         for (_, start, end), share in zip(spans, shares, strict=False)
     ]
     if len(scores) > len(spans):
         nothing = {"text": "", "score": round(float(shares[-1]), 6), "start": None, "end": None}
         behind = sum(score >= null for score in scores[:-1])  # the answers that score higher
-        found.insert(0 if none else max(1, behind), nothing)
-    return found
+        candidates.insert(0 if none else max(1, behind), nothing)
+    return candidates
 
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """Exact match and F1 in percent, by the rules of SQuAD or CMRC 2018, from what was kept of every window."""
-    found, references = predictions_and_references(kept, part)
-    return measures.squad(found, references, part.extra.units)
+    predictions, references = predictions_and_references(kept, part)
+    return measures.squad(predictions, references, part.extra.units)
 
 
 def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[str], list[Sequence[str]]]:
     """Return the answer given to each question and those that count as right, by row."""
     reading: AnswerSettings = part.extra
-    found = {row: best[0]["text"] for row, best in ranked(kept, part, reading)}
-    return [found[row] for row in sorted(found)], [reading.references[row] for row in sorted(found)]
+    predictions = {row: best[0]["text"] for row, best in ranked(kept, part, reading)}
+    return [predictions[row] for row in sorted(predictions)], [reading.references[row] for row in sorted(predictions)]
 
 
 def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
@@ -451,10 +451,10 @@ def trivial_answer(train: Encoded, settings: AnswerSettings) -> dict[str, Any]:
 
 def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
     """Always the same answer, or none."""
-    found, references = predictions_and_references(kept, part)
-    always = [known["answer"]] * len(found)
+    predictions, references = predictions_and_references(kept, part)
+    always = [known["answer"]] * len(predictions)
     units = part.extra.units
-    model, trivially = (measures.answer_scores(side, references, units).T for side in (found, always))
+    model, trivially = (measures.answer_scores(side, references, units).T for side in (predictions, always))
     says = f'always "{known["answer"]}"' if known["answer"] else "no answer"
     decide = {name: (mean_rows(model[i]), mean_rows(trivially[i])) for i, name in enumerate(("exact_match", "f1"))}
     return Trivial(says, measures.squad(always, references, units), always, decide)

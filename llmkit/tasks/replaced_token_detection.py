@@ -118,8 +118,8 @@ def _leave_out(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None
         del state[prefix + name]
 
 
-def _not_missing(module: Any, found: Any) -> None:
-    found.missing_keys[:] = [name for name in found.missing_keys if name not in module._again]
+def _not_missing(module: Any, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name not in module._again]
 
 
 def sample(logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -260,8 +260,10 @@ def _each_loss(
     """The cross-entropy of the generator, 0 where nothing is hidden, and that of the discriminator; both [B, T]."""
     labels = batch["labels"]
     hidden = labels.ne(-100)
-    found = F.cross_entropy(outputs.logits.float(), labels[hidden], reduction="none", label_smoothing=label_smoothing)
-    generator = torch.zeros(labels.shape, device=labels.device).masked_scatter(hidden, found)
+    of_hidden = F.cross_entropy(
+        outputs.logits.float(), labels[hidden], reduction="none", label_smoothing=label_smoothing
+    )
+    generator = torch.zeros(labels.shape, device=labels.device).masked_scatter(hidden, of_hidden)
     truth = _replaced(outputs, batch).float()
     return generator, F.binary_cross_entropy_with_logits(outputs.scores.float(), truth, reduction="none")
 

@@ -129,14 +129,17 @@ def set_languages(tokenizer: Any, data: PairData) -> dict[str, int]:
         return {}
     codes = list(getattr(tokenizer, "lang_code_to_id", None) or tokenizer.all_special_tokens)
     for key, attribute in (("source_lang", "src_lang"), ("target_lang", "tgt_lang")):
-        said = getattr(data, key) or getattr(tokenizer, attribute)
-        found = [code for code in codes if code == said] or [c for c in codes if said and c.startswith(f"{said}_")]
-        if len(found) != 1:
+        language = getattr(data, key) or getattr(tokenizer, attribute)
+        matches = [code for code in codes if code == language] or [
+            c for c in codes if language and c.startswith(f"{language}_")
+        ]
+        if len(matches) != 1:
+            problem = f"the tokenizer knows no language `{language}`" if language else "the tokenizer needs it"
             raise UserError(
-                f"data.{key}: {f'the tokenizer knows no language `{said}`' if said else 'the tokenizer needs it'}",
+                f"data.{key}: {problem}",
                 f"it has codes such as {', '.join(codes[-3:])}; data.{key.split('_')[0]}_column names the column",
             )
-        setattr(tokenizer, attribute, found[0])
+        setattr(tokenizer, attribute, matches[0])
     frame = tokenizer(text_target="")["input_ids"]
     if frame[-1] != tokenizer.eos_token_id:  # the first mBART: the decoder starts with the language
         return {"decoder_start_token_id": frame[-1]}
@@ -245,8 +248,8 @@ def label_counts(part: Encoded, settings: GenerationSettings) -> dict[str, Any]:
     """Measure the length of the targets in tokens, and how many were cut off."""
     sizes = np.array([size for _, size in part.targets])
     cut = int((sizes > settings.max_target_length).sum())
-    found = {"min": float(sizes.min()), "mean": float(sizes.mean()), "max": float(sizes.max())}
-    return {"of": "target tokens", **found, "cut": cut}
+    lengths = {"min": float(sizes.min()), "mean": float(sizes.mean()), "max": float(sizes.max())}
+    return {"of": "target tokens", **lengths, "cut": cut}
 
 
 # ---- predictions, metrics ------------------------------------------------------------------------------------
@@ -303,13 +306,13 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 
 def _figures(
-    found: Sequence[str], references: Sequence[Sequence[str]], tokens: np.ndarray, units: Units
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokens: np.ndarray, units: Units
 ) -> dict[str, float]:
     """The metrics of texts; `tokens` counts those of each."""
     return {
-        **measures.rouge(found, references, units),
-        "bleu": measures.bleu(found, references, units),
-        "chrf": measures.chrf(found, references),
+        **measures.rouge(predictions, references, units),
+        "bleu": measures.bleu(predictions, references, units),
+        "chrf": measures.chrf(predictions, references),
         "generated_tokens": float(tokens.mean()),
     }
 
@@ -322,14 +325,16 @@ def predictions_and_references(kept: np.ndarray, part: Examples) -> tuple[list[s
 
 def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
     """The references of each row and the text that was written, with its own scores; the lowest chrF first."""
-    found, references = predictions_and_references(kept, part)
+    predictions, references = predictions_and_references(kept, part)
 
     def result(row: int, text: str, truth: Sequence[str], rouge: Mapping[str, float]) -> Result:
         chrf = measures.sentence_chrf(text, truth)
         return Result(row, {"truth": list(truth), "prediction": text, **rouge, "chrf": chrf}, (-chrf,))
 
     rows = part.row[kept[:, 0].astype(int)].tolist()
-    return Results(map(result, rows, found, references, measures.rouge_by_text(found, references, part.extra.units)))
+    return Results(
+        map(result, rows, predictions, references, measures.rouge_by_text(predictions, references, part.extra.units))
+    )
 
 
 def trivial_answer(train: Encoded, settings: GenerationSettings) -> dict[str, Any]:
@@ -346,7 +351,7 @@ def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivi
     """
     settings: GenerationSettings = part.extra
     tokenizer, lead = settings.tokenizer, known["lead"]
-    found, references = predictions_and_references(kept, part)
+    predictions, references = predictions_and_references(kept, part)
     read = (part.inputs["input_ids"][index] for index in kept[:, 0].astype(int))
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in read]
     copied = [text.removeprefix(settings.prefix.strip()).strip() for text in texts]
@@ -354,10 +359,10 @@ def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivi
         tokens = tokenizer(text_target=copied, add_special_tokens=False, verbose=False)["input_ids"]
         copied = [tokenizer.decode(ids[:lead], skip_special_tokens=True).strip() for ids in tokens]
     count = np.array([len(ids) for ids in tokenizer(text_target=copied, verbose=False)["input_ids"]])
-    chosen = sample(len(found), SCORED)
+    chosen = sample(len(predictions), SCORED)
     model, trivially = (
         mean_rows(np.array([measures.sentence_chrf(side[i], references[i]) for i in chosen]))
-        for side in (found, copied)
+        for side in (predictions, copied)
     )
     says = "the source copied" if lead is None else f"the source's first {lead} tokens"
     return Trivial(says, _figures(copied, references, count, settings.units), copied, {"chrf": (model, trivially)})

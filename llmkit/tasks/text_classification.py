@@ -188,39 +188,41 @@ def decide(logits: torch.Tensor, label_spec: LabelSpec) -> torch.Tensor:
 
 def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
     """Compute the figures of the task from what was kept of every example, in the order of `part`."""
-    found, references = predictions_and_references(kept, part)
+    predictions, references = predictions_and_references(kept, part)
     label_spec: LabelSpec = part.extra
-    if label_spec.problem_type == MULTI and len(found) and not found.any() and _first_process():
+    if label_spec.problem_type == MULTI and len(predictions) and not predictions.any() and _first_process():
         above = "0.5" if label_spec.thresholds is None else "its data.threshold"
         say(
-            f"warning  no class exceeds {above} in any of {len(found):,} rows, so none is predicted: train "
+            f"warning  no class exceeds {above} in any of {len(predictions):,} rows, so none is predicted: train "
             "longer, or lower data.threshold"
         )
-    return _figures(found, references, label_spec)
+    return _figures(predictions, references, label_spec)
 
 
-def _figures(found: np.ndarray, references: np.ndarray, label_spec: LabelSpec) -> dict[str, float]:
+def _figures(predictions: np.ndarray, references: np.ndarray, label_spec: LabelSpec) -> dict[str, float]:
     """All metrics that fit the labels, from both sides as `predictions_and_references` gives them."""
     if label_spec.problem_type == REGRESSION:
         return {
-            "pearson": measures.pearson(found, references),
-            "spearmanr": measures.spearmanr(found, references),
-            "mean_squared_error": measures.mean_squared_error(found, references),
+            "pearson": measures.pearson(predictions, references),
+            "spearmanr": measures.spearmanr(predictions, references),
+            "mean_squared_error": measures.mean_squared_error(predictions, references),
         }
     if label_spec.problem_type == MULTI:
         return {
-            "accuracy": measures.subset_accuracy(found, references),
-            "f1": measures.multilabel_f1(found, references, "micro"),
-            "f1_macro": measures.multilabel_f1(found, references, "macro"),
+            "accuracy": measures.subset_accuracy(predictions, references),
+            "f1": measures.multilabel_f1(predictions, references, "micro"),
+            "f1_macro": measures.multilabel_f1(predictions, references, "macro"),
         }
     if len(label_spec.names) == 2:
-        f1 = measures.f1((found == label_spec.positive).astype(int), (references == label_spec.positive).astype(int))
+        f1 = measures.f1(
+            (predictions == label_spec.positive).astype(int), (references == label_spec.positive).astype(int)
+        )
     else:
-        f1 = measures.f1(found, references, "macro")
+        f1 = measures.f1(predictions, references, "macro")
     return {
-        "accuracy": measures.accuracy(found, references),
+        "accuracy": measures.accuracy(predictions, references),
         "f1": f1,
-        "matthews_correlation": measures.matthews_correlation(found, references),
+        "matthews_correlation": measures.matthews_correlation(predictions, references),
     }
 
 
@@ -274,11 +276,11 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
     return Results(map(result, rows, gold.tolist(), found.tolist(), kept[:, 1].tolist()), used)
 
 
-def _of_several(row: int, gold: np.ndarray, found: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> Result:
+def _of_several(row: int, gold: np.ndarray, predicted: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> Result:
     """The result of a row with several classes, whose rank is how sure its surest wrong decision is."""
-    truth, chosen = ([name for name, yes in zip(names, side, strict=True) if yes] for side in (gold, found))
-    sure = np.where(found[: len(scores)], scores, 1 - scores)
-    wrong = gold != found
+    truth, chosen = ([name for name, yes in zip(names, side, strict=True) if yes] for side in (gold, predicted))
+    sure = np.where(predicted[: len(scores)], scores, 1 - scores)
+    wrong = gold != predicted
     said = {
         "truth": truth,
         "prediction": chosen,
@@ -288,7 +290,7 @@ def _of_several(row: int, gold: np.ndarray, found: np.ndarray, scores: np.ndarra
     surest = max([*sure[wrong[: len(scores)]].tolist(), 0.0])  # 0 where all that is wrong is a class it does not have
     decisions = [
         (name if true else None, name if yes else None)
-        for name, true, yes in zip(names, gold, found, strict=True)
+        for name, true, yes in zip(names, gold, predicted, strict=True)
         if true or yes
     ]
     return Result(row, said, (bool(wrong.any()), surest), decisions)
@@ -321,35 +323,35 @@ def trivial_answer(train: Encoded, label_spec: LabelSpec) -> dict[str, Any]:
 def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivial:
     """Always the most frequent class, the mean of the values, or the most frequent set of classes."""
     label_spec: LabelSpec = part.extra
-    found, references = predictions_and_references(kept, part)
+    predictions, references = predictions_and_references(kept, part)
     assert part.labels is not None
     labels = part.labels[part.order]
     if label_spec.problem_type == REGRESSION:
-        always = np.full_like(found, known["value"])
+        always = np.full_like(predictions, known["value"])
         squares = (always - references) ** 2
         return Trivial(
             f"always {known['value']:.4g}",
             {"pearson": 0.0, "spearmanr": 0.0, "mean_squared_error": float(squares.mean())},
             always,
             {
-                "mean_squared_error": (mean_rows((found - references) ** 2), mean_rows(squares)),
-                "pearson": (correlation_rows(found, references), correlation_rows(always, references)),
+                "mean_squared_error": (mean_rows((predictions - references) ** 2), mean_rows(squares)),
+                "pearson": (correlation_rows(predictions, references), correlation_rows(always, references)),
             },
             mean_rows(squares),
         )
     if label_spec.problem_type == SINGLE:
-        always = np.full_like(found, label_spec.names.index(known["label"]))
-        rows = {"accuracy": (mean_rows(found == references), mean_rows(always == references))}
+        always = np.full_like(predictions, label_spec.names.index(known["label"]))
+        rows = {"accuracy": (mean_rows(predictions == references), mean_rows(always == references))}
         if len(label_spec.names) <= MOST_CLASSES:
-            rows["matthews_correlation"] = agreement_rows(found, references), agreement_rows(always, references)
+            rows["matthews_correlation"] = agreement_rows(predictions, references), agreement_rows(always, references)
         return Trivial(f'always "{known["label"]}"', _figures(always, references, label_spec), always, rows)
 
     def constant(chosen: list[str]) -> np.ndarray:
         has = [name in chosen for name in label_spec.names]
-        return np.tile(np.array(has + [False] * (found.shape[1] - len(has))), (len(found), 1))
+        return np.tile(np.array(has + [False] * (predictions.shape[1] - len(has))), (len(predictions), 1))
 
     always, by_f1, shares = constant(known["labels"]), constant(known["f1"]), np.array(known["shares"])
-    right, trivially = ((side == references).all(axis=1) for side in (found, always))
+    right, trivially = ((side == references).all(axis=1) for side in (predictions, always))
     each = -(labels * np.log(shares) + (1 - labels) * np.log(1 - shares))
     said = {key: 'always "' + '", "'.join(known[key]) + '"' if known[key] else "no class" for key in ("labels", "f1")}
     return Trivial(
@@ -358,7 +360,7 @@ def trivial(known: Mapping[str, Any], kept: np.ndarray, part: Examples) -> Trivi
         always,
         {
             "accuracy": (mean_rows(right), mean_rows(trivially)),
-            "f1": (overlap_rows(found, references), overlap_rows(by_f1, references)),
+            "f1": (overlap_rows(predictions, references), overlap_rows(by_f1, references)),
         },
         np.stack([each.sum(axis=1), np.full(len(each), len(shares))], axis=1),
         {"f1": said["f1"], "f1_macro": said["f1"], "loss": FREQUENCIES},

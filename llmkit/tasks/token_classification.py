@@ -209,16 +209,16 @@ def resolve_labels(
     parts = [*([train] if train is not None else []), *validation.values()]
     meant = [meanings(data, part.source, columns["tags"]) for part in parts]
     named = [_named(part, ids) for part, ids in zip(parts, meant, strict=True)]
-    known, own = names_in(config), names_in_recipe(data, columns) or meant[0]
+    of_model, own = names_in(config), names_in_recipe(data, columns) or meant[0]
     if fixed:
-        names = known or own or tuple(str(i) for i in range(config.num_labels))
+        names = of_model or own or tuple(str(i) for i in range(config.num_labels))
         if len(names) != config.num_labels:
             raise UserError(f"the model has {config.num_labels} tags and the data {len(names)}: {_shown(names)}")
     else:
         used = set(chain.from_iterable(named[0])) - {UNTAGGED}
         if "text" in columns:  # of spans: a type may have one word here and two elsewhere
             used |= {f"I-{tag[2:]}" for tag in used if tag.startswith("B-")}
-        names = in_the_order_of(known, tuple(own) if own else _sorted(used))
+        names = in_the_order_of(of_model, tuple(own) if own else _sorted(used))
     if len(set(names)) < len(names):
         raise UserError(f"data.label_names holds a name twice: {', '.join(names)}")
     why = "the model does not know" if fixed else "no row of the training data has"
@@ -241,17 +241,17 @@ def resolve_labels(
 
 def _named(part: Encoded, meant: Sequence[str] | None) -> list[list[str]]:
     """The tags of every row by name; `meant` says what numbers stand for."""
-    found: list[list[str]] = []
+    tags_by_row: list[list[str]] = []
     mistakes: dict[int, str] = {}
     for row, tags in enumerate(part.targets):
-        found.append([])
+        tags_by_row.append([])
         try:
             for tag in tags:
-                found[-1].append(name_of(tag_in(tag), meant))
+                tags_by_row[-1].append(name_of(tag_in(tag), meant))
         except ValueError as mistake:
-            mistakes[row] = f"word {len(found[-1]) + 1}: {mistake}"
+            mistakes[row] = f"word {len(tags_by_row[-1]) + 1}: {mistake}"
     refuse(part.source, mistakes, "whose tags cannot be used", NUMBERS)
-    return found
+    return tags_by_row
 
 
 def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown: Sequence[str], why: str) -> None:
@@ -267,7 +267,7 @@ def _number(part: Encoded, named: list[list[str]], names: Sequence[str], unknown
         for word in np.flatnonzero(numbers[-1] == -1)[:1]:
             mistakes[row] = f'word {word + 1}: tag "{tags[word]}", which {why}; the tags are {_shown(names)}'
     refuse(part.source, mistakes, "whose tags cannot be used", "fix these rows, or remove them")
-    strange = [row for row, known in enumerate(numbers) if (known >= len(names)).any()]
+    strange = [row for row, numbers_of_row in enumerate(numbers) if (numbers_of_row >= len(names)).any()]
     if strange:
         values = np.concatenate(numbers)
         beyond = values[values >= len(names)]
@@ -378,12 +378,12 @@ def metrics(kept: np.ndarray, part: Examples) -> dict[str, float]:
 
 def _figures(tagged: Sequence[np.ndarray], label_spec: TagSpec) -> dict[str, float]:
     """The metrics of the tags' numbers, by row."""
-    found, gold = np.concatenate(tagged), np.concatenate(label_spec.rows)
-    found, gold = found[gold != NO_TAG], gold[gold != NO_TAG]
-    accuracy = measures.accuracy(found, gold)
+    predicted, gold = np.concatenate(tagged), np.concatenate(label_spec.rows)
+    predicted, gold = predicted[gold != NO_TAG], gold[gold != NO_TAG]
+    accuracy = measures.accuracy(predicted, gold)
     if not label_spec.kinds:
-        classes = np.union1d(found[found >= 0], gold)
-        f1 = measures.multilabel_f1(found[:, None] == classes, gold[:, None] == classes, "macro")
+        classes = np.union1d(predicted[predicted >= 0], gold)
+        f1 = measures.multilabel_f1(predicted[:, None] == classes, gold[:, None] == classes, "macro")
         return {"accuracy": accuracy, "f1_macro": f1}
     scores = measures.entity_scores(*_named_tags(tagged, label_spec))
     return {**dict.fromkeys(metric_names(label_spec), 0.0), **scores, "accuracy": accuracy}
@@ -398,11 +398,11 @@ def _named_tags(tagged: Sequence[np.ndarray], label_spec: TagSpec) -> tuple[list
     names = [*label_spec.names, *label_spec.unknown, OUTSIDE]  # -1 is the last
     told = [tags != NO_TAG for tags in label_spec.rows]
     sides = (tagged, label_spec.rows)
-    found, gold = (
+    predicted, gold = (
         [[names[number] for number in tags[has].tolist()] for tags, has in zip(side, told, strict=True)]
         for side in sides
     )
-    return found, gold
+    return predicted, gold
 
 
 def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Results:
@@ -442,12 +442,12 @@ def results(kept: np.ndarray, part: Examples, columns: Mapping[str, str]) -> Res
 def _tagged(kept: np.ndarray, part: Examples) -> list[np.ndarray]:
     """The numbers of the tags given to the words of each row; O, or -1 where there is none, for want of a token."""
     label_spec: TagSpec = part.extra
-    found = [np.full(len(tags), _outside(label_spec), np.int64) for tags in label_spec.rows]
+    tags_by_row = [np.full(len(tags), _outside(label_spec), np.int64) for tags in label_spec.rows]
     for values, window in zip(kept, part.order, strict=True):
         words = part.inputs[WORD][window]
         at = words >= 0
-        found[part.row[window]][words[at]] = values[: len(words)][at]
-    return found
+        tags_by_row[part.row[window]][words[at]] = values[: len(words)][at]
+    return tags_by_row
 
 
 def _outside(label_spec: TagSpec) -> int:
@@ -505,15 +505,15 @@ def postprocess(kept: np.ndarray, part: Examples, label_spec: TagSpec) -> Iterat
     """
     sentences: Sequence[Sentence] = part.extra.rows
     names: list[Any] = [*label_spec.names, OUTSIDE if label_spec.kinds else None]
-    found = [[names[_outside(label_spec)]] * len(sentence.spans) for sentence in sentences]
+    tags_by_row = [[names[_outside(label_spec)]] * len(sentence.spans) for sentence in sentences]
     scores = [[0.0] * len(sentence.spans) for sentence in sentences]
     for index, word, tag, score in kept.tolist():
         row = int(part.row[int(index)])
-        found[row][int(word)], scores[row][int(word)] = names[int(tag)], score
-    for row, (sentence, tags) in enumerate(zip(sentences, found, strict=True)):
-        said: dict[str, Any] = {}
+        tags_by_row[row][int(word)], scores[row][int(word)] = names[int(tag)], score
+    for row, (sentence, tags) in enumerate(zip(sentences, tags_by_row, strict=True)):
+        answer: dict[str, Any] = {}
         if label_spec.kinds:
-            said["entities"] = [
+            answer["entities"] = [
                 {
                     "text": sentence.text[sentence.spans[first][0] : sentence.spans[last][1]],
                     "label": kind,
@@ -524,5 +524,5 @@ def postprocess(kept: np.ndarray, part: Examples, label_spec: TagSpec) -> Iterat
                 for kind, first, last in measures.entities(tags)
             ]
         if not sentence.listed:
-            said["tokens"] = [sentence.text[begin:end] for begin, end in sentence.spans]
-        yield row, {**said, "tags": tags}
+            answer["tokens"] = [sentence.text[begin:end] for begin, end in sentence.spans]
+        yield row, {**answer, "tags": tags}

@@ -150,9 +150,9 @@ class Frequencies:
         """Count labels in arrays of any shape; -100 is none."""
         counts = np.zeros(size, np.int64)
         for part in parts:
-            found = np.bincount(part[part >= 0])
-            counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
-            counts[: len(found)] += found
+            occurrences = np.bincount(part[part >= 0])
+            counts = np.pad(counts, (0, max(0, len(occurrences) - len(counts))))
+            counts[: len(occurrences)] += occurrences
         labels = np.flatnonzero(counts)
         return cls(labels, counts[labels], len(counts))
 

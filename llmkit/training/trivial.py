@@ -56,15 +56,15 @@ class Learned:
         return {**self.answer, "label_counts": counts, "num_labels": found.size}
 
     @classmethod
-    def from_record(cls, known: Mapping[str, Any]) -> "Learned | None":
+    def from_record(cls, recorded: Mapping[str, Any]) -> "Learned | None":
         """Read what `record` returned; None for a run without it."""
-        if not known:
+        if not recorded:
             return None
-        counts = known.get("label_counts")
+        counts = recorded.get("label_counts")
         if counts is None:
-            return cls(known)
+            return cls(recorded)
         labels = np.array([int(label) for label in counts])
-        return cls(known, Frequencies(labels, np.array(list(counts.values())), int(known["num_labels"])))
+        return cls(recorded, Frequencies(labels, np.array(list(counts.values())), int(recorded["num_labels"])))
 
 
 def compare_rows(

@@ -43,34 +43,34 @@ def resolve_columns(data: AnsweringData, rows: Rows, labelled: bool = True) -> d
 
     The columns `starts` (where an answer begins) and `impossible` (whether there is none) are read if they are there.
     """
-    found = {
+    columns = {
         role: need(rows, name, role)
         for role in (*USUAL, "starts")
         if (labelled or role not in LABEL_ROLES) and (name := getattr(data, f"{role}_column")) is not None
     }
-    wanted = [role for role in USUAL if role not in found and (labelled or role not in LABEL_ROLES)]
+    wanted = [role for role in USUAL if role not in columns and (labelled or role not in LABEL_ROLES)]
     for role in sorted(wanted, key=["answers", "question", "context"].index):
-        known = [name for name in usual(rows, USUAL[role]) if name not in found.values()]
-        if len(known) > 1 and known[0] not in usual(rows, USUAL[role][:1]) and role != "answers":
-            known = []
-        if role == "answers" and not known and usual(rows, STARTS):
-            known = usual(rows, ("text",))  # as `answers` is cut into columns
-        known = known or _fitting(rows, role, found)
-        if not known:
+        candidates = [name for name in usual(rows, USUAL[role]) if name not in columns.values()]
+        if len(candidates) > 1 and candidates[0] not in usual(rows, USUAL[role][:1]) and role != "answers":
+            candidates = []
+        if role == "answers" and not candidates and usual(rows, STARTS):
+            candidates = usual(rows, ("text",))  # as `answers` is cut into columns
+        candidates = candidates or _fitting(rows, role, columns)
+        if not candidates:
             raise UserError(
                 f"{rows.source}: which column holds the {role}?",
                 f"set data.{role}_column to one of: {', '.join(rows.columns)}",
             )
-        found[role] = known[0]
+        columns[role] = candidates[0]
     if labelled:
         for role, names in (("starts", STARTS), ("impossible", IMPOSSIBLE)):
-            known = [name for name in usual(rows, names) if name not in found.values()]
-            if role not in found and known:
-                found[role] = known[0]
-    return {role: found[role] for role in (*USUAL, *LABEL_ROLES) if role in found}
+            candidates = [name for name in usual(rows, names) if name not in columns.values()]
+            if role not in columns and candidates:
+                columns[role] = candidates[0]
+    return {role: columns[role] for role in (*USUAL, *LABEL_ROLES) if role in columns}
 
 
-def _fitting(rows: Rows, role: str, found: Mapping[str, str]) -> list[str]:
+def _fitting(rows: Rows, role: str, columns: Mapping[str, str]) -> list[str]:
     """Find the one column that must be the question, for its question marks, or the context, for the answers in it."""
     head = [row for _, row in islice(rows, HEAD) if not isinstance(row, BadRow)]
 
@@ -80,13 +80,13 @@ def _fitting(rows: Rows, role: str, found: Mapping[str, str]) -> list[str]:
             return False
         if role == "question":
             return 2 * sum(value.rstrip().endswith(QUESTION_MARKS) for value in values) > len(values)
-        if role != "context" or "answers" not in found:
+        if role != "context" or "answers" not in columns:
             return False
-        answers = [list(_pairs(value_at(row, found["answers"]), None)) for row in head]
+        answers = [list(_pairs(value_at(row, columns["answers"]), None)) for row in head]
         holding = [any(text and text in value for _, text in each) for value, each in zip(values, answers, strict=True)]
         return 2 * sum(holding) > sum(map(bool, answers)) > 0
 
-    fitting = [name for name in rows.columns if name not in found.values() and fits(name)]
+    fitting = [name for name in rows.columns if name not in columns.values() and fits(name)]
     return fitting if len(fitting) == 1 else []
 
 
@@ -118,7 +118,7 @@ def read_answers(row: Mapping[str, Any], columns: Mapping[str, str], context: st
     impossible = value_at(row, columns["impossible"]) if "impossible" in columns else False
     if str(impossible).strip().casefold() in ("true", "1", "1.0", "yes"):
         return Answers([], f"`{columns['impossible']}` is true: its answer is ignored" if pairs else None)
-    found: list[tuple[int, str]] = []
+    answers: list[tuple[int, str]] = []
     learned: str | None = None
     fault: Unusable | None = None
     for start, text in pairs:
@@ -127,11 +127,11 @@ def read_answers(row: Mapping[str, Any], columns: Mapping[str, str], context: st
         except Unusable as problem:
             fault = fault or problem
             at, mended = NOWHERE, None
-        if at != NOWHERE and all(place == NOWHERE for place, _ in found):
+        if at != NOWHERE and all(place == NOWHERE for place, _ in answers):
             learned = "its first answer is not in its context: another one is learned" if fault else mended
-        found.append((at, text))
-    placed = any(at != NOWHERE for at, _ in found)
-    return Answers(found, learned, None if placed else fault)
+        answers.append((at, text))
+    placed = any(at != NOWHERE for at, _ in answers)
+    return Answers(answers, learned, None if placed else fault)
 
 
 def _pairs(value: Any, starts: Any) -> Iterator[tuple[Any, str]]:
@@ -171,31 +171,31 @@ def _place(start: Any, text: str, context: str) -> tuple[int, str, str | None]:
     """Find where an answer stands: (the character, the text there, how that was found if not as it is said)."""
     shown = text if len(text) <= 40 else text[:37] + "..."
     try:
-        said = None if start is None or start == "" or start != start else int(float(start))  # pandas writes 515.0
+        stated = None if start is None or start == "" or start != start else int(float(start))  # pandas writes 515.0
     except (TypeError, ValueError, OverflowError):
-        said = NOWHERE
+        stated = NOWHERE
     mended = None
     bare = text.strip()
     if text not in context and bare and bare in context:
-        said = None if said is None else said + len(text) - len(text.lstrip())
+        stated = None if stated is None else stated + len(text) - len(text.lstrip())
         text, mended = bare, "spaces around an answer are removed"
     at = context.find(text)
     if at < 0 and bare:
         spelled = r"(?<!\w)" + r"\s+".join(map(re.escape, bare.split())) + r"(?!\w)"
         alike = list(re.finditer(spelled, context, re.IGNORECASE))
-        alike = [match for match in alike if match.start() == said] or alike
+        alike = [match for match in alike if match.start() == stated] or alike
         if len(alike) == 1:
             return alike[0].start(), alike[0][0], "an answer differs from its context in capitals or spaces"
     if at < 0:
         raise Unusable("answer not in its context", f'the answer "{shown}" is not in its context', HINT)
     once = context.find(text, at + 1) < 0
-    if said is None and once:
+    if stated is None and once:
         return at, text, mended
-    if said is None or (said < 0 and not once):  # -1 says that nobody looked for it
+    if stated is None or (stated < 0 and not once):  # -1 says that nobody looked for it
         return at, text, "an answer occurs more than once, with no position given: the first is taken"
-    if said >= 0 and context.startswith(text, said):
-        return said, text, mended
-    meant = [(at, unit) for at, unit in _otherwise(said, context) if said >= 0 and context.startswith(text, at)]
+    if stated >= 0 and context.startswith(text, stated):
+        return stated, text, mended
+    meant = [(at, unit) for at, unit in _otherwise(stated, context) if stated >= 0 and context.startswith(text, at)]
     if len({at for at, _ in meant}) == 1:
         return meant[0][0], text, f"`answer_start` counts {meant[0][1]}"
     if once:
@@ -207,16 +207,16 @@ def _place(start: Any, text: str, context: str) -> tuple[int, str, str | None]:
     )
 
 
-def _otherwise(said: int, context: str) -> Iterator[tuple[int, str]]:
+def _otherwise(stated: int, context: str) -> Iterator[tuple[int, str]]:
     """Yield the characters that `said` may mean, with what it counts then, if not characters from the beginning."""
-    yield len(context.encode()[:said].decode(errors="ignore")), "bytes"
-    yield len(context.encode("utf-16-le")[: 2 * said].decode("utf-16-le", errors="ignore")), "UTF-16 code units"
+    yield len(context.encode()[:stated].decode(errors="ignore")), "bytes"
+    yield len(context.encode("utf-16-le")[: 2 * stated].decode("utf-16-le", errors="ignore")), "UTF-16 code units"
     if "\r\n" in context:
-        yield len(context.replace("\r\n", "\n")[:said].replace("\n", "\r\n")), "a line end as one character"
+        yield len(context.replace("\r\n", "\n")[:stated].replace("\n", "\r\n")), "a line end as one character"
     else:
-        yield len(context.replace("\n", "\r\n")[:said].replace("\r\n", "\n")), "a line end as two characters"
-    yield said + len(context) - len(context.lstrip()), "from the first character that is not a space"
-    yield len(context) - len(context[said:].lstrip()), "from the spaces before the answer"
+        yield len(context.replace("\n", "\r\n")[:stated].replace("\r\n", "\n")), "a line end as two characters"
+    yield stated + len(context) - len(context.lstrip()), "from the first character that is not a space"
+    yield len(context) - len(context[stated:].lstrip()), "from the spaces before the answer"
 
 
 def examine(row: Mapping[str, Any], columns: Mapping[str, str], data: AnsweringData, evaluation: bool) -> Examined:

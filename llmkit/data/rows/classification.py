@@ -65,20 +65,20 @@ def resolve_columns(data: ClassificationData, rows: Rows, labelled: bool = True)
 
     Several columns of labels are joined by JOINED.
     """
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for role, name in (("text", data.text_column), ("text_pair", data.text_pair_column)):
         if name is not None:
-            found[role] = need(rows, name, role)
+            columns[role] = need(rows, name, role)
     label = _named_label(data, rows) if labelled or data.label_column is None else _skipped_label(data, rows)
     if label is not None:
-        found["label"] = label
-    if "text" not in found:
-        found |= _texts(rows, found)
-    if labelled and "label" not in found:
-        found["label"] = _label_by_content(data, rows, found)
+        columns["label"] = label
+    if "text" not in columns:
+        columns |= _texts(rows, columns)
+    if labelled and "label" not in columns:
+        columns["label"] = _label_by_content(data, rows, columns)
     if not labelled:
-        found.pop("label", None)
-    return {role: found[role] for role in ("text", "text_pair", "label") if role in found}
+        columns.pop("label", None)
+    return {role: columns[role] for role in ("text", "text_pair", "label") if role in columns}
 
 
 def _named_label(data: ClassificationData, rows: Rows) -> str | None:
@@ -104,12 +104,12 @@ def _skipped_label(data: ClassificationData, rows: Rows) -> str | None:
     return JOINED.join(known) or None
 
 
-def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
+def _texts(rows: Rows, columns: Mapping[str, str]) -> dict[str, str]:
     """Find the text, or the pair of texts: by name, else the only column left, else the only one that holds texts."""
-    taken = {name for names in found.values() for name in names.split(JOINED)}
+    taken = {name for names in columns.values() for name in names.split(JOINED)}
     others = [name for name in rows.columns if name not in taken and not _numbers(name)]
     left = {name.strip().casefold(): name for name in others} | {name: name for name in others}  # as it stands wins
-    pairs = [pair for pair in PAIRS if set(pair) <= left.keys()] if "text_pair" not in found else []
+    pairs = [pair for pair in PAIRS if set(pair) <= left.keys()] if "text_pair" not in columns else []
     single = [left[name] for name in TEXTS[0] if name in left and not any(name in pair for pair in pairs)]
     if len(pairs) + len(single) == 1:
         named = [left[name] for name in pairs[0]] if pairs else single
@@ -120,7 +120,7 @@ def _texts(rows: Rows, found: Mapping[str, str]) -> dict[str, str]:
             return {"text": others[0]}
         held = look_at(rows, others, LOOKED_AT)
         fitting = [column for column in held if column.is_text]
-        if "text_pair" not in found and len(fitting) == 2 and _counted(fitting[0].name, fitting[1].name):
+        if "text_pair" not in columns and len(fitting) == 2 and _counted(fitting[0].name, fitting[1].name):
             return {"text": fitting[0].name, "text_pair": fitting[1].name}
         further = [left[name] for name in TEXTS[1] if name in left]
         if len(fitting) == 1 or (not fitting and len(further) == 1):
@@ -140,12 +140,12 @@ def _counted(first: str, second: str) -> bool:
     return len(first) == len(second) and differ in ([("1", "2")], [("0", "1")], [("a", "b")])
 
 
-def _label_by_content(data: ClassificationData, rows: Rows, found: Mapping[str, str]) -> str:
+def _label_by_content(data: ClassificationData, rows: Rows, columns: Mapping[str, str]) -> str:
     """Find the label by what the columns hold: the only one with few values, or several that say 0 or 1 of a label.
 
     Of a regression, it is the only one with numbers that have fractions.
     """
-    held = look_at(rows, [name for name in rows.columns if name not in found.values()])
+    held = look_at(rows, [name for name in rows.columns if name not in columns.values()])
     rest = [column for column in held if column.values and not column.is_id and not _numbers(column.name)]
     bits = [column for column in rest if column.values <= BITS.keys()]
     if len(bits) > 1 and len(bits) == len(rest):

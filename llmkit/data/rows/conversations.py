@@ -76,28 +76,28 @@ def resolve_columns(data: ChatData, rows: Rows, labelled: bool = True) -> dict[s
         for role in ("messages", "prompt", "input", "completion", *BESIDE, "weight")
         if labelled or role not in LABEL_ROLES
     }
-    found = {role: need(rows, name, role) for role, name in wanted.items() if name is not None}
-    parts = [role for role in ("prompt", "input", "completion") if role in found]
-    if "messages" in found and parts:
+    columns = {role: need(rows, name, role) for role, name in wanted.items() if name is not None}
+    parts = [role for role in ("prompt", "input", "completion") if role in columns]
+    if "messages" in columns and parts:
         others = " and ".join(f"data.{role}_column" for role in parts)
         raise UserError(
             f"data.messages_column is for whole conversations, and {others} for a part of one",
             f"remove {others}, or data.messages_column",
         )
-    if labelled and not found.keys() & {"messages", "completion", "weight"}:
+    if labelled and not columns.keys() & {"messages", "completion", "weight"}:
         preferences.refuse(rows)
     conversations = usual(rows, MESSAGES)
     if conversations and not parts:
-        found.setdefault("messages", conversations[0])
-    if "messages" not in found:
-        _find_pair(found, rows, data, labelled)
-    elif found["messages"] in rows.columns:
-        written_out.refuse(rows, [found["messages"]])
+        columns.setdefault("messages", conversations[0])
+    if "messages" not in columns:
+        _find_pair(columns, rows, data, labelled)
+    elif columns["messages"] in rows.columns:
+        written_out.refuse(rows, [columns["messages"]])
     for role, names in BESIDE.items() if data.companions else ():
-        known = [name for name in usual(rows, names) if name not in found.values() and _fits(role, rows, name)]
-        if known:
-            found.setdefault(role, known[0])
-    return found
+        candidates = [name for name in usual(rows, names) if name not in columns.values() and _fits(role, rows, name)]
+        if candidates:
+            columns.setdefault(role, candidates[0])
+    return columns
 
 
 def _fits(role: str, rows: Rows, name: str) -> bool:

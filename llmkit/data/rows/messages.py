@@ -90,12 +90,12 @@ def history_of(value: Any, column: str, names: Mapping[str, str] | None, weights
     if isinstance(value, list) and all(isinstance(pair, list | tuple) for pair in value):
         if any(len(pair) != 2 for pair in value):
             raise unusable("no pairs in its history", "its history is not made of pairs of a question and an answer")
-        found = [
+        messages = [
             text_turn(role, text) for pair in value for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
-        for turn in found:
+        for turn in messages:
             turn.learned = turn.role == "assistant"
-        return found
+        return messages
     return turns_of(value, column, names, weights)
 
 
@@ -181,13 +181,13 @@ def _folded(name: Any) -> str:
 
 def _learned(fields: dict[str, Any], place: str) -> bool:
     """Take the weight of a message out of it; tell whether it is learned."""
-    found = {key: fields.pop(key) for key in _WEIGHTS if key in fields}
-    for key, value in found.items():
+    weights = {key: fields.pop(key) for key in _WEIGHTS if key in fields}
+    for key, value in weights.items():
         if is_learned(value) is None:
             raise unusable(
                 "a weight that is neither 0 nor 1", f"{place} has the {key} {value!r}, where 0 or 1 is expected", ""
             )
-    return all(is_learned(value) for value in found.values())
+    return all(is_learned(value) for value in weights.values())
 
 
 def teaches_nothing(value: Any, names: Mapping[str, str]) -> bool:
@@ -236,7 +236,7 @@ def _calls(value: Any, place: str) -> list[dict[str, Any]]:
     value = parsed(value)
     if not value:
         return []
-    found = []
+    calls = []
     for call in [parsed(each) for each in value] if isinstance(value, list) else [value]:
         call = {key: each for key, each in call.items() if each is not None} if isinstance(call, Mapping) else {}
         call = call if "function" in call else {"type": "function", "function": call}
@@ -245,8 +245,8 @@ def _calls(value: Any, place: str) -> list[dict[str, Any]]:
             _no_call(place)
         arguments = parsed(function.get("arguments", function.get("parameters", {})))
         function = {"name": function["name"], "arguments": {} if arguments in (None, "") else arguments}
-        found.append({"type": "function", **call, "function": function})
-    return found
+        calls.append({"type": "function", **call, "function": function})
+    return calls
 
 
 def _no_call(place: str) -> list[dict[str, Any]]:

@@ -67,13 +67,13 @@ def spans_in(value: Any) -> list[Span] | None:
         return None
     if _has_results(value):
         return _of_annotations(value)
-    found: list[Span] = []
+    spans_of_value: list[Span] = []
     for entry in value:
         spans = _of_entry(entry)
         if spans is None:
             return None
-        found += spans
-    return found
+        spans_of_value += spans
+    return spans_of_value
 
 
 def _of_entry(entry: Any) -> list[Span] | None:
@@ -108,7 +108,7 @@ def _of_annotations(value: Sequence[Any]) -> list[Span]:
 
 
 def _by_label(value: Mapping[Any, Any]) -> list[Span] | None:
-    found: list[Span] = []
+    all_spans: list[Span] = []
     for label, marked in value.items():
         if marked is None:  # as Parquet fills in a label that the row does not have
             continue
@@ -118,8 +118,8 @@ def _by_label(value: Mapping[Any, Any]) -> list[Span] | None:
                 continue
             if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
                 return None
-            found += [_span(pair[0], pair[1], label, text) for pair in pairs]
-    return found
+            all_spans += [_span(pair[0], pair[1], label, text) for pair in pairs]
+    return all_spans
 
 
 def _span(start: Any, end: Any, label: Any, text: Any = None) -> Span:

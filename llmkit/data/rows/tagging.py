@@ -90,13 +90,13 @@ def resolve_columns(data: TaggingData, rows: Rows, labelled: bool = True) -> dic
     tags = need(rows, data.tags_column, "tags") if data.tags_column else _find_tags(rows, first)
     if _holds_spans(rows, tags):
         return {"text": tokens or _find_text(rows, first, tags), "tags": tags}
-    found = {"tokens": tokens or _find_tokens(rows, first, tags), "tags": tags}
+    columns = {"tokens": tokens or _find_tokens(rows, first, tags), "tags": tags}
     if data.sentence_column:
         named = [data.sentence_column] if isinstance(data.sentence_column, str) else data.sentence_column
-        found["sentence"] = JOINED.join(need(rows, name, "sentence") for name in named)
-    elif one_word_a_row(first, found) and (by := _find_sentence_column(rows, found)):
-        found["sentence"] = JOINED.join(by)
-    return found
+        columns["sentence"] = JOINED.join(need(rows, name, "sentence") for name in named)
+    elif one_word_a_row(first, columns) and (by := _find_sentence_column(rows, columns)):
+        columns["sentence"] = JOINED.join(by)
+    return columns
 
 
 def _find_sentence_column(rows: Rows, columns: Mapping[str, str]) -> list[str]:
@@ -269,10 +269,10 @@ def _listed(value: Any, column: str) -> list[Any]:
         return [] if value.strip() == "[]" else value.split()
     if NUMPY.fullmatch(value):  # before Python, to which 'a' 'b' is one word
         return [ast.literal_eval(item) for item in ITEM.findall(value)]
-    found = parsed(value)
-    if not isinstance(found, list):
+    items = parsed(value)
+    if not isinstance(items, list):
         raise ValueError(f"`{column}` begins and ends like a list but cannot be read as one: {value:.40}")
-    return found
+    return items
 
 
 def texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
