@@ -43,12 +43,13 @@ class AccelerateFile:
         return ["--multi_gpu"] if self.kind == "MULTI_CPU" else []
 
     def asked(self) -> dict[str, Any]:
-        """Return the processes, the strategy and the device that the file asks for, where it does."""
+        """Return the processes, the strategy, the device and the precision that the file asks for, where it does."""
         device = "cpu" if self.on_cpu else DEVICES.get(self.kind)
         asked = {
             "processes": self.settings.get("num_processes"),
             "strategy": STRATEGIES.get(self.kind),
             "device": device,
+            "mixed_precision": self.settings.get("mixed_precision"),
         }
         return {key: value for key, value in asked.items() if value is not None}
 

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmkit import hub
-from llmkit.errors import answer, scrub
+from llmkit.errors import answer, say, scrub
 from llmkit.runs import directory as runs
 from llmkit.terminal import laid_out
+
+if TYPE_CHECKING:
+    from llmkit.speed.bf16 import Table
 
 LEFT = 18  # columns of what stands before a line
 NAMED = ("torch", "transformers", "accelerate", "datasets", "peft", "huggingface-hub")  # whose versions are shown
@@ -35,9 +38,9 @@ class Check:
     remedy: str = ""
 
 
-def doctor(as_json: bool = False) -> int:
-    """Print each check in its line; return 1 if training cannot work."""
-    checks = list(examine())
+def doctor(as_json: bool = False, measured: bool = False) -> int:
+    """Print each check in its line, or measure where bf16 is faster; return 1 if training cannot work."""
+    checks = [measure()] if measured else list(examine())
     works = all(check.status != "fail" for check in checks)
     if as_json:
         answer({"ok": works, "checks": [asdict(check) for check in checks]})
@@ -95,7 +98,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
 
-        from llmkit.speed import cpu
+        from llmkit.speed import bf16, cpu
         from llmkit.training.arguments import has_fast_bf16
 
         _step("cpu")
@@ -103,10 +106,18 @@ def _torch() -> Iterator[Check]:
         yield Check("training", "fail", _words(problem), "make a new environment, and install llmkit there")
         return
     kind = torch.backends.cpu.get_cpu_capability()
-    bf16 = "fast at bf16" if has_fast_bf16() else "no fast bf16"
+    fast = has_fast_bf16()
     slow = platform.machine() in ("x86_64", "AMD64") and kind == "DEFAULT"
     remedy = "PyTorch is slow without AVX2: train on another machine" if slow else ""
-    yield Check("processor", "warn" if slow else "ok", f"{cpu.cores()} cores to use, {kind}, {bf16}", remedy)
+    yield Check(
+        "processor",
+        "warn" if slow else "ok",
+        f"{cpu.cores()} cores to use, {kind}, {'fast at bf16' if fast else 'no fast bf16'}",
+        remedy,
+    )
+    if fast:
+        bf16.use_threads()
+        yield _bf16(bf16.kept())
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(count):
         about = torch.cuda.get_device_properties(number)
@@ -116,14 +127,45 @@ def _torch() -> Iterator[Check]:
         except Exception as problem:
             yield Check("GPU", "fail", f"{found}: {_words(problem)}", "hide the GPUs: CUDA_VISIBLE_DEVICES= llmkit ...")
         else:
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            yield Check("GPU", "ok", f"{found}, {'bf16' if bf16 else 'no bf16'}")
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            yield Check("GPU", "ok", f"{found}, {'bf16' if has_bf16 else 'no bf16'}")
     if count == 0:
         yield _no_gpu()
     elif count > 1 and not torch.distributed.is_nccl_available():
         yield Check("NCCL", "fail", "PyTorch has none, and several GPUs need it", "use one GPU: --processes 1")
     elif count > 1:
         yield Check("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
+
+
+def measure() -> Check:
+    """Time steps of training in bf16 beside fp32 on the processor, keep how they compare, and say it."""
+    from llmkit.speed import bf16
+    from llmkit.training.arguments import has_fast_bf16
+
+    if not has_fast_bf16():
+        return Check("bf16", "ok", "this processor does not multiply it (AVX512-BF16 or AMX): nothing to measure")
+    bf16.use_threads()
+    say("bf16 beside fp32: the time of a step in fp32 over that in bf16, by hidden size and tokens at once")
+    table = bf16.measure(lambda hidden, tokens, ratio: say(f"  {hidden:5,} x {tokens:5,}: {ratio:.2f}"))
+    say(f"kept in {bf16.keep(table)}")
+    return _bf16(table)
+
+
+def _bf16(table: "Table | None") -> Check:
+    """Say where bf16 was measured to be faster."""
+    from llmkit.speed.bf16 import MARGIN
+
+    if table is None:
+        return Check("bf16", "ok", "not measured: fp32", "to train in it where it is faster: llmkit doctor --measure")
+    faster = [size for size, ratio in table.items() if ratio >= MARGIN]
+    if not faster:
+        return Check("bf16", "ok", "measured, and nowhere clearly faster than fp32")
+    best = max(table.values())
+    return Check(
+        "bf16",
+        "ok",
+        f"measured: up to {best:.2f} times as fast as fp32, and chosen for {len(faster)} of {len(table)} sizes",
+    )
 
 
 def _no_gpu() -> Check:

@@ -22,6 +22,7 @@ from llmkit.recipe.schema import PRETRAINING, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.terminal import put
 from llmkit.training.arguments import check_trackers, choose_precision, training_arguments
+from llmkit.training.own_machine import fit_to_machine
 from llmkit.training.schedule import Schedule, repetition
 
 LEFT = 16  # columns of what stands before a line
@@ -102,10 +103,15 @@ def look_ahead(report: Report, recipe: Recipe, processes: int | None, timed: boo
         size = read_texts(report, recipe, seed, config, length)
     recipe = size.recipe or recipe
     batches, batch_notes = divide(recipe, world)
+    chosen, why = choose_precision({**recipe.trainer, **batches})
+    train = None if size.assembly is None else size.assembly.train
+    recipe, why = fit_to_machine(
+        recipe, size.config or config, train, None if rows else length, {**recipe.trainer, **batches}, why
+    )
     settings: Mapping[str, Any] = {**recipe.trainer, **batches}
     batch = settings.get("per_device_train_batch_size", 8)
     accumulated = settings.get("gradient_accumulation_steps", 1)
-    chosen, why = choose_precision(dict(settings))
+    chosen, _ = choose_precision(dict(settings))
     if recipe.fits_rows:  # it needs what is chosen by the rows
         chosen = {key: value for key, value in chosen.items() if key != "load_best_model_at_end"}
     training_arguments(chosen, Path(recipe.name))

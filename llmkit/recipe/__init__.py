@@ -186,6 +186,7 @@ def _draft(path: Path, settings: dict[str, Any], overrides: Sequence[str] = (), 
     if path.name == "recipe.toml" and disk.is_file(path.parent / "run.json"):
         record = _record(path.parent / "run.json")
         _as_begun(draft, record)
+        draft.fits_machine = False
         find_data(draft, _paths_of_run(record))
     for key, value in settings.items():
         draft.adopt(tuple(key.split(".")), value)
@@ -438,6 +439,7 @@ def _build(draft: Draft, tables: dict[str, Any], task: str | None) -> Recipe:
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "run",
         notes=tuple(draft.notes),
         fits_rows=draft.fits_rows,
+        fits_machine=draft.fits_machine and not draft.values.get("trainer", {}).keys() & set(schema.PRECISION),
         typed=ReadOnly(draft.typed),
         **tables,
     )

@@ -37,6 +37,7 @@ class Draft:
     apart: int = 0  # how many of the problems are of one key alone; the others are of keys that do not go together
     overrides: Sequence[str] = ()  # the arguments that `given` counts
     fits_rows: bool = False  # whether what it lacks is chosen by the rows
+    fits_machine: bool = True  # whether the precision is chosen by the machine, if it says nothing of that
     searched: int = 0
 
     @property

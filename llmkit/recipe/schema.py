@@ -388,6 +388,7 @@ class Recipe(Table):
     origins: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
     notes: tuple[str, ...] = Field(default=(), exclude=True)
     fits_rows: bool = Field(default=False, exclude=True)  # what it lacks of OF_THE_ROWS is chosen by the rows
+    fits_machine: bool = Field(default=False, exclude=True)  # what it lacks of PRECISION is chosen by the machine
     typed: ReadOnly[str] = Field(default=ReadOnly(), exclude=True)
 
     @field_validator("task")
@@ -452,6 +453,9 @@ OF_THE_ROWS = {
     ),
     "early_stopping": ("early_stopping_patience",),
 }
+
+# Keys of [trainer] by which a recipe says what it computes in.
+PRECISION = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
 
 # What the code did before there was a key of [data]: what it means that the recipe of an earlier run lacks the key.
 BEFORE: dict[str, dict[str, Any]] = {"": {"hold_out": "hash"}, "chat": {"companions": False}}

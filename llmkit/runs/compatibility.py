@@ -57,6 +57,8 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
     before, lacking = _begun_with(directory)
     if recipe.fits_rows and before:
         recipe = _as_fitted(recipe, before)
+    if recipe.fits_machine and before:
+        recipe = _in_same_precision(recipe, before)
     recipe = _batches_as_begun(recipe, before)
     asked = any(key.startswith("samples.") and origin != "default" for key, origin in recipe.origins.items())
     if before and "samples" not in before and recipe.samples is not None and not asked:
@@ -98,6 +100,14 @@ def _as_fitted(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
             "origins": ReadOnly({**recipe.origins, **dict.fromkeys(origins, "as the run was started")}),
         }
     )
+
+
+def _in_same_precision(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:
+    """Leave a run the precision that it was begun with, whatever was measured of the machine since then."""
+    then = {key: value for key, value in before.get("trainer", {}).items() if key == "bf16"}
+    origins = {**recipe.origins, **{f"trainer.{key}": "as the run was started" for key in then}}
+    update = {"trainer": ReadOnly({**recipe.trainer, **then}), "origins": ReadOnly(origins), "fits_machine": False}
+    return recipe.model_copy(update=update)
 
 
 def _batches_as_begun(recipe: Recipe, before: Mapping[str, Any]) -> Recipe:

@@ -23,7 +23,7 @@ def surroundings() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "command": ["llmkit", *map(scrub, sys.argv[1:])],
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count()},
         "started": runs.now(),
     }
 
@@ -40,7 +40,8 @@ def _git_commit() -> str | None:
     return answers[0] + ("+" if answers[1] else "")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the model of the processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -24,14 +24,20 @@ FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
 SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
 
 
-def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """bf16 where the hardware is fast at it and nobody says otherwise, else fp32; and why, in words.
+def launched_precision() -> str | None:
+    """Return the half precision that the user's Accelerate file asks for, which the launcher hands on."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    return launched if launched in ("bf16", "fp16") else None
 
-    The recipe comes first, then the user's Accelerate file, which the launcher hands on in the environment.
+
+def choose_precision(settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """bf16 on a GPU that is fast at it where nobody says otherwise, else fp32; and why, in words.
+
+    The recipe comes first, then the user's Accelerate file. On a CPU `own_machine` chooses, by what was measured.
     """
     gpu = torch.cuda.is_available() and not settings.get("use_cpu")
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched in ("bf16", "fp16") and not {"bf16", "fp16"} & settings.keys():
+    launched = launched_precision()
+    if launched and not {"bf16", "fp16"} & settings.keys():
         settings = {**settings, launched: True}
     if "bf16" in settings or "fp16" in settings:
         if gpu or not (settings.get("bf16") or settings.get("fp16")):

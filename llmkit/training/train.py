@@ -42,6 +42,7 @@ from llmkit.training.assemble import assemble
 from llmkit.training.build import build_trainer
 from llmkit.training.failures import known_failure, stopped
 from llmkit.training.max_time import NO_END, MaxTime
+from llmkit.training.own_machine import fit_to_machine
 from llmkit.training.own_rows import fit_to_rows
 from llmkit.training.progress import MetricsFile
 from llmkit.training.resumable_trainer import StoppedInEvaluation
@@ -86,10 +87,14 @@ def run(
     longer = resume and runs.is_finished(directory)  # its weights stay until those of the longer run are whole
     with args.main_process_first(local=True):  # the others read what the first has prepared
         assembly = assemble(recipe, args.seed)
-    if recipe.fits_rows:
-        recipe = fit_to_rows(recipe, assembly, args.world_size, timed=max_time is not None)
-        batches, batch_notes = global_batch.divide(recipe, world)
-        settings, _ = choose_precision({**recipe.trainer, **batches})
+    fitted = fit_to_rows(recipe, assembly, args.world_size, timed=max_time is not None)
+    batches, batch_notes = global_batch.divide(fitted, world)
+    fitted, precision = fit_to_machine(
+        fitted, assembly.config, assembly.train, assembly.length, {**fitted.trainer, **batches}, precision
+    )
+    if fitted is not recipe:
+        recipe = fitted
+        settings, _ = choose_precision({**(SEVERAL_TASKS if recipe.tasks else {}), **recipe.trainer, **batches})
         args = training_arguments(settings, directory)
     limit = None if max_time is None else MaxTime(max_time, args)
     if assembly.create_model is not None:  # a model that is made of several
