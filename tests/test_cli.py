@@ -85,7 +85,7 @@ OPTIONS = {
     "recipes copy": ["name", "to"],
     "recipes new": ["path", "overrides", "--task", "--output", "--offline"],
     "recipes schema": [],
-    "doctor": ["--offline", "--json"],
+    "doctor": ["--measure", "--offline", "--json"],
     "completion": ["shell"],
 }
 

@@ -19,9 +19,9 @@ from llmkit.runs.directory import write_json
 from llmkit.runs.environment import processor
 from llmkit.speed import cpu
 
-HIDDEN = (128, 256, 384, 512, 768, 1024)
-TOKENS = (64, 256, 1024, 4096)  # of a forward pass
-LAYERS, HEAD, LENGTH = 2, 64, 64  # a head is HEAD wide, a row LENGTH tokens long
+HIDDEN = (64, 128, 256, 384, 768, 1024)
+TOKENS = (16, 64, 256, 1024, 4096)  # of a forward pass
+LAYERS, HEAD, LENGTH = 2, 64, 64  # a head is HEAD wide, a row LENGTH tokens long at most
 ROUNDS, SECONDS = 5, 0.1  # in each round, each side takes steps for so long, and one at least
 MOST = 2e11  # operations of a step, above which it would take too long: at so many tokens a few more change nothing
 # The layers' ratio from which bf16 is chosen. What lies outside the layers (embeddings, their gradients, the optimizer)
@@ -52,7 +52,7 @@ def use_threads() -> None:
 
 def file() -> Path:
     """Return where the table of this machine, and this number of threads, is kept."""
-    return cache_dir() / f"bf16-{xxhash.xxh3_64_hexdigest(json.dumps(machine()))}.json"
+    return cache_dir() / f"bf16-{xxhash.xxh3_64_hexdigest(json.dumps(machine()).encode())}.json"
 
 
 def kept() -> Table | None:
@@ -84,7 +84,7 @@ def speedup(table: Mapping[tuple[int, int], float], hidden: int, tokens: float) 
     Above the largest, its ratio holds: the larger the matrices, the more of a step is their products.
     """
     widths = _around(sorted({width for width, _ in table}), hidden)
-    found = []
+    found: list[float] = []
     for width in widths:
         counts = _around(sorted(count for other, count in table if other == width), tokens)
         found += [table[width, count] for count in counts] or [0.0]
@@ -138,7 +138,7 @@ def _steps(hidden: int, tokens: int, precision: Callable[[], Any]) -> Iterator[N
     config = GPT2Config(**shape, bos_token_id=None, eos_token_id=None)
     with torch.random.fork_rng(devices=[]):
         model = GPT2Model(config).train()
-        inputs = torch.randn(tokens // LENGTH, LENGTH, hidden)
+        inputs = torch.randn(-(-tokens // LENGTH), min(tokens, LENGTH), hidden)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     while True:
         with precision():
