@@ -11,6 +11,7 @@ from llmkit import children, disk
 from llmkit.errors import UserError, say
 from llmkit.recipe.paths import at_home
 from llmkit.recipe.schema import Recipe
+from llmkit.runs import compatibility
 from llmkit.runs import directory as runs
 
 SUMMARY = "seeds.json"
@@ -40,7 +41,8 @@ def repeat(recipe: Recipe, seeds: int, argv: Sequence[str], output_dir: str | No
         run_directory = directory / f"seed-{seed}"
         resume_flag = ["--resume"] if resume and disk.exists(run_directory) else []
         split = [] if resume_flag and _splits_by_own_seed(run_directory) else same_split(recipe)
-        settings = [f"trainer.seed={seed}", *split, *quiet(recipe)]
+        precision = [] if resume_flag else same_precision(recipe, directory / f"seed-{first}")
+        settings = [f"trainer.seed={seed}", *split, *precision, *quiet(recipe)]
         code = children.run([*argv, *settings, "--output-dir", str(run_directory), *resume_flag])
         if code:
             with suppress(OSError):  # it holds a run
@@ -64,6 +66,17 @@ def same_split(recipe: Recipe) -> list[str]:
     first = recipe.trainer.get("seed", 42)
     tables = {"data": recipe.data, **{f"tasks.{name}.data": part.data for name, part in recipe.tasks.items()}}
     return [f"{key}.seed={first}" for key, data in tables.items() if data is not None and data.seed is None]
+
+
+def same_precision(recipe: Recipe, first: Path) -> list[str]:
+    """Return the setting by which a run trains in the precision of the `first`, whatever is measured meanwhile.
+
+    None where the recipe says its precision, where there is no first run yet, and on a GPU.
+    """
+    tables = compatibility.tables_of(first) if recipe.fits_machine else {}
+    if not tables or runs.read_record(first).get("device") != "cpu":
+        return []
+    return [f"trainer.bf16={str(tables['trainer'].get('bf16', False)).lower()}"]
 
 
 def quiet(recipe: Recipe) -> list[str]:

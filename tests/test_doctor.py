@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmkit import doctor, hub
+from llmkit.speed import bf16
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,32 @@ def test_an_installation_that_works_is_told_so(llmkit):
     done = llmkit("doctor")
     assert done.exit_code == 0, done.stdout
     names = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert [name for name in names if name not in ("libraries", "GPU")] == [
+    assert [name for name in names if name not in ("libraries", "GPU", "bf16")] == [
         *("Python", "processor", "memory", "runs", "HF_HOME", "Hub", "token", "trackers"),
     ]
     assert f"torch {torch.__version__}" in done.stdout
     assert found(llmkit)["runs"]["remedy"] == ""
+
+
+def test_bf16_is_measured_once_and_then_told(llmkit, tmp_path, monkeypatch):
+    monkeypatch.setattr(bf16, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("llmkit.training.arguments.has_fast_bf16", lambda: True)
+    assert found(llmkit)["bf16"]["remedy"].endswith("llmkit doctor --measure")
+    for ratio, told in (
+        (1.0, "nowhere clearly faster"),
+        (1.9, "up to 1.90 times as fast as fp32, and chosen for 1 of 2"),
+    ):
+        measured = {(64, 16): 0.8, (64, 256): ratio}
+        monkeypatch.setattr(bf16, "measure", lambda tell, measured=measured: measured)
+        assert told in found(llmkit, "--measure")["bf16"]["found"]
+        assert bf16.kept() == measured
+        assert told in found(llmkit)["bf16"]["found"]
+
+
+def test_nothing_is_measured_without_bf16(llmkit, monkeypatch):
+    monkeypatch.setattr("llmkit.training.arguments.has_fast_bf16", lambda: False)
+    assert "nothing to measure" in found(llmkit, "--measure")["bf16"]["found"]
+    assert "bf16" not in found(llmkit)
 
 
 @pytest.mark.parametrize("offline", [True, False])

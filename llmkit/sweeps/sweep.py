@@ -15,6 +15,7 @@ from typing import Any
 from llmkit import children, disk, process, seeds
 from llmkit.errors import RunError, UserError, quantity, say
 from llmkit.recipe.paths import at_home
+from llmkit.recipe.schema import PRECISION
 from llmkit.reports.tables import render
 from llmkit.runs import compatibility
 from llmkit.runs import directory as runs
@@ -222,9 +223,11 @@ class Sweep:
         settings = [*trial.overrides(recipe.task), *seeds.quiet(recipe)]
         if several:
             settings += [f"trainer.seed={seed}", *seeds.same_split(recipe)]
+        resume = ["--resume"] if disk.exists(directory) else []
+        if not resume and not {f"trainer.{key}" for key in PRECISION} & trial.settings.keys():
+            settings += seeds.same_precision(recipe, directory.with_name(f"seed-{self.plan.seeds[0]}"))
         say("", f"trial    {place}: {trial.name}" + (f", seed {seed}" if several else "") + _until(share))
         directory.parent.mkdir(exist_ok=True)
-        resume = ["--resume"] if disk.exists(directory) else []
         stop_at = {} if share == 1 else {process.STOP_AT: str(share)}
         words = [*self.plan.words, *settings, "--output-dir", str(directory), *resume]
         code = children.run(words, stop_at)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import losses
 
+from llmkit import seeds
 from llmkit.errors import UserError
 from llmkit.recipe import load
 from llmkit.runs import compatibility
@@ -204,6 +205,20 @@ def test_a_run_that_was_begun_in_fp32_goes_on_in_fp32_to_the_same_weights(workpl
     assert recipe_of("run")["trainer"].get("bf16") is None
     train(llmkit, *longer, "trainer.bf16=false", name="apart")
     assert losses(workplace / "run") == losses(workplace / "apart")
+
+
+@pytest.mark.parametrize("first", [None, FAST])
+def test_seeds_train_in_the_precision_of_the_first(first, workplace, llmkit):
+    recipe = load("causal.toml")
+    assert seeds.same_precision(recipe, Path("run")) == []
+    if first is not None:
+        bf16.keep(first)
+    train(llmkit, "trainer.max_steps=1")
+    bf16.keep(dict.fromkeys(FAST, 0.5) if first else FAST)
+    assert seeds.same_precision(recipe, Path("run")) == [f"trainer.bf16={'false' if first is None else 'true'}"]
+    assert seeds.same_precision(load("causal.toml", ["trainer.bf16=false"]), Path("run")) == []
+    (workplace / "run/run.json").write_text(Path("run/run.json").read_text().replace('"cpu"', '"cuda"'))
+    assert seeds.same_precision(recipe, Path("run")) == []  # there no measurement decides
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
