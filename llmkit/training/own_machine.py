@@ -41,7 +41,7 @@ def fit_to_machine(
     if ratio == NO_BF16:
         return recipe, why
     if ratio == NOTHING:
-        return recipe, f"this CPU has bf16: {COMMAND} finds out where it is faster"
+        return recipe, f"this CPU has bf16 too: {COMMAND}"
     if ratio == TOO_SMALL:
         return recipe, f"smaller than what {COMMAND} found bf16 faster for"
     if ratio < bf16.MARGIN:
