@@ -45,7 +45,7 @@ def fit_to_machine(
     if ratio == TOO_SMALL:
         return recipe, f"smaller than what {COMMAND} found bf16 faster for"
     if ratio < bf16.MARGIN:
-        return recipe, f"bf16 was measured at {ratio:.2f} times its speed on this CPU, too little to choose it"
+        return recipe, f"bf16 was measured at {ratio:.2f} times the speed of fp32 on this CPU"
     origin = f"from {COMMAND}: {ratio:.2f} times as fast"
     trainer, origins = {**recipe.trainer, "bf16": True}, {**recipe.origins, "trainer.bf16": origin}
     update = {"trainer": ReadOnly(trainer), "origins": ReadOnly(origins), "fits_machine": False}
