@@ -29,7 +29,7 @@ def encode_once(
 ) -> Encoded:
     """Tokenize rows as the task's `encode` does, or map the tokens that an earlier start has kept.
 
-    Few rows are tokenized each time, and so are all where the tokenizer's code is not transformers' own. The fingerprint
+    Few rows are tokenized each time, and all are where the code of the tokenizer is not transformers'. The fingerprint
     of `rows` must stand for their content. Raises what `encode` raises.
     """
     if rows.looked_at is None or rows.looked_at < store.LEAST or not _is_known(tokenizer):
