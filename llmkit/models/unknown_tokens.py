@@ -10,6 +10,7 @@ from llmkit.recipe.schema import Recipe
 
 MUCH = 0.02  # the share of unknown tokens above which a warning is given
 IN_PIECES = 0.2  # that of tokens that are a part of a character: emoji and curly quotes in English stay far below
+CHUNK = 2**20  # ids that are counted at once
 BYTES = 1_000  # entries of a vocabulary, below which it is one of bytes on purpose, as ByT5's
 # Models of about a hundred languages, Qwen's of some thirty, and how many parameters they have: by task, else ENCODERS.
 ENCODERS = (
@@ -38,21 +39,29 @@ def share(tokenizer: Any, sequences: Iterable[Any]) -> float | None:
     others = [name for name in ("bos", "eos", "pad", "sep", "cls") if getattr(tokenizer, f"{name}_token_id") == unknown]
     if unknown is None or others:
         return None
-    special = np.setdiff1d(tokenizer.all_special_ids, [unknown])
-    found = total = 0
-    for ids in map(np.asarray, sequences):
-        found += int((ids == unknown).sum())
-        total += len(ids) - int(np.isin(ids, special).sum())
-    return found / max(total, 1)
+    counts = counts_of(sequences)
+    total = counts.total() - sum(counts[token] for token in {*tokenizer.all_special_ids} - {unknown})
+    return counts[unknown] / max(total, 1)
+
+
+def counts_of(sequences: Iterable[Any]) -> Counter[int]:
+    """Count how often each token is in sequences of ids."""
+    counts: Counter[int] = Counter()
+    for ids in map(np.ravel, sequences):
+        for begin in range(0, len(ids), CHUNK):
+            chunk = ids[begin : begin + CHUNK].astype(np.int64)
+            least = int(chunk.min())  # -100, where a label is none
+            numbers = np.bincount(chunk - least)
+            found = np.flatnonzero(numbers)
+            counts.update(dict(zip((found + least).tolist(), numbers[found].tolist(), strict=True)))
+    return counts
 
 
 def share_in_pieces(tokenizer: Any, sequences: Iterable[Any]) -> float:
     """Compute the share of tokens that are part of a character, as byte-level tokenizers write what they never saw."""
     if len(tokenizer) < BYTES:
         return 0.0
-    counts: Counter[int] = Counter()
-    for ids in map(np.ravel, sequences):
-        counts.update(dict(zip(*(each.tolist() for each in np.unique(ids, return_counts=True)), strict=True)))
+    counts = counts_of(sequences)
     of_text = counts.keys() - {*tokenizer.all_special_ids, -100}
     total = sum(counts[token] for token in of_text)
     return sum(counts[token] for token in of_text if "\ufffd" in tokenizer.decode([token])) / max(total, 1)

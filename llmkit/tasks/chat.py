@@ -163,7 +163,8 @@ class Rendered:
         """Let the encoded rows say what was left out; raise UserError where that is too much."""
         check_share(rows.source, self.faults, len(self.keep), self.data.max_skipped_fraction)
         if self.faults.total:
-            done.source = screening.part(rows, self.keep)
+            done.keep = bytes(self.keep)
+            done.source = screening.part(rows, done.keep)
         done.skipped, done.mended = self.faults.counts, self.mends.counts
         done.notes = [
             *self.faults.notes("left out"),

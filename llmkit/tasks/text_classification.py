@@ -84,7 +84,7 @@ def encode(rows: Rows, columns: Mapping[str, str], tokenizer: Any, data: Classif
                 done.targets.append(same.setdefault(value, value) if type(value) is str else value)
     if data.augment is not None:
         table, inputs = data.augment, {role: name for role, name in columns.items() if role != "label"}
-        done.copies = lambda: encode(augment.copies(rows, inputs, table), inputs, tokenizer, data, length)
+        done.copies = lambda: encode(augment.copies(done.source, inputs, table), inputs, tokenizer, data, length)
     return done.finish()
 
 

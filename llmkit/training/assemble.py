@@ -24,6 +24,7 @@ from llmkit.recipe.data_tables import RowData
 from llmkit.recipe.schema import PRETRAINING, Evaluation, Recipe
 from llmkit.recipe.tasks import TASKS
 from llmkit.tasks import multi_task
+from llmkit.tasks.encode_once import encode_once
 from llmkit.tasks.inputs import LONGEST_INPUT, choose_collator, choose_length, fit_for_batches
 from llmkit.tasks.task import RowTask
 from llmkit.tasks.trivial import Comparison
@@ -78,7 +79,7 @@ def _rows(recipe: Recipe, seed: int, fixed: Any, from_hub: Opener, learned: Lear
     length = choose_length(data.max_length, config, task.LONGEST_INPUT or LONGEST_INPUT)
 
     def encode(rows: table.Rows) -> Encoded:
-        return task.encode(rows, columns, tokenizer, data, length)
+        return encode_once(task, rows, columns, tokenizer, data, length)
 
     train = None if splits.train is None else encode(splits.train)
     held_out = {name: encode(rows) for name, rows in splits.validation.items()}

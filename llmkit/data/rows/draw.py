@@ -56,6 +56,8 @@ def hold_out(strata: np.ndarray, keys: np.ndarray, fraction: float, seed: int) -
         quota[classes[group]] -= sizes[group]
 
     for group in range(len(sizes)):
+        if not left:
+            break
         if sizes[group] <= quota[classes[group]]:
             take(group)
     for group in range(len(sizes)) if left else ():  # what a class could not fill, from any

@@ -32,18 +32,17 @@ class Encoded:
     `unknown` a class that the model does not have.
 
     `skipped` and `mended` count the rows that the tokenizer's chat template left out or changed, by kind, and `notes`
-    say so.
+    say so; `keep` tells, of each row that was read, whether it is one of `source`, where some were left out.
 
     `labels` are the targets as the model's numbers, one entry each example, once they are resolved (labels of single
     tokens are in `inputs` instead). `tokenizer` is set where targets are text. `warnings` are what the user should
-    know of the labels. `copies` makes the altered copies of all
-    rows, for training alone.
+    know of the labels. `copies` makes the altered copies of all rows of `source`, for training alone.
     """
 
     source: Rows
     inputs: dict[str, Ragged] = field(default_factory=dict)
     row: Column = field(default_factory=Column)
-    targets: list[Any] = field(default_factory=list)
+    targets: Any = field(default_factory=list)  # a sequence; a list while rows are added
     lengths: Column = field(default_factory=Column)
     cut: Column = field(default_factory=Column)
     keys: Column = field(default_factory=lambda: Column("Q"))
@@ -56,6 +55,7 @@ class Encoded:
     skipped: Mapping[str, int] = field(default_factory=dict)
     mended: Mapping[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    keep: bytes | None = None
     copies: "Callable[[], Encoded] | None" = None
 
     def add(self, name: str, sequence: Sequence[int] | np.ndarray) -> None:

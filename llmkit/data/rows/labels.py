@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from llmkit.data.rows.cells import JOINED, parsed
 from llmkit.data.rows.examples import Encoded, places, refuse
 from llmkit.data.rows.reader import Unusable
+from llmkit.data.rows.targets import distinct
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import ClassificationData
 
@@ -68,7 +70,7 @@ def resolve_labels(
     problem = data.problem_type or (_problem_of(config) if fixed else None) or problem_in(data, first.targets)
     width = indicator_width(first.targets) if problem == MULTI and not several else None
     number_names = [meanings(data, part, columns["label"]) for part in parts]
-    base = first_number(data, (target for part in parts for target in part.targets))
+    base = first_number(data, chain.from_iterable(distinct(part.targets).values for part in parts))
     if problem == REGRESSION:
         label_spec = LabelSpec(REGRESSION, ("value",))
         if fixed and config.num_labels != 1:
@@ -145,7 +147,9 @@ def problem_in(data: ClassificationData, targets: Sequence[Any]) -> str:
         first = target.lstrip()[:1]
         return first == "[" or (first != "" and first in brackets and list_in(target) is not None)
 
-    return MULTI if 2 * sum(map(is_list, targets)) > len(targets) else SINGLE
+    each = distinct(targets)
+    lists = np.fromiter(map(is_list, each.values), bool, len(each.values))
+    return MULTI if 2 * int(lists[each.which].sum()) > len(targets) else SINGLE
 
 
 def meanings(data: ClassificationData, part: Encoded, label: str) -> tuple[str, ...] | None:
@@ -196,7 +200,7 @@ def first_number(data: ClassificationData, targets: Iterable[Any]) -> int:
     if names is None or any(INTEGER.fullmatch(name) for name in names):
         return 0
     found: set[int] = set()
-    for text in {str(value).strip() for target in targets for value in scalars(target)}:
+    for text in {str(value).strip() for target in distinct(targets).values for value in scalars(target)}:
         whole = WHOLE.fullmatch(text)
         if whole or INTEGER.fullmatch(text):
             found.add(int(whole[1] if whole else text))
@@ -224,15 +228,17 @@ def infer_names(part: Encoded, problem: str, width: int | None = None) -> tuple[
     if width is not None:
         return tuple(map(str, range(width)))
     spellings: dict[str, Counter[str]] = {}
-    mistakes: dict[int, str] = {}
-    for row, target in enumerate(part.targets):
+    mistakes: dict[int, str] = {}  # by the target's place among the different ones
+    targets = distinct(part.targets)
+    counts = np.bincount(targets.which, minlength=len(targets.values)).tolist()
+    for number, (target, count) in enumerate(zip(targets.values, counts, strict=True)):
         try:
             for name in map(class_in, many(target) if problem == MULTI else [one(target)]):
-                spellings.setdefault(name.casefold(), Counter())[name] += 1
+                spellings.setdefault(name.casefold(), Counter())[name] += count
         except ValueError as mistake:
-            mistakes[row] = str(mistake)
-    refuse(part.source, mistakes, "whose label cannot be used", REMEDY)
-    names = [max(counts, key=counts.__getitem__) for counts in spellings.values()]
+            mistakes[number] = str(mistake)
+    refuse(part.source, targets.by_row(mistakes), "whose label cannot be used", REMEDY)
+    names = [max(written, key=written.__getitem__) for written in spellings.values()]
     if names and all(map(INTEGER.fullmatch, names)):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names, key=str.casefold))
@@ -259,8 +265,6 @@ def numbers(
     Raises:
         UserError: names the rows with a mistake; or no row has a class that `label_spec` has.
     """
-    mistakes: dict[int, str] = {}
-    strange: dict[int, str] = {}
     index = index_of(label_spec.names)
 
     def number(value: Any) -> int | None:
@@ -273,11 +277,15 @@ def numbers(
             name = meant[int(name)]
         class_number = index.get(name, index.get(name.casefold()))
         if class_number is None:
-            strange[row] = name
+            unknown_in[place] = name
         return class_number
 
     converted: list[Any] = []
-    for row, target in enumerate(part.targets):
+    # By the place of a target among the different ones: what is wrong with it, and the last class that there is not.
+    wrong_in: dict[int, str] = {}
+    unknown_in: dict[int, str] = {}
+    targets = distinct(part.targets)
+    for place, target in enumerate(targets.values):
         try:
             if label_spec.problem_type == REGRESSION:
                 converted.append(value_in(target))
@@ -300,7 +308,8 @@ def numbers(
                 known = number(one(target))
                 converted.append(UNKNOWN if known is None else known)
         except ValueError as mistake:
-            mistakes[row] = str(mistake)
+            wrong_in[place] = str(mistake)
+    mistakes, strange = targets.by_row(wrong_in), targets.by_row(unknown_in)
     there = f"the classes are {_listed(label_spec.names)}"
     if strange and (training or len(strange) == len(part.targets)):
         mistakes |= {row: f'label "{name}", which {unknown}; {there}' for row, name in strange.items()}
@@ -314,9 +323,9 @@ def numbers(
             f"count{'s' * (len(strange) == 1)} as wrong, such as {places(part.source, part.unknown[:1])[0]}; {there}"
         )
     if label_spec.problem_type == SINGLE:
-        return np.array(converted, np.int64)
+        return np.array(converted, np.int64)[targets.which]
     # -100 means "no label" to Trainer, which would not count the row: take the next number instead.
-    values = np.array(converted, np.float32)
+    values = np.array(converted, np.float32)[targets.which]
     values[values == -100] = np.nextafter(np.float32(-100), np.float32(0))
     return values
 

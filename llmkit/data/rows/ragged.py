@@ -29,6 +29,13 @@ class Column:
         self._size = 0
         self._values: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Column":
+        """Make a column of numbers that are there already; it does not grow."""
+        column = cls()
+        column._values, column._size = values, len(values)
+        return column
+
     def append(self, number: int) -> None:
         self.extend((number,))
 
@@ -100,6 +107,14 @@ class Ragged:
     def __init__(self) -> None:
         self._values, self._bounds = Column("i"), Column()
         self._bounds.append(0)
+
+    @classmethod
+    def of(cls, values: np.ndarray, bounds: np.ndarray) -> "Ragged":
+        """Make sequences that are there already: sequence i is `values[bounds[i] : bounds[i + 1]]`."""
+        sequences = cls()
+        sequences._values, sequences._bounds = Column.of(values), Column.of(bounds)
+        sequences.finish()
+        return sequences
 
     def append(self, sequence: Sequence[int] | np.ndarray) -> None:
         self._values.extend(sequence)

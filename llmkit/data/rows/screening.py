@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from llmkit.data.files import BadRow, digest, nearest
+from llmkit.data.rows import store
 from llmkit.data.rows.cells import ABSENT, value_at
 from llmkit.data.rows.faults import Tally, check_share
 from llmkit.data.rows.reader import RowReader, Unusable
@@ -34,6 +35,8 @@ class Screened:
         mended: of each kind of mend, how many rows needed it.
         targets: what each is to teach, as `examine` read it.
         notes: the same in words, with the place of the first row of each kind.
+        keep: of each row that was looked at, whether it can be used: 1 or 0, a byte.
+        fingerprint: that of the rows before any was left out.
     """
 
     rows: Rows
@@ -43,6 +46,8 @@ class Screened:
     mended: Mapping[str, int]
     notes: tuple[str, ...]
     targets: Sequence[Any] = ()
+    keep: bytes = b""
+    fingerprint: str = ""
 
 
 def screen(
@@ -82,6 +87,7 @@ def screen(
         keep[-1] = 1
         keys.append(_key(row, inputs))
         targets.append(examined.target)
+    viewed = replace(viewed, looked_at=len(keep))
     if how := sorted(filter(None, rows.notes.values())):  # the same bytes, read otherwise than by earlier versions
         viewed = replace(viewed, fingerprint=digest(rows.fingerprint, how))
     strata, unusable = reader.strata(targets, viewed, columns, data)
@@ -103,7 +109,49 @@ def screen(
         mends.counts,
         (*others.notes(), *faults.notes("left out"), *mends.notes("mended")),
         [target for index, target in enumerate(targets) if index not in unusable] if unusable else targets,
+        bytes(keep),
+        viewed.fingerprint,
     )
+
+
+def screen_once(
+    rows: Rows,
+    columns: Mapping[str, str],
+    reader: RowReader,
+    data: RowData,
+    *,
+    evaluation: bool = False,
+    known: Collection[str] | None = None,
+) -> Screened:
+    """Screen rows as `screen` does, or read from the cache what it found; without `targets`.
+
+    The fingerprint of `rows` must stand for their content.
+    """
+    parts = (rows.fingerprint, rows.source, rows.columns, sorted(rows.class_names.items()), sorted(rows.heads))
+    settings = (sorted(columns.items()), getattr(reader, "__name__", reader), data.model_dump_json(), evaluation)
+    folder = store.folder_of("screened", *parts, *settings, None if known is None else sorted(known))
+    what = f"the findings of screening {rows.source}"
+    if (entry := store.load(folder, what)) is not None:
+        rows.verify()
+        _check_files(rows, columns)
+        rows.notes.update(entry.facts["notes_of_reading"])
+        fingerprint, number = entry.facts["fingerprint"], len(entry.arrays["keep"])
+        viewed = replace(view(rows, columns), fingerprint=fingerprint, looked_at=number)
+        kept = part(viewed, entry.arrays["keep"]) if entry.facts["skipped"] else viewed
+        return Screened(
+            kept,
+            entry.arrays["strata"],
+            entry.arrays["keys"],
+            entry.facts["skipped"],
+            entry.facts["mended"],
+            tuple(entry.facts["notes"]),
+        )
+    found = screen(rows, columns, reader, data, evaluation=evaluation, known=known)
+    if len(found.keep) >= store.LEAST:
+        arrays = {"strata": found.strata, "keys": found.keys, "keep": np.frombuffer(found.keep, np.uint8)}
+        facts = {name: getattr(found, name) for name in ("skipped", "mended", "notes", "fingerprint")}
+        store.save(folder, what, arrays, {**facts, "notes_of_reading": rows.notes})
+    return replace(found, targets=())
 
 
 def _check_files(rows: Rows, columns: Mapping[str, str]) -> None:

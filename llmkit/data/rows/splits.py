@@ -14,7 +14,7 @@ from llmkit.data import files
 from llmkit.data.files import HEADER_KEY, digest
 from llmkit.data.rows.draw import hold_out, sample
 from llmkit.data.rows.reader import RowReader
-from llmkit.data.rows.screening import Screened, part, screen
+from llmkit.data.rows.screening import Screened, part, screen, screen_once
 from llmkit.data.rows.table import Rows, default_validation, held_out, open_files, open_hub, splits_of_folder
 from llmkit.errors import UserError
 from llmkit.recipe.data_tables import RowData
@@ -77,7 +77,7 @@ def tables(
         opened = {data.split: open_split(data, data.split), **opened}
     first = next(iter(opened.values()))
     columns, opened, screened = screened_by_split(
-        data, reader, opened, opened if not (train or data.validation_fraction) else names
+        data, reader, opened, opened if not (train or data.validation_fraction) else names, screen_once
     )
     notes += dict.fromkeys(remark for rows in opened.values() for remark in (*rows.remarks, *rows.notes))
     notes += [note for one in screened.values() for note in one.notes]
@@ -153,18 +153,23 @@ def default_fraction(strata: np.ndarray) -> float | None:
 
 
 def screened_by_split(
-    data: RowData, reader: RowReader, opened: Mapping[str, Rows], evaluated: Collection[str]
+    data: RowData,
+    reader: RowReader,
+    opened: Mapping[str, Rows],
+    evaluated: Collection[str],
+    screening: Callable[..., Screened] = screen,
 ) -> tuple[dict[str, str], dict[str, Rows], dict[str, Screened]]:
     """Choose the columns of opened splits, by the first of them; reshape and screen the rows of each.
 
-    `evaluated` names the splits that are for evaluation alone. Return the columns, the reshaped rows and the screened.
+    `evaluated` names the splits that are for evaluation alone; `screening` is `screen_once` where the fingerprints
+    stand for what the files hold. Return the columns, the reshaped rows and the screened.
     """
     first = next(iter(opened.values()))
     columns = _columns(data, reader, first)
     if reader.reshape is not None:
         opened = {name: reader.reshape(rows, columns, data) for name, rows in opened.items()}
     screened = {
-        name: screen(rows, columns, reader, data, evaluation=name in evaluated, known=first.columns)
+        name: screening(rows, columns, reader, data, evaluation=name in evaluated, known=first.columns)
         for name, rows in opened.items()
     }
     return columns, dict(opened), screened
@@ -188,7 +193,7 @@ def _hold_out(screened: Screened, fraction: float, seed: int, rule: str) -> tupl
         out = np.fromiter((held_out(index, fraction, seed) for index in range(total)), bool, total)
     else:
         keys = screened.keys
-        if len(np.unique(keys)) == 1:  # all rows hold the same, as training then warns of its validation rows
+        if total and (keys == keys[0]).all():  # all rows hold the same, as training then warns of its validation rows
             keys = np.arange(total, dtype=np.uint64)
         out = hold_out(screened.strata, keys, fraction, seed)
     for wanted, change, use in ((True, "raise", "evaluate"), (False, "lower", "train")):

@@ -9,6 +9,7 @@ import numpy as np
 from llmkit.data.histogram import histogram
 from llmkit.data.rows.cells import JOINED
 from llmkit.data.rows.examples import Encoded, places
+from llmkit.data.rows.ragged import Column
 from llmkit.data.rows.unused import listed, unused_columns
 from llmkit.errors import UserError, quantity
 from llmkit.terminal import printable
@@ -29,7 +30,9 @@ def look(
     """
     record: dict[str, Any] = {}
     warnings: list[str] = []
-    for name, part in {**({} if train is None else {"train": train}), **held_out}.items():
+    parts = {**({} if train is None else {"train": train}), **held_out}
+    keys_of = {name: np.sort(part.keys) for name, part in parts.items()}  # many times as fast as np.unique and np.isin
+    for name, part in parts.items():
         rows = len(part.keys)
         lengths, cut = np.asarray(part.lengths), np.asarray(part.cut)
         if rows == len(part.empty):
@@ -49,7 +52,7 @@ def look(
             "truncated_rows": int((cut > 0).sum()),
             "truncated_tokens": int(cut.sum()),
             "empty_rows": len(part.empty),
-            "duplicate_rows": rows - len(np.unique(part.keys)),
+            "duplicate_rows": int((np.diff(keys_of[name]) == 0).sum()),
             "unlearned_rows": len(part.unlearned),
             "balance": balances[name],
         }
@@ -57,7 +60,7 @@ def look(
             record[name]["unknown_label_rows"] = len(part.unknown)
         warnings += _warnings(name, part, record[name])
     for name, part in held_out.items():
-        shared = [] if train is None else np.flatnonzero(np.isin(part.keys, train.keys)).tolist()
+        shared = [] if train is None else np.flatnonzero(_among(part.keys, keys_of["train"])).tolist()
         if train is not None:
             record[name]["rows_also_in_train"] = len(shared)
         if len(shared) > OVERLAP * len(part.keys):
@@ -66,6 +69,12 @@ def look(
                 f"{places(part.source, shared[:1])[0]}: the metrics will look too good"
             )
     return record, warnings
+
+
+def _among(keys: Column, others: np.ndarray) -> np.ndarray:
+    """Tell of each key whether it is one of the others, which are sorted."""
+    wanted = np.asarray(keys)
+    return np.searchsorted(others, wanted) != np.searchsorted(others, wanted, "right")
 
 
 def _warnings(name: str, part: Encoded, summary: dict[str, Any]) -> list[str]:

@@ -29,7 +29,8 @@ class Rows:
     are remarks on the files, for the user; `notes` those on how they were read, which a whole reading completes, each
     with the same text without the path, or "" where it names what is not read. `heads` has, for each file, a value of
     each of its columns. A row that cannot be read is a BadRow. `verify` raises UserError where the files are no longer
-    those of the fingerprint, as does a reading to the end.
+    those of the fingerprint, as does a reading to the end. `looked_at` is the number
+    of rows that a reading goes through, those that it leaves out too; None before they have been counted.
     """
 
     read: Callable[[], Iterator[tuple[str, Any]]]
@@ -41,6 +42,7 @@ class Rows:
     notes: dict[str, str] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     verify: Callable[[], None] = lambda: None
+    looked_at: int | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self.read()

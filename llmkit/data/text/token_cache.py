@@ -136,7 +136,7 @@ def _seal(folder: Path, entry: str) -> dict[str, Any]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return {
         "entry": entry,
-        "files": {str(file.relative_to(folder)): xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files},
+        "files": {str(file.relative_to(folder)): disk.checksum(file) for file in files},
     }
 
 
