@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import xxhash
 
-from llmkit.data.text.token_cache import cache_dir
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError
 from llmkit.runs.directory import write_json
 from llmkit.runs.environment import processor
@@ -84,11 +84,11 @@ def speedup(table: Mapping[tuple[int, int], float], hidden: int, tokens: float) 
     Above the largest, its ratio holds: the larger the matrices, the more of a step is their products.
     """
     widths = _around(sorted({width for width, _ in table}), hidden)
-    found: list[float] = []
+    ratios: list[float] = []
     for width in widths:
         counts = _around(sorted(count for other, count in table if other == width), tokens)
-        found += [table[width, count] for count in counts] or [0.0]
-    return min(found) if found and min(found) else None
+        ratios += [table[width, count] for count in counts] or [0.0]
+    return min(ratios, default=0.0) or None
 
 
 def _around(sizes: Sequence[int], size: float) -> set[int]:

@@ -21,7 +21,8 @@ import numpy as np
 
 from llmkit import disk
 from llmkit.data.files import digest
-from llmkit.data.text.token_cache import cache_dir, is_whole, new_cache_entry
+from llmkit.data.text.token_cache import is_whole, new_cache_entry
+from llmkit.disk import cache_dir
 from llmkit.errors import UserError, in_bytes, in_words, say
 
 LEAST = 20_000  # rows that are kept; fewer are read and tokenized again in about a second
