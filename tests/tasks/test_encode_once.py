@@ -11,12 +11,13 @@ import forks
 import numpy as np
 import pytest
 from conftest import byte_tokenizer
+from huggingface_hub import constants
 from tokenizers import processors
 
+from llmkit import disk
 from llmkit.data.rows import screening, store
 from llmkit.data.rows.reader import reader_of
 from llmkit.data.rows.splits import tables
-from llmkit.data.text import token_cache
 from llmkit.errors import UserError
 from llmkit.recipe.tasks import TASKS
 from llmkit.tasks.encode_once import encode_once
@@ -43,7 +44,7 @@ ROWS = {
 @pytest.fixture(autouse=True)
 def a_cache_of_few_rows(monkeypatch, tmp_path):
     monkeypatch.setattr(store, "LEAST", 1)
-    monkeypatch.setattr(token_cache.constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
 def tokenizer():
@@ -79,7 +80,7 @@ def held(opened, made, words):
 
 
 def entries():
-    return sorted((token_cache.cache_dir() / "rows").glob("*"))
+    return sorted((disk.cache_dir() / "rows").glob("*"))
 
 
 @pytest.mark.parametrize("task", ROWS)
@@ -210,8 +211,8 @@ import numpy as np
 sys.path[:0] = [{tests!r}, {folder!r}]
 import test_encode_once as cases
 from llmkit.data.rows import store
-from llmkit.data.text import token_cache
-token_cache.constants.HF_HOME = {home!r}
+from huggingface_hub import constants
+constants.HF_HOME = {home!r}
 store.LEAST, saved, count = 1, np.save, 0
 
 def save(*arguments, **options):
@@ -235,11 +236,11 @@ def test_a_start_that_is_killed_while_it_writes_leaves_nothing_that_is_read(mome
     words = KILLED.format(tests=str(here.parent), folder=str(here), work=str(tmp_path), home=str(tmp_path / "home"))
     done = forks.run("-c", words, str(moment))
     assert done.returncode == -signal.SIGKILL, done.stderr
-    drafts = list((token_cache.cache_dir() / "rows").glob(".draft-*"))
+    drafts = list((disk.cache_dir() / "rows").glob(".draft-*"))
     assert drafts
     capsys.readouterr()
     for draft in drafts:  # of yesterday
         os.utime(draft, (0, 0))
     assert held(*read(tmp_path, "text-classification")) == whole
     assert "damaged" not in capsys.readouterr().err
-    assert not list((token_cache.cache_dir() / "rows").glob(".draft-*"))
+    assert not list((disk.cache_dir() / "rows").glob(".draft-*"))
