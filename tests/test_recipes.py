@@ -126,8 +126,8 @@ def test_a_recipe_trains_two_steps(name, workplace, llmkit, no_network):
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_recipe_makes_no_network_call(name, workplace, llmkit, no_network):
     """Unchanged but for its length: its own model, tokenizer and stories."""
-    verb = "pretrain" if load(name).task in PRETRAINING else "finetune"
-    done = llmkit(verb, name, "trainer.max_steps=2", "data.max_eval_samples=4", "--output-dir", "run")
+    verb, few = ("pretrain", []) if load(name).task in PRETRAINING else ("finetune", ["data.max_train_samples=200"])
+    done = llmkit(verb, name, "trainer.max_steps=2", "data.max_eval_samples=4", *few, "--output-dir", "run")
     assert done.exit_code == 0, done.stderr
     assert no_network == []
     assert json.loads((workplace / "run/run.json").read_text())["metrics"]["eval_loss"] > 0

@@ -241,6 +241,7 @@ def test_two_processes_train_several_tasks(place, llmkit, two_processes):
         assert alone["eval_loss"] == pytest.approx(metrics[f"eval_{name}_loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_finished_run_of_several_tasks_is_trained_longer(place, llmkit):
     words = ("trainer.lr_scheduler_type=constant", "trainer.save_steps=3")
     finetune(llmkit, *words, name="whole")

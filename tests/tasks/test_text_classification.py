@@ -1002,6 +1002,7 @@ def test_accumulation_changes_nothing(mini, llmkit):
     assert plain and losses(mini / "runs/mini")[0] != losses(mini / "runs/mini-3")[0]  # the weights weigh
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_to_the_same_weights_where_lengths_are_grouped(mini, llmkit, monkeypatch):
     """About ten steps are an epoch: the stop comes in the second."""
     words = ("trainer.max_steps=30", "trainer.train_sampling_strategy=group_by_length")

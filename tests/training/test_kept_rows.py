@@ -150,6 +150,7 @@ def test_a_run_by_the_clock_has_a_report_of_the_steps_it_made(place, llmkit):
     assert f"<dt>steps</dt><dd>{steps:,}</dd>" in (RUN / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_of_two_processes_the_first_writes_all(place, two_processes):
     done = two_processes("finetune", "rows.toml")
     assert done.exit_code == 0, done.stderr

@@ -71,6 +71,7 @@ def test_a_strategy_that_is_dropped_is_refused(workplace, two_processes):
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.long
 def test_steps_whose_fp16_gradients_overflow_are_skipped_and_the_others_counted(workplace, two_processes, monkeypatch):
     """However many in a row, they end no run: the scale is halved each time. Then losses are numbers."""
     monkeypatch.setenv("LOSS_SCALE", str(2**27))

@@ -1,6 +1,7 @@
 """Rows tokenized through a cache of words have the tokens that the tokenizer gives them."""
 
 import random
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -77,13 +78,20 @@ def with_truncation(tokenizer):
     return tokenizer
 
 
-def unigram():
+@cache
+def trained_unigram():
+    """It takes a second to train."""
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     made.train_from_iterator(
         TEXTS,
         trainers.UnigramTrainer(vocab_size=150, special_tokens=list(NAMES), unk_token="[UNK]", show_progress=False),
     )
+    return made.to_str()
+
+
+def unigram():
+    made = Tokenizer.from_str(trained_unigram())
     made.post_processor = processors.TemplateProcessing(
         single="$A [SEP]", pair="$A [SEP] $B [SEP]", special_tokens=AROUND
     )
