@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -38,6 +39,9 @@ READ_BY = {
     "tokenization_": "tokenizer.json or tokenizer_config.json",
     "safetensors": "model.safetensors",
 }
+
+# A file of a repository at a commit, as the clients ask for it.
+AT_COMMIT = re.compile(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)")
 
 _trouble = ""  # why the Hub is no longer asked, as the end of a sentence about it
 
@@ -393,10 +397,43 @@ def _in_one_line(problem: BaseException) -> str:
     return kind + " ".join(said.split())
 
 
+@cache
+def _ask_once_for_what_is_missing() -> None:
+    """Let the clients ask once for a file that a commit lacks, and take the cache's word for it afterwards.
+
+    A commit does not change, and the cache holds a mark for each such file; but upstream's libraries look at it seldom,
+    and asked for `adapter_config.json`, `glue.py` and others some fifteen times at every start.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def client() -> Any:
+        made = default_client_factory()
+        made.send = partial(_send, made.send)  # type: ignore[method-assign]
+        return made
+
+    set_client_factory(client)
+
+
+def _send(send: Callable[..., Any], request: Any, **options: Any) -> Any:
+    """Send a request of the clients, unless it asks whether there is a file that the cache knows to be missing."""
+    if request.method == "HEAD" and (asked := AT_COMMIT.search(request.url.path)):
+        import httpx2
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        kind, repo_id, at, file = asked.groups()
+        kind = "model" if kind is None else kind.removesuffix("s")
+        if try_to_load_from_cache(repo_id, file, revision=at, repo_type=kind) is _CACHED_NO_EXIST:
+            headers = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": at}
+            return httpx2.Response(404, headers=headers, request=request)
+    return send(request, **options)
+
+
 def _quiet() -> None:
     """Silence the clients' logs except for waits; the rest is repeated in the error."""
     import huggingface_hub.utils.logging  # noqa: F401  it sets up the handler
 
+    _ask_once_for_what_is_missing()
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_is_wait)
         handler.setFormatter(logging.Formatter("the Hub has problems: %(message)s"))

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -167,6 +168,22 @@ def test_a_readable_repository_gives_its_commit(server: Server) -> None:
     assert hub.check("org/good", "model") == COMMIT
     assert hub.check("org/good", "dataset") == COMMIT
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_file_that_a_commit_lacks_is_asked_for_once(server: Server) -> None:
+    for repo_id, kind in (("org/good", "model"), ("org/good", "dataset")):
+        commit = hub.check(repo_id, kind)
+        server.asked.clear()
+        for _ in range(3):
+            with pytest.raises(EntryNotFoundError, match=r"none\.json"):
+                hf_hub_download(repo_id, "none.json", revision=commit, repo_type=kind)
+        assert len(server.asked) == 1
+        path = hf_hub_download(repo_id, "config.json", revision=commit, repo_type=kind)
+        assert Path(path).read_bytes() == FILES["config.json"]
+        server.asked.clear()
+        with pytest.raises(EntryNotFoundError):  # at a branch, which may get it
+            hf_hub_download(repo_id, "none.json", revision="main", repo_type=kind)
+        assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -430,6 +430,7 @@ TABLE = (
     Row("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", "data/rows/head.py", takes("start", "end")),
     Row("huggingface_hub.constants.HF_HOME", "data/text/token_cache.py", is_a(str)),
     Row("huggingface_hub.constants.HF_HOME", "remote.py", is_a(str)),
+    Row("huggingface_hub.utils._http.default_client_factory", "hub.py", takes()),
     Row("huggingface_hub.file_download.repo_folder_name", "hub.py", takes("repo_id", "repo_type")),
     Row(
         "huggingface_hub.HfApi.resolve_revision",

@@ -32,6 +32,8 @@ SYSTEM = "system_prompt"
 ASSISTANT = "assistant_model"
 LENGTHS = {"max_new_tokens", "max_length"}
 # A model whose generation config sets one of these chooses tokens in its own way.
+# Values of the settings that greedy search does not look at, by which upstream knows them for unset.
+UNUSED_BY_GREEDY = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "typical_p": 1.0}
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "num_beams", "penalty_alpha", "repetition_penalty")
 
 
@@ -281,6 +283,8 @@ def choose_settings(model: Any, tokenizer: Any, options: dict[str, Any]) -> Any:
         sampled = {}
     if LENGTHS & options.keys():
         own = {key: value for key, value in own.items() if key not in LENGTHS}
+    if options.get("do_sample") is False:  # upstream warns of those of the model that greedy search does not look at
+        own |= {key: value for key, value in UNUSED_BY_GREEDY.items() if key in own}
     with refusals():
         config = GenerationConfig(**{**sampled, **own, **options, "return_dict_in_generate": False})
     if config.max_length is None and config.max_new_tokens is None:

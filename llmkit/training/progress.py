@@ -21,7 +21,8 @@ from llmkit.training.max_time import MaxTime
 from llmkit.training.max_time import clock as clock
 from llmkit.training.samples import Sample
 
-TIMED = 10  # steps, after which the time left is said; the first one, which is slower, does not count
+WINDOW = 10  # steps that are timed together; the very first one, which is slower, does not count
+ALIKE = 1.25  # the time left is said once a window takes at most so many times as long as the one beside it
 ECHO = 3  # columns behind the bar, where a terminal shows Ctrl-C as ^C
 LEAST_LEFT = 10  # seconds that are worth a line
 
@@ -35,7 +36,9 @@ class Progress(TrainerCallback):
         self.limit = limit  # the end, where the clock decides it
         self.bar: tqdm[Any] | None = None
         self.steps = 0  # of this process
-        self.begun, self.seconds = 0.0, 0.0  # the step; in steps so far, but the first
+        self.begun, self.seconds = 0.0, 0.0  # the step; in the steps of this window
+        self.pace = 0.0  # seconds a step took in the window before
+        self.told = False  # how much time is left
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -64,12 +67,23 @@ class Progress(TrainerCallback):
                 passed = 1 if self.limit is None else min(int(self.limit.passed), self.limit.seconds) - self.bar.n
                 self.bar.update(passed)
         self.steps += 1
-        if self.steps in (1, TIMED) and args.device.type == "cuda":
+        if not self.told and self.limit is None:
+            self._time(args, state)
+
+    def _time(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Say how much time is left, once two windows took alike: steps that fill caches take several times as long."""
+        ends = self.steps % WINDOW == 0
+        if (ends or self.steps == 1) and args.device.type == "cuda":
             torch.cuda.synchronize(args.device)  # steps are only queued so far
-        if 1 < self.steps <= TIMED:
+        if self.steps > 1:
             self.seconds += time.monotonic() - self.begun
-        left = self.seconds / (TIMED - 1) * (state.max_steps - state.global_step)
-        if self.steps == TIMED and left >= LEAST_LEFT and self.limit is None:
+        if not ends:
+            return
+        before, self.pace = self.pace, self.seconds / (WINDOW - (self.steps == WINDOW))
+        self.seconds = 0.0
+        self.told = 0 < max(before, self.pace) <= ALIKE * min(before, self.pace)
+        left = self.pace * (state.max_steps - state.global_step)
+        if self.told and left >= LEAST_LEFT:
             say(f"time     about {clock(left)} of training left")
 
     def on_log(

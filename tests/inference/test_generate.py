@@ -1,6 +1,8 @@
 """Text out of models made here: which one is taken, what its settings become, what is refused."""
 
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -221,6 +223,23 @@ def test_the_models_own_way_of_sampling_wins_over_llmkits(made: Path) -> None:
     assert sampling(do_sample=False) == (False, None, None)
     model.generation_config.do_sample, model.generation_config.temperature = True, 0.2
     assert sampling() == (True, 0.2, None)
+
+
+def test_greedy_search_is_silent_about_the_models_way_of_sampling(made: Path) -> None:
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(made / "gpt2"), byte_tokenizer()
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    upstream = logging.getLogger("transformers")
+    own = model.generation_config
+    own.do_sample, own.temperature, own.top_p, own.top_k = True, 0.7, 0.9, 20
+    upstream.addHandler(handler)
+    try:
+        config = generate.choose_settings(model, tokenizer, {"do_sample": False, "max_new_tokens": 4})
+        model.generate(torch.tensor([[5, 6]]), generation_config=config)
+    finally:
+        upstream.removeHandler(handler)
+    assert not config.do_sample
+    assert "generation flags" not in said.getvalue()
 
 
 def test_a_tokenizer_that_begins_texts_begins_the_prompt() -> None:

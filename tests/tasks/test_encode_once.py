@@ -44,6 +44,7 @@ ROWS = {
 @pytest.fixture(autouse=True)
 def a_cache_of_few_rows(monkeypatch, tmp_path):
     monkeypatch.setattr(store, "LEAST", 1)
+    monkeypatch.setattr(store, "LOUD", 0)
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
@@ -90,7 +91,7 @@ def test_what_is_kept_is_what_tokenizing_gives(task, tmp_path, monkeypatch, caps
     assert entries() == []
     monkeypatch.setattr(store, "LEAST", 1)
     first = held(*read(tmp_path, task))
-    assert "kept in the cache for the next start" in capsys.readouterr().err
+    assert "kept for the next start" in capsys.readouterr().err
     assert len(entries()) == 2
     monkeypatch.setattr(screening, "screen", None)  # neither is called again
     again = held(*read(tmp_path, task))

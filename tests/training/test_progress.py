@@ -1,6 +1,7 @@
 """What a run says while it trains: in a terminal and in a file."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,11 +39,12 @@ def test_in_a_file_each_line_has_speed_and_time(workplace, llmkit):
 
 
 @pytest.mark.parametrize("where", ["terminal", "file"])
-def test_after_ten_steps_the_time_left_is_told_once(where, workplace, llmkit, monkeypatch, request):
+def test_once_steps_take_alike_the_time_left_is_told_once(where, workplace, llmkit, monkeypatch, request):
     if where == "terminal":
         request.getfixturevalue("in_a_terminal")
     monkeypatch.setattr(progress, "LEAST_LEFT", 0)
-    steps = ("trainer.max_steps=14", "trainer.logging_steps=100")
+    monkeypatch.setattr(progress, "ALIKE", 1e6)  # on a busy machine they do not
+    steps = ("trainer.max_steps=24", "trainer.logging_steps=100")
     told = [
         line.rpartition("\r")[2]
         for line in llmkit("pretrain", "causal.toml", *steps).stderr.split("\n")
@@ -53,6 +55,34 @@ def test_after_ten_steps_the_time_left_is_told_once(where, workplace, llmkit, mo
     assert "training left" not in llmkit("pretrain", "causal.toml", *steps).stderr
     monkeypatch.setattr(progress, "LEAST_LEFT", 0)
     assert "training left" not in llmkit("pretrain", "causal.toml").stderr  # six steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told_at"),
+    [
+        (lambda step: 1.0, 20),
+        (lambda step: 6.0 if step <= 12 else 1.0, 40),  # shapes of batches are met for the first time
+        (lambda step: 9.0 if step <= 3 else 1.0, 30),
+        (lambda step: 1.0 + step % 2 / 5, 20),
+    ],
+)
+def test_the_time_left_is_told_when_it_is_known_within_a_factor_of_a_half(seconds, told_at, monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress, "say", lambda line: said.append((state.global_step, line)))
+    monkeypatch.setattr(progress, "clock", lambda left: f"{left:.3f}")
+    shown, state = progress.Progress(1, "examples"), SimpleNamespace(max_steps=300, global_step=0)
+    args = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    for step in range(1, 301):
+        shown.on_step_begin(args, state, None)
+        now[0] += seconds(step)
+        state.global_step = step
+        shown.on_step_end(args, state, None)
+    ((at, line),) = said
+    assert at == told_at
+    left = float(re.search(r"about (\S+) of", line)[1])
+    truth = sum(map(seconds, range(at + 1, 301)))
+    assert 1 / 1.5 < left / truth < 1.5
 
 
 def test_at_its_end_a_run_draws_the_course_of_its_loss(workplace, llmkit, monkeypatch):

@@ -26,6 +26,7 @@ from llmkit.disk import cache_dir
 from llmkit.errors import UserError, in_bytes, in_words, say
 
 LEAST = 20_000  # rows that are kept; fewer are read and tokenized again in about a second
+LOUD = 10_000_000  # bytes from which on the user is told that an entry takes room
 STALE = 86_400  # seconds after which a draft is one of a process that was killed
 FACTS = "facts.json"
 PACKAGE = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def load(folder: Path, what: str) -> Entry | None:
 
 
 def save(folder: Path, what: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write an entry of `what`, and say how large it is; where it cannot be written, say why, and go on without it."""
+    """Write an entry of `what`, and say so where it is large; where it cannot be written, say why, and go on."""
     _sweep(folder.parent)
     try:
         with new_cache_entry(folder, sealed=True) as draft:
@@ -77,7 +78,8 @@ def save(folder: Path, what: str, arrays: Mapping[str, np.ndarray], facts: Mappi
         say(f"warning  {what} cannot be kept in the cache, and are made again at each start: {in_words(problem)}")
         return
     size = sum(file.stat().st_size for file in folder.iterdir())
-    say(f"{what} are kept in the cache for the next start ({in_bytes(size)}, {folder.parent})")
+    if size >= LOUD:
+        say(f"cache    {what} are kept for the next start: {in_bytes(size)} in {folder.parent}")
 
 
 def _sweep(entries: Path) -> None:
