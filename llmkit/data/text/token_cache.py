@@ -134,7 +134,7 @@ def _seal(folder: Path, entry: str) -> dict[str, Any]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return {
         "entry": entry,
-        "files": {str(file.relative_to(folder)): disk.checksum(file) for file in files},
+        "files": {str(file.relative_to(folder)): verified.checksum(file) for file in files},
     }
 
 
