@@ -38,6 +38,10 @@ class AccelerateFile:
     def on_cpu(self) -> bool:
         return bool(self.settings.get("use_cpu")) or self.kind == "MULTI_CPU"
 
+    def processes_here(self, processes: int | None) -> int:
+        """Return the processes of this machine; `processes` of all machines where that is asked for otherwise."""
+        return int(processes or self.settings.get("num_processes") or 1) // self.machines
+
     def flags(self) -> list[str]:
         """Return what `accelerate launch` needs beside the file; of MULTI_CPU it would start one process."""
         return ["--multi_gpu"] if self.kind == "MULTI_CPU" else []

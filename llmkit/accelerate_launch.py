@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from llmkit import accelerate_file, disk, process, temporary
+from llmkit import accelerate_file, disk, process, temporary, verified
 from llmkit.devices import accelerator
 from llmkit.errors import say
 from llmkit.runs import directory as runs
@@ -55,6 +55,7 @@ def run(directory: Path, log_file: Path, launched: Launched) -> int:
         say(f"warning  `{launched.file.path}` asks for GPUs (MULTI_GPU), and none is visible: training on the CPU")
     with temporary.folder() as meeting:  # for the ranks' process ids, the pipes, and rank 0's exit code
         (meeting / process.ASKED).write_text(json.dumps(launched.asked()))
+        (meeting / verified.FILE).write_text(verified.save())
         os.mkfifo(meeting / "stderr")
         os.mkfifo(meeting / "alive")
         pipe = os.open(meeting / "stderr", os.O_RDWR)  # also for writing: no end of file between two writers

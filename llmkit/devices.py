@@ -2,6 +2,8 @@
 
 import os
 
+from llmkit.errors import UserError, quantity
+
 
 def accelerator() -> str:
     """Return the kind of this machine's accelerator, such as cuda, xpu or mps; cpu where torch finds none."""
@@ -16,6 +18,18 @@ def default_processes() -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
+
+
+def one_gpu_each(processes: int, asked_by: str) -> None:
+    """Raise UserError where so many processes of this machine, as `asked_by` says, would share GPUs."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise UserError(
+            f"{asked_by}: {processes} processes on this machine, but {quantity(gpus, 'GPU')}: each needs its own",
+            f"start {gpus}; for a larger batch on {'it' if gpus == 1 else 'them'}, raise data.global_batch_size",
+        )
 
 
 def one_gpu() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from llmkit import accelerate_file, accelerate_launch, hub, last_resort, machines, process, stdout, worlds
+from llmkit import accelerate_file, accelerate_launch, hub, last_resort, machines, process, stdout, verified, worlds
 from llmkit.accelerate_launch import Launched
-from llmkit.devices import accelerator, default_processes, one_gpu
+from llmkit.devices import accelerator, default_processes, one_gpu, one_gpu_each
 from llmkit.errors import UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.data_tables import RowData
@@ -48,6 +48,7 @@ def start(
 
         shared = Path(os.environ[process.DIRECTORY])
         last_resort.belongs_to(shared)
+        verified.restore((Path(os.environ[process.LAUNCH]) / verified.FILE).read_text())
         with FileLock(shared / runs.RANKS_LOCK) if os.environ.get("RANK") == "0" else nullcontext():
             with mirrored(recipe, shared) as copy:
                 code = train.run(recipe, shared, resume, max_time, allowed, mirror=copy)
@@ -57,10 +58,12 @@ def start(
                 with FileLock(shared / runs.RANKS_LOCK):
                     pass  # the launcher would end the main process, which copies, where another ends with its code
             return code, shared
-    if worlds.find(told=False) is not None:
+    if worlds.started_by() is not None:
         raise UserError(
-            "a launcher has started this program as one of several, and llmkit.pretrain starts its processes itself",
-            "start it directly; the command does take part: torchrun --no-python llmkit pretrain RECIPE",
+            f"{worlds.started_by()} has started this program as one of several, and llmkit.pretrain and "
+            "llmkit.finetune start their processes themselves",
+            "start the program once, with processes=N; the commands do take part: "
+            "torchrun --no-python llmkit pretrain RECIPE, srun llmkit pretrain RECIPE --launched",
         )
     file = None if accelerate_config is None else accelerate_file.read(accelerate_config)
     several = file is not None and file.machines > 1
@@ -70,8 +73,9 @@ def start(
         )
     on_cpu = bool(recipe.trainer.get("use_cpu")) or (file is not None and file.on_cpu)
     count = processes if processes is not None else default_processes()
-    if accelerate_config is None and 1 < default_processes() < count:
-        raise UserError(f"--processes {count}, but there are {default_processes()} GPUs")
+    if not on_cpu:
+        here = count if file is None else file.processes_here(processes)
+        one_gpu_each(here, "--processes" if file is None or processes is not None else "num_processes")
     if count > 1 and not on_cpu and accelerator() == "mps":
         raise UserError("Apple's GPU trains in one process", "leave out --processes, or set trainer.use_cpu=true")
     if accelerate_config is None:
@@ -112,6 +116,8 @@ def _first(
             return _in_this_process(recipe, directory, resume, max_time, allowed), directory
         if member is not None:
             member.tell(directory=directory.name, stage=PREPARING)
+        if resume:
+            verify_checkpoint(directory)
         prepare(recipe)
         if member is not None:
             member.meet()
@@ -171,6 +177,11 @@ def prepare(recipe: Recipe) -> None:
     from llmkit.training.assemble import assemble
 
     assemble(recipe, recipe.trainer.get("seed", 42))
+
+
+def verify_checkpoint(directory: Path) -> None:
+    """Verify the checkpoint to resume from before the processes start, which then need not read all of its files."""
+    checkpoint.newest(directory, runs.read_record(directory).get("id", ""))
 
 
 def find_directory(recipe: Recipe, resume: bool, allowed: Sequence[str] = ()) -> Path | None:

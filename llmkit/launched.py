@@ -5,6 +5,7 @@ This process is itself one of those that train. They meet in torch's store, befo
 """
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmkit import devices, last_resort, launch, machines, process, stdout
+from llmkit import devices, last_resort, launch, machines, process, stdout, verified
 from llmkit.errors import RunError, UserError, say
 from llmkit.recipe import global_batch
 from llmkit.recipe.schema import Recipe
@@ -54,11 +55,18 @@ def train(
     global_batch.divide(recipe, world.size)
     enter(world, bool(recipe.trainer.get("use_cpu")))
     asked = Training(recipe, resume, max_time, allowed)
+    gpu = bound_gpu(world)
     handlers = process.leave_early()
     try:
-        board = machines.Store(_store(world))
-        with machines.joined(board, world.rank, world.size, talks=world.local_rank == 0) as member:
-            code = _first(asked, member) if world.rank == 0 else _another(asked, world, member)
+        store = _store(world)
+        with machines.joined(machines.Store(store), world.rank, world.size, talks=world.local_rank == 0) as member:
+            if gpu is not None and store.add(f"llmkit/gpu/{platform.node()}/{gpu}", 1) > 1:
+                raise UserError(
+                    f"process {world.rank} has the same GPU as another process of {platform.node()}",
+                    f"let {world.launcher} start one process a GPU",
+                )
+            train_as = _first if world.rank == 0 else _another
+            code = train_as(asked, world, store, member)
             return member.leave(code)
     finally:
         process.handle(handlers)
@@ -73,6 +81,23 @@ def enter(world: World, on_cpu: bool) -> None:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def bound_gpu(world: World) -> str | None:
+    """Return the identity of this process's GPU where it sees no other, and let torch take that one.
+
+    Schedulers show each process its own (srun --gpus-per-task=1), or all processes the only one of the machine. None
+    where there are as many GPUs as processes here, and on a CPU; UserError where there are fewer, but several.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if os.environ.get("ACCELERATE_USE_CPU") == "true" or not 0 < gpus < world.local_size:
+        return None
+    if gpus > 1:
+        devices.one_gpu_each(world.local_size, world.launcher)
+    os.environ["LOCAL_RANK"] = "0"
+    return str(torch.cuda.get_device_properties(0).uuid)
 
 
 def _store(world: World) -> Any:
@@ -110,20 +135,21 @@ def _store(world: World) -> Any:
             time.sleep(1)
 
 
-def _first(asked: Training, member: machines.Member) -> int:
+def _first(asked: Training, world: World, store: Any, member: machines.Member) -> int:
     """Train as process 0, which claims and holds the run directory."""
     directory = launch.find_directory(asked.recipe, asked.resume, asked.allowed)
     if directory is None:
         return 0
     with launch.held(asked.recipe, directory):
         place = {"directory": str(directory.absolute()), "id": runs.read_record(directory)["id"]}
-        member.tell(stage=launch.PREPARING, **place)
-        launch.prepare(asked.recipe)
-        member.meet()
+        member.tell(**place)
+        if asked.resume:
+            launch.verify_checkpoint(directory)
+        _prepare(asked, world, store, member)
         return _train(asked, directory, member)
 
 
-def _another(asked: Training, world: World, member: machines.Member) -> int:
+def _another(asked: Training, world: World, store: Any, member: machines.Member) -> int:
     """Train as another process, in the directory of process 0; the first of each machine prepares the data."""
     try:
         found = member.wait_for(0, lambda sign: "directory" in sign)
@@ -135,11 +161,20 @@ def _another(asked: Training, world: World, member: machines.Member) -> int:
     _must_be_shared(directory, found["id"])
     last_resort.belongs_to(directory)
     with _into_log(directory):
-        if world.local_rank == 0:
-            member.tell(stage=launch.PREPARING)
-            launch.prepare(asked.recipe)
-        member.meet()
+        _prepare(asked, world, store, member)
         return _train(asked, directory, member)
+
+
+def _prepare(asked: Training, world: World, store: Any, member: machines.Member) -> None:
+    """Prepare the data, as the first process of a machine; the others of that machine believe what it has verified."""
+    key = f"llmkit/verified/{platform.node()}"
+    if world.local_rank == 0:
+        member.tell(stage=launch.PREPARING)
+        launch.prepare(asked.recipe)
+        store.set(key, verified.save())
+    member.meet()
+    if world.local_rank != 0 and store.check([key]):
+        verified.restore(store.get(key).decode())
 
 
 def _must_be_shared(directory: Path, identity: str) -> None:

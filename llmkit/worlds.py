@@ -82,6 +82,15 @@ def find(told: bool, environment: Mapping[str, str] = os.environ) -> World | Non
     return None
 
 
+def started_by(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the launcher that has started this process as one of several; None where none has."""
+    try:
+        found = find(told=False, environment=environment)
+    except UserError:
+        return "srun" if _number(environment, SRUN[1]) > 1 else "mpirun"
+    return None if found is None else found.launcher
+
+
 def is_one(environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether a launcher other than srun has started this process as one of several, and says so whole."""
     ranks = [(_number(environment, names[0]), _number(environment, names[1])) for names in MPI.values()]

@@ -50,8 +50,8 @@ def accelerate(kind, **more):
     return {**settings, "num_processes": 2, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no", **more}
 
 
-def fsdp(state_dict):
-    return accelerate("FSDP", fsdp_config={**FSDP, "fsdp_state_dict_type": state_dict})
+def fsdp(state_dict, **more):
+    return accelerate("FSDP", fsdp_config={**FSDP, "fsdp_state_dict_type": state_dict, **more})
 
 
 def zero(stage, **more):
@@ -75,6 +75,12 @@ WAYS = {
     "DDP": Way(words=("--processes", "2"), record={"strategy": "DDP", "state": "full"}),
     "FSDP2": Way("fsdp", fsdp("FULL_STATE_DICT"), record={"strategy": "FSDP2", "state": "full"}, divided=True),
     "FSDP2-sharded": Way("fsdp", fsdp("SHARDED_STATE_DICT"), record={"strategy": "FSDP2"}, divided=True),
+    "FSDP2-offload": Way(
+        "fsdp,offload",
+        fsdp("FULL_STATE_DICT", fsdp_offload_params=True),
+        record={"strategy": "FSDP2", "state": "full"},
+        divided=True,
+    ),
     "ZeRO-2": Way("deepspeed", zero(2), record={"strategy": "ZeRO-2"}),
     "ZeRO-3": Way(
         "deepspeed",

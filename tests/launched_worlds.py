@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAUSAL, ROOT, corpus
+from conftest import CAUSAL, ROOT, corpus, losses
 from safetensors.torch import load_file
 
 from llmkit import machines, worlds
@@ -117,6 +117,51 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+
+
+def test_an_accelerate_file_for_several_processes_of_a_cpu_starts_them(place):
+    """Accelerate alone would start one, with half the batch."""
+    kind = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_processes": 2}
+    kind |= {"num_machines": 1, "machine_rank": 0, "mixed_precision": "no", "use_cpu": True, "main_process_port": 0}
+    Path("cpus.json").write_text(json.dumps(kind))
+    codes, said = end(begin(*LLMKIT, *RECIPE, "--accelerate-config", "cpus.json", "--name", "cpus"))
+    assert codes == [0], said
+    run = json.loads(Path("runs/cpus/run.json").read_text())
+    assert (run["processes"], run["strategy"], run["device"]) == (2, "DDP", "cpu:0")
+    assert same("own", "runs/cpus")
+
+
+def test_an_accelerate_file_that_offloads_fsdp_is_refused_where_there_is_no_gpu(place):
+    kind = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP", "num_processes": 2, "num_machines": 1}
+    kind |= {"machine_rank": 0, "mixed_precision": "no", "use_cpu": True, "main_process_port": 0}
+    kind |= {"fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True}}
+    Path("offload.json").write_text(json.dumps(kind))
+    codes, said = end(begin(*LLMKIT, *RECIPE, "--accelerate-config", "offload.json", "--name", "offload"))
+    assert codes == [2], said
+    assert "FSDP was asked for, and Accelerate has dropped it: there is no GPU here" in said[0]
+    assert not Path("runs/offload").exists()
+
+
+READING = """
+import os, pathlib
+from llmkit.data.text import pack
+read = pack.Endless.__iter__
+pack.Endless.__iter__ = lambda self: pathlib.Path("read-by-" + os.environ["RANK"]).touch() or read(self)
+"""
+
+
+def test_a_stream_is_read_by_the_first_process_alone(place, llmkit, two_processes):
+    """It gives the others their blocks, in the order in which one process has them; also when the run is resumed."""
+    words = ("pretrain", "causal.toml", "report.write=false", "data.streaming=true", "samples.prompts=[]")
+    words += ("trainer.lr_scheduler_type=constant", "model.config.attn_pdrop=0.0", "trainer.save_steps=4")
+    assert llmkit(*words, "trainer.max_steps=6", "--output-dir", "one").exit_code == 0
+    half = (*words, "trainer.per_device_train_batch_size=4", "--output-dir", "two")
+    done = two_processes(*half, "trainer.max_steps=4", first=READING)
+    assert done.exit_code == 0, done.stderr
+    done = two_processes(*half, "trainer.max_steps=6", "--resume", first=READING)
+    assert done.exit_code == 0, done.stderr
+    assert losses(Path("two")) == pytest.approx(losses(Path("one")), rel=1e-5)
+    assert [path.name for path in Path().glob("read-by-*")] == ["read-by-0"]
 
 
 def test_torchrun_trains_one_run(place):

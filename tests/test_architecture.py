@@ -44,7 +44,7 @@ LAYERS = (
         "worlds",
         "devices",
     ),
-    ("metrics", "language", "errors", "disk", "terminal", ""),
+    ("metrics", "language", "errors", "disk", "terminal", "verified", ""),
 )
 
 

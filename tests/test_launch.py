@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ from types import SimpleNamespace
 import forks
 import pytest
 import torch
-from conftest import corpus, losses
+from conftest import CLASSIFY, corpus, losses
 from forks import Fork
 from transformers import TrainerControl, TrainerState
 
-from llmkit import accelerate_launch, launch
+import llmkit
+from llmkit import accelerate_launch, devices, launch, launched, worlds
 from llmkit.accelerate_file import AccelerateFile
 from llmkit.errors import UserError
 from llmkit.process import DIRECTORY
@@ -159,11 +161,76 @@ def test_started_by_a_launcher_llmkit_trains_one_run_of_its_processes(words, wor
     assert not (workplace / "runs").exists()
 
 
-def test_a_python_program_under_a_launcher_is_refused(workplace, monkeypatch):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}.items():
+@pytest.mark.parametrize(
+    ("launcher", "variables"),
+    [
+        ("torchrun", {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}),
+        ("srun", {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}),
+        ("mpirun", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}),
+    ],
+)
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_python_program_under_a_launcher_is_refused(verb, launcher, variables, workplace, monkeypatch):
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="a launcher has started this program"):
-        launch.start(load("causal.toml"), None, None, False)
+    (workplace / "classify.toml").write_text(CLASSIFY)
+    (workplace / "rows.csv").write_text("text,label\nthe fox,1\n")
+    recipe = {"pretrain": "causal.toml", "finetune": "classify.toml"}[verb]
+    with pytest.raises(UserError, match=f"{launcher} has started this program as one of several") as refused:
+        getattr(llmkit, verb)(recipe)
+    assert "start the program once, with processes=N" in refused.value.hint
+    assert not (workplace / "runs").exists()
+
+
+def test_processes_that_would_share_a_gpu_are_refused(workplace, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="--processes: 2 processes on this machine, but 1 GPU") as refused:
+        launch.start(load("causal.toml"), 2, None, False)
+    assert "start 1;" in refused.value.hint
+    file = tmp_path / "accelerate.json"
+    file.write_text('{"distributed_type": "MULTI_GPU", "num_processes": 8, "num_machines": 2, "machine_rank": 0}')
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    shared = load("causal.toml", (), str(tmp_path / "run"))
+    with pytest.raises(UserError, match="num_processes: 4 processes on this machine, but 2 GPUs"):
+        launch.start(shared, None, file, False)
+    devices.one_gpu_each(2, "--processes")
+    assert not (workplace / "runs").exists()
+
+
+SHARED = worlds.World("srun", 1, 2, 1, 2, "127.0.0.1", 29500)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "own"), [(0, None), (2, None), (1, "GPU-7")], ids=["a CPU", "as many as processes", "one that it sees"]
+)
+def test_a_process_that_sees_one_gpu_takes_that(gpus, own, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: SimpleNamespace(uuid=f"GPU-{7 + number}"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert launched.bound_gpu(SHARED) == own
+    assert os.environ["LOCAL_RANK"] == ("1" if own is None else "0")
+
+
+def test_processes_of_a_launcher_that_see_too_few_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    with pytest.raises(UserError, match="srun: 4 processes on this machine, but 2 GPUs"):
+        launched.bound_gpu(worlds.World("srun", 1, 4, 1, 4, "127.0.0.1", 29500))
+
+
+def test_processes_that_see_the_same_gpu_are_refused(workplace, monkeypatch):
+    """The second to take it says so; the first is told why it ends."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(launched, "_store", lambda world: store)
+    monkeypatch.setattr(launched, "enter", lambda world, on_cpu: None)
+    monkeypatch.setattr(launched, "bound_gpu", lambda world: "GPU-7")
+    monkeypatch.setattr("llmkit.machines.FAREWELL", 0.1)
+    monkeypatch.setattr("llmkit.machines.SILENCE", 0.1)
+    store.add(f"llmkit/gpu/{platform.node()}/GPU-7", 1)
+    with pytest.raises(UserError, match="process 1 has the same GPU as another process"):
+        launched.train(load("causal.toml"), SHARED, None, False, None, ())
+    assert json.loads(store.get("llmkit/1"))["code"] == 2
 
 
 def test_the_log_that_an_error_names_stays_and_the_directory_can_be_used(workplace):

@@ -110,7 +110,8 @@ def _tracer(outlook: Outlook, args: Any) -> Callable[..., Any]:
         changed = copy.copy(args)
         for key, value in changes.items():
             setattr(changed, key, value)
-        return trace_steps(outlook.recipe, outlook.config, changed, outlook.assembly)
+        processes = 1 if changed.fsdp or changed.deepspeed else outlook.processes
+        return trace_steps(outlook.recipe, outlook.config, changed, outlook.assembly, processes)
 
     return trace
 

@@ -8,7 +8,7 @@ alive at each operation, and `FlopCounterMode` counts them.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -60,6 +60,7 @@ ON_CPU = {
 }
 
 
+GRADIENT = 4  # bytes a parameter that is trained
 REMEDY = "use --measure, which trains ten steps"
 
 
@@ -116,7 +117,9 @@ class _Dropout(nn.Dropout):
         return x * ((bits >= 0) * 1.5).to(x.dtype)
 
 
-def trace(recipe: Recipe, config: Any, args: TrainingArguments, assembly: Assembly | None = None) -> Traced:
+def trace(
+    recipe: Recipe, config: Any, args: TrainingArguments, assembly: Assembly | None = None, processes: int = 1
+) -> Traced:
     """Trace two steps of training on the longest micro-batch.
 
     Args:
@@ -124,6 +127,7 @@ def trace(recipe: Recipe, config: Any, args: TrainingArguments, assembly: Assemb
         config: The model's configuration.
         args: Its [trainer]: size of a micro-batch, accumulation, precision, optimizer and checkpointing.
         assembly: What rows have become; None for running text, whose blocks are alike.
+        processes: How many there are: with several, DDP holds a copy of the gradients in its buckets.
 
     Returns:
         What a step of one process takes.
@@ -157,10 +161,12 @@ def trace(recipe: Recipe, config: Any, args: TrainingArguments, assembly: Assemb
                 assembly.prepare_model(model)
         parts = _parts(batch, model, recipe) if assembly is not None else [batch]
         with _one_document_a_row("position_ids" not in batch):
-            return _traced(mode, model, parts, args, losses, recipe.speed, recipe.optimizer)
+            found = _traced(mode, model, parts, args, losses, recipe.speed, recipe.optimizer)
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as problem:
         said = str(problem).strip().splitlines() or [type(problem).__name__]
         raise UserError(f"the model cannot be traced: {said[0]}", REMEDY) from problem
+    buckets = {"buckets": GRADIENT * found.trained} if processes > 1 else {}
+    return replace(found, memory={**found.memory, **buckets})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from llmkit import disk
+from llmkit import disk, verified
 from llmkit.runs import directory as runs
 from llmkit.runs import shape
 
@@ -68,7 +68,7 @@ def newest(
 
 
 def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
-    """Verify the checkpoint in `folder`, reading every file; return it, or what is wrong with it."""
+    """Verify the checkpoint in `folder`, reading every file unless that was done; return it, or what is wrong."""
     manifest = read_manifest(folder)
     if isinstance(manifest, str):
         return manifest
@@ -83,7 +83,7 @@ def examine(folder: Path, run: str | None = None) -> Checkpoint | str:
                 return f"{name} is missing"
             if size != expected["bytes"]:
                 return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
-            if disk.checksum(folder / name) != expected["xxh3_128"]:
+            if verified.checksum(folder / name) != expected["xxh3_128"]:
                 return f"{name} has changed since it was written"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -120,7 +120,7 @@ def files_of(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[
     """Compute the size and checksum of each file below a folder except the manifest, or of `only` these, by name."""
     paths = sorted(folder.rglob("*")) if only is None else [folder / name for name in only]
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": disk.checksum(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3_128": verified.checksum(path)}
         for path in paths
         if path.is_file() and path.name != MANIFEST
     }

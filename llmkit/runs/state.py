@@ -7,7 +7,29 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+import xxhash
+from safetensors.torch import load_file
+
+from llmkit import disk, verified
+
+# As safetensors calls them; what is of another type goes into `name.pt`.
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def write(state: Any, folder: Path, name: str) -> None:
@@ -23,7 +45,7 @@ def write(state: Any, folder: Path, name: str) -> None:
         torch.save(state, folder / f"{name}.pt")
         return
     if tensors:
-        save_file(tensors, folder / f"{name}.safetensors")
+        _save(tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(structure)
 
 
@@ -36,11 +58,37 @@ def read(folder: Path, name: str) -> Any:
     return _decode(structure, load_file(file) if file.is_file() else {})
 
 
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors as `safetensors.torch.save_file` does, and hash them meanwhile: nobody reads them again for it.
+
+    One tensor at a time is on the CPU. The format: the length of a header, 8 bytes; that header, JSON; the numbers.
+    """
+    in_order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # each begins aligned
+    header, end = dict[str, Any](), 0
+    for name, tensor in in_order:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    content = xxhash.xxh3_128()
+    with file.open("wb") as out:
+
+        def put(data: Any) -> None:
+            out.write(data)
+            content.update(data)
+
+        put(len(text).to_bytes(8, "little") + text)
+        for _, tensor in in_order:
+            put(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+        disk.sync(out)
+    verified.written(file, content.hexdigest())
+
+
 def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """Encode as JSON that tells tuples from lists and integer keys from strings; collect `tensors` by number."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if type(value) in (torch.Tensor, torch.nn.Parameter):
+    if type(value) in (torch.Tensor, torch.nn.Parameter) and value.dtype in DTYPES:
         tensors[str(len(tensors))] = value.detach().contiguous()
         return {"tensor": str(len(tensors) - 1)}
     if isinstance(value, dict):

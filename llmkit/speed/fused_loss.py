@@ -26,12 +26,14 @@ class FusedLMLoss:
     `skip`: positions without a label get no logits. `fused`: logits and losses are made a part of the positions at a
     time (`torch.nn.functional.linear_cross_entropy`), which needs a `layer` whose outputs the model hands on as they
     are. Where it does something to them, as Gemma 2 and Granite do, or where the layer has an adapter, the model is
-    asked to leave positions out (`logits_to_keep`), if it can.
+    asked to leave positions out (`logits_to_keep`), if it can. `all_learned`: there is a label at (nearly) each
+    position, and it is not asked where: that would wait for a GPU.
     """
 
-    def __init__(self, model: Any, fused: bool = True, skip: bool = True) -> None:
+    def __init__(self, model: Any, fused: bool = True, skip: bool = True, all_learned: bool = False) -> None:
         self.layer = output_layer(model) if fused or skip else None
         self.fused = fused and self.layer is not None
+        self.all_learned = all_learned
         self.skip = skip and (self.layer is not None or supports_logits_to_keep(model))
 
     def losses(
@@ -54,7 +56,7 @@ class FusedLMLoss:
         Returns:
             [B, T] in fp32, 0 where a label is -100; their sum, a scalar, if `summed`.
         """
-        learned, targets, skip = labels != -100, labels.flatten(), self.skip
+        learned, targets, skip = labels != -100, labels.flatten(), self.skip and not self.all_learned
         if skip:
             positions = self.positions(learned)
             skip = len(positions) < len(targets)

@@ -13,7 +13,8 @@ from transformers import TrainingArguments
 from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
 
 from llmkit.errors import UserError
-from llmkit.recipe.schema import Speed
+from llmkit.recipe.schema import Recipe, Speed
+from llmkit.recipe.table import ReadOnly
 from llmkit.recipe.types import nearest
 from llmkit.speed import cpu
 
@@ -21,6 +22,7 @@ from llmkit.speed import cpu
 FITTING_DEFAULTS = {"ddp_find_unused_parameters": False}
 
 
+MOST_DATA_WORKERS = 2  # of each process, where the recipe does not say; tokens are cut and padded, no images decoded
 SEVERAL_TASKS = {"ddp_find_unused_parameters": True}  # a batch has one task: the other heads rest
 
 
@@ -116,6 +118,26 @@ def weights_in(precision: str) -> dict[str, Any]:
             "leave it out" if gpu else "leave it out; on a CPU, --quantize int8 is faster for most models that predict",
         )
     return {"dtype": {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]}
+
+
+def choose_data_workers(recipe: Recipe, begun: Mapping[str, Any] | None) -> Recipe:
+    """Let other processes make the batches for a GPU, which would wait meanwhile; a CPU computes in the same time.
+
+    A run that is resumed keeps what its recipe, the tables `begun`, has: in earlier versions none.
+    """
+    key = "dataloader_num_workers"
+    if key in recipe.trainer or not torch.cuda.is_available() or recipe.trainer.get("use_cpu"):
+        return recipe
+    if begun is not None:
+        number, origin = begun.get("trainer", {}).get(key, 0), "as the run was started"
+    else:
+        spare = cpu.share(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1
+        most = 1 if getattr(recipe.data, "streaming", False) else MOST_DATA_WORKERS
+        number, origin = min(most, spare), "on a GPU"
+    origins = {**recipe.origins, f"trainer.{key}": origin}
+    return recipe.model_copy(
+        update={"trainer": ReadOnly({**recipe.trainer, key: number}), "origins": ReadOnly(origins)}
+    )
 
 
 def training_arguments(settings: dict[str, Any], directory: Path) -> TrainingArguments:

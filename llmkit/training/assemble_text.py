@@ -114,6 +114,7 @@ def assemble_text(recipe: Recipe, seed: int, fixed: Any, workers: Workers = ALON
         record=record,
         subtokens=subtokens,
         several=several,
+        all_learned=isinstance(data, CausalData) and data.pack == "running",
         sampler=None
         if fixed is not None
         else samples.of_text(recipe, tokenizer, config, validation or training, collate),

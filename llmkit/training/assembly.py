@@ -44,6 +44,7 @@ class Assembly:
     compare: Callable[[Any, Any, Any], Comparison | None] | None = None
     example: str = ""  # a row's text, to try the model with
     sampler: Sampler | None = None  # of what the model writes while it learns
+    all_learned: bool = False  # each position of a training batch has a label
     several: bool = False  # `validation` holds several things of equal standing: tasks, or sources
 
 

@@ -87,6 +87,7 @@ def make_trainer(
             validation=assembly.validation,
             metrics=assembly.metrics,
             several=assembly.several,
+            all_learned=assembly.all_learned,
             sampler=assembly.sampler,
             rows=assembly.length is None,
             eval_dataset=next(iter(assembly.validation.values()), None),

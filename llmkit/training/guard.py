@@ -145,10 +145,11 @@ def skip_step(
         optimizer: torch's, or Accelerate's wrapper around it.
         parameters: what it trains.
         ok: whether the step may be taken (bool, on the device).
-        on_device: fused Adam and AdamW read `ok` themselves (torch/optim/adam.py, `found_inf`). For others, and for
-            weights that are spread over processes, it is waited for, and the gradients are taken away.
+        on_device: fused Adam and AdamW read `ok` themselves (torch/optim/adam.py, `found_inf`), where their weights
+            are on its device. For others it is waited for, and the gradients are taken away.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
+    on_device = on_device and all(parameter.device.type == ok.device.type for parameter in parameters)
     if on_device and isinstance(inner, torch.optim.Adam) and all(group.get("fused") for group in inner.param_groups):
         inner.found_inf = (~ok).float()
     elif not bool(ok):

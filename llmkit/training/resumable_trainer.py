@@ -7,11 +7,11 @@ loss that was not logged yet, an evaluation that was due, how long early stoppin
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import load_fsdp_optimizer
 from torch.utils.data import IterableDataset
@@ -23,6 +23,7 @@ from llmkit.errors import RunError, say
 from llmkit.runs import state
 from llmkit.runs.checkpoint import Checkpoint
 from llmkit.training import early_stopping, sharded, strategy
+from llmkit.training.order import Order, Shuffled
 from llmkit.training.saving_trainer import OPTIMIZER, TRAINING, SavingTrainer
 
 
@@ -54,10 +55,11 @@ class SavedRun:
             longer: as the field.
         """
         before = checkpoint.manifest["processes"]
-        ranks = [state.read(checkpoint.path, f"process-{number}") for number in range(before)]
-        rank_state: dict[str, Any] = dict(ranks[rank]) if rank < before else {}
+        needed = [rank] if before == processes else range(before)
+        ranks = {number: state.read(checkpoint.path, f"process-{number}") for number in needed}
+        rank_state: dict[str, Any] = dict(ranks.get(rank, {}))
         if before != processes:
-            rank_state["loss"] = sum(other["loss"] for other in ranks) / before
+            rank_state["loss"] = sum(other["loss"] for other in ranks.values()) / before
         return cls(checkpoint, state.read(checkpoint.path, TRAINING), rank_state, new_schedule, longer)
 
 
@@ -207,9 +209,9 @@ class ResumableTrainer(SavingTrainer):
             self.train_dataset.skip = position.offset
         elif first and position.offset:
             self._random_after_fetch = True
-            order = self._order(train_dataloader, epoch)[position.offset :]
+            rest = Order(self._order(train_dataloader, epoch)[position.offset :])
             train_dataloader = self._get_dataloader(
-                self.train_dataset, "Training", self._train_batch_size, lambda dataset: order, is_training=True
+                self.train_dataset, "Training", self._train_batch_size, lambda dataset: rest, is_training=True
             )
             steps_in_epoch = len(train_dataloader)
             num_update_steps_per_epoch = math.ceil(steps_in_epoch / self.args.gradient_accumulation_steps)
@@ -241,11 +243,14 @@ class ResumableTrainer(SavingTrainer):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
             self._maybe_log_save_evaluate(self._tr_loss, None, model, trial, epoch, ignore, start_time)
 
-    def _order(self, train_dataloader: Any, epoch: int) -> Sequence[int]:
+    def _order(self, train_dataloader: Any, epoch: int) -> torch.Tensor:
         """Return the numbers of this epoch's examples, in the order in which training goes through them."""
         train_dataloader.set_epoch(epoch)
         batches = train_dataloader.batch_sampler
-        return list(getattr(batches, "batch_sampler", batches).sampler)
+        sampler = getattr(batches, "batch_sampler", batches).sampler
+        if isinstance(sampler, Shuffled):
+            return sampler.numbers()
+        return torch.from_numpy(np.fromiter(sampler, np.int64, count=len(sampler)))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As upstream; where it does not skip, random numbers go on behind the first batch as if nothing had been."""

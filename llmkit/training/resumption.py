@@ -47,7 +47,7 @@ def find_resumption(
     `record` is the run's own, `allowed` are keys in which the recipe may differ from it. Raises UserError where the
     recipe is another one, asks for less than has been made, or where nothing whole is left to go on from.
     """
-    last = find_checkpoint(directory, record.get("id", ""))
+    last = trainer.of_first(lambda: find_checkpoint(directory, record.get("id", "")))
     finished = runs.is_finished(directory)
     if last is None:
         if finished:
@@ -60,7 +60,7 @@ def find_resumption(
     if finished or "longer" in record:
         allowed = [*allowed, *LENGTH]
         if schedule.kind == DECAYING:
-            start = before_decay(last, schedule, steps) or last
+            start = trainer.of_first(lambda: before_decay(last, schedule, steps)) or last
     strategy.refuse_other_state(trainer, start)
     begun_with = {"optimizer": ADAMW, **start.manifest["fingerprints"]}
     changes = compatibility.changes(begun_with, trainer.fingerprints)

@@ -13,7 +13,8 @@ from transformers import Trainer as UpstreamTrainer
 from transformers import TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME
 
-from llmkit.errors import RunError, in_words, say
+from llmkit import verified
+from llmkit.errors import RunError, UserError, in_words, say
 from llmkit.runs import checkpoint, rebuild, state
 from llmkit.runs.checkpoint import DRAFT, PREFIX
 from llmkit.runs.directory import METRICS_FILE
@@ -101,6 +102,7 @@ class SavingTrainer(UpstreamTrainer):
             done = (
                 self._attempt(lambda: checkpoint.begin(directory, self.state.global_step), main_only=True)
                 and self._attempt(lambda: self._write(draft))
+                and self._attempt(lambda: self._share_checksums(draft))
                 and self._attempt(lambda: checkpoint.seal(draft, self._manifest()), main_only=True)
             )
         finally:
@@ -123,6 +125,21 @@ class SavingTrainer(UpstreamTrainer):
         if self.args.should_save:
             state.write(self._training_state(), draft, TRAINING)
             self.state.save_to_json(str(draft / TRAINER_STATE_NAME))
+
+    def _share_checksums(self, draft: Path) -> None:
+        """Let each process hash its share of a checkpoint in shards, for the manifest: the first would read all."""
+        if self.args.world_size == 1 or strategy.of(self).state == strategy.FULL:
+            return
+        found: dict[str, str] = {}
+        with suppress(OSError):  # what is not hashed here is hashed by the first, which says what is wrong
+            files = sorted(file for file in draft.rglob("*") if file.is_file())
+            for file in files[self.args.process_index :: self.args.world_size]:
+                found[str(file.relative_to(draft))] = verified.checksum(file)
+        gathered: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(gathered, found)
+        if self.args.should_save:
+            for name, checksum in (item for of_process in gathered for item in of_process.items()):
+                verified.written(draft / name, checksum)
 
     def _training_state(self) -> dict[str, Any]:
         """Return what all processes share beside weights and optimizer."""
@@ -244,6 +261,23 @@ class SavingTrainer(UpstreamTrainer):
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
         return bool(agreed)
 
+    def of_first(self, find: Callable[[], Any]) -> Any:
+        """Return on all processes what `find` returns on the first, which alone calls it; all raise its error."""
+        if self.args.world_size == 1:
+            return find()
+        told: list[Any] = [None, None]
+        if self.args.process_index == 0:
+            try:
+                told = [find(), None]
+            except UserError as problem:
+                told = [None, problem]
+            except Exception as problem:  # else the others would wait for it
+                told = [None, RunError(in_words(problem))]
+        torch.distributed.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
+
     def _rotate(self, directory: Path, limit: int | None) -> None:
         rule = limit, self.state.best_global_step, self.state.global_step
         with nullcontext("") if self.mirror is None else self.mirror.spared() as spared:
@@ -272,7 +306,7 @@ class SavingTrainer(UpstreamTrainer):
         if self.stopped:
             return
         folder = Path(self.state.best_model_checkpoint or "")
-        best = checkpoint.examine(folder, self.run)
+        best = self.of_first(lambda: checkpoint.examine(folder, self.run))
         if isinstance(best, str):
             raise RunError(
                 f"the best checkpoint, {folder}, is damaged: {best}",

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from llmkit.errors import RunError, UserError
 from llmkit.training import sharded
 
@@ -62,6 +64,7 @@ def check(trainer: Any, asked: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{what} parallelism over {size} processes is not supported: {TESTED}", "use FSDP or DeepSpeed ZeRO"
             )
+    _refuse_offload(trainer, found)
     processes = asked.get("processes", args.world_size)
     if processes != args.world_size:
         raise UserError(
@@ -80,6 +83,22 @@ def check(trainer: Any, asked: Mapping[str, Any]) -> None:
         raise UserError(
             f"training on {device} was asked for, and this process has {args.device.type}",
             "check the driver, and that torch was built for that device",
+        )
+
+
+def _refuse_offload(trainer: Any, found: Strategy) -> None:
+    """Raise UserError where weights are kept on the CPU and the processes can exchange nothing that is there.
+
+    Accelerate adds gloo to NCCL for a file that asks for it, and not for [trainer].
+    """
+    offloads = found.name == "FSDP2" and bool(getattr(trainer.accelerator.state.fsdp_plugin, "cpu_offload", None))
+    if not offloads or trainer.args.device.type == "cpu" or not torch.distributed.is_initialized():
+        return
+    backend = torch.distributed.get_backend_config()
+    if "cpu:" not in backend:
+        raise UserError(
+            f"FSDP with CPU offload: the processes cannot exchange what is on the CPU (their backend is {backend})",
+            "ask for it by an Accelerate file, with fsdp_offload_params: true in fsdp_config, or leave it out",
         )
 
 

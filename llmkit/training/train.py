@@ -31,6 +31,7 @@ from llmkit.runs.mirror import Mirror
 from llmkit.training import batch_size, kept_rows, report, samples, sharded, strategy, trivial, zero3
 from llmkit.training.arguments import (
     SEVERAL_TASKS,
+    choose_data_workers,
     choose_precision,
     fit_memory,
     has_fast_bf16,
@@ -74,6 +75,7 @@ def run(
     started = time.monotonic()
     if resume:
         recipe = compatibility.as_begun(recipe, directory)
+    recipe = choose_data_workers(recipe, (compatibility.tables_of(directory) or None) if resume else None)
     transformers.utils.logging.disable_progress_bar()
     if recipe.model.load_in_4bit:
         trainable.check_4bit()

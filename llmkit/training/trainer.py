@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from torch.utils.data import SequentialSampler
+from torch.utils.data import RandomSampler, SequentialSampler
 
 from llmkit.data.rows.batches import Examples, GroupedByLength, models_own
 from llmkit.data.text.mixture import MixedBlocks
+from llmkit.data.text.pack import Endless, Unread
 from llmkit.errors import RunError, UserError, say
 from llmkit.models.loading import save_config
 from llmkit.models.trainable import save_as_lora
@@ -21,11 +22,12 @@ from llmkit.speed import dropout, length_groups
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.tasks.multi_task import MixedBatches, Mixture
 from llmkit.tasks.trivial import Comparison
-from llmkit.training import samples, sharded
+from llmkit.training import samples, sharded, strategy
 from llmkit.training.arguments import total_batch_size
 from llmkit.training.average import Average
 from llmkit.training.guard import Guard, Skipped, skip_step
 from llmkit.training.optimizer import create_optimizer
+from llmkit.training.order import Shuffled
 from llmkit.training.resumable_trainer import ResumableTrainer, StoppedInEvaluation
 from llmkit.training.samples import Sampler
 from llmkit.training.signals import StopOnSignal
@@ -44,7 +46,7 @@ class Trainer(ResumableTrainer):
     token that is predicted where it stands. `preprocess_logits_for_metrics(model, outputs, batch)`, [B, K], is what its
     metrics need of the outputs, so that evaluation holds no logits (upstream's is given the logits alone);
     `metrics(stats, part)` makes the figures of each part of `validation` from that. `rows`: a batch holds rows of
-    several lengths, and padding.
+    several lengths, and padding. `all_learned`: each position has a label.
     """
 
     # compute_loss divides by the tokens of the whole accumulated batch itself. Upstream leaves that to the model, and
@@ -59,6 +61,7 @@ class Trainer(ResumableTrainer):
         validation: Mapping[str, Any] | None = None,
         metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         several: bool = False,
+        all_learned: bool = False,
         sampler: Sampler | None = None,
         rows: bool = False,
         optimizer: Optimizer | None = None,
@@ -101,8 +104,11 @@ class Trainer(ResumableTrainer):
         ema = self._optimizer_table.ema
         self.average = None if ema is None else Average(model, ema)
         self._taken: torch.Tensor | float = 1.0  # whether the last step was, for the average
-        fused, skip = speed.fused_loss and self._open, speed.skip_ignored and self._open
-        self.head = FusedLMLoss(model, fused, skip) if losses is None else None
+        # FSDP2 gathers the output layer's weights while it is called, whatever it computes.
+        self._fsdp2 = strategy.of(self).name == "FSDP2"
+        callable_head = self._open or (self._fsdp2 and not self.args.torch_compile)
+        fused, skip = speed.fused_loss and callable_head, speed.skip_ignored and callable_head
+        self.head = FusedLMLoss(model, fused, skip, all_learned) if losses is None else None
         on_cpu = self.args.device.type == "cpu"
         self.fast_dropout = on_cpu and self._open and speed.fast_dropout and dropout.speed_up(model)
         self.splits = rows and self._open and (on_cpu if speed.split_batches is None else speed.split_batches)
@@ -200,7 +206,7 @@ class Trainer(ResumableTrainer):
         ok = self.guard.check(self.state.global_step + 1, shared, norm, examples)
         self._taken = ok.float()
         if not self.guard.scaled or self._guard_table.spike_sigma is not None:
-            fused = self._whole_weights() and not self.guard.scaled  # a scaler sets `found_inf` itself
+            fused = (self._whole_weights() or self._fsdp2) and not self.guard.scaled  # which sets `found_inf` itself
             skip_step(self.optimizer, self._parameters(model), ok, on_device=fused)
         return ok
 
@@ -334,7 +340,12 @@ class Trainer(ResumableTrainer):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> Any:
-        """Make a loader as upstream, with an end to waiting for a data worker that hangs."""
+        """Make a loader as upstream, with an end to waiting for a data worker that hangs.
+
+        A stream is read by the first process, which gives the others their blocks: they are not to begin to read it.
+        """
+        if isinstance(dataset, Endless) and self.args.process_index and self.accelerator.dispatch_batches is not False:
+            dataset = Unread()
         loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         inner = getattr(loader, "base_dataloader", loader)  # accelerate goes through what it wraps
         if inner.num_workers:
@@ -380,7 +391,11 @@ class Trainer(ResumableTrainer):
             return MixedBatches(dataset, self.args.train_batch_size, seed, by_length)
         if by_length and isinstance(dataset, Examples):
             return GroupedByLength(dataset, total_batch_size(self.args), seed)
-        return super()._get_train_sampler(train_dataset)
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is RandomSampler and self.args.accelerator_config.use_seedable_sampler:
+            data_seed = self.args.data_seed
+            return Shuffled(len(dataset), torch.random.initial_seed() if data_seed is None else data_seed)
+        return sampler
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

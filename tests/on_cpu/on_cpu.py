@@ -70,10 +70,17 @@ def slow(resumable_trainer):
     resumable_trainer.ResumableTrainer.on_step_end = on_step_end
 
 
+def offload(api):
+    """Keep weights that FSDP2 offloads in memory that is not pinned, as a GPU would want it; `api` has its policies."""
+    make = api.CPUOffloadPolicy.__init__
+    api.CPUOffloadPolicy.__init__ = lambda self, pin_memory=False: make(self, pin_memory=False)
+
+
 KEPT = {
     "fsdp": {"accelerate.state": fsdp},
     "deepspeed": {"accelerate.state": deepspeed, "deepspeed.comm.torch": without_shared_memory},
     "fp16": {"accelerate.accelerator": fp16, "llmkit.training.arguments": asked_fp16},
+    "offload": {"torch.distributed.fsdp._fully_shard._fsdp_api": offload},
     "slow": {"llmkit.training.resumable_trainer": slow},
 }
 

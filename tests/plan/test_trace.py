@@ -110,6 +110,18 @@ def test_muon_and_an_average_are_traced(workplace):
     assert formula.peak == pytest.approx(found.peak, rel=0.15)
 
 
+def test_several_processes_hold_the_gradients_twice_in_buckets_of_ddp(workplace):
+    recipe = load("causal.toml", [*WIDE["causal"], "trainer.per_device_train_batch_size=6"], None, None, "pretrain")
+    outlook = outlook_of(recipe, 2)
+    args = training_arguments(dict(outlook.settings), Path("x"))
+    one, two = (trace(outlook.recipe, outlook.config, args, processes=number) for number in (1, 2))
+    assert "buckets" not in one.memory
+    assert two.memory["buckets"] == 4 * two.trained
+    assert two.peak == one.peak + two.memory["buckets"]
+    formula = closed_form.of_recipe(outlook.recipe, 2)
+    assert formula.memory["buckets"] == two.memory["buckets"]
+
+
 def test_an_adapter_has_gradients_of_its_own_alone(workplace, base):
     rows = [f"{line},{i % 2}" for i, line in enumerate(corpus(40).splitlines())]
     (workplace / "rows.csv").write_text("\n".join(["text,label", *rows]))

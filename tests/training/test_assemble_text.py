@@ -5,6 +5,11 @@ import json
 import pytest
 from conftest import corpus
 
+from llmkit import disk, verified
+from llmkit.data.text import documents, token_cache
+from llmkit.recipe import load
+from llmkit.training.assemble import assemble
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -60,3 +65,18 @@ def test_running_text_in_a_language_that_the_model_does_not_know_is_warned_of(wo
     assert json.loads((workplace / "run/run.json").read_text())["tokenizer"]["unknown"] > 0.5
     dry = llmkit("pretrain", "recipe.toml", "--dry-run")
     assert "of the tokens are `[UNK]`" in dry.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("data.validation_from=end",), ("data.clean.repair=true",)])
+def test_a_rank_reads_nothing_of_what_its_parent_has_verified(words, workplace, monkeypatch):
+    """Neither corpus nor tokens nor cleaned text: a start on many processes read each in each of them."""
+    recipe = load("causal.toml", words, None, None, "pretrain")
+    before = assemble(recipe, 42)
+    saved = verified.save()
+    monkeypatch.setattr(verified, "_found", {})
+    verified.restore(saved)
+    for module, name in ((documents.files, "content_hash"), (token_cache, "_whole_parts"), (disk, "checksum")):
+        monkeypatch.setattr(module, name, lambda *args, name=name: pytest.fail(f"{name} was called"))
+    after = assemble(recipe, 42)
+    assert after.record == before.record
+    assert (after.train[0].ids == before.train[0].ids).all()

@@ -2,19 +2,25 @@
 
 import json
 import os
+import pickle
 import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import corpus, losses
 from safetensors.torch import load_file, save_file
 
-from llmkit.data.text.pack import Blocks, Endless, Window
-from llmkit.runs import compatibility
+from llmkit.data.text.pack import Blocks, Endless, StreamedBlocks, Unread, Window
+from llmkit.errors import UserError
+from llmkit.runs import checkpoint, compatibility
 from llmkit.speed.fused_loss import FusedLMLoss
 from llmkit.training import build
 from llmkit.training.progress import MetricsFile
+from llmkit.training.resumable_trainer import ResumableTrainer, SavedRun
+from llmkit.training.saving_trainer import SavingTrainer
 from llmkit.training.trainer import Trainer
 
 
@@ -427,3 +433,76 @@ def test_another_optimizer_does_not_go_on_from_the_state_of_the_first(workplace,
     done = llmkit(*words, "trainer.optim=adafactor", "--resume", "--allow-change", "trainer.optim")
     assert done.exit_code == 2
     assert "the optimizer cannot be changed" in done.stderr
+
+
+def both_find(monkeypatch, find):
+    """What `of_first` returns or raises on two processes, and how often it looked."""
+    sent, looked, results = [], [], []
+
+    def broadcast(told):
+        if sent:
+            told[:] = pickle.loads(sent[0])
+        else:
+            sent.append(pickle.dumps(told))
+
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    for rank in range(2):
+        trainer = SimpleNamespace(args=SimpleNamespace(world_size=2, process_index=rank))
+        try:
+            results.append(SavingTrainer.of_first(trainer, lambda: looked.append(1) or find()))
+        except UserError as problem:
+            results.append((problem.message, problem.hint, problem.details))
+    return results, len(looked)
+
+
+def test_of_several_processes_one_verifies_a_checkpoint(monkeypatch, tmp_path):
+    found = checkpoint.Checkpoint(tmp_path / "checkpoint-6", {"step": 6})
+    assert both_find(monkeypatch, lambda: found) == ([found, found], 1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (UserError("no checkpoint is intact", "start anew", ("checkpoint-6: cut",)), None),
+        (OSError(5, "Input/output error"), ("[Errno 5] Input/output error", "", ())),
+    ],
+)
+def test_what_is_wrong_with_it_ends_all(problem, told, monkeypatch):
+    def find():
+        raise problem
+
+    told = told or (problem.message, problem.hint, problem.details)
+    assert both_find(monkeypatch, find) == ([told, told], 1)
+
+
+@pytest.mark.parametrize(("processes", "read"), [(4, [2]), (2, [0, 1, 2, 3])])
+def test_a_process_reads_its_own_state_and_that_of_others_where_their_number_differs(processes, read, monkeypatch):
+    names = []
+    states = {**{f"process-{number}": {"loss": float(number)} for number in range(4)}, "training": {}}
+    monkeypatch.setattr("llmkit.runs.state.read", lambda folder, name: names.append(name) or states[name])
+    saved = checkpoint.Checkpoint(Path("checkpoint-6"), {"processes": 4})
+    rank = 2 if processes == 4 else 1
+    found = SavedRun.read(saved, rank, processes)
+    assert names == [*(f"process-{number}" for number in read), "training"]
+    assert found.rank_state["loss"] == (2.0 if processes == 4 else 1.5)
+
+
+def test_other_processes_than_the_first_do_not_begin_to_read_a_stream():
+    stream = StreamedBlocks(None, None, [], None, None)
+    assert list(Unread()) == []
+    made = []
+
+    class Loader(Trainer):
+        def __init__(self, rank, dispatch):
+            self.args = SimpleNamespace(process_index=rank)
+            self.accelerator = SimpleNamespace(dispatch_batches=dispatch)
+
+    def loader(self, dataset, *rest):
+        made.append(type(dataset).__name__)
+        return SimpleNamespace(num_workers=0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ResumableTrainer, "_get_dataloader", loader)
+        for rank, dispatch in ((0, None), (1, None), (1, False)):
+            Loader(rank, dispatch)._get_dataloader(Endless(stream), "Training", 8)
+    assert made == ["Endless", "Unread", "Endless"]

@@ -4,6 +4,7 @@ FSDP2 and a loss scaler run here on CPUs (tests/on_cpu); DeepSpeed in `make dist
 """
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,8 +43,10 @@ def test_fsdp_trains_to_the_losses_of_one_process_and_its_state_is_anybodys(work
     assert llmkit(*one, "trainer.max_steps=9").exit_code == 0
     assert llmkit(*one, *slower).exit_code == 0
     run, name = workplace / "two", ("--output-dir", "two")
-    done = two_processes(*WORDS, HALF, *SHORT, *FSDP, *name, first=KEEP.format("fsdp"))
+    in_parts = "; import llmkit.speed.fused_loss as fused_loss; fused_loss.AT_ONCE = 2**12"
+    done = two_processes(*WORDS, HALF, *SHORT, *FSDP, *name, first=KEEP.format("fsdp") + in_parts)
     assert done.exit_code == 0, done.stderr
+    assert record(run)["speed"]["fused_loss"] is True
     assert (record(run)["strategy"], record(run)["state"]) == ("FSDP2", "full")
     assert record(run)["sharded_tensors"] == len([key for key in weights(workplace / "one") if key != "lm_head.weight"])
     done = two_processes(*WORDS, HALF, *SHORT, *name, "--resume", "trainer.max_steps=9")
@@ -117,6 +120,25 @@ def trainer(world_size=1, device="cpu", fsdp=None, zero=None, parallelism=None, 
 def test_what_was_asked_for_and_is_not_is_named(found, asked, said):
     with pytest.raises(UserError, match=said):
         strategy.check(trainer(**found), asked)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "offload", "refused"),
+    [
+        ("cuda:nccl", "cuda", True, True),
+        ("cpu:gloo,cuda:nccl", "cuda", True, False),
+        ("cuda:nccl", "cuda", False, False),
+        ("cpu:gloo", "cpu", True, False),
+    ],
+)
+def test_offload_without_a_way_to_exchange_is_refused(backend, device, offload, refused, monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_backend_config", lambda: backend)
+    plugin = SimpleNamespace(
+        fsdp_version=2, state_dict_type="FULL_STATE_DICT", cpu_offload=object() if offload else None
+    )
+    with pytest.raises(UserError, match="the processes cannot exchange") if refused else nullcontext():
+        strategy.check(trainer(world_size=2, device=device, fsdp=plugin), {})
 
 
 def test_a_strategy_that_divides_nothing_ends_the_run():

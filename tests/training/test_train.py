@@ -431,3 +431,27 @@ def test_what_upstream_would_not_check_is_refused_before_anything_is_written(wor
     assert said in done.stderr
     assert done.stderr.count("error: ") == 1
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_batches_for_a_gpu_are_made_by_other_processes(workplace, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("llmkit.speed.cpu.cores", lambda: 16)
+    recipe = load("causal.toml", (), None, None, "pretrain")
+
+    def chosen(recipe, begun=None):
+        made = arguments.choose_data_workers(recipe, begun)
+        return made.trainer.get("dataloader_num_workers"), made.origins.get("trainer.dataloader_num_workers")
+
+    assert chosen(recipe) == (2, "on a GPU")
+    assert "dataloader_num_workers = 2  # on a GPU" in arguments.choose_data_workers(recipe, None).to_toml(
+        comments=True
+    )
+    assert chosen(recipe, {"trainer": {"dataloader_num_workers": 2}}) == (2, "as the run was started")
+    assert chosen(recipe, {"trainer": {}}) == (0, "as the run was started")  # an earlier version's
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")  # a core each
+    assert chosen(recipe) == (0, "on a GPU")
+    for words in (["trainer.dataloader_num_workers=5"], ["trainer.use_cpu=true"]):
+        given = load("causal.toml", words, None, None, "pretrain")
+        assert arguments.choose_data_workers(given, None) is given
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert arguments.choose_data_workers(recipe, None) is recipe

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from llmkit import disk
+from llmkit import disk, verified
 from llmkit.data.cleaning import comparing, shards
 from llmkit.data.cleaning.steps import (
     COMPARING,
@@ -238,7 +238,8 @@ def _cached(folder: Path, documents: Documents) -> dict[str, Any] | None:
     try:
         about = json.loads((folder / "report.json").read_text())
         report: dict[str, Any] = about["report"]
-        if about.get("entry", folder.name) != folder.name or about["content"] != disk.checksum(folder / "text.jsonl"):
+        content = verified.checksum(folder / "text.jsonl")
+        if about.get("entry", folder.name) != folder.name or about["content"] != content:
             return None
         documents.findings.restore(about["findings"])
         return report

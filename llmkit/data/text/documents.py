@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmkit import disk, hub
+from llmkit import disk, hub, verified
 from llmkit.data import files
 from llmkit.data.files import BadRow, digest
 from llmkit.data.rows.cells import ABSENT, find_column, value_at
@@ -153,7 +154,7 @@ def _none_held_out(documents: Documents, fraction: float, seed: int) -> int:
 
 def _from_end(documents: Documents, fraction: float) -> tuple[Documents, Documents]:
     """Hold out the last `fraction` of all characters; the document in which it begins is split (as nanoGPT does)."""
-    total = sum(len(text) for text in documents)
+    total = verified.once(f"characters of {documents.cache_key}", [], lambda: sum(len(text) for text in documents))
     cut = int(total * (1 - Fraction(str(fraction))))  # as written in the recipe: 1 - 0.9 is less than 0.1 in floats
 
     def read(wanted: bool) -> Iterator[str]:
@@ -261,7 +262,7 @@ def _local(data: TextData) -> tuple[Documents, Documents | None]:
 
 
 def _documents(data: TextData, split: str) -> Documents:
-    paths, nuls, returns = files.of_split(data, split), Counter[Path](), set[Path]()
+    paths = files.of_split(data, split)
     findings = Findings([str(file) for file in paths])
     source, snapshot = f"`{data.path}`", files.Snapshot.of(paths)
 
@@ -271,17 +272,28 @@ def _documents(data: TextData, split: str) -> Documents:
             yield from _plain(file, data) if _is_text(file, data) else _cells(file, data, screen)
         screen.close()
 
-    parts: list[Any] = [files.content_hash(paths, nuls, returns), [files.suffix(file) for file in paths]]
-    parts += [data.sample_by, data.text_column, data.encoding]
+    suffixes = [files.suffix(file) for file in paths]
+    read_as = [data.sample_by, data.text_column, data.encoding]
+    what = digest(READING, suffixes, read_as, asdict(files.ReadOptions.of(data)))
+    content, nuls, has_returns = verified.once(f"content {what}", paths, partial(_content, paths, data))
+    parts: list[Any] = [content, suffixes, *read_as]
     # What follows is there only where it changes the texts: the fingerprint of a run that was begun earlier holds.
     options = {**asdict(files.ReadOptions.of(data)), "max_skipped_fraction": data.max_skipped_fraction}
     del options["encoding"], options["max_document_bytes"]
     parts += [(key, value) for key, value in options.items() if value is not None]
-    if any(_is_text(file, data) and _has_returns(file, data, file in returns) for file in paths):
+    if has_returns:
         parts.append("line ends")
     snapshot.verify()
-    remarks = files.nul_bytes(nuls, data.encoding)
+    remarks = files.nul_bytes(dict(zip(paths, nuls, strict=True)), data.encoding)
     return Documents(read, digest(*parts), source, remarks, findings, snapshot.verify)
+
+
+def _content(paths: Sequence[Path], data: TextData) -> tuple[str, list[int], bool]:
+    """Hash the files; return that, the NUL bytes of each, and whether line ends make texts others than they were."""
+    nuls, returns = Counter[Path](), set[Path]()
+    content = files.content_hash(paths, nuls, returns)
+    has_returns = any(_is_text(file, data) and _has_returns(file, data, file in returns) for file in paths)
+    return content, [nuls[file] for file in paths], has_returns
 
 
 def _is_text(file: Path, data: TextData) -> bool:

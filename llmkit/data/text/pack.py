@@ -23,6 +23,7 @@ __all__ = [
     "EvaluationWindows",
     "StreamedBlocks",
     "TokenStream",
+    "Unread",
     "Window",
     "encode",
     "is_whole",
@@ -283,6 +284,13 @@ class Endless(IterableDataset[Window]):
             yield drawn
         for slot in rng.permutation(len(buffer)):
             yield buffer[slot]
+
+
+class Unread(IterableDataset[Window]):
+    """A stream in a process that is given its blocks by another, which reads it: nothing is read here."""
+
+    def __iter__(self) -> Iterator[Window]:
+        return iter(())
 
 
 def materialize(stream: StreamedBlocks, limit: int) -> TokenStream:

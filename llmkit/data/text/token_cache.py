@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
 
-from llmkit import disk
+from llmkit import disk, verified
 from llmkit.data.engines import Engine, in_turn
 from llmkit.data.text.documents import Documents
 from llmkit.data.text.tokenize import Tokens, encoded_ahead, encoded_by, encoder
@@ -78,25 +78,23 @@ def tokenize_documents(
     tokenizer: Any,
     document_separator: list[int],
     *,
-    verify: bool = True,
     engine: Engine = in_turn,
 ) -> TokenStream:
     """Tokenize documents, with `document_separator` after each, or read their tokens from the cache.
 
     Of two processes that want the same stream one waits for the other. A stream is checked against its checksums
-    whenever it is read, and made again where it is damaged; `verify = False` skips the check, for a process that knows
-    that it was just done. The batches of text are tokenized by the workers of `engine`. Raises UserError where the
-    cache cannot be written or read back.
+    when it is read, unless that is known (`llmkit.verified`), and made again where it is damaged. The batches of text
+    are tokenized by the workers of `engine`. Raises UserError where the cache cannot be written or read back.
     """
     to_ids = encoder(tokenizer)
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(sorted(tokenizer.get_vocab().items()))
     key = xxhash.xxh3_128_hexdigest(repr((3, documents.cache_key, rules, document_separator)).encode())
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
     folder = cache_dir() / key
-    tokens = _finished(folder, dtype, verify)
+    tokens = _finished(folder, dtype)
     if tokens is None:
         with locked(folder / "lock", f"tokenizes {documents.source}"):
-            tokens = _finished(folder, dtype, True)  # by the process that this one waited for
+            tokens = _finished(folder, dtype)  # by the process that this one waited for
             if tokens is None:
                 encode = partial(encoded_ahead, to_ids=to_ids)
                 if engine is not in_turn:
@@ -105,7 +103,7 @@ def tokenize_documents(
                     encode = partial(encoded_by, engine, tokenizer=saved, to_ids=to_ids)
                 _write(documents, encode, document_separator, folder, dtype)
                 (folder / TOKENIZER).unlink(missing_ok=True)
-                tokens = _finished(folder, dtype, False)
+                tokens = _finished(folder, dtype, written=True)
     if tokens is None:
         raise UserError(
             f"the cache {folder} cannot be read back", "is the disk full? to put the cache elsewhere, set HF_HOME"
@@ -136,7 +134,7 @@ def _seal(folder: Path, entry: str) -> dict[str, Any]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return {
         "entry": entry,
-        "files": {str(file.relative_to(folder)): disk.checksum(file) for file in files},
+        "files": {str(file.relative_to(folder)): verified.checksum(file) for file in files},
     }
 
 
@@ -192,10 +190,13 @@ def locked(file: Path, work: str) -> Iterator[None]:
         lock.release()
 
 
-def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenStream | None:
-    """Read the stream that was written before; None where it is not there, not finished or not whole."""
+def _finished(folder: Path, dtype: np.dtype, written: bool = False) -> TokenStream | None:
+    """Read the stream that was written before; None where it is not there, not finished or not whole.
+
+    One that this process has `written` just now is not read for that.
+    """
     parts = _journal(folder)
-    if not parts or not parts[-1].finished or (verify and _whole_parts(folder, parts, dtype) != parts):
+    if not parts or not parts[-1].finished or not _is_unchanged(folder, parts, dtype, written):
         return None
     done = parts[-1]
     sizes = {"tokens.bin": done.tokens * dtype.itemsize, "ends.bin": done.documents * 8}
@@ -206,6 +207,13 @@ def _finished(folder: Path, dtype: np.dtype, verify: bool) -> TokenStream | None
     except OSError:
         return None
     return TokenStream(ids, ends, done.num_bytes)
+
+
+def _is_unchanged(folder: Path, parts: list[Part], dtype: np.dtype, written: bool) -> bool:
+    """Tell whether tokens and ends are as they were written: by reading them, unless they were `written` just now."""
+    files = [folder / name for name in ("parts.jsonl", "tokens.bin", "ends.bin")]
+    what = f"tokens {folder.name} {dtype.char}"
+    return bool(verified.once(what, files, lambda: written or _whole_parts(folder, parts, dtype) == parts))
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
