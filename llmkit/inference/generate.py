@@ -163,6 +163,7 @@ def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
     if quantize is None:
         model = loading.load_model(name, AutoModelForCausalLM)
     else:
+        from llmkit.inference import onnx_decoder
         from llmkit.models import quantization as quantizing
 
         if getattr(config, "quantization_config", None):
@@ -170,7 +171,9 @@ def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
         if torch.cuda.is_available():
             model = loading.load_model(name, AutoModelForCausalLM, from_pretrained_options=quantizing.on_gpu(quantize))
         else:
-            model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
+            model = onnx_decoder.load(name) if quantize == "int8" else None
+            if model is None:
+                model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
     if model.device.type == "cpu":
         cpu.fuse_norms(model)
     in_adapter = adapter is None or loading.adapter_file(name, "tokenizer_config.json") is not None

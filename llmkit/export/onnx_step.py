@@ -1,0 +1,146 @@
+"""Write a causal language model as one ONNX graph that onnxruntime runs fast on a CPU: a step of generation.
+
+The graph reads new tokens and the cache of those before, in any batch, and gives logits of some of the new ones.
+Attention is onnxruntime's `GroupQueryAttention`, which writes keys and values into the cache where it stands, so that
+none is copied; transformers' exporter fuses norms, rotary embeddings and layers that share an input
+(`OnnxConfig(ort_fusions="cpu")`). Layers hold int8, a scale for each 32 inputs; the embedding stays in f32.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from llmkit.errors import UserError
+from llmkit.export import onnx_file
+from llmkit.export.onnx_file import Cached, Graph
+
+FILE = "model.onnx"
+ATTENTION = "llmkit_onnxruntime"  # the name of `Step`'s attention among transformers'
+HIDDEN = -1e9  # added to the score of a token that must not be seen
+ROOM = 11  # tokens that the traced cache has room for
+IGNORED = ("position_ids", "use_cache", "cache_position", "output_attentions", "is_causal")
+
+
+class _Place(DynamicCache):
+    """A cache that holds nothing: attention reads and writes the graph's own."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def update(self, key_states: Any, value_states: Any, *others: Any, **options: Any) -> tuple[Any, Any]:
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+
+class Step(nn.Module):
+    """A causal language model that reads some tokens: what is traced."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        kept: torch.Tensor,
+        past: Cached,
+    ) -> dict[str, Any]:
+        """Read `input_ids` [B, S].
+
+        Args:
+            input_ids: The new tokens.
+            attention_mask: [B, T] of those before, too: T - S of them are in the cache.
+            position_ids: [B, S].
+            kept: Which of the new tokens' logits are wanted.
+            past: Keys and values, each [B, heads, room, size].
+        """
+        (batch, new), total = input_ids.shape, attention_mask.shape[1]
+        bias = ((1 - attention_mask.float()) * HIDDEN)[:, None, None, :].expand(batch, 1, new, total)
+        lengths = torch.full((batch,), total - 1, dtype=torch.int32), torch.full((), total, dtype=torch.int32)
+        present = dict(enumerate(past))
+
+        def attention(module: Any, q: Any, k: Any, v: Any, _: Any, scaling: float, **others: Any) -> Any:
+            refuse(module, {name: value for name, value in others.items() if name not in ("dropout", *IGNORED)})
+            keys, values = past[module.layer_idx]
+            merged = [states.transpose(1, 2).reshape(batch, new, -1) for states in (q, k, v)]
+            found, *present[module.layer_idx] = torch.onnx.ops.symbolic_multi_out(
+                "com.microsoft::GroupQueryAttention",
+                [*merged, keys, values, *lengths, None, None, None, bias],
+                {"num_heads": q.shape[1], "kv_num_heads": k.shape[1], "scale": float(scaling)},
+                dtypes=[q.dtype] * 3,
+                shapes=[(batch, new, q.shape[1] * q.shape[3]), keys.shape, values.shape],
+                version=1,
+            )
+            return found.view(batch, new, q.shape[1], q.shape[3]), None
+
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention)
+        self.model.config._attn_implementation = ATTENTION
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=_Place(total - new),
+            use_cache=True,
+            logits_to_keep=kept,
+        )
+        return {"logits": outputs.logits, "present": list(present.values())}
+
+
+def refuse(module: Any, options: dict[str, Any]) -> None:
+    """Raise UserError for attention that is told more than scaling: windows, caps, sinks."""
+    if told := [name for name, value in options.items() if value is not None]:
+        raise UserError(f"the attention of {type(module).__name__} has {' and '.join(told)}")
+
+
+def write(model: Any, folder: Path) -> None:
+    """Trace `model`, quantize its layers and write the graph into `folder`, its weights beside it.
+
+    A head that shares the embedding's weights gets its own, as it is quantized and the embedding is not.
+
+    Raises:
+        UserError: The model cannot be traced in this way.
+    """
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    check(model)
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    own = model.config._attn_implementation
+    try:
+        program = onnx_file.traced(_graph(model), ort_fusions="cpu")
+    finally:
+        model.config._attn_implementation = own
+    OnnxExporter.save_program(onnx_file.in_blocks(program), folder / FILE)
+
+
+def check(model: Any) -> None:
+    """Raise UserError for a model whose attention, cache or inputs are not the usual ones."""
+    wrong = [name for name in ("position_ids", "logits_to_keep") if not onnx_file.takes(model, name)]
+    if wrong or not model._supports_attention_backend:
+        raise UserError(f"{type(model).__name__} has attention or positions of its own kind")
+    sizes = {tuple(part.shape) for pair in onnx_file.past_of(model, 1, 0) for part in pair}
+    if len(sizes) != 1 or sizes.pop()[-1] % 8:
+        raise UserError(f"the heads of {type(model).__name__} are not all of one size that is a multiple of 8")
+
+
+def _graph(model: Any) -> Graph:
+    batch, new, before = onnx_file.BATCH, onnx_file.NEW, onnx_file.BEFORE
+    inputs = {
+        "input_ids": onnx_file.ids_like(model, batch, new),
+        "attention_mask": torch.ones(batch, before + new, dtype=torch.long),
+        "position_ids": torch.arange(before, before + new).expand(batch, new).clone(),
+        "kept": torch.tensor([0, new - 1]),
+        "past": onnx_file.past_of(model, batch, ROOM),
+    }
+    row = ("batch", "sequence")
+    axes = {"input_ids": row, "attention_mask": ("batch", "past + sequence"), "position_ids": row, "kept": ("kept",)}
+    return Graph(FILE, Step(model), inputs, axes)
