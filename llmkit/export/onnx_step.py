@@ -3,7 +3,9 @@
 The graph reads new tokens and the cache of those before, in any batch, and gives logits of some of the new ones.
 Attention is onnxruntime's `GroupQueryAttention`, which writes keys and values into the cache where it stands, so that
 none is copied; transformers' exporter fuses norms, rotary embeddings and layers that share an input
-(`OnnxConfig(ort_fusions="cpu")`). Layers hold int8, a scale for each 32 inputs; the embedding stays in f32.
+(`OnnxConfig(ort_fusions="cpu")`). Layers hold int8, a scale for each 32 inputs; the embedding stays in f32. What a norm
+gives to layers is evened out first, as in SmoothQuant (https://arxiv.org/abs/2211.10438): on SmolLM2-135M that halves
+what eight bits cost.
 """
 
 from pathlib import Path
@@ -13,15 +15,25 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
 
 from llmkit.errors import UserError
 from llmkit.export import onnx_file
 from llmkit.export.onnx_file import Cached, Graph
+from llmkit.models.config import positions
 
 FILE = "model.onnx"
 ATTENTION = "llmkit_onnxruntime"  # the name of `Step`'s attention among transformers'
 HIDDEN = -1e9  # added to the score of a token that must not be seen
 ROOM = 11  # tokens that the traced cache has room for
+# What the sizes of a norm's outputs are measured on: prose, numbers, code, two languages.
+TEXT = (
+    "The history of the city begins in the 12th century, when traders from the north settled near the river. In 2019, "
+    "researchers found that, on average, sleep improves memory by 20 %.\n\ndef add(a, b):\n    return a + b\n\n"
+    "What is 3 + 4? The answer is 7.\n\n北京是中国的首都。Once upon a time there was a king who loved his garden more "
+    "than his crown; every morning he walked among the roses and spoke to them."
+)
+SAME = 1e-3  # how far logits may move where the outputs of norms were evened out, in f32
 IGNORED = ("position_ids", "use_cache", "cache_position", "output_attentions", "is_causal")
 
 
@@ -101,10 +113,11 @@ def refuse(module: Any, options: dict[str, Any]) -> None:
         raise UserError(f"the attention of {type(module).__name__} has {' and '.join(told)}")
 
 
-def write(model: Any, folder: Path) -> None:
+def write(model: Any, tokenizer: Any, folder: Path) -> None:
     """Trace `model`, quantize its layers and write the graph into `folder`, its weights beside it.
 
-    A head that shares the embedding's weights gets its own, as it is quantized and the embedding is not.
+    The model still computes the same, up to rounding, but other weights do it. A head that shares the embedding's
+    weights gets its own, as it is quantized and the embedding is not.
 
     Raises:
         UserError: The model cannot be traced in this way.
@@ -114,6 +127,8 @@ def write(model: Any, folder: Path) -> None:
     check(model)
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    ids = tokenizer(TEXT, add_special_tokens=False, return_tensors="pt").input_ids
+    even_out(model, ids[:, : positions(model.config)])
     own = model.config._attn_implementation
     try:
         program = onnx_file.traced(_graph(model), ort_fusions="cpu")
@@ -130,6 +145,77 @@ def check(model: Any) -> None:
     sizes = {tuple(part.shape) for pair in onnx_file.past_of(model, 1, 0) for part in pair}
     if len(sizes) != 1 or sizes.pop()[-1] % 8:
         raise UserError(f"the heads of {type(model).__name__} are not all of one size that is a multiple of 8")
+
+
+# ---- evening out ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def even_out(model: Any, ids: torch.Tensor) -> None:
+    """Divide what norms give to linear layers by a factor for each channel, and multiply the layers' weights by it.
+
+    The factor is the root of the ratio of the two's sizes, on the tokens `ids`: inputs of eight bits and weights of
+    eight bits then lose alike. Where the model computes something else then, as it would if another part read a norm's
+    output or the norm's weight were an offset, all is put back.
+    """
+    before = model(ids).logits
+    found = _behind_norms(model, ids)
+    factors = [(norm, layers, _factor(size, layers)) for norm, (size, layers) in found.items()]
+    for norm, layers, factor in factors:
+        _shift(norm, layers, factor)
+    if not torch.allclose(model(ids).logits, before, atol=SAME, rtol=SAME):
+        for norm, layers, factor in factors:
+            _shift(norm, layers, 1 / factor)
+
+
+def _behind_norms(model: Any, ids: torch.Tensor) -> dict[nn.Module, tuple[torch.Tensor, list[nn.Module]]]:
+    """Return the norms whose output linear layers are given, with its size in each channel, and these layers."""
+    outputs: dict[tuple[int, torch.Size], tuple[nn.Module, torch.Tensor]] = {}
+    found: dict[nn.Module, tuple[torch.Tensor, list[nn.Module]]] = {}
+
+    def given(norm: nn.Module, _: Any, output: Any) -> None:
+        if torch.is_tensor(output):
+            outputs[output.data_ptr(), output.shape] = norm, output  # which stays, so that no other takes its place
+
+    def taken(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        if (x.data_ptr(), x.shape) in outputs:
+            norm, _ = outputs[x.data_ptr(), x.shape]
+            found.setdefault(norm, (x.square().mean((0, 1)).sqrt(), []))[1].append(layer)
+
+    hooks = []
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if type(module) in (nn.Linear, Conv1D):
+            hooks.append(module.register_forward_pre_hook(taken))
+        elif isinstance(weight, nn.Parameter) and weight.ndim == 1:
+            hooks.append(module.register_forward_hook(given))
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _by_input(layer: nn.Module) -> torch.Tensor:
+    """Return a layer's weights as [out, in]."""
+    weight: Any = layer.weight
+    return weight.data.T if isinstance(layer, Conv1D) else weight.data
+
+
+def _factor(size: torch.Tensor, layers: list[nn.Module]) -> torch.Tensor:
+    weights = torch.cat([_by_input(layer) for layer in layers]).square().mean(0).sqrt()
+    factor = (size.clamp_min(1e-5) / weights.clamp_min(1e-5)).sqrt()
+    return factor / factor.log().mean().exp()
+
+
+def _shift(norm: nn.Module, layers: list[nn.Module], factor: torch.Tensor) -> None:
+    for parameter in norm.parameters(recurse=False):
+        parameter.div_(factor)
+    for layer in layers:
+        _by_input(layer).mul_(factor)
+
+
+# ---- the inputs that are traced ------------------------------------------------------------------------------------
 
 
 def _graph(model: Any) -> Graph:

@@ -216,10 +216,9 @@ def make(run: str, name: str, draft: Path) -> str:
     model = loading.load_model(name, AutoModelForCausalLM).float().eval()
     model.config.save_pretrained(draft)
     (draft / "generation.json").write_text(json.dumps(model.generation_config.to_diff_dict(), default=str))
-    onnx_step.write(model, draft)
-    change, tokens = compare(
-        run, model, loading.load_tokenizer(name, hub.commit(name)), Decoder(draft / onnx_step.FILE)
-    )
+    tokenizer = loading.load_tokenizer(name, hub.commit(name))
+    onnx_step.write(model, tokenizer, draft)
+    change, tokens = compare(run, model, tokenizer, Decoder(draft / onnx_step.FILE))
     found = f"perplexity {change:+.2%} on {tokens}"
     if not change <= PERPLEXITY:
         raise RunError(f"in onnxruntime {found}, and {PERPLEXITY:.1%} is allowed", "")
