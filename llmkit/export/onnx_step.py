@@ -134,7 +134,25 @@ def write(model: Any, tokenizer: Any, folder: Path) -> None:
         program = onnx_file.traced(_graph(model), ort_fusions="cpu")
     finally:
         model.config._attn_implementation = own
+    skip_reshapes(program)
     OnnxExporter.save_program(onnx_file.in_blocks(program), folder / FILE)
+
+
+def skip_reshapes(program: Any) -> None:
+    """Let what reads two reshapes, of which the second undoes the first, read what was there before them.
+
+    There are six in each layer, around rotary embeddings and attention, and a call costs as much as adding two vectors.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for second in [node for node in program.graph if node.op_type == "Reshape"]:
+        first = second.inputs[0].producer()
+        if first is None or first.op_type != "Reshape":
+            continue
+        before, after = first.inputs[0], second.outputs[0]
+        if before.shape is not None and before.shape == after.shape and not after.is_graph_output():
+            after.replace_all_uses_with(before)
+    RemoveUnusedNodesPass()(program)
 
 
 def check(model: Any) -> None:
