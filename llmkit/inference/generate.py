@@ -1,5 +1,6 @@
 """Generate text with a run, a checkpoint, a folder or a Hub id."""
 
+import copy
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -326,10 +327,13 @@ def write(session: GenerationSession, prompts: Sequence[list[int]], config: Any,
     """
     import torch
 
-    from llmkit.inference import prefill
+    from llmkit.inference import onnx_decoder, prefill
     from llmkit.models import loading
 
     model = session.model
+    if onnx_decoder.of(model) is not None:  # which has a cache of its own kind
+        config = copy.copy(config)
+        config.cache_implementation = None
     ids, mask = (tensor.to(model.device) for tensor in prefill.padded(prompts, config.pad_token_id or 0))
     options = {"generation_config": config, "tokenizer": session.tokenizer, **session.generate_options, **options}
     with refusals(), loading.quiet(), torch.inference_mode(), warnings.catch_warnings():
