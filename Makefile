@@ -71,7 +71,7 @@ crash: install  ## kill a training, a sweep and a preparation at random moments;
 	$(BIN)/python tests/crash_prepare.py
 
 exports: install  ## export tiny models of each kind to ONNX and run them: minutes
-	$(BIN)/python -m pytest tests/export/onnx_models.py
+	$(BIN)/python -m pytest tests/export/onnx_models.py tests/inference/onnx_decoders.py
 
 distributed: .venv-distributed/installed  ## DDP, FSDP2, ZeRO, fp16 and other launchers on a CPU, or some: make distributed WORK="ZeRO-3 lora"
 	.venv-distributed/bin/python tests/distributed.py $(WORK)

@@ -199,7 +199,9 @@ TABLE = (
         "export/onnx_compare.py",
         takes("start_logits", "end_logits"),
     ),
-    Row("transformers.exporters.exporter_onnx.OnnxConfig", "export/onnx_file.py", takes("dynamic_shapes")),
+    Row(
+        "transformers.exporters.exporter_onnx.OnnxConfig", "export/onnx_file.py", takes("dynamic_shapes", "ort_fusions")
+    ),
     Row("transformers.exporters.exporter_onnx.OnnxExporter", "export/onnx_file.py", has("export", "save_program")),
     Row("transformers.exporters.ExportFormat", "export/onnx_file.py", has("ONNX")),
     Row(

@@ -302,7 +302,7 @@ class OnRows:
     agreement: Agreement
 
 
-def on_rows(run: str, model: Any, forward: Forward) -> OnRows:
+def on_rows(run: str, model: Any, forward: Forward, tokens: int = TOKENS) -> OnRows:
     """Evaluate `model` as `llmkit evaluate RUN` does, on some of the rows, once with each forward pass.
 
     Raises UserError where `run` has no rows, or they cannot be read any more.
@@ -318,7 +318,7 @@ def on_rows(run: str, model: Any, forward: Forward) -> OnRows:
 
     recipe = evaluate.find_recipe(run, None, None, [])
     assert recipe.data is not None
-    limit = max(1, TOKENS // (positions(model.config) or LONGEST)) if recipe.task in PRETRAINING else ROWS
+    limit = max(1, tokens // (positions(model.config) or LONGEST)) if recipe.task in PRETRAINING else ROWS
     limit = min(limit, recipe.data.max_eval_samples or limit)
     speed = Speed(fused_loss=False, skip_ignored=False)  # the logits are to be seen
     recipe = recipe.model_copy(

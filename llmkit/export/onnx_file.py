@@ -238,14 +238,19 @@ def seq2seq(model: Any) -> bool:
 
 
 def write_graph(graph: Graph, folder: Path) -> None:
-    """Trace a graph and write it into `folder`, in f32.
+    """Trace a graph and write it into `folder`, in f32. Raises what `traced` does."""
+    save(traced(graph), folder / graph.file)
+
+
+def traced(graph: Graph, **options: Any) -> Any:
+    """Trace a graph, in f32; `options` are further ones of transformers' `OnnxConfig`.
 
     Raises UserError where transformers' exporter, or torch's below it, cannot trace the model.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    config = OnnxConfig(dynamic_shapes=_dynamic(graph))
+    config = OnnxConfig(dynamic_shapes=_dynamic(graph), **options)
     try:
         with _quietly():
             program = OnnxExporter().export(graph.module.eval(), graph.inputs, config).program
@@ -255,7 +260,7 @@ def write_graph(graph: Graph, folder: Path) -> None:
         ) from problem
     ClearMetadataAndDocStringPass()(program)  # which name the files of this machine
     _name(program, graph)
-    save(program, folder / graph.file)
+    return program
 
 
 def save(program: Any, file: Path) -> None:
@@ -294,18 +299,25 @@ def quantize(file: Path, target: Path, spare: bool) -> None:
 
 
 def quantize_blocks(file: Path, target: Path) -> None:
-    """Write the graph of `file` to `target` with the weights of its layers in int8, a scale for each 32 inputs.
+    """Write the graph of `file` to `target` as `in_blocks` makes it."""
+    import onnx_ir
 
-    onnxruntime quantizes activations alike, block by block: closer than `quantize`, and slower.
+    save(in_blocks(onnx_ir.load(file)), target)
+
+
+def in_blocks(program: Any) -> Any:
+    """Return a graph with the weights of its layers in int8, a scale for each 32 inputs.
+
+    onnxruntime quantizes activations alike, block by block: closer than `quantize`, and slower for many rows.
     """
-    import onnx
     import onnx_ir
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     with _quietly():
-        quantizer = MatMulNBitsQuantizer(onnx.load(file), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+        graph = onnx_ir.to_proto(program)
+        quantizer = MatMulNBitsQuantizer(graph, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
         quantizer.process()
-        save(onnx_ir.from_proto(quantizer.model.model), target)
+    return onnx_ir.from_proto(quantizer.model.model)
 
 
 def adds_up_bytes() -> bool:

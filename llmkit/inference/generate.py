@@ -1,5 +1,6 @@
 """Generate text with a run, a checkpoint, a folder or a Hub id."""
 
+import copy
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,6 +166,7 @@ def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
     if quantize is None:
         model = loading.load_model(name, AutoModelForCausalLM)
     else:
+        from llmkit.inference import onnx_decoder
         from llmkit.models import quantization as quantizing
 
         if getattr(config, "quantization_config", None):
@@ -172,7 +174,9 @@ def _load(name: str, quantize: "Precision | None" = None) -> tuple[Any, Any]:
         if torch.cuda.is_available():
             model = loading.load_model(name, AutoModelForCausalLM, from_pretrained_options=quantizing.on_gpu(quantize))
         else:
-            model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
+            model = onnx_decoder.load(name) if quantize == "int8" else None
+            if model is None:
+                model = quantizing.on_cpu(loading.load_model(name, AutoModelForCausalLM), name, quantize)
     if model.device.type == "cpu":
         cpu.fuse_norms(model)
     in_adapter = adapter is None or loading.adapter_file(name, "tokenizer_config.json") is not None
@@ -327,10 +331,13 @@ def write(session: GenerationSession, prompts: Sequence[list[int]], config: Any,
     """
     import torch
 
-    from llmkit.inference import prefill
+    from llmkit.inference import onnx_decoder, prefill
     from llmkit.models import loading
 
     model = session.model
+    if onnx_decoder.of(model) is not None:  # which has a cache of its own kind
+        config = copy.copy(config)
+        config.cache_implementation = None
     ids, mask = (tensor.to(model.device) for tensor in prefill.padded(prompts, config.pad_token_id or 0))
     options = {"generation_config": config, "tokenizer": session.tokenizer, **session.generate_options, **options}
     with refusals(), loading.quiet(), torch.inference_mode(), warnings.catch_warnings():

@@ -7,12 +7,14 @@ token.
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 
+from llmkit.inference import onnx_decoder
 from llmkit.speed.length_groups import groups
 
 # What `generate`, a model's forward and their outputs call the keys and values: `cache` from transformers 5.24 on.
@@ -28,12 +30,14 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> Any:
     """Compute the keys and values of all but the last token of each prompt, right-aligned, for `model.generate`.
 
     Returns None where that is not known to work or to be faster: on a GPU, for a single prompt, for beam search, for
-    texts much longer than the prompts (each token attends to the whole cache, its empty part too), for models with
-    another kind of cache or with an adapter, and with a transformers whose caches are made in another way. Then
-    upstream reads the whole batch.
+    texts much longer than the prompts (each token attends to the whole cache, its empty part too; not in onnxruntime),
+    for models with another kind of cache or with an adapter, and with a transformers whose caches are made in another
+    way. Then upstream reads the whole batch.
     """
     longest = max(map(len, prompts))
-    if model.device.type != "cpu" or 1 in (len(prompts), longest) or config.max_new_tokens > LONGER * longest:
+    if model.device.type != "cpu" or 1 in (len(prompts), longest):
+        return None
+    if config.max_new_tokens > LONGER * longest and onnx_decoder.of(model) is None:
         return None
     if not isinstance(model, PreTrainedModel):
         return None
@@ -45,7 +49,13 @@ def read(model: Any, prompts: Sequence[list[int]], config: Any) -> Any:
 
 def _read(model: PreTrainedModel, prompts: Sequence[list[int]], config: Any) -> Any:
     longest = max(map(len, prompts))
-    cache = transformers.StaticCache(config=model.config, max_cache_len=longest + config.max_new_tokens)
+    decoder = onnx_decoder.of(model)
+    if decoder is None:
+        body = model.base_model
+        cache = transformers.StaticCache(config=model.config, max_cache_len=longest + config.max_new_tokens)
+    else:
+        body = partial(model, logits_to_keep=1)
+        cache = decoder.new_cache(len(prompts), longest - 1, config.max_new_tokens + 1)
     longer = [row for row, prompt in enumerate(prompts) if len(prompt) > 1]
     for group in groups([len(prompts[row]) - 1 for row in longer], LAUNCH_COST):
         rows = [longer[index] for index in group]
@@ -53,7 +63,7 @@ def _read(model: PreTrainedModel, prompts: Sequence[list[int]], config: Any) -> 
         ids, mask = padded([prompts[row][:-1] for row in rows], 0)
         positions, width = (mask.cumsum(1) - 1).clamp(min=0), ids.shape[1]
         with torch.no_grad():
-            model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: group_cache})
+            body(ids, attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: group_cache})
         for layer, group_layer in zip(cache.layers, group_cache.layers, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(
@@ -61,7 +71,7 @@ def _read(model: PreTrainedModel, prompts: Sequence[list[int]], config: Any) -> 
                 )
             layer.keys[rows, :, longest - 1 - width : longest - 1] = group_layer.keys
             layer.values[rows, :, longest - 1 - width : longest - 1] = group_layer.values
-    for layer in cache.layers:
+    for layer in cache.layers if decoder is None else ():
         layer.cumulative_length.fill_(longest - 1)
     return cache
 
