@@ -128,7 +128,8 @@ def write(model: Any, tokenizer: Any, folder: Path) -> None:
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     ids = tokenizer(TEXT, add_special_tokens=False, return_tensors="pt").input_ids
-    even_out(model, ids[:, : positions(model.config)])
+    with torch.no_grad():
+        even_out(model, ids[:, : positions(model.config)])
     own = model.config._attn_implementation
     try:
         program = onnx_file.traced(_graph(model), ort_fusions="cpu")
@@ -168,7 +169,6 @@ def check(model: Any) -> None:
 # ---- evening out ---------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def even_out(model: Any, ids: torch.Tensor) -> None:
     """Divide what norms give to linear layers by a factor for each channel, and multiply the layers' weights by it.
 

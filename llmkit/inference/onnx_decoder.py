@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import RunError, UserError, say
 
 PERPLEXITY = 0.005  # how much higher it may be than the model's, as a share
@@ -69,7 +69,7 @@ class Decoder:
             attention_mask = torch.ones(batch, total, dtype=torch.long)
         if position_ids is None:
             position_ids = torch.arange(past, total)
-        kept = logits_to_keep if torch.is_tensor(logits_to_keep) else torch.arange(new)[-logits_to_keep:]
+        kept = torch.arange(new)[-logits_to_keep:] if isinstance(logits_to_keep, int) else logits_to_keep
         room = self._room(cache, batch, past, total)
         logits = torch.empty(batch, len(kept), self._vocabulary)
         position_ids = position_ids.expand(batch, new)
@@ -185,14 +185,14 @@ def folder(name: str) -> Path:
     It stands in the cache under a hash of the weights, and of what made and runs it.
     """
     from llmkit.data.files import digest
-    from llmkit.data.text.pack import cache_dir, is_whole, new_cache_entry
+    from llmkit.data.text.pack import is_whole, new_cache_entry
     from llmkit.export import export, onnx_file
     from llmkit.models import loading
 
     made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
     with hub.loading(name, "model"):
         key = digest(*loading.identity(name), "generate", made_by, onnx_file.adds_up_bytes())
-    kept = cache_dir() / f"int8-{key}"
+    kept = disk.cache_dir() / f"int8-{key}"
     if not is_whole(kept, "the model in int8"):
         say("int8     made for onnxruntime and compared with the model, which takes a minute or two; it is kept")
         with export.whole(name) as whole, new_cache_entry(kept, sealed=True) as draft:
@@ -256,17 +256,18 @@ def written(model: Any, tokenizer: Any) -> torch.Tensor:
     ids = torch.full((ROWS, 1), begin)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[no-any-return]
+        texts: torch.Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    return texts
 
 
-@torch.inference_mode()
 def divergence(model: Any, decoder: Decoder, texts: torch.Tensor) -> float:
     """Return the mean Kullback-Leibler divergence from the model to the decoder, in nats, over the tokens of `texts`.
 
     It is by how much the decoder's loss is higher on text of the model's own kind, without the noise of a sample.
     """
-    sums = []
-    for row in texts.split(1):
-        ours, theirs = (each(row[:, :-1]).logits[0].float().log_softmax(-1) for each in (model, decoder.forward))
-        sums.append(nn.functional.kl_div(theirs, ours, reduction="sum", log_target=True).item())
-    return sum(sums) / texts[:, 1:].numel()
+    total = 0.0
+    with torch.inference_mode():
+        for row in texts.split(1):
+            ours, theirs = (each(row[:, :-1]).logits[0].float().log_softmax(-1) for each in (model, decoder.forward))
+            total += nn.functional.kl_div(theirs, ours, reduction="sum", log_target=True).item()
+    return total / texts[:, 1:].numel()
