@@ -165,6 +165,7 @@ CLASS, FUNCTION = is_a(type), gives(callable)
 TABLE = (
     # -- transformers: caches and generation
     Row("transformers.cache_utils.DynamicLayer", "inference/prefill.py", CLASS),
+    Row("transformers.cache_utils.DynamicLayer", "inference/onnx_decoder.py", has("lazy_initialization")),
     Row("transformers.cache_utils.DynamicLayer.is_initialized", "inference/prefill.py", assigned),
     Row("transformers.cache_utils.DynamicLayer.keys", "inference/prefill.py", assigned),
     Row("transformers.cache_utils.DynamicLayer.values", "inference/prefill.py", assigned),
@@ -203,6 +204,16 @@ TABLE = (
         "transformers.exporters.exporter_onnx.OnnxConfig", "export/onnx_file.py", takes("dynamic_shapes", "ort_fusions")
     ),
     Row("transformers.exporters.exporter_onnx.OnnxExporter", "export/onnx_file.py", has("export", "save_program")),
+    Row("transformers.exporters.exporter_onnx.OnnxExporter", "export/onnx_step.py", has("save_program")),
+    Row(
+        "transformers.modeling_outputs.CausalLMOutputWithPast",
+        "inference/onnx_decoder.py",
+        takes("logits", "past_key_values"),
+    ),
+    Row("transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS", "export/onnx_step.py", has("register")),
+    Row("transformers.PreTrainedModel._supports_attention_backend", "export/onnx_step.py", is_a(bool)),
+    Row("transformers.pytorch_utils.Conv1D", "export/onnx_step.py", CLASS),
+    Row("transformers.PreTrainedConfig._attn_implementation", "export/onnx_step.py", is_a(property)),
     Row("transformers.exporters.ExportFormat", "export/onnx_file.py", has("ONNX")),
     Row(
         "transformers.exporters.OnnxRuntimeDynamicConfig",
@@ -328,7 +339,14 @@ TABLE = (
     # -- torch
     Row("torch._int_mm", "models/quantization.py", gives(multiplies)),
     Row("torch.Tensor._version", "models/quantization.py", gives(lambda _: torch.zeros(1).add_(1)._version == 1)),
-    Row("torch.cpu._is_avx512_bf16_supported", "training/arguments.py", gives(lambda ask: ask() in (True, False))),
+    *(
+        Row(f"torch.cpu.{name}", file, gives(lambda ask: ask() in (True, False)))
+        for name, file in (
+            ("_is_avx512_bf16_supported", "training/arguments.py"),
+            ("_is_avx512_bf16_supported", "speed/bf16.py"),
+            ("_is_amx_tile_supported", "speed/bf16.py"),
+        )
+    ),
     Row("torch.cpu._is_amx_tile_supported", "training/arguments.py", gives(lambda ask: ask() in (True, False))),
     Row("torch.nn.Module._modules", "tasks/multi_task.py", assigned),
     *(
@@ -430,8 +448,7 @@ TABLE = (
     ),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile", "data/rows/head.py", gives(inspect.isclass)),
     Row("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", "data/rows/head.py", takes("start", "end")),
-    Row("huggingface_hub.constants.HF_HOME", "data/text/token_cache.py", is_a(str)),
-    Row("huggingface_hub.constants.HF_HOME", "remote.py", is_a(str)),
+    Row("huggingface_hub.constants.HF_HOME", "disk.py", is_a(str)),
     Row("huggingface_hub.utils._http.default_client_factory", "hub.py", takes()),
     Row("huggingface_hub.file_download.repo_folder_name", "hub.py", takes("repo_id", "repo_type")),
     Row(
