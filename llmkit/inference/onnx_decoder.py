@@ -69,7 +69,7 @@ class Decoder:
             attention_mask = torch.ones(batch, total, dtype=torch.long)
         if position_ids is None:
             position_ids = torch.arange(past, total)
-        kept = logits_to_keep if torch.is_tensor(logits_to_keep) else torch.arange(new)[-logits_to_keep:]
+        kept = torch.arange(new)[-logits_to_keep:] if isinstance(logits_to_keep, int) else logits_to_keep
         room = self._room(cache, batch, past, total)
         logits = torch.empty(batch, len(kept), self._vocabulary)
         position_ids = position_ids.expand(batch, new)
@@ -256,17 +256,17 @@ def written(model: Any, tokenizer: Any) -> torch.Tensor:
     ids = torch.full((ROWS, 1), begin)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[no-any-return]
+        return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
 
 
-@torch.inference_mode()
 def divergence(model: Any, decoder: Decoder, texts: torch.Tensor) -> float:
     """Return the mean Kullback-Leibler divergence from the model to the decoder, in nats, over the tokens of `texts`.
 
     It is by how much the decoder's loss is higher on text of the model's own kind, without the noise of a sample.
     """
-    sums = []
+    total = 0.0
     for row in texts.split(1):
-        ours, theirs = (each(row[:, :-1]).logits[0].float().log_softmax(-1) for each in (model, decoder.forward))
-        sums.append(nn.functional.kl_div(theirs, ours, reduction="sum", log_target=True).item())
-    return sum(sums) / texts[:, 1:].numel()
+        with torch.inference_mode():
+            ours, theirs = (each(row[:, :-1]).logits[0].log_softmax(-1) for each in (model, decoder.forward))
+            total += nn.functional.kl_div(theirs, ours, reduction="sum", log_target=True).item()
+    return total / texts[:, 1:].numel()
