@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llmkit import hub
+from llmkit import disk, hub
 from llmkit.errors import RunError, UserError, say
 
 PERPLEXITY = 0.005  # how much higher it may be than the model's, as a share
@@ -185,14 +185,14 @@ def folder(name: str) -> Path:
     It stands in the cache under a hash of the weights, and of what made and runs it.
     """
     from llmkit.data.files import digest
-    from llmkit.data.text.pack import cache_dir, is_whole, new_cache_entry
+    from llmkit.data.text.pack import is_whole, new_cache_entry
     from llmkit.export import export, onnx_file
     from llmkit.models import loading
 
     made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
     with hub.loading(name, "model"):
         key = digest(*loading.identity(name), "generate", made_by, onnx_file.adds_up_bytes())
-    kept = cache_dir() / f"int8-{key}"
+    kept = disk.cache_dir() / f"int8-{key}"
     if not is_whole(kept, "the model in int8"):
         say("int8     made for onnxruntime and compared with the model, which takes a minute or two; it is kept")
         with export.whole(name) as whole, new_cache_entry(kept, sealed=True) as draft:

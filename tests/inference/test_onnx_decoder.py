@@ -7,7 +7,7 @@ import torch
 from conftest import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmkit.data.text import pack
+from llmkit import disk
 from llmkit.errors import RunError, UserError
 from llmkit.export import export, onnx_step
 from llmkit.inference import onnx_decoder
@@ -17,7 +17,7 @@ from llmkit.models import loading
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache; the model `m` in it would be whole."""
-    monkeypatch.setattr(pack, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(disk, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(loading, "identity", lambda name: iter(["weights"]))
     monkeypatch.setattr(export, "whole", contextlib.nullcontext)
     return tmp_path
