@@ -194,6 +194,16 @@ TABLE = (
         Row(f"transformers.modeling_outputs.{name}", "export/onnx_compare.py", takes("logits"))
         for name in ("CausalLMOutputWithPast", "Seq2SeqLMOutput", "SequenceClassifierOutput")
     ),
+    Row("transformers.modeling_outputs.CausalLMOutputWithPast", "inference/onnx_decoder.py", takes("logits")),
+    *(
+        Row(f"transformers.cache_utils.DynamicLayer{name}", "inference/onnx_decoder.py", check)
+        for name, check in (("", CLASS), (".is_initialized", assigned), (".keys", assigned), (".values", assigned))
+    ),
+    Row("transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS", "export/onnx_step.py", has("register")),
+    Row("transformers.PreTrainedConfig._attn_implementation", "export/onnx_step.py", is_a(property)),
+    Row("transformers.PreTrainedModel._supports_attention_backend", "export/onnx_step.py", is_a(bool)),
+    Row("transformers.exporters.exporter_onnx.OnnxExporter", "export/onnx_step.py", has("save_program")),
+    Row("torch.onnx.ops.symbolic_multi_out", "export/onnx_step.py", takes("dtypes", "shapes", "version")),
     Row("transformers.modeling_outputs.BaseModelOutput", "export/onnx_compare.py", takes("last_hidden_state")),
     Row(
         "transformers.modeling_outputs.QuestionAnsweringModelOutput",
@@ -240,7 +250,7 @@ TABLE = (
     Row("transformers.models.llama.modeling_llama.LlamaRMSNorm.variance_epsilon", "speed/cpu.py", assigned),
     *(
         Row("transformers.pytorch_utils.Conv1D", where, gives(lambda kind: kind(3, 2).weight.shape == (2, 3)))
-        for where in ("models/quantization.py", "models/trainable.py")
+        for where in ("export/onnx_step.py", "models/quantization.py", "models/trainable.py")
     ),
     *(
         Row(CAUSAL, where, maps("gpt2", "GPT2LMHeadModel"))

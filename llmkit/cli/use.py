@@ -31,8 +31,7 @@ Quantize = Annotated[
     typer.Option(
         "--quantize",
         metavar="int8|int4",
-        help="Quantize the weights: int8 on a CPU (faster, most with the extra onnx), int8 or int4 on a GPU (less "
-        "memory).",
+        help="Quantize the weights: int8 on a CPU (fastest with the extra onnx), int8 or int4 on a GPU (less memory).",
     ),
 ]
 Precision = Annotated[

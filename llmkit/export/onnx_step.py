@@ -176,14 +176,15 @@ def even_out(model: Any, ids: torch.Tensor) -> None:
     eight bits then lose alike. Where the model computes something else then, as it would if another part read a norm's
     output or the norm's weight were an offset, all is put back.
     """
-    before = model(ids).logits
-    found = _behind_norms(model, ids)
-    factors = [(norm, layers, _factor(size, layers)) for norm, (size, layers) in found.items()]
-    for norm, layers, factor in factors:
-        _shift(norm, layers, factor)
-    if not torch.allclose(model(ids).logits, before, atol=SAME, rtol=SAME):
+    with torch.no_grad():
+        before = model(ids).logits
+        found = _behind_norms(model, ids)
+        factors = [(norm, layers, _factor(size, layers)) for norm, (size, layers) in found.items()]
         for norm, layers, factor in factors:
-            _shift(norm, layers, 1 / factor)
+            _shift(norm, layers, factor)
+        if not torch.allclose(model(ids).logits, before, atol=SAME, rtol=SAME):
+            for norm, layers, factor in factors:
+                _shift(norm, layers, 1 / factor)
 
 
 def _behind_norms(model: Any, ids: torch.Tensor) -> dict[nn.Module, tuple[torch.Tensor, list[nn.Module]]]:

@@ -7,6 +7,7 @@ import torch
 from conftest import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from llmkit import disk
 from llmkit.inference import generate, onnx_decoder, prefill
 
 SIZES = {
@@ -40,7 +41,7 @@ def session(request, tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmkit.data.text.token_cache.constants.HF_HOME", str(folder / "cache"))
+        patch.setattr(disk, "cache_dir", lambda: folder / "cache")
         loaded = generate.load(str(folder), "causal-lm", {}, 0, "int8")
         again = onnx_decoder.folder(str(folder))
     assert onnx_decoder.of(loaded.model) is not None, (again / onnx_decoder.REFUSED).read_text()
