@@ -9,7 +9,7 @@ from llmkit import tasks
 from llmkit.recipe.tasks import TASKS
 
 FILES = ROOT / "llmkit/tasks"
-SHARED = {"__init__", "task", "inputs", "multi_task", "trivial"}
+SHARED = {"__init__", "task", "inputs", "multi_task", "trivial", "encode_once"}
 
 
 def test_every_task_has_a_record_and_a_file():

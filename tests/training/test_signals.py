@@ -287,7 +287,7 @@ def test_a_full_disk_costs_the_checkpoint_and_no_more(where, workplace, llmkit, 
     kinds = {
         "begin": (checkpoint, "begin"),
         "model": (Trainer, "save_model"),
-        "optimizer": (state, "save_file"),
+        "optimizer": (state, "_save"),
         "seal": (checkpoint, "seal"),
         "synced": (checkpoint, "synced"),
     }

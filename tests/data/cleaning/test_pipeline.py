@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from llmkit.data.cleaning import pipeline, shards
 from llmkit.data.engines import Workers
-from llmkit.data.text import pack
+from llmkit.data.text import token_cache
 from llmkit.data.text.documents import Documents
 from llmkit.errors import UserError
 from llmkit.recipe.cleaning import Clean
@@ -29,7 +29,7 @@ CHARACTERS = [chr(0x4E00 + number) for number in range(3000)]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of its own for every test."""
-    for module in (pack, pipeline):
+    for module in (token_cache, pipeline):
         monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
