@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Generat
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llmkit import disk, hub
-from llmkit.errors import RunError, UserError, say
+from llmkit.errors import RunError, UserError, in_words, say
 
 PERPLEXITY = 0.005  # how much higher it may be than the model's, as a share
 ROWS, WRITTEN = 8, 128  # texts, and tokens of each, that the model writes to be compared on
@@ -190,6 +190,7 @@ def folder(name: str) -> Path:
     from llmkit.models import loading
 
     made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
+    made_by += [disk.checksum(Path(export.__file__).with_name(f"{module}.py")) for module in ("onnx_file", "onnx_step")]
     with hub.loading(name, "model"):
         key = digest(*loading.identity(name), "generate", made_by, onnx_file.adds_up_bytes())
     kept = disk.cache_dir() / f"int8-{key}"
@@ -198,10 +199,13 @@ def folder(name: str) -> Path:
         with export.whole(name) as whole, new_cache_entry(kept, sealed=True) as draft:
             try:
                 say(f"int8     {make(name, whole, draft)}")
-            except (UserError, RunError) as problem:
+            except (OSError, MemoryError):  # which say nothing of the model
+                raise
+            except Exception as problem:  # the exporter and onnxruntime have errors of many kinds
                 for file in draft.iterdir():
                     file.unlink()
-                (draft / REFUSED).write_text(problem.message, encoding="utf-8")
+                told = problem.message if isinstance(problem, UserError | RunError) else in_words(problem)
+                (draft / REFUSED).write_text(told, encoding="utf-8")
     return kept
 
 

@@ -29,20 +29,40 @@ def test_without_onnxruntime_torch_computes_and_the_extra_is_named(monkeypatch, 
     assert "pip install 'llmkit[onnx]'" in capsys.readouterr().err
 
 
-def test_what_cannot_be_made_is_tried_once_and_said_each_time(cache, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (
+            RunError("in onnxruntime perplexity +3.00% on 10 tokens", ""),
+            "in onnxruntime perplexity +3.00% on 10 tokens",
+        ),
+        (NotImplementedError("no such operator"), "no such operator"),
+    ],
+)
+def test_what_cannot_be_made_is_tried_once_and_said_each_time(problem, said, cache, monkeypatch, capsys):
     tried = []
 
     def make(run, name, draft):
         tried.append(name)
         (draft / onnx_step.FILE).write_text("half a graph")
-        raise RunError("in onnxruntime perplexity +3.00% on 10 tokens", "")
+        raise problem
 
     monkeypatch.setattr(onnx_decoder, "make", make)
     assert onnx_decoder.load("m") is None
     assert onnx_decoder.load("m") is None
     assert tried == ["m"]
-    assert capsys.readouterr().err.count("int8     in torch: in onnxruntime perplexity +3.00% on 10 tokens") == 2
+    assert capsys.readouterr().err.count(f"int8     in torch: {said}") == 2
     assert not list(cache.glob(f"*/{onnx_step.FILE}"))
+
+
+def test_a_full_disk_is_no_reason_for_another_way(cache, monkeypatch):
+    def make(run, name, draft):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_decoder, "make", make)
+    with pytest.raises((OSError, UserError), match="No space left"):
+        onnx_decoder.load("m")
+    assert not list(cache.glob("int8-*"))
 
 
 def test_a_graph_is_made_once(cache, monkeypatch, capsys):
