@@ -199,6 +199,9 @@ class ResumableTrainer(SavingTrainer):
         if not first:
             position.start_epoch(epoch)
         self.train_dataset.set_epoch(epoch)
+        if first and position.size is not None:
+            # Of several processes, upstream does not reach the sampler once batches are skipped.
+            train_dataloader.set_epoch(epoch)
         self._boundary = self._step_boundary()
         if self._at_last_step() or at_end or self.control.should_training_stop:
             self._only_the_end(model, epoch, trial, ignore_keys_for_eval, start_time, first)
