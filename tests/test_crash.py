@@ -9,19 +9,17 @@ from conftest import ROOT
 CRASH = str(ROOT / "tests/crash.py")
 
 
-@pytest.mark.long
 def test_trainings_that_are_killed_go_on_to_the_same_weights_optimizer_and_losses():
     """A process of its own: it forks, which after other tests' threads would hang."""
-    words = ("causal-lm-1", "lora-2", "--every", "40", "--moments", "1", "--again", "1")
-    done = forks.run(CRASH, *words)
+    done = forks.run(CRASH, "causal-lm-2", "--every", "60", "--moments", "1", "--again", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["causal-lm", "1"], ["lora", "2"]]
-    for _, _, points, kills, resumes, equal, _ in rows:
-        assert equal == "yes"
-        assert int(points) >= 2
-        assert int(kills) >= int(points) + 2
-        assert int(resumes) > int(points)
+    (row,) = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert row[:2] == ["causal-lm", "2"]
+    _, _, points, kills, resumes, equal, _ = row
+    assert equal == "yes"
+    assert int(points) >= 2
+    assert int(kills) >= int(points) + 1
+    assert int(resumes) > int(points)
 
 
 @pytest.mark.long
