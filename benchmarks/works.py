@@ -384,7 +384,7 @@ import json, sys
 from datasets import load_dataset
 data = load_dataset("nyu-mll/glue", "sst2", split="validation")
 for file, count in zip(("all", "few"), sys.argv[1:]):
-    rows = data.select(range(int(count)))
+    rows = data.select([number % len(data) for number in range(int(count))])
     labels = rows.features["label"].int2str(rows["label"])
     with open(f"{file}.jsonl", "w") as out:
         for sentence, label in zip(rows["sentence"], labels):
@@ -404,7 +404,7 @@ def predict_one(quick: bool) -> Work:
     def llmkit(precision: str) -> list[str | Path]:
         return [sys.executable, HERE / "plain/predict_llmkit.py", MODEL, precision]
 
-    return replace(predictions(quick, llmkit, 1, 40 if quick else 320), times=1 if quick else 2)
+    return replace(predictions(quick, llmkit, 1, 200 if quick else 872), times=1 if quick else 2)
 
 
 def predict_many(quick: bool) -> Work:
@@ -414,7 +414,7 @@ def predict_many(quick: bool) -> Work:
         words = ["--quantize", "int8"] if precision == "int8" else ["--precision", precision]
         return [LLMKIT, "predict", MODEL, *words, "--output", "labels.jsonl", "--overwrite", "--input"]
 
-    return replace(predictions(quick, llmkit, 16, 400 if quick else 872), times=1 if quick else 2)
+    return replace(predictions(quick, llmkit, 16, 1_600 if quick else 4 * 872), times=1 if quick else 2)
 
 
 def predictions(quick: bool, llmkit: Callable[[str], list[str | Path]], size: int, rows: int) -> Work:
