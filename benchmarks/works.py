@@ -404,7 +404,7 @@ def predict_one(quick: bool) -> Work:
     def llmkit(precision: str) -> list[str | Path]:
         return [sys.executable, HERE / "plain/predict_llmkit.py", MODEL, precision]
 
-    return replace(predictions(quick, llmkit, 1, 200 if quick else 872), times=1 if quick else 2)
+    return predictions(quick, llmkit, 1, 200 if quick else 872)
 
 
 def predict_many(quick: bool) -> Work:
@@ -414,7 +414,7 @@ def predict_many(quick: bool) -> Work:
         words = ["--quantize", "int8"] if precision == "int8" else ["--precision", precision]
         return [LLMKIT, "predict", MODEL, *words, "--output", "labels.jsonl", "--overwrite", "--input"]
 
-    return replace(predictions(quick, llmkit, 16, 1_600 if quick else 4 * 872), times=1 if quick else 2)
+    return predictions(quick, llmkit, 16, 1_600 if quick else 4 * 872)
 
 
 def predictions(quick: bool, llmkit: Callable[[str], list[str | Path]], size: int, rows: int) -> Work:
@@ -451,7 +451,8 @@ def predictions(quick: bool, llmkit: Callable[[str], list[str | Path]], size: in
         del commands[ONNXRUNTIME], commands["llmkit, int8"]
     sides = {name: partial(side, words) for name, words in commands.items()}
     wanted = {transformers: (4 if size == 1 else 2.5, None)}
-    return Work("sentences/s", sides, wanted, spread={"accuracy": 0.03 if quick else 0.003}, prepare=prepare)
+    spread = {"accuracy": 0.03 if quick else 0.003}
+    return Work("sentences/s", sides, wanted, spread=spread, prepare=prepare, times=1 if quick else 2)
 
 
 PROMPT = "Once upon a time, in a village by the sea,"

@@ -7,7 +7,6 @@ At the next start the model's weights are not read.
 import json
 import math
 import weakref
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llmkit import disk, hub
+from llmkit import hub
 from llmkit.errors import RunError, UserError, in_words, say
 
 PERPLEXITY = 0.005  # how much higher it may be than the model's, as a share
@@ -180,20 +179,12 @@ def in_onnxruntime(kept: Path) -> Any:
 
 
 def folder(name: str) -> Path:
-    """Return the folder of a model's graph, or of the reason why it has none; made once, then kept.
-
-    It stands in the cache under a hash of the weights, and of what made and runs it.
-    """
-    from llmkit.data.files import digest
+    """Return the folder of a model's graph, or of the reason why it has none; made once, then kept."""
     from llmkit.data.text.pack import is_whole, new_cache_entry
-    from llmkit.export import export, onnx_file
-    from llmkit.models import loading
+    from llmkit.export import export
+    from llmkit.inference import precision
 
-    made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
-    made_by += [disk.checksum(Path(export.__file__).with_name(f"{module}.py")) for module in ("onnx_file", "onnx_step")]
-    with hub.loading(name, "model"):
-        key = digest(*loading.identity(name), "generate", made_by, onnx_file.adds_up_bytes())
-    kept = disk.cache_dir() / f"int8-{key}"
+    kept = precision.place(name, "generate", "onnx_file", "onnx_step")
     if not is_whole(kept, "the model in int8"):
         say("int8     made for onnxruntime and compared with the model, which takes a minute or two; it is kept")
         with export.whole(name) as whole, new_cache_entry(kept, sealed=True) as draft:

@@ -86,18 +86,12 @@ def check(name: str, task: str, quantize: "Quantized", precision: Precision | No
 def folder(name: str, task: str) -> Path:
     """Return the folder of a model's int8 ONNX file, which is made and compared with the model once and then kept.
 
-    It stands in the cache under a hash of the weights, and of what made and runs it. Raises RunError, and leaves
-    nothing, where it does not compute what the model does.
+    Raises RunError, and leaves nothing, where it does not compute what the model does.
     """
-    from llmkit.data.files import digest
     from llmkit.data.text.pack import is_whole, new_cache_entry
-    from llmkit.export import export, onnx_file, onnx_model
-    from llmkit.models import loading
+    from llmkit.export import export, onnx_model
 
-    made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
-    with hub.loading(name, "model"):
-        key = digest(*loading.identity(name), task, made_by, onnx_file.adds_up_bytes())
-    kept = disk.cache_dir() / f"int8-{key}"
+    kept = place(name, task, "onnx_file", "onnx_model")
     if not is_whole(kept, "the model in int8"):
         say("int8     made and compared with the model once; it is kept")
         with export.whole(name) as model, new_cache_entry(kept, sealed=True) as draft:
@@ -105,6 +99,22 @@ def folder(name: str, task: str) -> Path:
         for line in said[:-1]:  # the last is for who exports
             say(f"int8     {line}")
     return kept
+
+
+def place(name: str, use: str, *modules: str) -> Path:
+    """Return where the cache keeps the model `name` in int8 for a `use`.
+
+    It is named by a hash of the weights, and of what makes and runs the file: packages, and `modules` of llmkit.export.
+    """
+    from llmkit.data.files import digest
+    from llmkit.export import export, onnx_file
+    from llmkit.models import loading
+
+    made_by = [version(package) for package in ("llmkit", "torch", "transformers", *export.ONNX)]
+    made_by += [disk.checksum(Path(export.__file__).with_name(f"{module}.py")) for module in modules]
+    with hub.loading(name, "model"):
+        key = digest(*loading.identity(name), use, made_by, onnx_file.adds_up_bytes())
+    return disk.cache_dir() / f"int8-{key}"
 
 
 def in_int8(

@@ -200,7 +200,7 @@ class ResumableTrainer(SavingTrainer):
             position.start_epoch(epoch)
         self.train_dataset.set_epoch(epoch)
         if first and position.size is not None:
-            # Of several processes, upstream does not reach the sampler once batches are skipped.
+            # Upstream does this behind skipped batches, and there does not reach the sampler of several processes.
             train_dataloader.set_epoch(epoch)
         self._boundary = self._step_boundary()
         if self._at_last_step() or at_end or self.control.should_training_stop:
@@ -212,7 +212,7 @@ class ResumableTrainer(SavingTrainer):
             self.train_dataset.skip = position.offset
         elif first and position.offset:
             self._random_after_fetch = True
-            rest = Order(self._order(train_dataloader, epoch)[position.offset :])
+            rest = Order(self._order(train_dataloader)[position.offset :])
             train_dataloader = self._get_dataloader(
                 self.train_dataset, "Training", self._train_batch_size, lambda dataset: rest, is_training=True
             )
@@ -246,9 +246,8 @@ class ResumableTrainer(SavingTrainer):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
             self._maybe_log_save_evaluate(self._tr_loss, None, model, trial, epoch, ignore, start_time)
 
-    def _order(self, train_dataloader: Any, epoch: int) -> torch.Tensor:
-        """Return the numbers of this epoch's examples, in the order in which training goes through them."""
-        train_dataloader.set_epoch(epoch)
+    def _order(self, train_dataloader: Any) -> torch.Tensor:
+        """Return the numbers of the examples of the epoch that is set, in the order that training takes."""
         batches = train_dataloader.batch_sampler
         sampler = getattr(batches, "batch_sampler", batches).sampler
         if isinstance(sampler, Shuffled):
